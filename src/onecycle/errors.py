@@ -1,0 +1,74 @@
+"""Every error that onecycle raises on purpose.
+
+::
+
+    OneCycleError
+    |-- ConfigError (ValueError)         an argument, an option, a schedule, a model or data-set name
+    |-- DataError (ValueError)           what is in the data: files, labels, shapes, values
+    |-- CheckpointError                  a checkpoint or run directory: damaged, foreign, holding another run
+    |-- TrainingError (RuntimeError)     while training
+    |   `-- NonFiniteLoss                the loss became NaN or infinite
+    `-- MissingDependency (ImportError)  an optional package that is not installed
+
+    Interrupted (KeyboardInterrupt)      Ctrl-C or SIGTERM, after the current update and its checkpoint
+
+A message says what was received, what is allowed and how to mend it. The command line prints it without a
+traceback and exits with code 2; ``--debug`` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OneCycleError(Exception):
+    """Base of every error that onecycle raises on purpose."""
+
+
+class ConfigError(OneCycleError, ValueError):
+    """An argument, an option or a name that cannot be used."""
+
+
+class DataError(OneCycleError, ValueError):
+    """Something in the data: a file, a label, a shape or a value."""
+
+
+class CheckpointError(OneCycleError):
+    """A checkpoint or a run directory that cannot be used."""
+
+
+class TrainingError(OneCycleError, RuntimeError):
+    """Training cannot go on."""
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss became NaN or infinite; `step` and `lr` say where."""
+
+    def __init__(self, message: str, *, step: int, lr: float):
+        super().__init__(message)
+        self.step = step
+        self.lr = lr
+
+
+class MissingDependency(OneCycleError, ImportError):
+    """An optional package is needed and is not installed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by a signal after a whole update; `signal` is its number."""
+
+    def __init__(self, message: str, *, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the nearest known one, then all of them.
+
+    >>> did_you_mean("resnet65", ["mlp", "resnet56"])
+    'did you mean resnet56? Known: mlp, resnet56'
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return (f"did you mean {near[0]}? " if near else "") + "Known: " + ", ".join(known)
