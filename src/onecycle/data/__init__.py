@@ -1,0 +1,8 @@
+"""Data sets: found by name or path, decoded once, checked, and split with a seed."""
+
+from .inputs import read_inputs
+from .sheet import contact_sheet
+from .sources import NAMES, describe, find, load
+from .splits import Data, Split, Stream
+
+__all__ = ["NAMES", "Data", "Split", "Stream", "contact_sheet", "describe", "find", "load", "read_inputs"]

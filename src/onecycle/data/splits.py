@@ -1,0 +1,272 @@
+"""What every data source becomes (`Split`, `Stream`, `Data`), the seeded cuts between splits, and the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import DataError
+
+# One number for each purpose, so that the same seed gives independent draws.
+VALID, LIMIT, TEST, STATS = 1, 2, 3, 4
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Samples held in memory: `inputs` and `targets`, with the samples along the first dimension.
+
+    | kind | inputs | targets |
+    | --- | --- | --- |
+    | image | uint8 [n, channels, height, width], 0..255 | int64 [n] or, for regression, float32 [n, ...] |
+    | array | float32 [n, ...] | the same |
+    | text | int64 [n, length], indices into the characters | int64 [n, length], the inputs shifted by one |
+
+    >>> Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    Split(inputs=uint8 [4, 1, 8, 8], targets=int64 [4])
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __repr__(self) -> str:
+        def brief(tensor: Tensor) -> str:
+            return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+        return f"Split(inputs={brief(self.inputs)}, targets={brief(self.targets)})"
+
+
+class Stream(Dataset):
+    """Images that stay encoded because they would not fit in memory; each is decoded when it is asked for.
+
+    A map-style torch Dataset of (uint8 [channels, height, width], int), picklable for DataLoader workers.
+    `items` holds the path or the encoded bytes of every image and need not be a list; `targets` is int64 [n].
+    `shape` is (channels, height, width).
+    """
+
+    def __init__(self, items: Sequence[Any], targets: Tensor, shape: tuple[int, ...], rows: Tensor | None = None):
+        self.items, self.shape = items, shape
+        self.rows = torch.arange(len(targets)) if rows is None else rows
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from .images import decode_or_raise
+
+        row = int(self.rows[index])
+        return torch.from_numpy(decode_or_raise(self.items[row], self.shape, f"image {row}")), int(self.targets[index])
+
+    def __repr__(self) -> str:
+        return f"Stream(n={len(self)}, shape={list(self.shape)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set that is ready to train on.
+
+    Attributes:
+        name: "digits", "cifar10", the name of the folder or file.
+        kind: "image", "array" or "text".
+        train, valid, test: a `Split`, or a `Stream` when it is too large for memory; `test` may be None.
+        classes: the names by label; for text the characters by index; None for regression.
+        mean, std: for images per channel, of the training split, in units where 255 is 1; else ().
+        augment: the augmentations that make sense here, among "flip", "crop" and "cutout".
+        origin: where it was found: a path, "the package" or "hub:OWNER/NAME".
+        notes: what was decided for the user, in words.
+    """
+
+    name: str
+    kind: str
+    train: Split | Stream
+    valid: Split | Stream
+    test: Split | Stream | None
+    classes: tuple[str, ...] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: tuple[str, ...]
+    origin: str
+    notes: tuple[str, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample: (channels, height, width), (length,) or the array's own."""
+        return shape_of(self.train)
+
+    @property
+    def n_classes(self) -> int | None:
+        """How many classes there are, None for regression; for text the number of characters."""
+        return None if self.classes is None else len(self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a reader hands over: the splits that the source itself has ("train", "valid", "test")."""
+
+    kind: str
+    parts: dict[str, Split | Stream]
+    classes: tuple[str, ...] | None
+    origin: str
+    notes: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ()
+
+
+def shape_of(part: Split | Stream) -> tuple[int, ...]:
+    """The shape of one sample."""
+    return tuple(part.shape if isinstance(part, Stream) else part.inputs.shape[1:])
+
+
+def take(part: Split | Stream, indices: Tensor) -> Split | Stream:
+    """The samples at `indices` (int64), in that order."""
+    if isinstance(part, Stream):
+        return Stream(part.items, part.targets[indices], part.shape, part.rows[indices])
+    return Split(part.inputs[indices], part.targets[indices])
+
+
+def quotas(sizes: Sequence[int], count: int, caps: Sequence[int]) -> list[int]:
+    """Share `count` among the classes in proportion to `sizes`: at least 1 (of a class that is there), at most `caps`.
+
+    >>> quotas([50, 30, 20], 10, [50, 30, 20])
+    [5, 3, 2]
+    >>> quotas([97, 2, 1], 10, [97, 2, 1])
+    [8, 1, 1]
+    """
+    total, classes = sum(sizes), range(len(sizes))
+    quota = [min(max(size * count // total, 1), cap) for size, cap in zip(sizes, caps, strict=True)]
+    while (gap := count - sum(quota)) != 0:
+        above = [quota[i] * total - sizes[i] * count for i in classes]  # integers: the same on every machine
+        if gap > 0:
+            quota[min((i for i in classes if quota[i] < caps[i]), key=lambda i: above[i])] += 1
+        else:
+            quota[max((i for i in classes if quota[i] > 1), key=lambda i: above[i])] -= 1
+    return quota
+
+
+def choose(part: Split | Stream, count: int, entropy: Sequence[int], *, stratify: bool, keep: int = 0) -> Tensor:
+    """The sorted indices (int64) of `count` samples drawn with PCG64 seeded by `entropy`.
+
+    With `stratify` every class gives its share and keeps at least `keep` samples.
+    """
+    import numpy as np
+
+    keys = np.random.default_rng(list(entropy)).random(len(part))
+    if not stratify:
+        return torch.from_numpy(np.sort(np.argsort(keys, kind="stable")[:count]))
+    labels = part.targets.numpy()
+    sizes = np.bincount(labels)
+    quota = np.array(quotas(sizes.tolist(), count, np.maximum(sizes - keep, 0).tolist()))
+    order = np.lexsort((keys, labels))
+    rank = np.arange(len(labels)) - (np.cumsum(sizes) - sizes)[labels[order]]
+    return torch.from_numpy(np.sort(order[rank < quota[labels[order]]]))
+
+
+def cut(
+    part: Split | Stream, fraction: float, entropy: Sequence[int], classes: tuple[str, ...] | None
+) -> tuple[Split | Stream, Split | Stream]:
+    """Cut `fraction` of the samples off, stratified when there are classes: (what remains, what was cut off)."""
+    n, count, stratify = len(part), max(1, int(len(part) * fraction + 0.5)), classes is not None
+    if n < 2:
+        raise DataError(
+            f"{n} sample cannot be cut into training and validation. Give at least 2, or a split of its own."
+        )
+    if classes is not None:
+        sizes = part.targets.bincount(minlength=len(classes))
+        single = [f"{classes[i]!r}" for i in (sizes == 1).nonzero().flatten().tolist()]
+        if single:
+            raise DataError(
+                f"A stratified validation cut needs at least 2 samples of every class; there is only one of "
+                f"{listed(single)}. Add samples, leave the class out, or give a validation split of its own."
+            )
+        present = int((sizes > 0).sum())
+        count = min(max(count, present), n - present)
+    chosen = choose(part, min(count, n - 1), entropy, stratify=stratify, keep=1)
+    rest = torch.ones(n, dtype=torch.bool)
+    rest[chosen] = False
+    return take(part, rest.nonzero().flatten()), take(part, chosen)
+
+
+def listed(names: Sequence[str], most: int = 20, separator: str = ", ") -> str:
+    """Join the names, the first `most` of them and then how many more there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
+
+def numbered(labels: Tensor) -> tuple[str, ...]:
+    """Names "0", "1", ... for labels (int64 [n]) that have none; DataError when a number below the largest is not used.
+
+    >>> numbered(torch.tensor([0, 2, 1, 2]))
+    ('0', '1', '2')
+    """
+    seen = labels[labels >= 0].unique().tolist()
+    missing = next((i for i, label in enumerate(seen) if i != label), None)
+    if missing is not None:
+        raise DataError(
+            f"The training labels go up to {seen[-1]}, but only {len(seen)} of these {seen[-1] + 1} numbers occur; the "
+            f"first missing is {missing}. Renumber them: np.unique(labels, return_inverse=True)[1]."
+        )
+    return tuple(str(label) for label in seen)
+
+
+def check(parts: Mapping[str, Split | Stream], classes: tuple[str, ...] | None, *, text: bool = False) -> None:
+    """Raise DataError for empty splits, shapes that differ, NaN or infinite values, and labels that cannot be used."""
+    for name, part in parts.items():
+        if len(part) == 0:
+            raise DataError(f"The {name} split is empty. Add samples to it or leave it out.")
+        if isinstance(part, Split):
+            _check_finite(name, "inputs", part.inputs)
+            _check_finite(name, "targets", part.targets)
+        if shape_of(part) != shape_of(parts["train"]):
+            raise DataError(
+                f"One sample has shape {list(shape_of(parts['train']))} in the train split and {list(shape_of(part))} in "
+                f"the {name} split. Give every split samples of the same shape."
+            )
+    if classes is not None and not text:
+        _check_labels(parts, classes)
+
+
+def _check_finite(split: str, what: str, values: Tensor) -> None:
+    if not values.is_floating_point():
+        return
+    bad = (~values.isfinite()).flatten(1).any(1) if values.ndim > 1 else ~values.isfinite()
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise DataError(
+            f"NaN or infinite {what} in the {split} split: {int(bad.sum())} of {len(values)} samples, the first at index "
+            f"{first}. Remove these samples or fill in their values."
+        )
+
+
+def _check_labels(parts: Mapping[str, Split | Stream], classes: tuple[str, ...]) -> None:
+    if len(classes) < 2:
+        raise DataError(f"There is only one class: {listed(classes)!r}. Classification needs at least 2.")
+    for name, part in parts.items():
+        bad = (part.targets < 0) | (part.targets >= len(classes))
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            raise DataError(
+                f"Labels out of range in the {name} split: {int(bad.sum())} of {len(part)}, the first is "
+                f"{int(part.targets[first])} at index {first}. Allowed are 0 to {len(classes) - 1} ({len(classes)} classes)."
+            )
+    known = set(parts["train"].targets.unique().tolist())
+    if len(known) < 2:
+        raise DataError(
+            f"The train split has samples of one class only: {classes[min(known)]!r}. At least 2 are needed."
+        )
+    for name, part in parts.items():
+        if strange := sorted(set(part.targets.unique().tolist()) - known):
+            raise DataError(
+                f"Classes differ between splits: {listed([repr(classes[i]) for i in strange])} in the {name} split, "
+                "never in the train split. Add training samples of them, or leave them out."
+            )

@@ -1,0 +1,108 @@
+"""The reference models, timm's by name and your own: `build` makes one from its name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from onecycle.errors import ConfigError, did_you_mean
+from onecycle.models._check import is_positive, positive
+from onecycle.models.external import from_timm, own_maker
+from onecycle.models.resnet import resnet9, resnet20, resnet56, resnet110, wrn22
+from onecycle.models.small import lenet, mlp, small_cnn
+from onecycle.models.transformer import char_transformer
+
+__all__ = ["build", "names"]
+
+_BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+    {
+        "mlp": mlp,
+        "lenet": lenet,
+        "small-cnn": small_cnn,
+        "resnet9": resnet9,
+        "resnet20": resnet20,
+        "resnet56": resnet56,
+        "resnet110": resnet110,
+        "wrn-22": wrn22,
+        "char-transformer": char_transformer,
+    }
+)
+
+
+def names() -> tuple[str, ...]:
+    """The names of the reference models, which `build` takes beside ``timm:NAME`` and ``package.module:callable``.
+
+    >>> names()[:3]
+    ('mlp', 'lenet', 'small-cnn')
+    """
+    return tuple(_BUILDERS)
+
+
+def build(name: str, *, input_shape: tuple[int, ...], classes: int, seed: int = 0, **options: Any) -> nn.Module:
+    """A freshly initialised model on the CPU: the same weights for the same seed.
+
+    `name` is one of `names()`; ``timm:NAME`` for a model of the timm package; or ``package.module:callable`` for one
+    of your own, found as ``import`` finds it and in the current directory. The callable gets those of `input_shape`
+    and `classes` that its signature takes, and the options, and returns a `torch.nn.Module`.
+
+    `input_shape` is the shape of one sample without the batch: (channels, height, width) for images, (features,) or
+    any other shape for ``mlp``, (length,) for ``char-transformer``. `classes` is the width of the output: classes,
+    regression targets, or the size of the vocabulary. The model maps [n, *input_shape] to [n, classes], the
+    ``char-transformer`` int64 [n, length] to [n, length, classes].
+
+    Options: ``dropout`` (a probability, default 0, before the last layer; in ``char-transformer`` everywhere);
+    ``hidden`` widths of ``mlp``; ``width``, ``depth``, ``heads`` of ``char-transformer``; ``bn_momentum`` of
+    ``resnet20``, ``resnet56`` and ``resnet110``.
+
+    The weights are drawn within a fork of torch's CPU generator: the caller's draws go on as if nothing had happened.
+
+    Raises ConfigError for an unknown name or option, a shape the model cannot take, and whatever goes wrong in your
+    own callable; MissingDependency where timm is not installed.
+
+    >>> model = build("small-cnn", input_shape=(1, 28, 28), classes=10)
+    >>> sum(p.numel() for p in model.parameters())
+    77754
+    """
+    shape = _checked_shape(input_shape)
+    positive("classes", classes)
+    # On the CPU, so that the same seed gives the same weights whatever the device.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        make = _maker(name)  # inside the fork and before the seed: importing your module may draw
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
+        return make(input_shape=shape, classes=classes, **options)
+
+
+def _maker(name: str) -> Callable[..., nn.Module]:
+    if name in _BUILDERS:
+        return lambda **options: _BUILDERS[name](**_known(name, options))
+    if name.startswith("timm:"):
+        return partial(from_timm, name.removeprefix("timm:"))
+    if ":" in name:
+        return own_maker(name)
+    raise ConfigError(
+        f"unknown model {name!r}: {did_you_mean(name, _BUILDERS)}; also timm:NAME and package.module:callable"
+    )
+
+
+def _known(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    known = inspect.signature(_BUILDERS[name]).parameters
+    for option in options:
+        if option not in known:
+            own = [k for k in known if k not in ("input_shape", "classes")]
+            raise ConfigError(f"model {name} has no option {option!r}: {did_you_mean(option, own)}")
+    return options
+
+
+def _checked_shape(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    shape = tuple(input_shape)
+    if not shape or not all(is_positive(side) for side in shape):
+        raise ConfigError(
+            f"input_shape is the shape of one sample, such as (1, 28, 28) or (64,), all sides >= 1; got {input_shape!r}"
+        )
+    return shape
