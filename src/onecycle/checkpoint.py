@@ -1,0 +1,148 @@
+"""Checkpoints: written beside, fsynced, renamed; verified when read; never unpickled with code in them.
+
+A checkpoint is a folder ``step-XXXXXXXX`` with ``state.pt`` (tensors and plain data) and ``manifest.json`` (schema,
+step, size and SHA-256 of the former). It appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import CheckpointError
+
+SCHEMA = 1
+
+
+def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int = 2) -> Path:
+    """Write `state` as the checkpoint of `step` into `folder`, and remove all but the last `keep`.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; the checkpoints before are untouched.
+    """
+    folder = Path(folder)
+    final = folder / f"step-{step:08d}"
+    beside = folder / f".writing-{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        with (beside / "state.pt").open("wb") as file:
+            torch.save(dict(state), file)
+            _sync(file)
+        manifest = {"schema": SCHEMA, "step": step, **_fingerprint(beside / "state.pt")}
+        write_json(beside / "manifest.json", manifest)
+        if final.exists():
+            _remove(final)
+        beside.rename(final)
+        sync_folder(folder)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot write the checkpoint {final}: {error}. Free some space or give another folder; what was saved "
+            "before is intact"
+        ) from error
+    for old in checkpoints(folder)[:-keep]:
+        _remove(old)
+    return final
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read one checkpoint folder, on the CPU.
+
+    Raises:
+        CheckpointError: missing, damaged, of another program or a newer version, or holding pickled code.
+    """
+    path = Path(path)
+    manifest = _manifest(path)
+    if _fingerprint(path / "state.pt") != {key: manifest.get(key) for key in ("bytes", "sha256")}:
+        raise CheckpointError(f"{path} is damaged: state.pt is not what its manifest says. Use an older checkpoint")
+    try:
+        return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds pickled code and is refused: only tensors and plain data are read from a checkpoint. "
+            "Nothing of it was run"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def latest(folder: str | Path) -> dict[str, Any] | None:
+    """The newest good checkpoint in `folder`; None where there is none. A damaged one is named in a warning."""
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return load(path)
+        except CheckpointError as error:
+            if path == found[0]:
+                raise
+            warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
+    return None
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The finished checkpoints in `folder`, oldest first."""
+    return sorted(Path(folder).glob("step-*"))
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader finds the old file or the new one, never a piece."""
+    beside = path.with_name(f".writing-{path.name}")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(data, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        _sync(file)
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    """Out of sight first, so that a reader never meets half a checkpoint."""
+    gone = path.with_name(f".removing-{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of onecycle, or its manifest is damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise CheckpointError(f"{path} has a manifest of another kind: this version reads schema {SCHEMA}")
+    return manifest
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"bytes": file.tell(), "sha256": digest}
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,224 @@
+"""One training run as plain data: what the command line, a file or a queue describes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from . import runs
+from .budget import Budget
+from .checkpoint import latest
+from .data import Data, load
+from .errors import CheckpointError, ConfigError, MissingDependency, did_you_mean
+from .evaluation import predict
+from .learner import Learner
+from .models import build
+from .policy import Policy
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides how a run goes. None means: the default that fits the rest, which is then said.
+
+    `data` and `model` are names as in `onecycle.load` and `onecycle.models.build`; `budget` is read by `Budget.parse`;
+    `momentum` is a number or ``(high, low)`` pair for a cycle; `policy` is `Policy.to_dict` data, in place of `preset` and
+    `lr_max`. The other fields are arguments of `Learner`.
+    """
+
+    data: str = "digits"
+    model: str | None = None
+    budget: str = "10 epochs"
+    lr_max: float | None = None
+    preset: str = "one_cycle"
+    policy: dict[str, Any] | None = None
+    optimizer: str = "sgd"
+    momentum: float | tuple[float, float] | None = None
+    weight_decay: float | None = None
+    batch_size: int = 64
+    smoothing: float | None = None
+    augment: tuple[str, ...] | None = None
+    accumulate: int = 1
+    clip: float | None = None
+    seed: int = 0
+    limit: int | None = None
+    image_size: int | None = None
+    precision: str = "fp32"
+    device: str | None = None
+    compile: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        """From plain data; unknown keys are a `ConfigError`."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"unknown setting {key!r}: {did_you_mean(key, known)}")
+        return cls(**values)
+
+
+def run(job: Job, out: str | Path | None = None, *, resume: bool = False, verbose: bool = False) -> dict[str, Any]:
+    """Train as `job` says, in the folder `out`, and measure the test set once, at the end.
+
+    Returns the result as plain data, the same as ``result`` in ``run.json``: ``run``, ``train``, ``valid``, ``test`` (each
+    a loss in nats or squared units and the metrics; None where there is no such split), ``lr_max``, ``epochs``, ``updates``,
+    ``seconds`` and ``samples_per_second``.
+
+    Raises:
+        OneCycleError: anything that cannot be used, see `onecycle.errors`.
+        Interrupted: stopped by a signal, after a checkpoint.
+    """
+    Budget.parse(job.budget)
+    folder = _free_folder(job) if out is None else Path(out)
+    if resume and runs.read(folder)["status"] == "finished":
+        return runs.read(folder)["result"]
+    data = load(job.data, seed=job.seed, limit=job.limit, image_size=job.image_size)
+    name = job.model or _default_model(data)
+    model = build(name, input_shape=data.input_shape, classes=_outputs(data), seed=job.seed)
+    learner = _learner(job, data, model, verbose)
+    config = {**asdict(job), "model": name, "facts": _facts(data)}
+    where: dict[str, Any] = {"out": folder, "resume": resume, "config": json.loads(json.dumps(config))}
+    if job.policy is not None:
+        fitted = learner.fit(job.budget, Policy.from_dict(job.policy), **where)
+    else:
+        options = {} if job.momentum is None else {"momentum": job.momentum}
+        fitted = learner.fit_one_cycle(budget=job.budget, lr_max=job.lr_max, preset=job.preset, **options, **where)
+    test = None if data.test is None else learner.evaluate(data.test)
+    result = {"run": str(folder), **asdict(fitted)}
+    result = {**{key: result[key] for key in ("run", "train", "valid")}, "test": test, **result}
+    runs.change(folder, result=result)
+    _draw(learner, folder, job)
+    return result
+
+
+def job_of(folder: str | Path) -> Job:
+    """The job of the run in `folder`."""
+    config = {key: value for key, value in runs.read(folder)["config"].items() if key != "facts"}
+    for key in ("momentum", "augment"):
+        if isinstance(config.get(key), list):
+            config[key] = tuple(config[key])
+    return Job.from_dict(config)
+
+
+def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
+    """The class of each image, or the outputs for each row of arrays, by the model of the run in `folder`.
+
+    Returns one dictionary a sample: ``file``, and ``class`` and ``probability``, or ``output`` for a regression.
+
+    Raises:
+        CheckpointError: no run, or no weights there.
+        DataError: files that cannot be read.
+    """
+    import torch
+
+    from .data import read_inputs
+    from .data.loaders import ImageTransform, as_batches
+
+    record = runs.read(folder)
+    if "facts" not in record["config"]:
+        raise CheckpointError(
+            f"{folder} does not say what its model was built from: predict in Python, with Learner.load"
+        )
+    facts, job = record["config"]["facts"], job_of(folder)
+    if facts["kind"] == "text":
+        raise ConfigError("predict takes images or arrays; this run was trained on text")
+    shape = tuple(facts["input_shape"])
+    model = build(job.model or "", input_shape=shape, classes=facts["outputs"], seed=job.seed)
+    _load_weights(model, Path(folder))
+    inputs = read_inputs(files, kind=facts["kind"], input_shape=shape)
+    transform = ImageTransform(tuple(facts["mean"]), tuple(facts["std"])) if facts["mean"] else None
+    batches = as_batches((inputs,), min(256, len(inputs)), shuffle=False, transform=transform)
+    outputs = predict(model, batches.epoch(0))
+    names = files if len(files) == len(inputs) else [f"{files[0]}[{i}]" for i in range(len(inputs))]
+    if facts["classes"] is None:
+        return [{"file": file, "output": row.tolist()} for file, row in zip(names, outputs, strict=True)]
+    best = torch.softmax(outputs, -1).max(-1)
+    return [
+        {"file": file, "class": facts["classes"][i], "probability": p}
+        for file, i, p in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def _learner(job: Job, data: Data, model: Any, verbose: bool) -> Learner:
+    from .tasks import Perplexity
+
+    momentum = job.momentum[0] if isinstance(job.momentum, tuple) else job.momentum
+    smoothing = {} if job.smoothing is None else {"smoothing": job.smoothing}
+    return Learner(
+        model,
+        data,
+        optimizer=job.optimizer,
+        metrics={"perplexity": Perplexity()} if data.kind == "text" else None,
+        batch_size=job.batch_size,
+        momentum=momentum,
+        weight_decay=job.weight_decay,
+        seed=job.seed,
+        precision=job.precision,
+        device=job.device,
+        compile=job.compile,
+        accumulate=job.accumulate,
+        clip=job.clip,
+        augment=job.augment,
+        verbose=verbose,
+        **smoothing,
+    )
+
+
+def _default_model(data: Data) -> str:
+    """A model that trains in minutes on a laptop."""
+    if data.kind == "image":
+        return "small-cnn" if data.input_shape[0] == 1 else "resnet20"
+    return "char-transformer" if data.kind == "text" else "mlp"
+
+
+def _outputs(data: Data) -> int:
+    return data.n_classes or math.prod(data.train.targets.shape[1:])
+
+
+def _facts(data: Data) -> dict[str, Any]:
+    """What a resumed run must find again, and what a prediction needs."""
+    return {
+        "kind": data.kind,
+        "input_shape": data.input_shape,
+        "outputs": _outputs(data),
+        "classes": data.classes,
+        "mean": data.mean,
+        "std": data.std,
+        "samples": [0 if split is None else len(split) for split in (data.train, data.valid, data.test)],
+    }
+
+
+def _free_folder(job: Job) -> Path:
+    """``runs/DATA-MODEL-1``, or the next number that is free."""
+    stem = "-".join(Path(part).stem.replace(":", "-") for part in (job.data, job.model) if part)
+    return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
+
+
+def _load_weights(model: Any, folder: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    weights = folder / "model.safetensors"
+    try:
+        if weights.exists():
+            load_model(model, str(weights))
+            return
+        saved = latest(folder / "checkpoints")
+        if saved is None:
+            raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: train it first")
+        model.load_state_dict(saved["model"])
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"the weights in {folder} cannot be loaded: {error}") from error
+
+
+def _draw(learner: Learner, folder: Path, job: Job) -> None:
+    """The curves, where matplotlib is installed: a run does not fail for want of a picture."""
+    from .report.figures import save
+
+    try:
+        save(learner.history.plot(title=f"{job.data}, {job.preset}, {job.budget}"), folder / "curves.png")
+    except MissingDependency:
+        return

@@ -1,0 +1,377 @@
+"""The facade: a model, its data and its optimizer, with the functions of the package as methods."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import evaluation, optimizers, runs, tasks
+from .budget import Budget
+from .data.feed import Feed, feed_for
+from .data.loaders import as_tensor, first_batch
+from .errors import CheckpointError, ConfigError, Interrupted, NonFiniteLoss
+from .interrupt import stop_requests
+from .loop import EpochEnd, resolve, train, updates_per_epoch
+from .observers import History, Observer
+from .policy import Policy
+from .presets import preset as make_preset
+from .recording import Recording
+from .runtime import Runtime
+from .state import TrainState
+from .steps import Loss, pair
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a fit came to. `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end."""
+
+    train: dict[str, float]
+    valid: dict[str, float] | None
+    lr_max: float
+    epochs: float
+    updates: int
+    seconds: float
+    samples_per_second: float
+
+
+class Learner:
+    """A model with what it takes to train it.
+
+    Args:
+        model: any module.
+        train: a DataLoader, an iterable of batches, a tuple of tensors or arrays, a torch Dataset, a `datasets.Dataset`,
+            a split, or the data of `onecycle.load`, which brings its own validation split.
+        valid: the same, to be measured after each epoch; or None.
+        loss: None picks cross-entropy, binary cross-entropy or squared error by the targets; a criterion
+            ``fn(outputs, targets)`` of torch.nn; or ``fn(model, batch)`` for everything else, which returns the batch's mean
+            loss or ``(loss, {metric: mean})``.
+        optimizer: "sgd", "adam", "adamw", a class of torch.optim, a factory from parameter groups, or an instance.
+        metrics: functions of (outputs, targets) to the batch's mean, or torchmetrics objects (measured in evaluation), as a
+            list or by name; None: accuracy where it makes sense.
+        batch_size: samples a batch, where the data are not batched already.
+        momentum: of SGD, or beta1; None: the optimizer's default.
+        weight_decay: of weights, not of biases and norms; None: the optimizer's default.
+        seed: what batch order, dropout and augmentation are derived from.
+        precision: "fp32", "bf16" or "fp16".
+        device: None: the best one here.
+        compile: run the model through `torch.compile`.
+        accumulate: batches for each update.
+        clip: largest norm of the gradient.
+        smoothing: label smoothing of a cross-entropy, in training alone.
+        augment: names among "flip", "crop", "cutout", or "none"; None: what suits the data.
+        layer_groups: modules from input to output, which `lr_max=slice(a, b)` is spread over; None: the model's children.
+        workers: processes that read data which do not lie in memory.
+        verbose: print progress.
+
+    Raises:
+        ConfigError: an argument that cannot be used.
+        DataError: data that cannot be trained on, or that do not fit the model.
+
+    >>> x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    >>> learn = Learner(nn.Linear(3, 1), (x, x.sum(1)), batch_size=16, verbose=False)
+    >>> result = learn.fit_one_cycle(20, 0.1)
+    >>> result.train["loss"] < 1e-3, result.updates
+    (True, 80)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Any,
+        valid: Any = None,
+        *,
+        loss: Callable[..., Any] | None = None,
+        optimizer: Any = "sgd",
+        metrics: tasks.Metrics = None,
+        batch_size: int = BATCH_SIZE,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        seed: int = 0,
+        precision: str = "fp32",
+        device: str | torch.device | None = None,
+        compile: bool = False,
+        accumulate: int = 1,
+        clip: float | None = None,
+        smoothing: float = 0.0,
+        augment: str | Sequence[str] | None = None,
+        layer_groups: Sequence[nn.Module] | None = None,
+        workers: int = 0,
+        verbose: bool = True,
+    ):
+        self.verbose = verbose
+        self.notes: list[str] = []
+        self.history = History()
+        runtime = Runtime.choose(device, precision)
+        self.runtime = replace(runtime, channels_last=any(isinstance(m, nn.Conv2d) for m in model.modules()))
+        self.model = self.runtime.place(model)
+        self._take_data(train, valid, augment, Feed(batch_size, seed, workers, self.runtime.device))
+        layers = None if layer_groups is None else [list(m.parameters()) for m in layer_groups]
+        built, notes = optimizers.build_optimizer(
+            optimizer, self.model, momentum=momentum, weight_decay=weight_decay, layers=layers
+        )
+        self._recipe = optimizers.RECIPES.get(optimizer) if isinstance(optimizer, str) else None
+        self.state = TrainState(
+            self.model, built, self._task(loss, metrics, smoothing), self.runtime, seed, accumulate, clip,
+            torch.compile(self.model) if compile else None,
+        )  # fmt: skip
+        self._note(*notes)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer; parameter groups may be added to it between fits."""
+        return self.state.optimizer
+
+    def fit(
+        self,
+        budget: Any,
+        policy: Policy | Callable[[int | None], Policy],
+        *,
+        out: str | Path | None = None,
+        resume: bool = False,
+        config: dict[str, Any] | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> Result:
+        """Train by `policy` inside `budget`: epochs, ``"500 updates"``, ``"5m"``, or a `Budget`.
+
+        Args:
+            budget: see `Budget.parse`.
+            policy: a policy, or a function from the number of updates to one.
+            out: a folder for the run: records, checkpoints, weights. None: nothing is written.
+            resume: go on with the run in `out`.
+            config: plain data kept with the run; resuming under another one stops and names what differs.
+            observers: called with each event after the learner's own.
+
+        Raises:
+            NonFiniteLoss: the loss became NaN or infinite; the last good checkpoint stays.
+            Interrupted: Ctrl-C or SIGTERM came; the update under way was finished and a checkpoint written.
+            CheckpointError: `out` holds another run, or cannot be written.
+        """
+        per_epoch = updates_per_epoch(self.train, self.state.accumulate)
+        policy = resolve(policy, Budget.parse(budget).total_updates(per_epoch))
+        with ExitStack() as stack:
+            recording = self._begin(
+                None if out is None else Path(out), resume, config or {"budget": str(Budget.parse(budget))}, stack
+            )
+            watchers = [
+                self.history,
+                *(recording.watchers if recording else ()),
+                *self._progress(stack, budget),
+                *observers,
+            ]
+            try:
+                self._train(budget, policy, watchers, recording)
+            except BaseException as error:
+                if recording:
+                    self._record_failure(recording, error)
+                raise
+        result = self._result(policy)
+        if recording:
+            self.save(recording.folder / "model.safetensors")
+            runs.change(recording.folder, status="finished", result=asdict(result))
+        return result
+
+    def fit_one_cycle(
+        self,
+        epochs: float | None = None,
+        lr_max: float | slice | None = None,
+        *,
+        budget: Any = None,
+        preset: str = "one_cycle",
+        out: str | Path | None = None,
+        resume: bool = False,
+        config: dict[str, Any] | None = None,
+        observers: Iterable[Observer] = (),
+        **options: Any,
+    ) -> Result:
+        """Train with one cycle of the learning rate, for `epochs` or inside `budget`; each call is a cycle of its own.
+
+        Args:
+            epochs: passes over the data; may be a fraction.
+            lr_max: the peak; None: the optimizer's default here. ``slice(a, b)`` spreads it over the layer groups from a
+                (the input's) to b (the output's) in equal ratios; ``slice(b)`` gives all but the last a tenth.
+            budget: in place of `epochs`: ``"5m"``, ``"500 updates"``.
+            preset: one of `onecycle.presets.PRESETS`; `options` are its keywords, such as ``momentum=(0.95, 0.85)``.
+            out, resume, config, observers: as in `fit`.
+
+        Source: Smith, 1803.09820, section 4; Smith & Topin, 1708.07120.
+
+        Raises:
+            ConfigError: no budget or two, or a peak that is not a positive number; and as `fit`.
+        """
+        if (epochs is None) == (budget is None):
+            raise ConfigError(f"give epochs or a budget, one of them; received epochs={epochs!r}, budget={budget!r}")
+        peak = self._spread(lr_max)
+        make_preset(preset, peak, 10**6, **options)  # What cannot be used is refused before anything is written
+        return self.fit(
+            epochs if budget is None else budget,
+            lambda updates: make_preset(preset, peak, updates, **options),
+            out=out, resume=resume, config=config, observers=observers,
+        )  # fmt: skip
+
+    def evaluate(self, data: Any = None) -> dict[str, float]:
+        """Mean loss and metrics on `data`, by default the validation data."""
+        batches = self.valid if data is None else self._feed.batches(data, training=False)
+        if batches is None:
+            raise ConfigError("there is nothing to evaluate on: give data, or a validation split to the learner")
+        return evaluation.evaluate(self.model, batches.epoch(0), self.state.loss, self.runtime)
+
+    def predict(self, inputs: Any) -> Tensor:
+        """Predictions for `inputs`, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.
+
+        `inputs` is a tensor or array of samples, or anything with batches whose first element is the inputs.
+        """
+        if hasattr(inputs, "shape"):
+            inputs = (as_tensor(inputs),)
+        batches = self._feed.batches(inputs, training=False).epoch(0)
+        return tasks.activation(self.state.loss)(evaluation.predict(self.model, batches, self.runtime))
+
+    def freeze(self, layers: int | None = None) -> None:
+        """Do not train the first `layers` layer groups; by default all but the last. `unfreeze` undoes it."""
+        groups = self.optimizer.param_groups
+        ids = [group.get("layer", i) for i, group in enumerate(groups)]
+        limit = max(ids) if layers is None else layers
+        for group, layer in zip(groups, ids, strict=True):
+            for parameter in group["params"]:
+                parameter.requires_grad_(layer >= limit)
+                parameter.grad = None
+
+    def unfreeze(self) -> None:
+        """Train every layer group."""
+        self.freeze(0)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model's weights as safetensors."""
+        from safetensors.torch import save_model
+
+        path = Path(path)
+        try:
+            save_model(self.model, str(path))
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(f"cannot write {path}: {error}. Give a path that can be written") from error
+        return path
+
+    def load(self, path: str | Path) -> None:
+        """Read weights that `save` wrote."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_model
+
+        try:
+            load_model(self.model, str(path))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"cannot load {path} into this model: {error}") from error
+
+    def _begin(self, folder: Path | None, resume: bool, config: dict[str, Any], stack: ExitStack) -> Recording | None:
+        if resume and folder is None:
+            raise ConfigError("resume=True needs out, the folder of the run to go on with")
+        self.state.begun = None
+        if folder is None:
+            self.history = History()
+            return None
+        if resume:
+            recording = Recording.resume(folder, self.state, config, stack)
+        else:
+            recording = Recording.start(folder, self.state, config, self.notes, stack)
+        self.history = recording.history
+        return recording
+
+    def _train(self, budget: Any, policy: Any, watchers: list[Observer], recording: Recording | None) -> None:
+        with stop_requests() as stop:
+            for event in train(self.state, self.train, policy, budget):
+                if isinstance(event, EpochEnd) and self.valid is not None:
+                    event = replace(event, valid=self.evaluate())
+                for watch in watchers:
+                    watch(event)
+                if stop.signal is not None:
+                    name = signal.Signals(stop.signal).name
+                    raise Interrupted(f"stopped by {name} after update {self.state.step - 1}", signal=stop.signal)
+
+    def _record_failure(self, recording: Recording, error: BaseException) -> None:
+        """Keep what can be kept, and say in the error and in ``run.json`` where it is."""
+        if isinstance(error, Interrupted):
+            recording.checkpointer.save()
+            error.args = (f"{error}. A checkpoint is written; go on with --resume {recording.folder}",)
+        elif isinstance(error, NonFiniteLoss):
+            error.args = (f"{error}. {recording.last_good()}",)
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(CheckpointError):
+            runs.change(recording.folder, status=status, error=str(error) or type(error).__name__)
+
+    def _result(self, policy: Policy) -> Result:
+        epochs, steps = self.history.epochs, self.history.steps
+        last = epochs[-1]
+        means = {kind: {k[6:]: v for k, v in last.items() if k.startswith(kind)} for kind in ("train_", "valid_")}
+        per_epoch = updates_per_epoch(self.train, self.state.accumulate)
+        return Result(
+            train=means["train_"],
+            valid=means["valid_"] or None,
+            lr_max=getattr(policy.schedules["lr"], "peak", None) or max(row["lr"] for row in steps),
+            epochs=len(steps) / per_epoch if per_epoch else float(len(epochs)),
+            updates=len(steps),
+            seconds=steps[-1]["seconds"],
+            samples_per_second=sum(row["samples"] for row in epochs) / sum(row["seconds"] for row in epochs),
+        )
+
+    def _progress(self, stack: ExitStack, budget: Any) -> list[Observer]:
+        if not self.verbose:
+            return []
+        from .progress import Progress
+
+        progress = Progress(epochs=Budget.parse(budget).epochs)
+        stack.callback(progress.close)
+        return [progress]
+
+    def _take_data(self, train: Any, valid: Any, augment: str | Sequence[str] | None, feed: Feed) -> None:
+        statistics = None
+        if hasattr(train, "train") and hasattr(train, "valid"):
+            self._note(*train.notes)
+            augment = train.augment if augment is None else augment
+            statistics = (train.mean, train.std)
+            train, valid = train.train, train.valid if valid is None else valid
+        self._feed, notes = feed_for(train, statistics, augment, feed)
+        self._note(*notes)
+        self.train = self._feed.batches(train, training=True)
+        self.valid = None if valid is None else self._feed.batches(valid, training=False)
+
+    def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics, smoothing: float) -> Loss:
+        if loss is not None:
+            return tasks.given_loss(loss, metrics)
+        inputs, targets = pair(self.runtime.move(first_batch(self.train)))
+        with evaluation.evaluating(self.model), self.runtime.autocast():
+            outputs = self.model(inputs[:8])
+        task, note = tasks.pick_task(outputs, targets[:8], metrics, smoothing)
+        if task.criterion is tasks.cross_entropy:
+            for split in (self.train, self.valid):
+                for whole in getattr(split, "tensors", ())[1:]:
+                    tasks.check_labels(whole, outputs.shape[-1])
+        self._note(note)
+        return task
+
+    def _spread(self, lr_max: float | slice | None) -> float:
+        if isinstance(lr_max, slice):
+            low, high = (None, lr_max.stop) if lr_max.start is None else (lr_max.start, lr_max.stop)
+            if not isinstance(high, int | float) or not high > 0 or not (low is None or 0 < low <= high):
+                raise ConfigError(
+                    f"lr_max=slice(a, b) takes 0 < a <= b, the first and last layers' peaks; received {lr_max}"
+                )
+            optimizers.spread(self.optimizer, low, high)
+            return high
+        optimizers.gather(self.optimizer)
+        if lr_max is None and self._recipe is None:
+            raise ConfigError("give lr_max: an optimizer of your own has no default peak here")
+        return lr_max if lr_max is not None else self._recipe.lr_max  # type: ignore[union-attr]
+
+    def _note(self, *notes: str) -> None:
+        self.notes += notes
+        if self.verbose:
+            from .progress import notes as show
+
+            show(notes)

@@ -1,0 +1,77 @@
+"""A learner's run on disk: started or resumed, recorded, checkpointed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint, runs
+from .errors import CheckpointError
+from .observers import Checkpointer, History, Observer, Recorder, read_history
+from .state import TrainState
+
+
+@dataclass
+class Recording:
+    """The folder of a run that is under way, and who writes into it."""
+
+    folder: Path
+    history: History
+    recorder: Recorder
+    checkpointer: Checkpointer
+
+    @classmethod
+    def start(
+        cls, folder: Path, state: TrainState, config: Mapping[str, Any], notes: list[str], stack: ExitStack
+    ) -> Recording:
+        """A new run in `folder`.
+
+        Raises:
+            CheckpointError: the folder holds another run, or cannot be written.
+        """
+        runs.create(folder, config, notes)
+        return cls._open(folder, state, History(), stack)
+
+    @classmethod
+    def resume(cls, folder: Path, state: TrainState, config: Mapping[str, Any], stack: ExitStack) -> Recording:
+        """The run in `folder`, with `state` as its last good checkpoint has it; from the start where there is none yet.
+
+        Raises:
+            CheckpointError: no run there, one with another configuration, or only damaged checkpoints.
+        """
+        record = runs.read(folder)
+        different = runs.differing(record["config"], config)
+        if different:
+            raise CheckpointError(
+                f"{folder} was started with another configuration: {'; '.join(different)}. Resume with the same one, or "
+                "start a new run"
+            )
+        saved = checkpoint.latest(folder / "checkpoints")
+        steps = epochs = 0
+        if saved is not None:
+            state.load_state_dict(saved)
+            begun = state.begun or state.at
+            steps, epochs = state.at.step - begun.step, state.at.epoch - begun.epoch
+        runs.truncate_records(folder / "steps.jsonl", "step", steps)
+        runs.truncate_records(folder / "epochs.jsonl", "epoch", epochs)
+        runs.change(folder, status="running")
+        return cls._open(folder, state, read_history(folder), stack)
+
+    @classmethod
+    def _open(cls, folder: Path, state: TrainState, history: History, stack: ExitStack) -> Recording:
+        recorder = Recorder(folder)
+        stack.callback(recorder.close)
+        return cls(folder, history, recorder, Checkpointer(state, folder / "checkpoints", before=recorder.flush))
+
+    @property
+    def watchers(self) -> list[Observer]:
+        """The recorder first: what a checkpoint relies on is then written."""
+        return [self.recorder, self.checkpointer]
+
+    def last_good(self) -> str:
+        """In words, where the last checkpoint is."""
+        found = checkpoint.checkpoints(self.folder / "checkpoints")
+        return f"The last good checkpoint is {found[-1]}" if found else "No checkpoint was written before it"

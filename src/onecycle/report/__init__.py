@@ -1,0 +1,1 @@
+"""Reports from recorded rows and files alone: nothing here needs torch or a model."""

@@ -1,0 +1,152 @@
+"""One run on disk: ``run.json``, ``steps.jsonl``, ``epochs.jsonl``, ``checkpoints/``, ``model.safetensors``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoint import write_json
+from .errors import CheckpointError, did_you_mean
+
+SCHEMA = 1
+
+
+def create(folder: str | Path, config: Mapping[str, Any], notes: list[str] | None = None) -> Path:
+    """Make `folder` the home of a new run and write its ``run.json``.
+
+    Raises:
+        CheckpointError: the folder holds another run or other files, or cannot be written.
+    """
+    folder = Path(folder)
+    if (folder / "run.json").exists():
+        raise CheckpointError(
+            f"{folder} holds another run: go on with it through --resume {folder}, or give another --out"
+        )
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} is not empty and holds no run: give another --out")
+    record = {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "status": "running",
+        "config": dict(config),
+        "notes": notes or [],
+        "command": sys.argv,
+        "versions": _versions(),
+        "hardware": _hardware(),
+        "git_commit": _git_commit(),
+        "result": None,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", record)
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {folder}: {error}. Give a folder that can be written") from error
+    return folder
+
+
+def read(folder: str | Path) -> dict[str, Any]:
+    """The contents of a run's ``run.json``.
+
+    Raises:
+        CheckpointError: no run there, or one of a newer version.
+    """
+    path = Path(folder) / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        beside = [p.parent.name for p in Path(folder).parent.glob("*/run.json")]
+        near = did_you_mean(Path(folder).name, beside) if beside else "there is no run beside it either"
+        raise CheckpointError(f"no run in {folder} (it has no run.json): {near}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        schema = record.get("schema") if isinstance(record, dict) else None
+        raise CheckpointError(f"{path} has schema {schema!r}; this version of onecycle reads {SCHEMA}")
+    return record
+
+
+def change(folder: str | Path, **fields: Any) -> None:
+    """Replace fields of ``run.json``, in one step."""
+    try:
+        write_json(Path(folder) / "run.json", {**read(folder), **fields})
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {folder}: {error}. The run's records so far are intact") from error
+
+
+def differing(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The keys in which two configurations differ, each with both values.
+
+    >>> differing({"seed": 0, "model": "mlp"}, {"seed": 1, "model": "mlp"})
+    ['seed: 0, now 1']
+    """
+    keys = [*config, *(key for key in other if key not in config)]
+    return [f"{k}: {config.get(k)!r}, now {other.get(k)!r}" for k in keys if config.get(k) != other.get(k)]
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``.jsonl`` file; a last line that was cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in _whole_lines(path)]
+
+
+def truncate_records(path: Path, key: str, end: int) -> None:
+    """Drop the records whose `key` is not below `end`: a resumed run writes them again."""
+    if not path.exists():
+        return
+    kept = [line for line in _whole_lines(path) if json.loads(line)[key] < end]
+    beside = path.with_name(f".writing-{path.name}")
+    beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    beside.replace(path)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        own = version("onecycle")
+    except PackageNotFoundError:
+        own = "source"
+    return {"onecycle": own, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _hardware() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "system": platform.platform(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder that the command was started in; None outside a checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
