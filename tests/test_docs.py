@@ -1,0 +1,109 @@
+"""Every example in README.md and docs/*.md runs, in the order of the page.
+
+The blocks of one page share a temporary directory, and its Python blocks one namespace. In a `console` or `sh`
+block the lines that start with `$ onecycle` run (a trailing backslash continues them) and must exit with 0. The
+comment ``<!-- skip: reason -->`` before a block leaves it out; the reason shows in the test report.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page.exists()]
+FENCE = re.compile(
+    r"(?:^<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>python|console|sh)\n(?P<text>.*?)^```$", re.M | re.S
+)
+COMMAND = re.compile(r"^\$ onecycle (.*)$", re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its page, the line its text starts on, and why it is left out, if it is."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    skip: str | None
+
+    def run(self, namespace: dict) -> None:
+        if self.language == "python":  # the empty lines make a traceback point into the page
+            exec(compile("\n" * (self.line - 1) + self.text, self.page, "exec"), namespace)
+        else:
+            for arguments in commands(self.text):
+                self.run_command(arguments)
+
+    def run_command(self, arguments: list[str]) -> None:
+        done = subprocess.run([sys.executable, "-m", "onecycle", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, f"{self.page.name}:{self.line}: onecycle {shlex.join(arguments)}\n{done.stderr}"
+
+
+def blocks(text: str, page: Path) -> list[Block]:
+    def block(match: re.Match) -> Block:
+        line = text.count("\n", 0, match.start("text")) + 1
+        return Block(page, line, match["language"], match["text"], match["skip"])
+
+    return [block(match) for match in FENCE.finditer(text)]
+
+
+def commands(text: str) -> list[list[str]]:
+    return [shlex.split(command, comments=True) for command in COMMAND.findall(text.replace("\\\n", " "))]
+
+
+FOUND = {page: blocks(page.read_text(encoding="utf-8"), page) for page in PAGES}
+LEFT_OUT = [  # each gets a line of its own in the report
+    pytest.param(page, id=f"{page.name}:{block.line}", marks=pytest.mark.skip(reason=block.skip))
+    for page, found in FOUND.items()
+    for block in found
+    if block.skip
+]
+
+
+@pytest.mark.parametrize("page", [*(pytest.param(page, id=page.name) for page in PAGES), *LEFT_OUT])
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for block in FOUND[page]:
+        if not block.skip:
+            block.run(namespace)
+
+
+PAGE = """\
+```python
+x = 1
+```
+
+<!-- skip: needs a GPU -->
+```python
+raise AssertionError
+```
+
+```console
+$ onecycle policy one_cycle \\
+    --lr-max 0.1  # comment
+some output
+$ ls
+```
+"""
+
+
+def test_blocks_are_found():
+    python, skipped, console = blocks(PAGE, Path("page.md"))
+    assert (python.line, python.text, python.skip) == (2, "x = 1\n", None)
+    assert skipped.skip == "needs a GPU"
+    assert commands(console.text) == [["policy", "one_cycle", "--lr-max", "0.1"]]
+
+
+def test_a_failing_block_names_its_line():
+    block = Block(Path("page.md"), 7, "python", "y = 1\nraise KeyError(y)\n", None)
+    with pytest.raises(KeyError) as raised:
+        block.run({})
+    assert raised.traceback[-1].lineno == 7  # counted from 0: the page's eighth line

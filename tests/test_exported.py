@@ -1,0 +1,34 @@
+"""The public names are pinned and documented, and importing them stays light."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import onecycle
+
+EXPECTED: tuple[str, ...] = ()
+
+HEAVY = {"PIL", "accelerate", "cyclopts", "datasets", "matplotlib", "pandas", "pyarrow", "rich", "scipy"}
+
+
+def test_public_names_are_pinned():
+    assert sorted(onecycle.__all__) == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_public_name_is_documented(name):
+    value = getattr(onecycle, name)
+    if inspect.isclass(value) or callable(value):
+        written = value.__doc__ or ""  # not getdoc: that would accept a docstring inherited from the base
+        assert written.strip() and not written.startswith(f"{name}("), "the docstring that dataclass writes is none"
+
+
+def test_import_is_light():
+    code = "import sys, onecycle; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "onecycle" in loaded
+    assert not HEAVY & set(loaded)
