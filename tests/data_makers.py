@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
 
 def pixels(count: int, *shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
@@ -98,3 +100,31 @@ def names_pickle(key: str, names: Sequence[str]) -> bytes:
 def tar_of(folder: Path, archive: Path) -> None:
     with tarfile.open(archive, "w:gz") as file:
         file.add(folder, folder.name)
+
+
+def cifar_python(folder: Path, *, hundred: bool = False):
+    folder.mkdir(parents=True)
+    images, labels = pixels(40, 3072), np.arange(40) % 10
+    key, names_key, meta = (
+        ("fine_labels", "fine_label_names", "meta") if hundred else ("labels", "label_names", "batches.meta")
+    )
+    batches = {"train": slice(None)} if hundred else {f"data_batch_{i + 1}": slice(8 * i, 8 * i + 8) for i in range(5)}
+    for name, rows in batches.items():
+        (folder / name).write_bytes(python2_pickle(images[rows], labels[rows].tolist(), key))
+    (folder / ("test" if hundred else "test_batch")).write_bytes(python2_pickle(images[:10], labels[:10].tolist(), key))
+    (folder / meta).write_bytes(names_pickle(names_key, CIFAR10))
+    return images.reshape(-1, 3, 32, 32), labels
+
+
+def cifar_binary(folder: Path, *, hundred: bool = False):
+    folder.mkdir(parents=True)
+    images, labels = pixels(40, 3072), (np.arange(40) % 10).astype(np.uint8)
+    columns = [labels[:, None], images]
+    rows = np.concatenate([np.full((40, 1), 77, np.uint8), *columns] if hundred else columns, axis=1)
+    names = ["train.bin"] if hundred else [f"data_batch_{i}.bin" for i in range(1, 6)]
+    for name, part in zip(names, np.split(rows, len(names)), strict=True):
+        (folder / name).write_bytes(part.tobytes())
+    (folder / ("test.bin" if hundred else "test_batch.bin")).write_bytes(rows[:10].tobytes())
+    meta = "fine_label_names.txt" if hundred else "batches.meta.txt"
+    (folder / meta).write_text("\n".join(CIFAR10) + "\n\n")
+    return images.reshape(-1, 3, 32, 32), labels

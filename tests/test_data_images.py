@@ -131,6 +131,19 @@ def test_all_images_that_do_not_decode_are_listed(tmp_path):
         load(tmp_path, in_memory_bytes=10)
 
 
+def test_a_file_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
+    image_folder(tmp_path)
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache, "_digest", denied)
+    assert len(load(tmp_path).train) == 8, "only the cache is passed over"
+    (tmp_path / "cat" / "1.png").unlink()
+    (tmp_path / "cat" / "1.png").mkdir()
+    assert len(load(tmp_path).train) == 7, "a folder with that name is none of the images"
+
+
 # Decoding
 
 

@@ -1,11 +1,76 @@
-"""onecycle: train a PyTorch model well in a fraction of the usual epochs, with the 1cycle policy."""
+"""onecycle: train a PyTorch model well in a fraction of the usual epochs, with the 1cycle policy.
 
-from .data import load
-from .errors import NonFiniteLoss
+>>> import onecycle, torch
+>>> data = onecycle.load("digits")
+>>> model = onecycle.build_model("small-cnn", input_shape=data.input_shape, classes=data.n_classes)
+>>> learn = onecycle.Learner(model, data, verbose=False)
+>>> learn.fit_one_cycle(3, 0.2).valid["accuracy"] > 0.8
+True
+"""
+
+from . import presets
+from .budget import Budget
+from .data import Data, Split, load
+from .data.loaders import as_batches
+from .errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    MissingDependency,
+    NonFiniteLoss,
+    OneCycleError,
+    TrainingError,
+)
+from .evaluation import evaluate, predict
+from .job import Job, run
 from .learner import Learner, Result
 from .loop import EpochEnd, Update, train
-from .policy import Policy
-from .presets import linear, one_cycle
+from .models import build as build_model
+from .observers import Checkpointer, History, Recorder
+from .policy import Driver, Policy
+from .presets import one_cycle, preset
+from .progress import Progress
+from .runtime import Runtime
 from .schedules import Piecewise
 from .state import TrainState
 from .steps import Supervised
+
+__all__ = [
+    "Budget",
+    "CheckpointError",
+    "Checkpointer",
+    "ConfigError",
+    "Data",
+    "DataError",
+    "Driver",
+    "EpochEnd",
+    "History",
+    "Interrupted",
+    "Job",
+    "Learner",
+    "MissingDependency",
+    "NonFiniteLoss",
+    "OneCycleError",
+    "Piecewise",
+    "Policy",
+    "Progress",
+    "Recorder",
+    "Result",
+    "Runtime",
+    "Split",
+    "Supervised",
+    "TrainState",
+    "TrainingError",
+    "Update",
+    "as_batches",
+    "build_model",
+    "evaluate",
+    "load",
+    "one_cycle",
+    "predict",
+    "preset",
+    "presets",
+    "run",
+    "train",
+]

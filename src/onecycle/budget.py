@@ -32,8 +32,9 @@ class Budget:
         if len(given) != 1:
             raise ConfigError(f"a budget is one of epochs, updates and seconds; received {given or 'none'}")
         for name, value in given.items():
-            if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-                raise ConfigError(f"{name} is a finite number above 0; received {value!r}")
+            kind, kinds = ("whole", int) if name == "updates" else ("finite", int | float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value <= 0:
+                raise ConfigError(f"{name} is a {kind} number above 0; received {value!r}")
 
     @classmethod
     def parse(cls, value: Any) -> Budget:

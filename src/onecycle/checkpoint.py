@@ -24,7 +24,9 @@ SCHEMA = 1
 
 
 def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int = 2) -> Path:
-    """Write `state` as the checkpoint of `step` into `folder`, and remove all but the last `keep`.
+    """Write `state` as the checkpoint of `step` into `folder`, and remove all but the last `keep` up to it.
+
+    Checkpoints beyond `step` are removed too: a run that goes on from an earlier one has left them behind.
 
     Raises:
         CheckpointError: the disk is full or not writable; the checkpoints before are untouched.
@@ -34,7 +36,8 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
     beside = folder / f".writing-{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(beside, ignore_errors=True)
+        for leftover in folder.glob(".*-step-*"):  # of a process that was killed here
+            shutil.rmtree(leftover)
         beside.mkdir()
         with (beside / "state.pt").open("wb") as file:
             torch.save(dict(state), file)
@@ -45,14 +48,13 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
             _remove(final)
         beside.rename(final)
         sync_folder(folder)
+        _tidy(folder, final, keep)
     except (OSError, RuntimeError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise CheckpointError(
             f"cannot write the checkpoint {final}: {error}. Free some space or give another folder; what was saved "
             "before is intact"
         ) from error
-    for old in checkpoints(folder)[:-keep]:
-        _remove(old)
     return final
 
 
@@ -65,9 +67,9 @@ def load(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     manifest = _manifest(path)
     if _fingerprint(path / "state.pt") != {key: manifest.get(key) for key in ("bytes", "sha256")}:
-        raise CheckpointError(f"{path} is damaged: state.pt is not what its manifest says. Use an older checkpoint")
+        raise CheckpointError(f"{path} is damaged: state.pt is not what its manifest says")
     try:
-        return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds pickled code and is refused: only tensors and plain data are read from a checkpoint. "
@@ -75,24 +77,38 @@ def load(path: str | Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not the state of a run")
+    return state
 
 
 def latest(folder: str | Path) -> dict[str, Any] | None:
-    """The newest good checkpoint in `folder`; None where there is none. A damaged one is named in a warning."""
-    found = checkpoints(folder)
-    for path in reversed(found):
+    """The newest good checkpoint in `folder`; None where there is none. A damaged one is named in a warning.
+
+    Raises:
+        CheckpointError: there are some and none of them is good.
+    """
+    bad: list[str] = []
+    for path in reversed(checkpoints(folder)):
         try:
-            return load(path)
+            saved = load(path)
         except CheckpointError as error:
-            if path == found[0]:
-                raise
-            warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
+            bad.append(str(error))
+            continue
+        for message in bad:
+            warnings.warn(f"{message}. Going on from {path.name}, which is good", stacklevel=2)
+        return saved
+    if bad:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be used: {'; '.join(bad)}. Restore one, or remove that folder to begin the "
+            "run anew"
+        )
     return None
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """The finished checkpoints in `folder`, oldest first."""
-    return sorted(Path(folder).glob("step-*"))
+    return sorted(Path(folder).glob("step-*"), key=lambda path: (len(path.name), path.name))
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -121,6 +137,13 @@ def _sync(file: Any) -> None:
     os.fsync(file.fileno())
 
 
+def _tidy(folder: Path, last: Path, keep: int) -> None:
+    found = checkpoints(folder)
+    end = found.index(last) + 1
+    for path in (*found[: max(0, end - keep)], *found[end:]):
+        _remove(path)
+
+
 def _remove(path: Path) -> None:
     """Out of sight first, so that a reader never meets half a checkpoint."""
     gone = path.with_name(f".removing-{path.name}")
@@ -135,7 +158,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of onecycle, or its manifest is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise CheckpointError(f"{path} has a manifest of another kind: this version reads schema {SCHEMA}")
+        schema = manifest.get("schema") if isinstance(manifest, dict) else None
+        raise CheckpointError(f"{path} has schema {schema!r}, and this version of onecycle reads {SCHEMA}")
     return manifest
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -21,7 +24,9 @@ app = App(
     version_flags=["--version"],
 )
 
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else.")]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,7 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
     try:
-        app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
     except (OneCycleError, CycloptsError) as error:
         if debug:
             raise
@@ -41,6 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 @app.command
@@ -93,7 +104,7 @@ def train(
         A JSON file with schedules of your own, in place of a preset:
         {"lr": {"points": [[0, 0.01], [0.3, 0.1], [1, 0]], "easing": "linear"}, "momentum": 0.9}
     optimizer
-        sgd (default), adam, adamw or muon.
+        sgd (default), adam or adamw.
     momentum
         Momentum, or beta1: one number, or HIGH,LOW to cycle it against the learning rate.
     weight_decay
@@ -135,7 +146,7 @@ def train(
         return
     from .progress import summary
 
-    print(*summary(result), sep="\n")
+    print(*summary(result, width=get_terminal_size().columns if sys.stdout.isatty() else None), sep="\n")
 
 
 @app.command
@@ -198,15 +209,16 @@ def policy(
     updates = Budget(epochs=epochs).total_updates(steps_per_epoch) or 1
     options = {} if momentum is None else {"momentum": _momentum(momentum)}
     made = make(preset, lr_max, updates, **options)
-    if json:
-        _print_json({"preset": preset, "updates": updates, "policy": made.to_dict()})
-    else:
-        _show_policy(made, updates, steps_per_epoch)
+    saved = None
     if out is not None:
         figure = made.plot(updates, updates_per_epoch=steps_per_epoch, title=f"{preset}, peak {lr_max:g}")
-        saved = save(figure, out)
-        if not json:
-            print(f"drawn in {saved}")
+        saved = str(save(figure, out))
+    if json:
+        _print_json({"preset": preset, "updates": updates, "policy": made.to_dict(), "picture": saved})
+        return
+    _show_policy(made, updates, steps_per_epoch)
+    if saved:
+        print(f"drawn in {saved}")
 
 
 @app.command
@@ -253,7 +265,6 @@ def repr_class(name: str) -> str:
 
 def _job(given: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[Job, Path | None]:
     """The job that the options describe; a resumed one is the run's own, which they may only repeat."""
-    from . import runs
     from .job import Job, job_of
 
     settings = _settings(given)
@@ -261,11 +272,7 @@ def _job(given: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[
         return Job.from_dict(settings), out
     if out is not None and out != resume:
         raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")
-    own = job_of(resume)
-    different = runs.differing({key: getattr(own, key) for key in settings}, settings)
-    if different:
-        raise ConfigError(f"{resume} was started with other settings: {'; '.join(different)}. Leave them out to go on")
-    return own, resume
+    return replace(job_of(resume), **settings), resume
 
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:

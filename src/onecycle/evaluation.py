@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .errors import DataError
 from .runtime import Runtime
 from .state import RunningMeans
-from .steps import Loss, samples_in
+from .steps import Loss, compute, samples_in
 
 
 def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runtime | None = None) -> dict[str, float]:
@@ -36,10 +36,7 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
     with evaluating(model):
         for i, batch in enumerate(batches):
             batch = runtime.move(batch)
-            with runtime.autocast():
-                result = loss(model, batch)
-            value, metrics = result if isinstance(result, tuple) else (result, {})
-            means.add(i, 0.0, samples_in(batch), value, metrics)
+            means.add(i, 0.0, samples_in(batch), *compute(loss, model, batch, runtime))
     if not means.pending:
         raise DataError("there are no batches to evaluate on")
     return {**means.means(strict=False), **{name: float(meter.compute()) for name, meter in meters.items()}}

@@ -17,7 +17,9 @@ from .errors import CheckpointError, ConfigError, MissingDependency, did_you_mea
 from .evaluation import predict
 from .learner import Learner
 from .models import build
+from .optimizers import recipe
 from .policy import Policy
+from .presets import preset
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,24 @@ def run(job: Job, out: str | Path | None = None, *, resume: bool = False, verbos
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
         Interrupted: stopped by a signal, after a checkpoint.
     """
-    Budget.parse(job.budget)
     folder = _free_folder(job) if out is None else Path(out)
-    if resume and runs.read(folder)["status"] == "finished":
-        return runs.read(folder)["result"]
+    if not resume:
+        runs.check_free(folder)
+    elif result := _finished(folder, job):
+        return result
+    _check(job)
     data = load(job.data, seed=job.seed, limit=job.limit, image_size=job.image_size)
     name = job.model or _default_model(data)
     model = build(name, input_shape=data.input_shape, classes=_outputs(data), seed=job.seed)
     learner = _learner(job, data, model, verbose)
-    config = {**asdict(job), "model": name, "facts": _facts(data)}
-    where: dict[str, Any] = {"out": folder, "resume": resume, "config": json.loads(json.dumps(config))}
+    config = _plain({**asdict(job), "model": name, "facts": _facts(data)})
+    where: dict[str, Any] = {"out": folder, "resume": resume, "config": config}
     if job.policy is not None:
         fitted = learner.fit(job.budget, Policy.from_dict(job.policy), **where)
     else:
-        options = {} if job.momentum is None else {"momentum": job.momentum}
-        fitted = learner.fit_one_cycle(budget=job.budget, lr_max=job.lr_max, preset=job.preset, **options, **where)
+        fitted = learner.fit_one_cycle(
+            budget=job.budget, lr_max=job.lr_max, preset=job.preset, **_options(job), **where
+        )
     test = None if data.test is None else learner.evaluate(data.test)
     result = {"run": str(folder), **asdict(fitted)}
     result = {**{key: result[key] for key in ("run", "train", "valid")}, "test": test, **result}
@@ -95,8 +100,17 @@ def run(job: Job, out: str | Path | None = None, *, resume: bool = False, verbos
 
 
 def job_of(folder: str | Path) -> Job:
-    """The job of the run in `folder`."""
-    config = {key: value for key, value in runs.read(folder)["config"].items() if key != "facts"}
+    """The job of the run in `folder`.
+
+    Raises:
+        CheckpointError: no run there, or one that a learner in Python began.
+    """
+    config = dict(runs.read(folder)["config"])
+    if config.pop("facts", None) is None:
+        raise CheckpointError(
+            f"the run in {folder} was begun in Python and does not say what its model and data were: go on with it there, "
+            "by fit(..., out=..., resume=True), and predict by Learner.load"
+        )
     for key in ("momentum", "augment"):
         if isinstance(config.get(key), list):
             config[key] = tuple(config[key])
@@ -117,12 +131,7 @@ def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
     from .data import read_inputs
     from .data.loaders import ImageTransform, as_batches
 
-    record = runs.read(folder)
-    if "facts" not in record["config"]:
-        raise CheckpointError(
-            f"{folder} does not say what its model was built from: predict in Python, with Learner.load"
-        )
-    facts, job = record["config"]["facts"], job_of(folder)
+    job, facts = job_of(folder), runs.read(folder)["config"]["facts"]
     if facts["kind"] == "text":
         raise ConfigError("predict takes images or arrays; this run was trained on text")
     shape = tuple(facts["input_shape"])
@@ -140,6 +149,31 @@ def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
         {"file": file, "class": facts["classes"][i], "probability": p}
         for file, i, p in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
+
+
+def _finished(folder: Path, job: Job) -> dict[str, Any] | None:
+    """The result of the run of this very job, if it has come to its end: the test set is measured last."""
+    record = runs.read(folder)
+    model = job.model or record["config"].get("model")
+    runs.check_same(folder, {**record["config"], **_plain(asdict(job)), "model": model})
+    return record["result"] if record["status"] == "finished" and "test" in record["result"] else None
+
+
+def _check(job: Job) -> None:
+    """Refuse at once what would otherwise come to light when the data are read and the model is built."""
+    Budget.parse(job.budget)
+    if job.policy is None:
+        preset(job.preset, 0.1 if job.lr_max is None else job.lr_max, 10**6, **_options(job))
+    recipe(job.optimizer)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As ``run.json`` gives it back."""
+    return json.loads(json.dumps(values))
+
+
+def _options(job: Job) -> dict[str, Any]:
+    return {} if job.momentum is None else {"momentum": job.momentum}
 
 
 def _learner(job: Job, data: Data, model: Any, verbose: bool) -> Learner:
@@ -193,7 +227,7 @@ def _facts(data: Data) -> dict[str, Any]:
 
 def _free_folder(job: Job) -> Path:
     """``runs/DATA-MODEL-1``, or the next number that is free."""
-    stem = "-".join(Path(part).stem.replace(":", "-") for part in (job.data, job.model) if part)
+    stem = "-".join(Path(part).resolve().stem.replace(":", "-") for part in (job.data, job.model) if part)
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
 
 

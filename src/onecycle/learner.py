@@ -24,7 +24,7 @@ from .policy import Policy
 from .presets import preset as make_preset
 from .recording import Recording
 from .runtime import Runtime
-from .state import TrainState
+from .state import TrainState, all_or_nothing
 from .steps import Loss, pair
 
 BATCH_SIZE = 64
@@ -32,7 +32,10 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Result:
-    """What a fit came to. `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end."""
+    """What a fit came to.
+
+    `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end.
+    """
 
     train: dict[str, float]
     valid: dict[str, float] | None
@@ -48,15 +51,15 @@ class Learner:
 
     Args:
         model: any module.
-        train: a DataLoader, an iterable of batches, a tuple of tensors or arrays, a torch Dataset, a `datasets.Dataset`,
-            a split, or the data of `onecycle.load`, which brings its own validation split.
+        train: a DataLoader, an iterable of batches, a tuple of tensors or arrays, a torch Dataset, a
+            `datasets.Dataset`, a split, or the data of `onecycle.load`, which brings its own validation split.
         valid: the same, to be measured after each epoch; or None.
         loss: None picks cross-entropy, binary cross-entropy or squared error by the targets; a criterion
-            ``fn(outputs, targets)`` of torch.nn; or ``fn(model, batch)`` for everything else, which returns the batch's mean
-            loss or ``(loss, {metric: mean})``.
+            ``fn(outputs, targets)`` of torch.nn; or ``fn(model, batch)`` for everything else, which returns the batch's
+            mean loss or ``(loss, {metric: mean})``.
         optimizer: "sgd", "adam", "adamw", a class of torch.optim, a factory from parameter groups, or an instance.
-        metrics: functions of (outputs, targets) to the batch's mean, or torchmetrics objects (measured in evaluation), as a
-            list or by name; None: accuracy where it makes sense.
+        metrics: functions of (outputs, targets) to the batch's mean, or torchmetrics objects (measured in evaluation),
+            as a list or by name; None: accuracy where it makes sense.
         batch_size: samples a batch, where the data are not batched already.
         momentum: of SGD, or beta1; None: the optimizer's default.
         weight_decay: of weights, not of biases and norms; None: the optimizer's default.
@@ -68,7 +71,8 @@ class Learner:
         clip: largest norm of the gradient.
         smoothing: label smoothing of a cross-entropy, in training alone.
         augment: names among "flip", "crop", "cutout", or "none"; None: what suits the data.
-        layer_groups: modules from input to output, which `lr_max=slice(a, b)` is spread over; None: the model's children.
+        layer_groups: modules from input to output, which hold all of the model and which `lr_max=slice(a, b)` is spread
+            over; None: the model's children.
         workers: processes that read data which do not lie in memory.
         verbose: print progress.
 
@@ -114,10 +118,8 @@ class Learner:
         self.runtime = replace(runtime, channels_last=any(isinstance(m, nn.Conv2d) for m in model.modules()))
         self.model = self.runtime.place(model)
         self._take_data(train, valid, augment, Feed(batch_size, seed, workers, self.runtime.device))
-        layers = None if layer_groups is None else [list(m.parameters()) for m in layer_groups]
-        built, notes = optimizers.build_optimizer(
-            optimizer, self.model, momentum=momentum, weight_decay=weight_decay, layers=layers
-        )
+        built, notes = optimizers.build_optimizer(optimizer, self.model, momentum=momentum, weight_decay=weight_decay)
+        self._layers = optimizers.layers_of(self.model, built, layer_groups)
         self._recipe = optimizers.RECIPES.get(optimizer) if isinstance(optimizer, str) else None
         self.state = TrainState(
             self.model, built, self._task(loss, metrics, smoothing), self.runtime, seed, accumulate, clip,
@@ -155,11 +157,11 @@ class Learner:
             Interrupted: Ctrl-C or SIGTERM came; the update under way was finished and a checkpoint written.
             CheckpointError: `out` holds another run, or cannot be written.
         """
-        per_epoch = updates_per_epoch(self.train, self.state.accumulate)
-        policy = resolve(policy, Budget.parse(budget).total_updates(per_epoch))
+        budget = Budget.parse(budget)
+        policy = resolve(policy, self._updates(budget))
         with ExitStack() as stack:
             recording = self._begin(
-                None if out is None else Path(out), resume, config or {"budget": str(Budget.parse(budget))}, stack
+                None if out is None else Path(out), resume, config or {"budget": str(budget)}, stack
             )
             watchers = [
                 self.history,
@@ -196,8 +198,8 @@ class Learner:
 
         Args:
             epochs: passes over the data; may be a fraction.
-            lr_max: the peak; None: the optimizer's default here. ``slice(a, b)`` spreads it over the layer groups from a
-                (the input's) to b (the output's) in equal ratios; ``slice(b)`` gives all but the last a tenth.
+            lr_max: the peak; None: the optimizer's default here. ``slice(a, b)`` spreads it over the layer groups, from
+                a (the input's) to b (the output's) in equal ratios; ``slice(b)`` gives all but the last a tenth.
             budget: in place of `epochs`: ``"5m"``, ``"500 updates"``.
             preset: one of `onecycle.presets.PRESETS`; `options` are its keywords, such as ``momentum=(0.95, 0.85)``.
             out, resume, config, observers: as in `fit`.
@@ -210,12 +212,9 @@ class Learner:
         if (epochs is None) == (budget is None):
             raise ConfigError(f"give epochs or a budget, one of them; received epochs={epochs!r}, budget={budget!r}")
         peak = self._spread(lr_max)
-        make_preset(preset, peak, 10**6, **options)  # What cannot be used is refused before anything is written
-        return self.fit(
-            epochs if budget is None else budget,
-            lambda updates: make_preset(preset, peak, updates, **options),
-            out=out, resume=resume, config=config, observers=observers,
-        )  # fmt: skip
+        budget = Budget.parse(epochs if budget is None else budget)
+        policy = make_preset(preset, peak, self._updates(budget), **options)
+        return self.fit(budget, policy, out=out, resume=resume, config=config, observers=observers)
 
     def evaluate(self, data: Any = None) -> dict[str, float]:
         """Mean loss and metrics on `data`, by default the validation data."""
@@ -236,12 +235,13 @@ class Learner:
 
     def freeze(self, layers: int | None = None) -> None:
         """Do not train the first `layers` layer groups; by default all but the last. `unfreeze` undoes it."""
-        groups = self.optimizer.param_groups
-        ids = [group.get("layer", i) for i, group in enumerate(groups)]
-        limit = max(ids) if layers is None else layers
-        for group, layer in zip(groups, ids, strict=True):
-            for parameter in group["params"]:
-                parameter.requires_grad_(layer >= limit)
+        last = len(self._layers) - 1
+        limit = last if layers is None else layers
+        if not 0 <= limit <= last:
+            raise ConfigError(f"layers to freeze are 0 to {last}, so that one is left to train; received {layers!r}")
+        for i, layer in enumerate(self._layers):
+            for parameter in layer:
+                parameter.requires_grad_(i >= limit)
                 parameter.grad = None
 
     def unfreeze(self) -> None:
@@ -249,13 +249,18 @@ class Learner:
         self.freeze(0)
 
     def save(self, path: str | Path) -> Path:
-        """Write the model's weights as safetensors."""
+        """Write the model's weights as safetensors, in one step."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_model
 
         path = Path(path)
+        beside = path.with_name(f".writing-{path.name}")
         try:
-            save_model(self.model, str(path))
-        except (OSError, RuntimeError) as error:
+            save_model(self.model, str(beside))
+            beside.replace(path)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             raise CheckpointError(f"cannot write {path}: {error}. Give a path that can be written") from error
         return path
 
@@ -265,25 +270,30 @@ class Learner:
         from safetensors.torch import load_model
 
         try:
-            load_model(self.model, str(path))
+            with all_or_nothing(self.model):
+                load_model(self.model, str(path))
         except (OSError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"cannot load {path} into this model: {error}") from error
 
     def _begin(self, folder: Path | None, resume: bool, config: dict[str, Any], stack: ExitStack) -> Recording | None:
         if resume and folder is None:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
-        self.state.begun = None
+        self.state.end_run()
         if folder is None:
             self.history = History()
             return None
         if resume:
             recording = Recording.resume(folder, self.state, config, stack)
+            self._note(f"{folder} goes on after {len(recording.history.steps)} updates, from its last good checkpoint")
         else:
             recording = Recording.start(folder, self.state, config, self.notes, stack)
         self.history = recording.history
         return recording
 
-    def _train(self, budget: Any, policy: Any, watchers: list[Observer], recording: Recording | None) -> None:
+    def _updates(self, budget: Budget) -> int | None:
+        return budget.total_updates(updates_per_epoch(self.train, self.state.accumulate))
+
+    def _train(self, budget: Budget, policy: Policy, watchers: list[Observer], recording: Recording | None) -> None:
         with stop_requests() as stop:
             for event in train(self.state, self.train, policy, budget):
                 if isinstance(event, EpochEnd) and self.valid is not None:
@@ -320,12 +330,13 @@ class Learner:
             samples_per_second=sum(row["samples"] for row in epochs) / sum(row["seconds"] for row in epochs),
         )
 
-    def _progress(self, stack: ExitStack, budget: Any) -> list[Observer]:
+    def _progress(self, stack: ExitStack, budget: Budget) -> list[Observer]:
         if not self.verbose:
             return []
         from .progress import Progress
 
-        progress = Progress(epochs=Budget.parse(budget).epochs)
+        unit = "samples" if self._feed.normalise is None else "images"
+        progress = Progress(epochs=budget.epochs, unit=unit)
         stack.callback(progress.close)
         return [progress]
 
@@ -342,16 +353,19 @@ class Learner:
         self.valid = None if valid is None else self._feed.batches(valid, training=False)
 
     def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics, smoothing: float) -> Loss:
+        if not 0 <= smoothing < 1:
+            raise ConfigError(f"smoothing is a share from 0 up to 1, such as 0.1; received {smoothing!r}")
         if loss is not None:
+            if smoothing:
+                raise ConfigError("smoothing is for the default loss: smooth the labels in the loss that you give")
             return tasks.given_loss(loss, metrics)
         inputs, targets = pair(self.runtime.move(first_batch(self.train)))
+        known = [targets, *(whole for split in (self.train, self.valid) for whole in getattr(split, "tensors", ())[1:])]
+        if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
+            inputs, targets = inputs[:8], targets[:8]
         with evaluation.evaluating(self.model), self.runtime.autocast():
-            outputs = self.model(inputs[:8])
-        task, note = tasks.pick_task(outputs, targets[:8], metrics, smoothing)
-        if task.criterion is tasks.cross_entropy:
-            for split in (self.train, self.valid):
-                for whole in getattr(split, "tensors", ())[1:]:
-                    tasks.check_labels(whole, outputs.shape[-1])
+            outputs = self.model(inputs)
+        task, note = tasks.pick_task(outputs, targets, metrics, smoothing, known)
         self._note(note)
         return task
 
@@ -362,7 +376,7 @@ class Learner:
                 raise ConfigError(
                     f"lr_max=slice(a, b) takes 0 < a <= b, the first and last layers' peaks; received {lr_max}"
                 )
-            optimizers.spread(self.optimizer, low, high)
+            optimizers.spread(self.optimizer, self._layers, low, high)
             return high
         optimizers.gather(self.optimizer)
         if lr_max is None and self._recipe is None:

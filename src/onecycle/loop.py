@@ -66,10 +66,10 @@ def train(
 ) -> Iterator[Event]:
     """Train inside a budget, one event an update and one at the end of each epoch.
 
-    Update k of N (k from 0) uses the policy at ``k / (N - 1)``; under a time budget, at the elapsed share of it. After a
-    `break`, an exception or a restored state, calling `train` again goes on with the run under way, exactly. Batch
-    order, dropout and augmentation are derived from ``state.seed`` and the position, and the caller's global
-    generators are as they were whenever the loop's body runs.
+    Update k of N (k from 0) uses the policy at ``k / (N - 1)``; under a time budget, at the elapsed share of it. After
+    a `break`, an exception or a restored state, calling `train` again goes on with the run under way, exactly;
+    `TrainState.end_run` gives it up. Batch order, dropout and augmentation are derived from ``state.seed`` and the
+    position, and the caller's global generators are as they were whenever the loop's body runs.
 
     Args:
         state: the model in training; changed in place.
@@ -86,7 +86,8 @@ def train(
     >>> model = torch.nn.Linear(2, 1)
     >>> state = TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1), onecycle.Supervised(torch.nn.MSELoss()))
     >>> data = [(torch.ones(4, 2), torch.zeros(4, 1))] * 5
-    >>> [event.lr for event in train(state, data, onecycle.linear(0.5), "3 updates") if isinstance(event, Update)]
+    >>> policy = onecycle.presets.linear(0.5)
+    >>> [event.lr for event in train(state, data, policy, "3 updates") if isinstance(event, Update)]
     [0.5, 0.25, 0.0]
     """
     source, limit = as_batches(batches, seed=state.seed), Budget.parse(budget)
@@ -122,7 +123,6 @@ def _run(state: TrainState, source: Batches, policy: Policy, limit: Budget, tota
     look_every = 1 if state.runtime.device.type == "cpu" else LOOK_EVERY
     clock = time.perf_counter() - (state.at.seconds - begun.seconds)
     state.model.train()
-    values = policy(position(max(0, state.at.step - begun.step - 1), total or 1))
 
     def share() -> float:
         if limit.seconds is not None:
@@ -130,8 +130,12 @@ def _run(state: TrainState, source: Batches, policy: Policy, limit: Budget, tota
         return position(state.at.step - begun.step, total or 1)
 
     def finished() -> bool:
-        return share() >= 1.0 if limit.seconds is not None else state.at.step - begun.step >= (total or 0)
+        if limit.seconds is not None:  # however short, it holds one update
+            return state.at.step > begun.step and share() >= 1.0
+        return state.at.step - begun.step >= (total or 0)
 
+    # What the last update used, for an epoch whose end alone is left to tell.
+    values = policy(share() if total is None else position(max(0, state.at.step - begun.step - 1), total))
     # A state saved between the last update and the end of its epoch still owes that end.
     while not finished() or state.at.batch:
         started = time.perf_counter()

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .errors import ConfigError, did_you_mean
+from .policy import Policy
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,7 @@ def recipe(name: str) -> Recipe:
 
 
 def build_optimizer(
-    optimizer: Any,
-    model: nn.Module,
-    *,
-    momentum: float | None = None,
-    weight_decay: float | None = None,
-    layers: Sequence[Sequence[nn.Parameter]] | None = None,
+    optimizer: Any, model: nn.Module, *, momentum: float | None = None, weight_decay: float | None = None
 ) -> tuple[Optimizer, list[str]]:
     """An optimizer over the model's parameters, and notes that say what was decided.
 
@@ -61,49 +57,69 @@ def build_optimizer(
         optimizer: a name of `RECIPES`, a class of torch.optim, a factory from parameter groups, or an instance, which
             is used as it is.
         momentum: of SGD, or beta1 of Adam's kin; None: the recipe's, or the class's own.
-        weight_decay: of weights with two or more dimensions; biases and the scales and shifts of norms get none.
-        layers: the layer groups, first to last, that `lr_max=slice(a, b)` is spread over; None: by the model's children.
+        weight_decay: of weights with two or more dimensions; None: the recipe's, or the class's own. Biases and the
+            scales and shifts of norms get none.
 
     Raises:
-        ConfigError: an unknown name, or an optimizer of another model.
+        ConfigError: an unknown name, what does not make an optimizer, or an optimizer of another model.
     """
     if isinstance(optimizer, Optimizer):
         _check_same_model(optimizer, model)
         return optimizer, []
-    recipe_ = recipe(optimizer) if isinstance(optimizer, str) else None
-    make = recipe_.make if recipe_ else optimizer
+    own = recipe(optimizer) if isinstance(optimizer, str) else None
+    make = own.make if own else optimizer
     if not callable(make):
         raise ConfigError(f"optimizer is a name, a class, a factory or an instance; received {optimizer!r}")
-    momentum = recipe_.momentum if recipe_ and momentum is None else momentum
-    decay = recipe_.weight_decay if recipe_ and weight_decay is None else weight_decay
-    groups = parameter_groups(model, decay, layers)
-    made = make(groups, **_arguments(make, recipe_, momentum))
+    momentum = own.momentum if own and momentum is None else momentum
+    decay = own.weight_decay if own and weight_decay is None else weight_decay
+    groups = parameter_groups(model, decay)
+    try:
+        made = make(groups, **_arguments(make, own, momentum))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{_name(make)} cannot be made from the model's parameter groups: {error}") from error
     if not isinstance(made, Optimizer):
         raise ConfigError(f"the optimizer factory must return a torch optimizer; received {made!r}")
-    notes = [f"weight decay {decay:g} on weights, none on biases and norms"] if decay else []
-    return made, notes
+    return made, _decay_weights_alone(made)
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float | None, layers: Sequence[Sequence[nn.Parameter]] | None = None
-) -> list[dict[str, Any]]:
-    """Two groups for each layer group, with and without weight decay; the key ``layer`` counts them from the input.
+def parameter_groups(model: nn.Module, weight_decay: float | None) -> list[dict[str, Any]]:
+    """Weights in one group, and biases, scales and shifts in another, without weight decay.
 
-    >>> [(g["layer"], g["weight_decay"]) for g in parameter_groups(nn.Linear(2, 1), 0.1)]
-    [(0, 0.1), (0, 0.0)]
+    >>> [(len(g["params"]), g["weight_decay"]) for g in parameter_groups(nn.Linear(2, 1), 0.1)]
+    [(1, 0.1), (1, 0.0)]
+
+    Raises:
+        ConfigError: the model has no parameters.
     """
     groups: list[dict[str, Any]] = []
-    for i, layer in enumerate(layer_groups(model) if layers is None else layers):
-        for decayed in (True, False):
-            params = [p for p in layer if (p.ndim > 1) is decayed]
-            if params:
-                group = {"params": params, "layer": i, "lr_ratio": 1.0}
-                if weight_decay is not None:
-                    group |= {"weight_decay": weight_decay * decayed, "weight_decay_ratio": float(decayed)}
-                groups.append(group)
+    for decayed in (True, False):
+        params = [p for p in model.parameters() if (p.ndim > 1) is decayed]
+        if params:
+            decay = {} if weight_decay is None else {"weight_decay": weight_decay * decayed}
+            groups.append({"params": params, "lr_ratio": 1.0, "weight_decay_ratio": float(decayed), **decay})
     if not groups:
         raise ConfigError("the model has no parameters to train")
     return groups
+
+
+def layers_of(
+    model: nn.Module, optimizer: Optimizer, given: Sequence[nn.Module] | None = None
+) -> list[list[nn.Parameter]]:
+    """The layer groups: the user's, those of an optimizer that came with several groups, or the model's children.
+
+    Raises:
+        ConfigError: modules that do not hold all of the model.
+    """
+    if given is None:
+        groups = optimizer.param_groups
+        own = len(groups) > 1 and not any("lr_ratio" in group for group in groups)
+        return [group["params"] for group in groups] if own else layer_groups(model)
+    layers = [list(module.parameters()) for module in given]
+    held = {id(p) for layer in layers for p in layer}
+    missing = [name for name, p in model.named_parameters() if id(p) not in held]
+    if missing:
+        raise ConfigError(f"layer_groups must hold all of the model; {missing[0]} is in none of them")
+    return layers
 
 
 def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
@@ -125,19 +141,27 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return groups
 
 
-def spread(optimizer: Optimizer, lowest: float | None, highest: float) -> None:
-    """Give the layer groups learning rates from `lowest` to `highest`, in equal ratios; the last gets `highest`.
+def spread(
+    optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], lowest: float | None, highest: float
+) -> None:
+    """Give `layers`, first to last, learning rates from `lowest` to `highest` in equal ratios; the last gets `highest`.
 
-    Without `lowest`, all but the last get a tenth, as in fastai. Source: Howard & Ruder, 1801.06146, section 3.2.
+    Without `lowest`, all but the last get a tenth, as in fastai. Parameter groups that reach over several layers are
+    split; parameters of no layer count as the last. Source: Howard & Ruder, 1801.06146, section 3.2.
     """
-    layers = [group.get("layer", i) for i, group in enumerate(optimizer.param_groups)]
-    last = max(layers)
-    for group, layer in zip(optimizer.param_groups, layers, strict=True):
-        group.setdefault("lr_ratio_before", group.get("lr_ratio", 1.0))
-        if lowest is None:
-            group["lr_ratio"] = 1.0 if layer == last else 0.1
-        else:
-            group["lr_ratio"] = (lowest / highest) ** ((last - layer) / last) if last else 1.0
+    Policy({"lr": highest}).bind(optimizer)  # so that ratios of the optimizer's own are known, and come back
+    last = len(layers) - 1
+    layer_of = {id(p): i for i, layer in enumerate(layers) for p in layer}
+    split = []
+    for group in optimizer.param_groups:
+        group.setdefault("lr_ratio_before", group["lr_ratio"])
+        parts: dict[int, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(layer_of.get(id(parameter), last), []).append(parameter)
+        for i, params in sorted(parts.items()):
+            ratio = (1.0 if i == last else 0.1) if lowest is None else (lowest / highest) ** ((last - i) / max(1, last))
+            split.append({**group, "params": params, "lr_ratio": ratio})
+    optimizer.param_groups[:] = split
 
 
 def gather(optimizer: Optimizer) -> None:
@@ -147,15 +171,27 @@ def gather(optimizer: Optimizer) -> None:
             group["lr_ratio"] = group.pop("lr_ratio_before")
 
 
-def _arguments(make: Any, recipe_: Recipe | None, momentum: float | None) -> dict[str, Any]:
-    if recipe_ is None:
-        names = inspect.signature(make).parameters if momentum is not None else {}
-        if momentum is None:
-            return {}
-    else:
-        names = inspect.signature(make).parameters
-    own = {"momentum": momentum} if "momentum" in names else {"betas": (momentum, 0.99)}
-    return {"lr": recipe_.lr_max, **own, **recipe_.options} if recipe_ else own
+def _arguments(make: Any, own: Recipe | None, momentum: float | None) -> dict[str, Any]:
+    """What to call an optimizer with: a recipe's settings, and momentum under the name that it has there."""
+    settings = {"lr": own.lr_max, **own.options} if own else {}
+    if momentum is None:
+        return settings
+    if "momentum" in inspect.signature(make).parameters:
+        return {**settings, "momentum": momentum}
+    return {**settings, "betas": (momentum, 0.99)}
+
+
+def _decay_weights_alone(optimizer: Optimizer) -> list[str]:
+    """Take a class's own weight decay from biases and norms too; the note that says what is decayed."""
+    for group in optimizer.param_groups:
+        if "weight_decay" in group:
+            group["weight_decay"] *= group.get("weight_decay_ratio", 1.0)
+    most = max(float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups)
+    return [f"weight decay {most:g} on weights, none on biases and norms"] if most else []
+
+
+def _name(make: Any) -> str:
+    return getattr(make, "__name__", None) or repr(make)
 
 
 def _check_same_model(optimizer: Optimizer, model: nn.Module) -> None:

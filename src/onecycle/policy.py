@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.optim import Optimizer
 
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError
 from .schedules import Piecewise, Schedule, constant
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Policy:
 
     A group's value is the scheduled one times the group's ratio, ``group["lr_ratio"]`` and so on: `bind` derives the
     ratios from the values that the groups have, the largest being 1. So discriminative learning rates keep their
-    proportions, groups without weight decay stay without, and so does an optimizer without momentum.
+    proportions, groups without weight decay stay without, and so does an optimizer without momentum. A group added
+    later takes part in full, unless it comes with a ratio, or without weight decay or momentum of its own.
 
     >>> policy = Policy({"lr": Piecewise(((0, 0.1), (1, 0))), "momentum": 0.9})
     >>> policy(0.5)
@@ -58,8 +59,13 @@ class Policy:
         return Policy({**self.schedules, **schedules})  # type: ignore[arg-type]
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Give the groups their ratios, once: groups that have one keep it."""
+        """Give the groups their ratios, once: groups that have one keep it.
+
+        Raises:
+            ConfigError: a name that no group has.
+        """
         for name in self.schedules:
+            _unshare(optimizer, name)
             _bind(optimizer, name)
 
     def write(self, optimizer: Optimizer, progress: float) -> dict[str, float]:
@@ -67,7 +73,9 @@ class Policy:
         values = self(progress)
         for group in optimizer.param_groups:
             for name, value in values.items():
-                _write(group, name, value * group.get(name + "_ratio", 1.0))
+                if name + "_ratio" not in group:
+                    self.bind(optimizer)
+                _write(group, name, value * group[name + "_ratio"])
         return values
 
     def attach(self, optimizer: Optimizer, updates: int) -> Driver:
@@ -170,13 +178,20 @@ class Driver:
         return {"position": self.position}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from a saved position."""
-        self.position = int(state["position"])
+        """Go on from a saved position.
+
+        Raises:
+            CheckpointError: not what `state_dict` returns.
+        """
+        applied = state.get("position") if isinstance(state, Mapping) else None
+        if isinstance(applied, bool) or not isinstance(applied, int) or applied < 0:
+            raise CheckpointError(f'a policy at work is saved as {{"position": updates applied}}; received {state!r}')
+        self.position = applied
 
 
 def _as_schedule(name: str, value: Any) -> Schedule:
     if callable(value):
-        return value
+        return cast(Schedule, value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return constant(value)
     raise ConfigError(f"the schedule of {name} is a number, a Piecewise or a function of progress; received {value!r}")
@@ -189,17 +204,29 @@ def _read(group: dict[str, Any], name: str) -> Any:
 
 
 def _bind(optimizer: Optimizer, name: str) -> None:
-    key = name + "_ratio"
-    groups = optimizer.param_groups
-    if any(key in group for group in groups):
-        return
-    values = [_read(group, name) for group in groups]
-    if all(value is None for value in values) and name != "momentum":
+    groups, key = optimizer.param_groups, name + "_ratio"
+    if name != "momentum" and all(_read(group, name) is None for group in groups):
         raise ConfigError(f"no parameter group has {name!r}; they have {sorted(set(groups[0]) - {'params'})}")
-    numbers = [float(value or 0.0) for value in values]
-    largest = max(numbers)
-    for group, number in zip(groups, numbers, strict=True):
-        group[key] = number / largest if largest > 0 else float(name != "momentum")
+    new = [group for group in groups if key not in group]
+    numbers = [float(_read(group, name) or 0.0) for group in new]
+    largest = max(numbers, default=0.0)
+    for group, number in zip(new, numbers, strict=True):
+        if len(new) < len(groups):
+            # The others are somewhere on their schedule, so there is nothing to compare with.
+            group[key] = float(name == "lr" or number > 0)
+        else:
+            group[key] = number / largest if largest > 0 else float(name != "momentum")
+
+
+def _unshare(optimizer: Optimizer, name: str) -> None:
+    """A tensor for each group, where torch gives one to all: written in place, it could hold one value only."""
+    seen: set[int] = set()
+    for group in optimizer.param_groups:
+        value = group.get(name)
+        if isinstance(value, torch.Tensor):
+            if id(value) in seen:
+                group[name] = value.clone()
+            seen.add(id(value))
 
 
 def _write(group: dict[str, Any], name: str, value: float) -> None:

@@ -35,7 +35,7 @@ def one_cycle(
     >>> one_cycle(0.5)(0.25)
     {'lr': 0.5}
     """
-    _check_peak(lr_max)
+    _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
     start = lr_max / 25 if lr_start is None else lr_start
     return _cycle([(0, start), (peak_at, lr_max), (1, lr_end)], "linear", momentum, peak_at)
 
@@ -50,7 +50,7 @@ def paper(lr_max: float, updates: int | None = None, *, momentum: Momentum = (0.
     >>> paper(1.0)(0.45)
     {'lr': 1.0, 'momentum': 0.85}
     """
-    _check_peak(lr_max)
+    _check(lr_max, updates)
     lr = Piecewise(((0, lr_max / 10), (0.45, lr_max), (0.9, lr_max / 10), (1, lr_max / 1000)))
     return _with_momentum(lr, momentum, lambda high, low: Piecewise(((0, high), (0.45, low), (0.9, high), (1, high))))
 
@@ -78,7 +78,7 @@ def author(
     Raises:
         ConfigError: a `stepsize` without `updates`.
     """
-    _check_peak(lr_max)
+    _check(lr_max, updates, lr_start=lr_start)
     if stepsize is not None and (updates is None or updates < 2 or stepsize < 1):
         raise ConfigError(f"stepsize={stepsize!r} counts updates (at least 1): the number of updates is needed too")
     half = 0.45 if stepsize is None or updates is None else stepsize / (updates - 1)
@@ -107,7 +107,7 @@ def fastai(
     >>> fastai(1.0)(0.25)
     {'lr': 1.0, 'momentum': 0.85}
     """
-    _check_peak(lr_max)
+    _check(lr_max, updates)
     return _cycle([(0, lr_max / 25), (peak_at, lr_max), (1, lr_max / 1e5)], "cosine", momentum, peak_at)
 
 
@@ -124,13 +124,13 @@ def pytorch(
     >>> pytorch(1.0, 11)(0.23)
     {'lr': 1.0, 'momentum': 0.85}
     """
-    _check_peak(lr_max)
+    _check(lr_max, updates)
     end = lr_max / 25e4
+    if not 0 <= peak_at < 1:
+        raise ConfigError(f"peak_at is a share of the run, at least 0 and below 1; received {peak_at}")
     if updates == 1:
         return _with_momentum(constant(end), momentum, lambda high, low: constant(high))
     peak = peak_at if updates is None else (peak_at * updates - 1) / (updates - 1)
-    if peak >= 1:
-        raise ConfigError(f"peak_at is a share of the run below 1; received {peak_at}")
     # A short run can have its peak before its first update: then only the way down is seen.
     start = [(0.0, lr_max / 25)] if peak > 0 else []
     return _cycle([*start, (peak, lr_max), (1, end)], "cosine", momentum, peak)
@@ -154,11 +154,11 @@ def clr(
     >>> clr(0.4, cycles=2)(0.25), clr(0.4, cycles=2, mode="triangular2")(0.75)
     ({'lr': 0.4}, {'lr': 0.25})
     """
-    _check_peak(lr_max)
+    _check(lr_max, updates, lr_min=lr_min)
     if mode not in ("triangular", "triangular2"):
         raise ConfigError(f"unknown mode {mode!r}: {did_you_mean(mode, ('triangular', 'triangular2'))}")
-    if cycles < 1:
-        raise ConfigError(f"cycles is at least 1; received {cycles}")
+    if not isinstance(cycles, int) or cycles < 1:
+        raise ConfigError(f"cycles is a whole number, at least 1; received {cycles!r}")
     shrink = 2 if mode == "triangular2" else 1
 
     def waves(low: float, high: float) -> Piecewise:
@@ -187,7 +187,7 @@ def wsd(
     >>> wsd(1.0, warmup=0.1, decay=0.5)(0.625)
     {'lr': 0.5}
     """
-    _check_peak(lr_max)
+    _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
     if not (warmup >= 0 and decay > 0 and warmup + decay <= 1):
         raise ConfigError(f"warmup and decay are shares of the run, together at most 1; received {warmup} and {decay}")
     ramp, eases = _ramp(lr_start, lr_max, warmup)
@@ -212,7 +212,7 @@ def step(
     >>> [step(1.0)(x)["lr"] for x in (0, 0.5, 1)]
     [1.0, 0.1, 0.010000000000000002]
     """
-    _check_peak(lr_max)
+    _check(lr_max, updates, factor=factor)
     ramp, eases = _ramp(0.0, lr_max, warmup)
     drops = [(share, lr_max * factor ** (i + 1)) for i, share in enumerate(at)]
     return _with_momentum(Piecewise((*ramp, *drops), (*eases, *("hold",) * len(drops))), momentum, None)
@@ -233,7 +233,7 @@ def cosine(
     >>> cosine(1.0)(0.5)
     {'lr': 0.5}
     """
-    return _decay(lr_max, lr_end, warmup, "cosine", momentum)
+    return _decay(lr_max, updates, lr_end, warmup, "cosine", momentum)
 
 
 def linear(
@@ -251,7 +251,7 @@ def linear(
     >>> linear(1.0)(0.75)
     {'lr': 0.25}
     """
-    return _decay(lr_max, lr_end, warmup, "linear", momentum)
+    return _decay(lr_max, updates, lr_end, warmup, "linear", momentum)
 
 
 def constant_lr(lr_max: float, updates: int | None = None, *, warmup: float = 0.0, momentum: Momentum = None) -> Policy:
@@ -260,7 +260,7 @@ def constant_lr(lr_max: float, updates: int | None = None, *, warmup: float = 0.
     >>> constant_lr(0.1)(0.7)
     {'lr': 0.1}
     """
-    _check_peak(lr_max)
+    _check(lr_max, updates)
     ramp, eases = _ramp(0.0, lr_max, warmup)
     return _with_momentum(Piecewise(tuple(ramp), tuple(eases) or "linear"), momentum, None)
 
@@ -297,10 +297,19 @@ def preset(name: str, lr_max: float, updates: int | None = None, **options: Any)
         raise ConfigError(f"preset {name}: {error}") from error
 
 
-def _check_peak(lr_max: Any) -> None:
-    number = isinstance(lr_max, int | float) and not isinstance(lr_max, bool)
-    if not number or not math.isfinite(lr_max) or lr_max <= 0:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check(lr_max: Any, updates: Any, **others: Any) -> None:
+    """The arguments that every preset has; `others` may be None, or 0 and above."""
+    if not _is_number(lr_max) or lr_max <= 0:
         raise ConfigError(f"lr_max is the peak learning rate, a finite number above 0 such as 0.1; received {lr_max!r}")
+    if updates is not None and (isinstance(updates, bool) or not isinstance(updates, int) or updates < 1):
+        raise ConfigError(f"updates is the number of updates of the whole run, at least 1; received {updates!r}")
+    for name, value in others.items():
+        if value is not None and not (_is_number(value) and value >= 0):
+            raise ConfigError(f"{name} is a finite number, at least 0; received {value!r}")
 
 
 def _cycle(points: list[tuple[float, float]], easing: str, momentum: Momentum, peak_at: float) -> Policy:
@@ -315,8 +324,8 @@ def _cycle(points: list[tuple[float, float]], easing: str, momentum: Momentum, p
     return _with_momentum(Piecewise(tuple(points), easing), momentum, against)
 
 
-def _decay(lr_max: float, lr_end: float, warmup: float, easing: str, momentum: Momentum) -> Policy:
-    _check_peak(lr_max)
+def _decay(lr_max: float, updates: int | None, lr_end: float, warmup: float, easing: str, momentum: Momentum) -> Policy:
+    _check(lr_max, updates, lr_end=lr_end)
     ramp, eases = _ramp(0.0, lr_max, warmup)
     return _with_momentum(Piecewise((*ramp, (1, lr_end)), (*eases, easing)), momentum, None)
 
@@ -330,9 +339,11 @@ def _ramp(start: float, lr_max: float, warmup: float) -> tuple[list[tuple[float,
 def _with_momentum(lr: Piecewise, momentum: Momentum, shape: Callable[[float, float], Piecewise] | None) -> Policy:
     if momentum is None:
         return Policy({"lr": lr})
-    if isinstance(momentum, int | float):
-        return Policy({"lr": lr, "momentum": constant(momentum)})
+    values = tuple(momentum) if isinstance(momentum, tuple | list) else (momentum,)
+    if len(values) > 2 or not all(_is_number(value) and 0 <= value < 1 for value in values):
+        raise ConfigError(f"momentum is a number, or two (high, low), at least 0 and below 1; received {momentum!r}")
+    if len(values) == 1:
+        return Policy({"lr": lr, "momentum": constant(values[0])})
     if shape is None:
         raise ConfigError(f"this preset has no cycle for momentum to follow: give one number; received {momentum!r}")
-    high, low = momentum
-    return Policy({"lr": lr, "momentum": shape(high, low)})
+    return Policy({"lr": lr, "momentum": shape(*values)})

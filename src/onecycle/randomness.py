@@ -17,7 +17,7 @@ def derive_seed(seed: int, purpose: str, *where: int) -> int:
     >>> derive_seed(0, "order", 3) == derive_seed(0, "order", 3) != derive_seed(0, "order", 4)
     True
     """
-    text = f"{seed} {purpose} {where}"
+    text = f"{int(seed)} {purpose} {tuple(map(int, where))}"
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, runs
-from .errors import CheckpointError
 from .observers import Checkpointer, History, Observer, Recorder, read_history
 from .state import TrainState
 
@@ -42,13 +41,7 @@ class Recording:
         Raises:
             CheckpointError: no run there, one with another configuration, or only damaged checkpoints.
         """
-        record = runs.read(folder)
-        different = runs.differing(record["config"], config)
-        if different:
-            raise CheckpointError(
-                f"{folder} was started with another configuration: {'; '.join(different)}. Resume with the same one, or "
-                "start a new run"
-            )
+        runs.check_same(folder, config)
         saved = checkpoint.latest(folder / "checkpoints")
         steps = epochs = 0
         if saved is not None:
@@ -57,14 +50,14 @@ class Recording:
             steps, epochs = state.at.step - begun.step, state.at.epoch - begun.epoch
         runs.truncate_records(folder / "steps.jsonl", "step", steps)
         runs.truncate_records(folder / "epochs.jsonl", "epoch", epochs)
-        runs.change(folder, status="running")
+        runs.change(folder, status="running", error=None)
         return cls._open(folder, state, read_history(folder), stack)
 
     @classmethod
     def _open(cls, folder: Path, state: TrainState, history: History, stack: ExitStack) -> Recording:
         recorder = Recorder(folder)
         stack.callback(recorder.close)
-        return cls(folder, history, recorder, Checkpointer(state, folder / "checkpoints", before=recorder.flush))
+        return cls(folder, history, recorder, Checkpointer(state, folder / "checkpoints", before=recorder.sync))
 
     @property
     def watchers(self) -> list[Observer]:

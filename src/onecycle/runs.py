@@ -26,13 +26,7 @@ def create(folder: str | Path, config: Mapping[str, Any], notes: list[str] | Non
     Raises:
         CheckpointError: the folder holds another run or other files, or cannot be written.
     """
-    folder = Path(folder)
-    if (folder / "run.json").exists():
-        raise CheckpointError(
-            f"{folder} holds another run: go on with it through --resume {folder}, or give another --out"
-        )
-    if folder.is_dir() and any(folder.iterdir()):
-        raise CheckpointError(f"{folder} is not empty and holds no run: give another --out")
+    folder = check_free(folder)
     record = {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -44,12 +38,30 @@ def create(folder: str | Path, config: Mapping[str, Any], notes: list[str] | Non
         "hardware": _hardware(),
         "git_commit": _git_commit(),
         "result": None,
+        "error": None,
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "run.json", record)
     except OSError as error:
         raise CheckpointError(f"cannot write to {folder}: {error}. Give a folder that can be written") from error
+    return folder
+
+
+def check_free(folder: str | Path) -> Path:
+    """The folder as a path, where a new run may live in it.
+
+    Raises:
+        CheckpointError: it holds another run or other files.
+    """
+    folder = Path(folder)
+    if (folder / "run.json").exists():
+        raise CheckpointError(
+            f"{folder} holds another run: go on with it through --resume {folder}, or give another --out"
+        )
+    # A run that was killed while it wrote its run.json left nothing else.
+    if folder.is_dir() and any(path.name != ".writing-run.json" for path in folder.iterdir()):
+        raise CheckpointError(f"{folder} is not empty and holds no run: give another --out")
     return folder
 
 
@@ -82,36 +94,69 @@ def change(folder: str | Path, **fields: Any) -> None:
         raise CheckpointError(f"cannot write to {folder}: {error}. The run's records so far are intact") from error
 
 
+def check_same(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Raise a `CheckpointError` that names what differs, where the run in `folder` has another configuration."""
+    different = differing(read(folder)["config"], config)
+    if different:
+        raise CheckpointError(
+            f"{folder} was started with another configuration: {'; '.join(different)}. Resume with the same one, or "
+            "start a new run"
+        )
+
+
 def differing(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The keys in which two configurations differ, each with both values.
 
-    >>> differing({"seed": 0, "model": "mlp"}, {"seed": 1, "model": "mlp"})
-    ['seed: 0, now 1']
+    >>> differing({"seed": 0, "facts": {"kind": "image", "n": 5}}, {"seed": 1, "facts": {"kind": "image", "n": 6}})
+    ['seed: 0, now 1', 'facts.n: 5, now 6']
     """
-    keys = [*config, *(key for key in other if key not in config)]
-    return [f"{k}: {config.get(k)!r}, now {other.get(k)!r}" for k in keys if config.get(k) != other.get(k)]
+    found = []
+    for key in (*config, *(key for key in other if key not in config)):
+        mine, its = config.get(key), other.get(key)
+        if isinstance(mine, Mapping) and isinstance(its, Mapping):
+            found += [f"{key}.{line}" for line in differing(mine, its)]
+        elif mine != its:
+            found.append(f"{key}: {mine!r}, now {its!r}")
+    return found
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``.jsonl`` file; a last line that was cut off by a crash is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in _whole_lines(path)]
+    """The records of a ``.jsonl`` file; a last line that was cut off by a crash is left out.
+
+    Raises:
+        CheckpointError: the file cannot be read, or a line in it is damaged.
+    """
+    return [record for record, _ in _records(path)]
 
 
 def truncate_records(path: Path, key: str, end: int) -> None:
-    """Drop the records whose `key` is not below `end`: a resumed run writes them again."""
-    if not path.exists():
-        return
-    kept = [line for line in _whole_lines(path) if json.loads(line)[key] < end]
+    """Keep the records whose `key` is below `end`: a resumed run writes the others again.
+
+    Raises:
+        CheckpointError: there are not `end` of them, one is damaged, or the file cannot be written.
+    """
+    kept = [line for record, line in _records(path) if record[key] < end]
+    if len(kept) != end:
+        raise CheckpointError(
+            f"{path} holds {len(kept)} of the {end} records up to the last good checkpoint: restore it, or remove the "
+            "folder checkpoints beside it to begin the run anew"
+        )
     beside = path.with_name(f".writing-{path.name}")
-    beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error}. Nothing of it is lost") from error
 
 
-def _whole_lines(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()
+def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
+    """Each whole line with what it says; none where there is no file."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [(json.loads(line), line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Restore it, or begin a new run") from error
 
 
 def _versions() -> dict[str, str]:

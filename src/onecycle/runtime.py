@@ -56,9 +56,11 @@ class Runtime:
         return model.to(self.device, memory_format=memory_format)
 
     def move(self, batch: Any) -> Any:
-        """The batch on the device: tensors in tuples, lists, dicts and named tuples, however deep."""
+        """The batch on the device: tensors, and what has a `to`, in tuples, lists and dicts, however deep."""
         if isinstance(batch, torch.Tensor):
             return batch if batch.device == self.device else batch.to(self.device, non_blocking=True)
+        if hasattr(batch, "to"):
+            return batch.to(self.device)
         if isinstance(batch, Mapping):
             return {key: self.move(value) for key, value in batch.items()}
         if isinstance(batch, tuple) and hasattr(batch, "_fields"):

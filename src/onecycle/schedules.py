@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from .errors import ConfigError, did_you_mean
@@ -84,11 +85,11 @@ class Piecewise:
 
     def __post_init__(self) -> None:
         points = _checked_points(self.points)
-        easing = self.easing if isinstance(self.easing, str) else tuple(self.easing)
+        easing = _checked_easing(self.easing)
         names = (easing,) * (len(points) - 1) if isinstance(easing, str) else easing
-        _check_easing(names if names else (easing,), points)
+        _check_segments(points, names)
         segments = tuple(
-            (p, q - p, a, b, EASINGS[name]) for (p, a), (q, b), name in zip(points, points[1:], names, strict=False)
+            (p, q - p, a, b, EASINGS[name]) for ((p, a), (q, b)), name in zip(pairwise(points), names, strict=True)
         )
         for name, value in (("points", points), ("easing", easing), ("_segments", segments)):
             object.__setattr__(self, name, value)
@@ -121,13 +122,9 @@ class Piecewise:
         >>> Piecewise.from_dict({"points": [[0, 0.1], [1, 0]]})
         Piecewise(points=((0.0, 0.1), (1.0, 0.0)), easing='linear')
         """
-        unknown = set(data) - {"points", "easing"}
-        if unknown or "points" not in data:
-            raise ConfigError(
-                f'a schedule is {{"points": [[0, 0.1], [1, 0]], "easing": "linear"}}; received {dict(data)}'
-            )
-        easing = data.get("easing", "linear")
-        return cls(data["points"], easing if isinstance(easing, str) else tuple(easing))
+        if not isinstance(data, Mapping) or "points" not in data or set(data) - {"points", "easing"}:
+            raise ConfigError(f'a schedule is {{"points": [[0, 0.1], [1, 0]], "easing": "linear"}}; received {data!r}')
+        return cls(data["points"], data.get("easing", "linear"))
 
 
 def constant(value: float) -> Piecewise:
@@ -142,7 +139,7 @@ def constant(value: float) -> Piecewise:
 def _checked_points(points: Iterable[Any]) -> tuple[tuple[float, float], ...]:
     try:
         checked = tuple((float(x), float(y)) for x, y in points)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(
             f"points are pairs (progress, value), as in ((0, 0.1), (1, 0)); received {points!r}"
         ) from None
@@ -150,18 +147,24 @@ def _checked_points(points: Iterable[Any]) -> tuple[tuple[float, float], ...]:
         raise ConfigError("a schedule needs at least one point (progress, value); received none")
     if not all(math.isfinite(v) for point in checked for v in point):
         raise ConfigError(f"points must be finite numbers; received {checked}")
-    if any(p[0] >= q[0] for p, q in zip(checked, checked[1:], strict=False)):
+    if any(p[0] >= q[0] for p, q in pairwise(checked)):
         raise ConfigError(f"progress must increase from point to point; received {[x for x, _ in checked]}")
     return checked
 
 
-def _check_easing(names: tuple[Any, ...], points: tuple[tuple[float, float], ...]) -> None:
-    for name in names:
-        if name not in EASINGS:
+def _checked_easing(easing: Any) -> str | tuple[str, ...]:
+    if not isinstance(easing, str | tuple | list):
+        raise ConfigError(f"easing is a name, or one for each segment: {', '.join(EASINGS)}; received {easing!r}")
+    for name in (easing,) if isinstance(easing, str) else easing:
+        if not isinstance(name, str) or name not in EASINGS:
             raise ConfigError(f"unknown easing {name!r}: {did_you_mean(str(name), EASINGS)}")
-    if len(names) != max(1, len(points) - 1):
+    return easing if isinstance(easing, str) else tuple(easing)
+
+
+def _check_segments(points: tuple[tuple[float, float], ...], names: tuple[str, ...]) -> None:
+    if len(names) != len(points) - 1:
         raise ConfigError(f"{len(points)} points have {len(points) - 1} segments; received {len(names)} easings")
-    for name, (_, a), (_, b) in zip(names, points, points[1:], strict=False):
+    for name, ((_, a), (_, b)) in zip(names, pairwise(points), strict=True):
         if name == "exponential" and not a * b > 0:
             raise ConfigError(
                 f"an exponential easing needs two values of the same sign, not zero; received {a} and {b}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -123,7 +124,7 @@ class TrainState:
             "seed": self.seed,
             "at": asdict(self.at),
             "begun": None if self.begun is None else asdict(self.begun),
-            "means": {"sums": self.means.sums, "samples": self.means.samples, "seconds": self.means.seconds},
+            "means": {"sums": dict(self.means.sums), "samples": self.means.samples, "seconds": self.means.seconds},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -132,19 +133,25 @@ class TrainState:
         Raises:
             CheckpointError: saved for another model or another optimizer.
         """
-        before = copy.deepcopy(self.model.state_dict())
         try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            with all_or_nothing(self.model):
+                self.model.load_state_dict(state["model"])
+                _check_same_kind(self.optimizer, state["optimizer"])
+                self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
-            self.model.load_state_dict(before)
             raise CheckpointError(f"this state is of another model or optimizer: {error}") from error
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.seed = state["seed"]
         self.at = Position(**state["at"])
         self.begun = None if state["begun"] is None else Position(**state["begun"])
-        self.means = RunningMeans(**state["means"])
+        self.means = RunningMeans(**copy.deepcopy(state["means"]))
+
+    def end_run(self) -> None:
+        """Give up the run under way, if there is one: the next `onecycle.train` begins a new one, with a new epoch."""
+        if self.at.batch:
+            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+        self.begun, self.means = None, RunningMeans()
 
     def check_finite(self) -> None:
         """Read what is pending, and look at every weight.
@@ -157,6 +164,24 @@ class TrainState:
             if not bool(torch.isfinite(tensor).all()):
                 lr = float(self.optimizer.param_groups[0]["lr"])
                 raise _diverged(f"non-finite weights in {name}", self.step - 1, lr)
+
+
+@contextmanager
+def all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Where loading into `model` fails within the block, its weights and buffers are put back."""
+    before = copy.deepcopy(model.state_dict())
+    try:
+        yield
+    except BaseException:
+        model.load_state_dict(before)
+        raise
+
+
+def _check_same_kind(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """torch itself takes over the settings of any optimizer, and fails at the next step."""
+    missing = [name for name in optimizer.defaults if not all(name in group for group in saved["param_groups"])]
+    if missing:
+        raise ValueError(f"{type(optimizer).__name__} has settings that were not saved: {', '.join(missing)}")
 
 
 def _diverged(what: object, step: int, lr: float) -> NonFiniteLoss:

@@ -31,7 +31,11 @@ def _binary_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def pick_task(
-    outputs: Tensor, targets: Tensor, metrics: Metrics = None, smoothing: float = 0.0
+    outputs: Tensor,
+    targets: Tensor,
+    metrics: Metrics = None,
+    smoothing: float = 0.0,
+    known: Sequence[Tensor] = (),
 ) -> tuple[Supervised, str]:
     """The loss for such outputs and targets, and a note that says what was picked and why.
 
@@ -39,25 +43,34 @@ def pick_task(
     * targets that are all 0 or 1, in the outputs' shape: binary cross-entropy on logits, with accuracy
     * other floating-point targets, in the outputs' shape: mean squared error
 
+    `outputs` and `targets` are of a few samples; `known` are all the targets at hand, which are looked at too.
+
     Raises:
         DataError: shapes that do not fit, or labels out of range.
+        ConfigError: smoothing of anything but a cross-entropy.
 
     >>> task, note = pick_task(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]))
     >>> note
     'loss: cross-entropy over 3 classes (the targets are whole numbers), with accuracy'
     """
+    for what, value in (("the model's outputs", outputs), ("the targets", targets)):
+        if not isinstance(value, Tensor):
+            raise DataError(f"{what} are a {type(value).__name__}, not one tensor: give loss=fn(model, batch)")
     shapes = f"outputs {tuple(outputs.shape)}, targets {tuple(targets.shape)} of {str(targets.dtype)[6:]}"
     whole = not targets.is_floating_point()
     same = outputs.shape == targets.shape or outputs.shape == (*targets.shape, 1)
-    binary = same and bool(((targets == 0) | (targets == 1)).all())
+    known = (targets, *known)
+    binary = same and all(bool(((part == 0) | (part == 1)).all()) for part in known)
     if whole and outputs.ndim == targets.ndim + 1 and outputs.shape[:-1] == targets.shape and outputs.shape[-1] > 1:
-        check_labels(targets, outputs.shape[-1])
+        check_labels(known, outputs.shape[-1])
         found, measures = _split(metrics, {"accuracy": accuracy})
         return (
             Supervised(cross_entropy, found, measures, smoothing),
             f"loss: cross-entropy over {outputs.shape[-1]} classes (the targets are whole numbers)"
             + _with(found, measures),
         )
+    if smoothing:
+        raise ConfigError(f"smoothing is for a cross-entropy, which does not fit here ({shapes}); give smoothing=0")
     if binary:
         found, measures = _split(metrics, {"accuracy": _binary_accuracy})
         note = "loss: binary cross-entropy on logits (the targets are all 0 or 1)"
@@ -68,14 +81,14 @@ def pick_task(
             found, measures
         )
     raise DataError(
-        f"outputs and targets do not fit any default loss: {shapes}. Cross-entropy takes outputs [n, classes] and whole "
-        "targets [n]; binary cross-entropy and squared error take equal shapes. Mend the model's last layer or the "
-        "targets, or give loss=fn(model, batch)"
+        f"outputs and targets do not fit any default loss: {shapes}. Cross-entropy takes outputs [n, classes] and "
+        "whole targets [n]; binary cross-entropy and squared error take equal shapes. Mend the model's last layer or "
+        "the targets, or give loss=fn(model, batch)"
     )
 
 
 class Perplexity:
-    """exp of the mean cross-entropy over all tokens: logits [n, length, classes], targets int64 [n, length]. A meter."""
+    """A meter: exp of the mean cross-entropy over all tokens; logits [n, length, classes], targets [n, length]."""
 
     def reset(self) -> None:
         """Forget everything."""
@@ -101,13 +114,13 @@ def given_loss(loss: Callable[..., Any], metrics: Metrics = None) -> Loss:
     return Supervised(loss, *_split(metrics, {"accuracy": accuracy} if cross else {}))
 
 
-def check_labels(targets: Tensor, classes: int) -> None:
+def check_labels(targets: Sequence[Tensor], classes: int) -> None:
     """Raise a `DataError` where a whole-number target is not one of 0 ... classes - 1."""
-    low, high = int(targets.min()), int(targets.max())
+    low, high = min(int(part.min()) for part in targets), max(int(part.max()) for part in targets)
     if low < 0 or high >= classes:
         raise DataError(
-            f"labels must lie from 0 to {classes - 1}, since the model has {classes} outputs; found labels from {low} to "
-            f"{high}. Mend the labels, or give the model {high + 1} outputs"
+            f"labels must lie from 0 to {classes - 1}, since the model has {classes} outputs; found labels from {low} "
+            f"to {high}. Mend the labels, or give the model {high + 1} outputs"
         )
 
 
@@ -119,7 +132,8 @@ def _split(metrics: Metrics, default: dict[str, Metric]) -> tuple[dict[str, Metr
     meters = {name: m for name, m in named.items() if hasattr(m, "compute") and hasattr(m, "update")}
     if not all(callable(m) or name in meters for name, m in named.items()) or "loss" in named:
         raise ConfigError(
-            f'metrics are functions of (outputs, targets), or torchmetrics objects, not named "loss"; received {metrics!r}'
+            "metrics are functions of (outputs, targets), or torchmetrics objects, and none is named loss; received "
+            f"{metrics!r}"
         )
     return {name: m for name, m in named.items() if name not in meters}, meters
 

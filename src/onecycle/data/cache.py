@@ -81,4 +81,4 @@ def _path(name: str) -> Path:
 
 
 def _crc32(tensor: Tensor) -> int:
-    return zlib.crc32(memoryview(tensor.numpy()))
+    return zlib.crc32(tensor.numpy().data)

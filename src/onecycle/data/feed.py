@@ -71,16 +71,11 @@ def feed_for(
 def _pixel_statistics(data: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 images [n, c, h, w], in units where 255 is 1."""
     images = data.inputs if hasattr(data, "inputs") else data[0] if isinstance(data, tuple) and data else None
-    images = (
-        torch.as_tensor(images) if getattr(images, "ndim", 0) == 4 and str(images.dtype).endswith("uint8") else None
-    )
-    if images is None:
+    if getattr(images, "ndim", 0) != 4 or not str(getattr(images, "dtype", "")).endswith("uint8"):
         return (), ()
-    counts = torch.stack([torch.bincount(c.flatten().int(), minlength=256) for c in images.transpose(0, 1)]).double()
-    levels = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
-    mean = (counts * levels).sum(1) / counts.sum(1)
-    variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / counts.sum(1)
-    return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1e-6).tolist())
+    from .images import channel_statistics
+
+    return channel_statistics(torch.as_tensor(images).cpu())
 
 
 def _length(data: Any) -> int:

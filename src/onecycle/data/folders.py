@@ -55,13 +55,13 @@ def _classes(place: Path) -> dict[str, list[Path]]:
     if not images:
         loose = sum(path.suffix.lower() in SUFFIXES for path in place.iterdir())
         raise DataError(
-            f"{place} has {loose} images but no class folders. Put the images of each class into a folder named after it."
-            if loose
-            else f"No images in {place}. Put the images of each class into a folder named after it."
+            (f"{place} has {loose} images but no class folders." if loose else f"No images in {place}.")
+            + " Put the images of each class into a folder named after it."
         )
     if empty := [repr(name) for name, paths in images.items() if not paths]:
         raise DataError(
-            f"No images in {listed(empty)} of {place}. Add some or remove the folder; known are {' '.join(sorted(SUFFIXES))}."
+            f"No images in {listed(empty)} of {place}. Add some or remove the folder. Images end in "
+            f"{' '.join(sorted(SUFFIXES))}."
         )
     return images
 

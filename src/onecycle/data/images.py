@@ -67,7 +67,10 @@ def build(
 def _key(encoded: Mapping[str, Encoded], image_size: int | None) -> str | None:
     if not all(part.files for part in encoded.values()):
         return None  # not from files (a data set made in memory): nothing to know it by
-    return cache.key({name: part.files for name, part in encoded.items()}, {"image_size": image_size})
+    try:
+        return cache.key({name: part.files for name, part in encoded.items()}, {"image_size": image_size})
+    except OSError:
+        return None  # a file that cannot be read: decoding lists it, with all others
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,10 @@ def _convert(image: Any, mode: str) -> Any:
 
 
 def _each(work: Callable[[int], None], count: int, chunk: int = 256) -> dict[int, str]:
-    """Call `work` for 0..count-1 in two threads: Pillow decodes without the interpreter's lock. {index: why it failed}."""
+    """Call `work` for 0..count-1 in two threads: Pillow decodes without the interpreter's lock.
+
+    Returns {index: why it failed}, by index.
+    """
     failed: dict[int, str] = {}
 
     def several(start: int) -> None:

@@ -20,6 +20,13 @@ def read_inputs(paths: Sequence[str | Path], *, kind: str, input_shape: tuple[in
 
     Raises DataError for files that are missing, do not decode (all of them are listed) or have another shape, and
     ConfigError for a `kind` other than "image" and "array".
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+    ...     Image.new("RGB", (40, 30)).save(file.name)
+    ...     read_inputs([file.name], kind="image", input_shape=(1, 8, 8)).shape
+    torch.Size([1, 1, 8, 8])
     """
     if kind not in ("image", "array"):
         raise ConfigError(f"Files of kind {kind!r} cannot be read for a prediction. Allowed are 'image' and 'array'.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Protocol, cast
 
 import torch
@@ -95,8 +95,8 @@ class TensorBatches:
 class DatasetBatches:
     """Batches from a map-style torch `Dataset`, read by worker processes where `workers` is above 0.
 
-    Order as in `TensorBatches`; sample i draws from generators seeded by (seed, epoch, i), so that neither the number of
-    workers nor a restart in mid-epoch changes a value.
+    Order as in `TensorBatches`; sample i draws from generators seeded by (seed, epoch, i), so that neither the number
+    of workers nor a restart in mid-epoch changes a value.
     """
 
     dataset: Dataset[Any]
@@ -163,21 +163,29 @@ class LoaderBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Batches.epoch`."""
-        sampler = getattr(self.iterable, "sampler", None)
+        loader = self.iterable
+        sampler = getattr(loader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             cast(Any, sampler).set_epoch(epoch)
-        own = getattr(self.iterable, "generator", None)
-        extra = (own,) if isinstance(own, torch.Generator) else ()
-        with seeded_everywhere(derive_seed(self.seed, "order", epoch), *extra):
-            iterator = iter(self.iterable)
-        for i in range(2**63):
-            with seeded_everywhere(derive_seed(self.seed, "batch", epoch, i), *extra):
-                try:
-                    batch = next(iterator)
-                except StopIteration:
-                    return
-            if i >= start:
-                yield batch
+        holders = (loader, sampler, getattr(getattr(loader, "batch_sampler", None), "sampler", None))
+        found = (getattr(holder, "generator", None) for holder in holders)
+        own = [generator for generator in found if isinstance(generator, torch.Generator)]
+        with seeded_everywhere(derive_seed(self.seed, "order", epoch), *own):
+            iterator = iter(loader)
+        yield from islice(_seeded_batches(iterator, self.seed, epoch, 0, own), start, None)
+
+
+def _seeded_batches(
+    iterator: Iterator[Any], seed: int, epoch: int, first: int, own: Sequence[torch.Generator] = ()
+) -> Iterator[Any]:
+    """What is left in `iterator`; the next one counts as batch `first` of `epoch`."""
+    for i in count(first):
+        with seeded_everywhere(derive_seed(seed, "batch", epoch, i), *own):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
 
 
 @dataclass
@@ -194,14 +202,15 @@ class OneShotBatches:
     def peek(self) -> Any:
         """The first batch, which `epoch` still gives."""
         if not self._peeked:
-            self._peeked += list(islice(self.iterator, 1))
+            self._peeked += list(islice(_seeded_batches(self.iterator, self.seed, 0, 0), 1))
         return self._peeked[0] if self._peeked else None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Batches.epoch`; a second epoch is empty."""
         while self._peeked:
+            start += 1
             yield self._peeked.pop()
-        yield from LoaderBatches(self.iterator, self.seed).epoch(epoch)
+        yield from _seeded_batches(self.iterator, self.seed, epoch, start)
 
 
 @dataclass(frozen=True)
@@ -283,7 +292,10 @@ def first_batch(batches: Batches) -> Any:
 
 
 class HubRows(Dataset[Any]):
-    """A `datasets.Dataset` as rows: ``(uint8 [c, h, w], label)`` where it has an image and a label, else a dict."""
+    """A `datasets.Dataset` as rows: dicts of tensors, or ``(image, label)`` where it has both.
+
+    An image is float32 [c, h, w] from 0 to 1.
+    """
 
     def __init__(self, dataset: Any):
         features = dataset.features or {}
@@ -306,35 +318,33 @@ def _pixels(image: Any) -> Tensor:
     import numpy as np
 
     pixels = torch.from_numpy(np.array(image if image.mode == "L" else image.convert("RGB")))
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+    return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)).float() / 255
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """uint8 images to normalised float32, (x / 255 - mean) / std by channel, then augmentation.
+    """uint8 images [n, c, h, w] to normalised float32, (x / 255 - mean) / std by channel, then augmentation.
 
     Args:
         mean, std: of each channel, in units where 255 is 1.
         augment: from (images, generator) to images, or None.
-        channels_last: the memory format of the result.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    channels_last: bool = True
 
     def __call__(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         images, *rest = batch
         if images.dtype != torch.uint8:
             return batch
-        layout = torch.channels_last if self.channels_last else torch.preserve_format
-        x = images.to(torch.float32, memory_format=layout)
-        if len(self.mean) == 1:
-            x.mul_(1 / (255 * self.std[0])).sub_(self.mean[0] / self.std[0])
+        scales = [1 / (255 * std) for std in self.std]
+        shifts = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        if len(scales) == 1:  # Passes over memory are what this costs: one fewer than below.
+            x = torch.add(torch.tensor(shifts[0], device=images.device), images, alpha=scales[0])
         else:
-            std = x.new_tensor(self.std)[:, None, None]
-            x.mul_(1 / (255 * std)).sub_(x.new_tensor(self.mean)[:, None, None] / std)
+            x = images.float()
+            x.mul_(x.new_tensor(scales)[:, None, None]).add_(x.new_tensor(shifts)[:, None, None])
         return (x if self.augment is None else self.augment(x, generator), *rest)
 
 
@@ -352,7 +362,10 @@ def as_tensor(values: Any) -> Tensor:
     """A tensor of a tensor or array; float64 arrays as float32, since that is what models compute in."""
     if isinstance(values, Tensor):
         return values
-    tensor = torch.as_tensor(values)
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"cannot make a tensor of a {type(values).__name__}: {error}. Give numbers") from error
     return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 

@@ -56,8 +56,8 @@ def read_idx_folder(folder: Path) -> Found:
         images, labels = read_idx(files[split, "images"]), read_idx(files[split, "labels"])
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise DataError(
-                f"{folder}: the {split} images are {list(images.shape)} and the labels {list(labels.shape)}. Needed are "
-                "[n, height, width] and [n]."
+                f"{folder}: the {split} images are {list(images.shape)} and the labels {list(labels.shape)}. "
+                "Needed are [n, height, width] and [n]."
             )
         parts[split] = Split(torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64)))
     if "train" not in parts:

@@ -56,8 +56,8 @@ def columns(schema: Any, features: Mapping[str, Any], origin: str) -> Columns:
     for what, found in (("image", images), ("label", labels)):
         if len(found) != 1:
             raise DataError(
-                f"{origin} has {len(found) or 'no'} {what} columns; its columns are {listed(schema.names)}. Needed are one "
-                "image column (struct of bytes and path) and one label column (ClassLabel, or named label)."
+                f"{origin} has {len(found) or 'no'} {what} columns; its columns are {listed(schema.names)}. Needed are "
+                "one image column (struct of bytes and path) and one label column (ClassLabel, or named label)."
             )
     names = features[labels[0]].get("names") if labels[0] in named else None
     return Columns(images[0], labels[0], tuple(names) if names else None)
@@ -102,13 +102,13 @@ def read_hub(repository: str) -> tuple[dict[str, Encoded], tuple[str, ...]]:
         found = datasets.load_dataset(repository)
     except Exception as error:  # unreachable, unknown, gated, needs a configuration: the library says which
         raise DataError(
-            f"hub:{repository} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})."
+            f"hub:{repository} cannot be loaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})."
         ) from error
-    splits = {SPLIT_NAMES[name]: part for name, part in found.items() if name in SPLIT_NAMES}
+    splits = {SPLIT_NAMES[str(name)]: part for name, part in found.items() if str(name) in SPLIT_NAMES}
     if "train" not in splits:
-        raise DataError(f"hub:{repository} has no train split; it has {listed(list(found))}.")
-    train = splits["train"]
-    chosen = columns(train.features.arrow_schema, train.features.to_dict(), f"hub:{repository}")
+        raise DataError(f"hub:{repository} has no train split; it has {listed(list(map(str, found)))}.")
+    features = splits["train"].features
+    chosen = columns(features.arrow_schema, dict(features.to_dict()), f"hub:{repository}")
     labels = {split: _arrow(part, chosen.label).to_pylist() for split, part in splits.items()}
     targets, classes = _targets(labels, chosen)
     encoded = {
@@ -158,10 +158,10 @@ def _by_split(path: Path) -> dict[str, list[Path]]:
     if set(files) == {""}:
         return {"train": files[""]}
     if "" in files or "train" not in files:
-        strange = listed([file.name for file in files.get("", sum(files.values(), []))])
+        strange = files.get("") or [file for part in files.values() for file in part]
         raise DataError(
-            f"{path}: cannot tell the splits of {strange}. Begin the file names with train-, validation- or test-; train "
-            "is needed."
+            f"{path}: no train split, or a split that cannot be told: {listed([file.name for file in strange])}. Begin "
+            "the file names with train-, validation- or test-."
         )
     return {split: files[split] for split in ("train", "valid", "test") if split in files}
 
@@ -204,10 +204,9 @@ def _read_images(paths: Sequence[Path], column: str) -> list[Item]:
 def _memory_mapped(paths: Sequence[Path], column: str) -> Rows:
     import datasets
 
-    files = [str(file) for file in paths]
-    return Rows(
-        datasets.Dataset.from_parquet(files, cache_dir=str(cache.directory() / "datasets"), columns=[column]), column
-    )
+    files: list[Any] = [str(file) for file in paths]
+    made = datasets.Dataset.from_parquet(files, cache_dir=str(cache.directory() / "datasets"), columns=[column])
+    return Rows(made, column)
 
 
 def _arrow(dataset: Any, column: str) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from .splits import Data
+from .splits import Data, Split
 
 CELL, GAP, MARGIN, LINE = 56, 4, 20, 12  # pixels: a sample, between samples, around the sheet, a line of samples
 BACKGROUND, INK, QUIET = "#ffffff", "#1f2328", "#656d76"
@@ -17,8 +17,10 @@ def contact_sheet(data: Data, path: str | Path, *, n: int = 40) -> Path:
 
     Raises ConfigError when `data` has no images or `n` is below 1, and DataError when the file cannot be written.
 
-    >>> from onecycle.data import contact_sheet, load
-    >>> contact_sheet(load("digits"), "digits.png").name  # doctest: +SKIP
+    >>> import tempfile
+    >>> from onecycle.data import load
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     contact_sheet(load("digits"), f"{folder}/digits.png").name
     'digits.png'
     """
     if data.kind != "image":
@@ -35,7 +37,7 @@ def contact_sheet(data: Data, path: str | Path, *, n: int = 40) -> Path:
 
 
 def rows_of(data: Data, n: int) -> list[tuple[str, list[int]]]:
-    """(name, indices of its samples), a row for each class; without classes a row for each sample, named by its target."""
+    """(name, indices of its samples): a row a class; without classes a row a sample, named by its target."""
     targets = data.train.targets
     if data.classes is None:
         return [(_number(targets[i]), [i]) for i in range(min(n, len(targets)))]
@@ -91,8 +93,7 @@ def _tile(data: Data, index: int) -> Any:
     """One sample fitted into a cell; small images keep hard pixels."""
     from PIL import Image, ImageOps
 
-    pixels = data.train[index][0] if not hasattr(data.train, "inputs") else data.train.inputs[index]
-    array = pixels.numpy()
+    array = (data.train.inputs[index] if isinstance(data.train, Split) else data.train[index][0]).numpy()
     image = Image.fromarray(array[0] if len(array) == 1 else array[:3].transpose(1, 2, 0)).convert("RGB")
     small = max(image.size) <= CELL
     fitted = ImageOps.contain(image, (CELL, CELL), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)

@@ -91,9 +91,11 @@ def load(
     options = Options(seed, limit, valid_fraction, image_size, in_memory_bytes, context)
     _check_options(options)
     name, found = _find_and_read(data, options)
-    if image_size is not None and found.kind != "image":
-        raise ConfigError(f"image_size = {image_size} is for images, and {name} is {found.kind}. Leave it out.")
-    return _prepare(name, _resized(found, image_size), options)
+    if image_size is not None:
+        if found.kind != "image":
+            raise ConfigError(f"image_size = {image_size} is for images, and {name} is {found.kind}. Leave it out.")
+        found = _resized(found, image_size)
+    return _prepare(name, found, options)
 
 
 def find(name: str) -> str | None:
@@ -258,13 +260,13 @@ def _from_hub(repository: str, options: Options) -> Found:
     return Found("image", parts, classes, f"hub:{repository}", notes)
 
 
-def _resized(found: Found, size: int | None) -> Found:
+def _resized(found: Found, size: int) -> Found:
     from .images import resize
 
     def square(part: Split | Stream) -> Split | Stream:
         return part if isinstance(part, Stream) else Split(resize(part.inputs, size), part.targets)
 
-    return found if size is None else replace(found, parts={name: square(part) for name, part in found.parts.items()})
+    return replace(found, parts={name: square(part) for name, part in found.parts.items()})
 
 
 def _prepare(name: str, found: Found, options: Options) -> Data:

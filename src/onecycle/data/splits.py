@@ -229,8 +229,8 @@ def check(parts: Mapping[str, Split | Stream], classes: tuple[str, ...] | None, 
             _check_finite(name, "targets", part.targets)
         if shape_of(part) != shape_of(parts["train"]):
             raise DataError(
-                f"One sample has shape {list(shape_of(parts['train']))} in the train split and {list(shape_of(part))} in "
-                f"the {name} split. Give every split samples of the same shape."
+                f"One sample has shape {list(shape_of(parts['train']))} in the train split and {list(shape_of(part))} "
+                f"in the {name} split. Give every split samples of the same shape."
             )
     if classes is not None and not text:
         _check_labels(parts, classes)
@@ -243,8 +243,8 @@ def _check_finite(split: str, what: str, values: Tensor) -> None:
     if bad.any():
         first = int(bad.nonzero()[0])
         raise DataError(
-            f"NaN or infinite {what} in the {split} split: {int(bad.sum())} of {len(values)} samples, the first at index "
-            f"{first}. Remove these samples or fill in their values."
+            f"NaN or infinite {what} in the {split} split: {int(bad.sum())} of {len(values)} samples, the first at "
+            f"index {first}. Remove these samples or fill in their values."
         )
 
 
@@ -257,7 +257,7 @@ def _check_labels(parts: Mapping[str, Split | Stream], classes: tuple[str, ...])
             first = int(bad.nonzero()[0])
             raise DataError(
                 f"Labels out of range in the {name} split: {int(bad.sum())} of {len(part)}, the first is "
-                f"{int(part.targets[first])} at index {first}. Allowed are 0 to {len(classes) - 1} ({len(classes)} classes)."
+                f"{int(part.targets[first])} at index {first}. Allowed are 0 to {len(classes) - 1}."
             )
     known = set(parts["train"].targets.unique().tolist())
     if len(known) < 2:
