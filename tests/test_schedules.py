@@ -6,7 +6,7 @@ import pickle
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onecycle.errors import ConfigError
@@ -14,7 +14,7 @@ from onecycle.schedules import EASINGS, Piecewise, constant
 
 ROOT2 = math.sqrt(2)
 
-# Each by hand, from 1 at progress .2 to 9 at progress .6: before, first point, quarter, half, three quarters, last, after.
+# Each by hand, from 1 at progress .2 to 9 at .6: before, first point, quarter, half, three quarters, last, after.
 PROGRESS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)
 TABLES = {
     "linear": (1, 1, 3, 5, 7, 9, 9),
@@ -115,10 +115,11 @@ def test_bad_input_is_named(arguments, message):
 
 @pytest.mark.parametrize("data", [{}, {"easing": "linear"}, {"points": [[0, 1]], "ease": "linear"}, [[0, 1]], "cosine"])
 def test_from_dict_names_what_it_cannot_read(data):
-    with pytest.raises(ConfigError, match="a schedule is .*received"):
+    with pytest.raises(ConfigError, match=r"a schedule is .*received"):
         Piecewise.from_dict(data)
 
 
+quick = settings(deadline=None, database=None, max_examples=60)
 values = st.floats(1e-9, 1e6)
 grid = st.integers(-1000, 2000).map(lambda i: i / 1000)
 
@@ -132,12 +133,14 @@ def schedules(draw):
     return Piecewise(points, draw(names) if one else tuple(draw(names) for _ in points[1:]))
 
 
+@quick
 @given(schedules(), st.floats(-3, 3))
 def test_values_stay_within_those_of_the_points(schedule, x):
     levels = [value for _, value in schedule.points]
     assert min(levels) * (1 - 1e-9) <= schedule(x) <= max(levels) * (1 + 1e-9)
 
 
+@quick
 @given(schedules())
 def test_every_point_is_hit_exactly(schedule):
     for x, value in schedule.points:
@@ -145,6 +148,7 @@ def test_every_point_is_hit_exactly(schedule):
     assert schedule(-10) == schedule.points[0][1] and schedule(10) == schedule.points[-1][1]
 
 
+@quick
 @given(schedules())
 def test_each_segment_is_monotone(schedule):
     for (p, a), (q, b) in pairwise(schedule.points):
@@ -153,6 +157,7 @@ def test_each_segment_is_monotone(schedule):
         assert all((v - u) * (1 if b >= a else -1) >= -slack for u, v in pairwise(inside))
 
 
+@quick
 @given(schedules())
 def test_it_survives_a_configuration_file_and_a_pickle(schedule):
     from_file = Piecewise.from_dict(json.loads(json.dumps(schedule.to_dict())))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import DataError
-from .runtime import Runtime
+from .randomness import derive_seed, seeded
+from .runtime import Runtime, generators
 from .state import RunningMeans
 from .steps import Loss, compute, samples_in
 
@@ -33,7 +34,7 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
     for meter in meters.values():
         meter.reset()
     means = RunningMeans()
-    with evaluating(model):
+    with evaluating(model, runtime):
         for i, batch in enumerate(batches):
             batch = runtime.move(batch)
             means.add(i, 0.0, samples_in(batch), *compute(loss, model, batch, runtime))
@@ -55,7 +56,7 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
     """
     runtime = runtime or Runtime.choose("cpu")
     outputs = []
-    with evaluating(model):
+    with evaluating(model, runtime):
         for batch in batches:
             inputs = runtime.move(batch[0] if isinstance(batch, tuple | list) else batch)
             with runtime.autocast():
@@ -66,12 +67,12 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own mode is put back."""
+def evaluating(model: nn.Module, runtime: Runtime) -> Iterator[None]:
+    """Evaluation mode without gradients; each module's own mode is put back, and the caller's generators are."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), seeded(generators(runtime.device), derive_seed(0, "evaluate")):
             yield
     finally:
         for module in training:

@@ -27,8 +27,8 @@ class Job:
     """Everything that decides how a run goes. None means: the default that fits the rest, which is then said.
 
     `data` and `model` are names as in `onecycle.load` and `onecycle.models.build`; `budget` is read by `Budget.parse`;
-    `momentum` is a number or ``(high, low)`` pair for a cycle; `policy` is `Policy.to_dict` data, in place of `preset` and
-    `lr_max`. The other fields are arguments of `Learner`.
+    `momentum` is a number or ``(high, low)`` pair for a cycle; `policy` is `Policy.to_dict` data, in place of `preset`
+    and `lr_max`. The other fields are arguments of `Learner`.
     """
 
     data: str = "digits"
@@ -65,9 +65,10 @@ class Job:
 def run(job: Job, out: str | Path | None = None, *, resume: bool = False, verbose: bool = False) -> dict[str, Any]:
     """Train as `job` says, in the folder `out`, and measure the test set once, at the end.
 
-    Returns the result as plain data, the same as ``result`` in ``run.json``: ``run``, ``train``, ``valid``, ``test`` (each
-    a loss in nats or squared units and the metrics; None where there is no such split), ``lr_max``, ``epochs``, ``updates``,
-    ``seconds`` and ``samples_per_second``.
+    Returns the result as plain data, the same as ``result`` in ``run.json``: ``run``, ``train``, ``valid``, ``test``
+    (each a loss in nats or squared units and the metrics; None where there is no such split), ``lr_max``, ``epochs``,
+    ``updates``, ``seconds`` and ``samples_per_second``. With `resume`, the run in `out` goes on from its last good
+    checkpoint and ends as if it had never stopped; one that has ended already gives its result.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
@@ -108,8 +109,8 @@ def job_of(folder: str | Path) -> Job:
     config = dict(runs.read(folder)["config"])
     if config.pop("facts", None) is None:
         raise CheckpointError(
-            f"the run in {folder} was begun in Python and does not say what its model and data were: go on with it there, "
-            "by fit(..., out=..., resume=True), and predict by Learner.load"
+            f"the run in {folder} was begun in Python and does not say what its model and data were: go on with it "
+            "there, by fit(..., out=..., resume=True), and predict by Learner.load"
         )
     for key in ("momentum", "augment"):
         if isinstance(config.get(key), list):

@@ -159,6 +159,7 @@ class Learner:
         """
         budget = Budget.parse(budget)
         policy = resolve(policy, self._updates(budget))
+        policy.bind(self.optimizer)  # what the optimizer does not have is refused before anything is written
         with ExitStack() as stack:
             recording = self._begin(
                 None if out is None else Path(out), resume, config or {"budget": str(budget)}, stack
@@ -309,6 +310,8 @@ class Learner:
         if isinstance(error, Interrupted):
             recording.checkpointer.save()
             error.args = (f"{error}. A checkpoint is written; go on with --resume {recording.folder}",)
+        elif isinstance(error, KeyboardInterrupt):
+            error.args = (f"stopped at once. Go on with --resume {recording.folder}. {recording.last_good()}",)
         elif isinstance(error, NonFiniteLoss):
             error.args = (f"{error}. {recording.last_good()}",)
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -363,7 +366,7 @@ class Learner:
         known = [targets, *(whole for split in (self.train, self.valid) for whole in getattr(split, "tensors", ())[1:])]
         if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
             inputs, targets = inputs[:8], targets[:8]
-        with evaluation.evaluating(self.model), self.runtime.autocast():
+        with evaluation.evaluating(self.model, self.runtime), self.runtime.autocast():
             outputs = self.model(inputs)
         task, note = tasks.pick_task(outputs, targets, metrics, smoothing, known)
         self._note(note)

@@ -39,7 +39,7 @@ def step_record(event: Update) -> dict[str, Any]:
 
 
 def epoch_record(event: EpochEnd) -> dict[str, Any]:
-    """An epoch as a flat record: epoch, step (the last), ``train_*`` and ``valid_*`` means, samples, training seconds."""
+    """An epoch as a flat record: epoch, its last step, ``train_*`` and ``valid_*`` means, samples, training seconds."""
     means = {f"train_{name}": value for name, value in event.train.items()}
     means |= {f"valid_{name}": value for name, value in (event.valid or {}).items()}
     return {
@@ -151,7 +151,8 @@ class Recorder:
             return action()
         except OSError as error:
             raise CheckpointError(
-                f"cannot write the records in {self._folder}: {error}. Free some space and go on with --resume {self._folder}"
+                f"cannot write the records in {self._folder}: {error}. Free some space and go on with "
+                f"--resume {self._folder}"
             ) from error
 
 
@@ -159,8 +160,8 @@ class Checkpointer:
     """Saves the state every so many seconds and at the end of an epoch, within a share of the run's time.
 
     A checkpoint is due `every` seconds after the last, or at the end of an epoch. It waits while saving would take more
-    than `share` of the time since the last one, judged by what that one took: epochs of a fraction of a second are not all
-    saved. The last `keep` stay. `before` is called first (to flush records that a resumed run relies on).
+    than `share` of the time since the last one, judged by what that one took: epochs of a fraction of a second are not
+    all saved. The last `keep` stay. `before` is called first (to write the records that a resumed run relies on).
 
     Raises:
         NonFiniteLoss: a loss or a weight is not finite; nothing is saved, and the last good checkpoint stays.

@@ -340,7 +340,7 @@ def _with_momentum(lr: Piecewise, momentum: Momentum, shape: Callable[[float, fl
     if momentum is None:
         return Policy({"lr": lr})
     values = tuple(momentum) if isinstance(momentum, tuple | list) else (momentum,)
-    if len(values) > 2 or not all(_is_number(value) and 0 <= value < 1 for value in values):
+    if not 1 <= len(values) <= 2 or not all(_is_number(value) and 0 <= value < 1 for value in values):
         raise ConfigError(f"momentum is a number, or two (high, low), at least 0 and below 1; received {momentum!r}")
     if len(values) == 1:
         return Policy({"lr": lr, "momentum": constant(values[0])})

@@ -67,4 +67,4 @@ class Recording:
     def last_good(self) -> str:
         """In words, where the last checkpoint is."""
         found = checkpoint.checkpoints(self.folder / "checkpoints")
-        return f"The last good checkpoint is {found[-1]}" if found else "No checkpoint was written before it"
+        return f"The last good checkpoint is {found[-1]}" if found else "There is no checkpoint yet"

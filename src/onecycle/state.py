@@ -137,7 +137,7 @@ class TrainState:
             with all_or_nothing(self.model):
                 self.model.load_state_dict(state["model"])
                 _check_same_kind(self.optimizer, state["optimizer"])
-                self.optimizer.load_state_dict(state["optimizer"])
+                self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch itself keeps the tensors
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"this state is of another model or optimizer: {error}") from error
         if self.scaler is not None and state["scaler"] is not None:

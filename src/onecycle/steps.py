@@ -89,22 +89,25 @@ def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0
 
 
 def samples_in(batch: Any) -> int:
-    """The number of samples of a batch of any structure: the first length of its first tensor or array.
+    """The number of samples of a batch of any structure: the first length of its first tensor, array or else list.
 
     >>> samples_in({"ids": torch.zeros(8, 3)}), samples_in((torch.zeros(4, 2), torch.zeros(4)))
     (8, 4)
     """
-    if hasattr(batch, "shape"):
-        return int(batch.shape[0]) if len(batch.shape) else 1
+    shape = _first_shape(batch)
+    if shape:
+        return int(shape[0])
     if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if isinstance(batch, Sequence) and not isinstance(batch, str) and batch:
-        return (
-            samples_in(batch[0])
-            if hasattr(batch[0], "shape") or isinstance(batch[0], Mapping | Sequence)
-            else len(batch)
-        )
-    return 1
+        batch = next(iter(batch.values()), None)
+    return len(batch) if isinstance(batch, list | tuple) and batch else 1
+
+
+def _first_shape(batch: Any) -> Sequence[int]:
+    """The first shape with a dimension in a structure of tensors and arrays; else ()."""
+    if hasattr(batch, "shape"):
+        return batch.shape
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((shape for part in parts if (shape := _first_shape(part))), ())
 
 
 def compute(loss: Loss, model: nn.Module, batch: Any, runtime: Runtime) -> tuple[Tensor, dict[str, Tensor]]:
