@@ -115,7 +115,7 @@ def test_giving_up_a_run_begins_the_next_one_with_an_epoch():
     state = new_state()
     run(state, 6)
     state.end_run()
-    assert (state.at, state.begun) == (Position(6, 2, 0, state.at.seconds), None)
+    assert (state.at, state.begun) == (Position(6, 2, 0, state.at.seconds, 5 / 11), None)
     first, *_, last = run(state)
     assert (first.step, first.epoch, first.updates, last.epoch, last.step) == (0, 0, 12, 2, 12)
     assert last.samples == 24

@@ -22,6 +22,8 @@ app = App(
     name="onecycle",
     help="Train PyTorch models well in a fraction of the usual epochs, with the 1cycle policy.",
     version_flags=["--version"],
+    result_action="return_value",  # `main` ends the process, and says how to go on after a Ctrl-C
+    suppress_keyboard_interrupt=False,
 )
 
 Json = Annotated[

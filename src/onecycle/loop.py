@@ -134,14 +134,13 @@ def _run(state: TrainState, source: Batches, policy: Policy, limit: Budget, tota
             return state.at.step > begun.step and share() >= 1.0
         return state.at.step - begun.step >= (total or 0)
 
-    # What the last update used, for an epoch whose end alone is left to tell.
-    values = policy(share() if total is None else position(max(0, state.at.step - begun.step - 1), total))
+    values = policy(state.at.progress)
     # A state saved between the last update and the end of its epoch still owes that end.
-    while not finished() or state.at.batch:
+    while (unfinished := not finished()) or state.at.batch:
         started = time.perf_counter()
-        rest = iter(()) if finished() else source.epoch(state.at.epoch, state.at.batch)
+        rest = source.epoch(state.at.epoch, state.at.batch) if unfinished else iter(())
         for group in _groups(rest, state.accumulate):
-            progress = share()
+            progress = state.at.progress = share()
             values = policy.write(state.optimizer, progress)
             with seeded(state.generators, derive_seed(state.seed, "update", state.at.step)):
                 loss, metrics, samples = update(state, [state.runtime.move(batch) for batch in group])

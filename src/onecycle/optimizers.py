@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .errors import ConfigError, did_you_mean
+from .muon import Muon, inner_matrices
 from .policy import Policy
 
 
@@ -28,10 +29,11 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "sgd": Recipe(
-        torch.optim.SGD, lr_max=0.4, momentum=0.9, weight_decay=5e-4, options={"nesterov": True, "fused": True}
+        torch.optim.SGD, lr_max=0.2, momentum=0.9, weight_decay=5e-4, options={"nesterov": True, "fused": True}
     ),
     "adam": Recipe(torch.optim.Adam, lr_max=0.005, momentum=0.9, weight_decay=0.0, options={"fused": True}),
-    "adamw": Recipe(torch.optim.AdamW, lr_max=0.005, momentum=0.9, weight_decay=0.05, options={"fused": True}),
+    "adamw": Recipe(torch.optim.AdamW, lr_max=0.007, momentum=0.9, weight_decay=0.05, options={"fused": True}),
+    "muon": Recipe(Muon, lr_max=0.06, momentum=0.8, weight_decay=0.1),
 }
 
 
@@ -72,7 +74,7 @@ def build_optimizer(
         raise ConfigError(f"optimizer is a name, a class, a factory or an instance; received {optimizer!r}")
     momentum = own.momentum if own and momentum is None else momentum
     decay = own.weight_decay if own and weight_decay is None else weight_decay
-    groups = parameter_groups(model, decay)
+    groups = muon_groups(model, decay, momentum) if make is Muon else parameter_groups(model, decay)
     try:
         made = make(groups, **_arguments(make, own, momentum))
     except (TypeError, ValueError) as error:
@@ -100,6 +102,24 @@ def parameter_groups(model: nn.Module, weight_decay: float | None) -> list[dict[
     if not groups:
         raise ConfigError("the model has no parameters to train")
     return groups
+
+
+def muon_groups(model: nn.Module, weight_decay: float | None, momentum: float | None) -> list[dict[str, Any]]:
+    """The matrices inside the network in a group for Muon; the rest, without weight decay, in one for its AdamW.
+
+    >>> model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    >>> [(len(g["params"]), g.get("momentum")) for g in muon_groups(model, 0.1, 0.8)]
+    [(1, 0.8), (3, None)]
+    """
+    inner = inner_matrices(model)
+    held = {id(p) for p in inner}
+    rest = [p for p in model.parameters() if id(p) not in held]
+    decay, mu = weight_decay or 0.0, 0.8 if momentum is None else momentum
+    groups = [
+        {"params": inner, "momentum": mu, "weight_decay": decay, "weight_decay_ratio": 1.0, "lr_ratio": 1.0},
+        {"params": rest, "weight_decay": 0.0, "weight_decay_ratio": 0.0, "lr_ratio": 1.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def layers_of(
@@ -174,7 +194,7 @@ def gather(optimizer: Optimizer) -> None:
 def _arguments(make: Any, own: Recipe | None, momentum: float | None) -> dict[str, Any]:
     """What to call an optimizer with: a recipe's settings, and momentum under the name that it has there."""
     settings = {"lr": own.lr_max, **own.options} if own else {}
-    if momentum is None:
+    if momentum is None or make is Muon:  # whose groups have it
         return settings
     if "momentum" in inspect.signature(make).parameters:
         return {**settings, "momentum": momentum}

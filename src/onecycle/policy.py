@@ -149,7 +149,10 @@ class Driver:
     @property
     def values(self) -> dict[str, float]:
         """The values that the next update will use."""
-        return self.policy(position(min(self.position, self.updates - 1), self.updates))
+        return self.policy(self._progress())
+
+    def _progress(self) -> float:
+        return position(min(self.position, self.updates - 1), self.updates)
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self.position >= self.updates and not self._warned:
@@ -157,9 +160,9 @@ class Driver:
             warnings.warn(
                 f"update {self.position + 1} of a policy over {self.updates}: the values stay at their last "
                 f"({self.values}). Attach the policy with the true number of updates to use all of it.",
-                stacklevel=4,
+                stacklevel=3,
             )
-        self.policy.write(optimizer, position(min(self.position, self.updates - 1), self.updates))
+        self.policy.write(optimizer, self._progress())
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         # A fused optimizer is handed GradScaler's verdict and skips inside its own step.

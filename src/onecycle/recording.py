@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, runs
+from .errors import CheckpointError
 from .observers import Checkpointer, History, Observer, Recorder, read_history
 from .state import TrainState
 
@@ -39,11 +40,17 @@ class Recording:
         """The run in `folder`, with `state` as its last good checkpoint has it; from the start where there is none yet.
 
         Raises:
-            CheckpointError: no run there, one with another configuration, or only damaged checkpoints.
+            CheckpointError: no run there, one with another configuration, only damaged checkpoints, or none for a
+                model that is no longer as it began.
         """
         runs.check_same(folder, config)
         saved = checkpoint.latest(folder / "checkpoints")
         steps = epochs = 0
+        if saved is None and state.step:
+            raise CheckpointError(
+                f"{folder} has no checkpoint yet, and this model has been trained since: give a fresh one to begin the "
+                "run anew"
+            )
         if saved is not None:
             state.load_state_dict(saved)
             begun = state.begun or state.at

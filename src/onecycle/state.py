@@ -58,12 +58,16 @@ class RunningMeans:
 
 @dataclass
 class Position:
-    """Where a run is: counted in updates, epochs, batches of the epoch under way, and seconds spent."""
+    """Where a run is: counted in updates, epochs, batches of the epoch under way, and seconds spent.
+
+    `progress` is the one that the last update used.
+    """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
+    progress: float = 0.0
 
 
 @dataclass

@@ -1,0 +1,420 @@
+"""A run that is killed anywhere and resumed ends as one that was never stopped: weights, history, result, to the bit.
+
+The children come from a fork server that has torch loaded, so that a killed process costs a tenth of a second; they are
+real processes and end by a real SIGKILL. A few tests start the command itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import onecycle.loop
+from onecycle import CheckpointError, Job, build_model, job, load, observers, recording, runs
+from onecycle.checkpoint import checkpoints
+from onecycle.cli import main
+from onecycle.learner import Learner
+
+NETS = """
+import time
+from torch import nn
+
+def tiny(input_shape, classes):
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+        nn.Dropout(0.3), nn.Linear(256, classes),
+    )
+
+class Slow(nn.Module):
+    def __init__(self, input_shape, classes):
+        super().__init__()
+        self.net = tiny(input_shape, classes)
+
+    def forward(self, x):
+        time.sleep(0.01 if self.training else 0)
+        return self.net(x)
+"""
+SGD = Job(
+    model="nets:tiny", budget="3 epochs", lr_max=0.3, momentum=(0.95, 0.85), augment=("crop", "cutout"), limit=320,
+    batch_size=32, seed=5,
+)  # fmt: skip
+# A ragged last group, half an epoch at the end, clipping and label smoothing
+ADAMW = replace(
+    SGD, optimizer="adamw", lr_max=0.02, budget="2.5 epochs", momentum=None, accumulate=3, clip=1.0, smoothing=0.1
+)
+JOBS = {"sgd": SGD, "adamw": ADAMW}
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of the jobs lies in the current directory."""
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a job's uninterrupted run, in a process of its own as all the others are."""
+
+    @functools.cache
+    def run(name: str) -> Path:
+        home = tmp_path_factory.mktemp(name)
+        (home / "nets.py").write_text(NETS)
+        assert child(JOBS[name], "run", home=home) == 0
+        return home / "run"
+
+    return run
+
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__, "onecycle.learner", "safetensors.torch", "torch._dynamo"])
+
+
+def start(work: Job, out: str, resume: bool = False, home: Path | None = None, **faults: Any):
+    process = CONTEXT.Process(target=_work, args=(work, out, resume, home or Path.cwd(), faults))
+    process.start()
+    return process
+
+
+def child(*args: Any, **keywords: Any) -> int | None:
+    """The exit code of a run in a process of its own."""
+    process = start(*args, **keywords)
+    process.join(120)
+    return process.exitcode
+
+
+def _work(work: Job, out: str, resume: bool, home: Path, faults: dict[str, Any]) -> None:
+    os.chdir(home)
+    torch.set_num_threads(1)
+    job._draw = lambda *_: None  # not what this is about, and it takes longer than the training
+    delay = faults.get("slow_writing", 0)
+    os.fsync = lambda _: time.sleep(delay)  # a kill, unlike a power cut, leaves what is written to the system
+    if faults.get("often", True):
+        recording.Checkpointer = functools.partial(observers.Checkpointer, every=0.0, share=1e9)
+    if die := faults.get("die"):
+        _die(*die)
+    if half := faults.get("die_in_file"):
+        _die_in_file(half)
+    job.run(work, out, resume=resume)
+
+
+def _owner(name: str) -> tuple[Any, str]:
+    """The object that holds ``module.attribute`` or ``module.Class.attribute``."""
+    first, *rest, last = name.split(".")
+    if first == "safetensors":
+        import safetensors.torch as owner
+    else:
+        owner = os if first == "os" else sys.modules[f"onecycle.{first}"]
+    return functools.reduce(getattr, rest, owner), last
+
+
+def _before(name: str, action: Callable[[], None], after: bool = False) -> None:
+    owner, attribute = _owner(name)
+    original = getattr(owner, attribute)
+
+    def replaced(*args: Any, **keywords: Any) -> Any:
+        if after:
+            result = original(*args, **keywords)
+            action()
+            return result
+        action()
+        return original(*args, **keywords)
+
+    setattr(owner, attribute, replaced)
+
+
+def _die(name: str, call: int, when: str) -> None:
+    """A kill -9 right before or after the given call (from 1) of a function."""
+    calls = iter(range(1, 10**9))
+    _before(name, lambda: _kill() if next(calls) == call else None, after=when == "after")
+
+
+def _die_in_file(call: int) -> None:
+    """A kill -9 when half a checkpoint's file is written."""
+    original, calls = torch.save, iter(range(1, 10**9))
+
+    def save(state: Any, file: Any) -> None:
+        if next(calls) < call:
+            return original(state, file)
+        whole = io.BytesIO()
+        original(state, whole)
+        file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+        file.flush()
+        return _kill()
+
+    torch.save = save
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def assert_same_run(run: str | Path, expected: Path) -> None:
+    run = Path(run)
+    assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    for file in ("steps.jsonl", "epochs.jsonl"):
+        got, wanted = (
+            [{k: v for k, v in row.items() if k != "seconds"} for row in runs.read_records(folder / file)]
+            for folder in (run, expected)
+        )
+        assert got == wanted
+    got, wanted = (
+        {k: v for k, v in runs.read(folder)["result"].items() if k not in ("run", "seconds", "samples_per_second")}
+        for folder in (run, expected)
+    )
+    assert got == wanted
+    assert list(wanted) == ["train", "valid", "test", "lr_max", "epochs", "updates"]
+    assert runs.read(run)["status"] == "finished"
+    assert runs.read(run)["error"] is None
+
+
+def test_an_uninterrupted_run_is_what_it_should_be(finished):
+    steps, epochs = (runs.read_records(finished("adamw") / f"{name}.jsonl") for name in ("steps", "epochs"))
+    assert [row["step"] for row in steps] == list(range(10))  # 10 batches by 3 are 4 updates, and half of it is 2
+    assert [row["samples"] for row in epochs] == [320, 320, 192]
+    assert not torch.equal(*(torch.tensor([row[k] for row in steps]) for k in ("loss", "lr")))
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_killed_at_random_moments_and_resumed_each_time(name, finished):
+    moments = random.Random(name)
+    for _ in range(6):
+        process = start(JOBS[name], "run", Path("run/run.json").exists(), slow_writing=0.02)
+        process.join(moments.uniform(0.05, 0.9))
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert child(JOBS[name], "run", Path("run/run.json").exists()) == 0
+    assert_same_run("run", finished(name))
+
+
+@pytest.mark.parametrize(
+    ("window", "die"),
+    {
+        "before the first update": ("loop._run", 1, "before"),
+        "between the records and their checkpoint": ("checkpoint.save", 4, "before"),
+        "right after a checkpoint": ("checkpoint.save", 4, "after"),
+        "while a manifest is written": ("checkpoint.write_json", 4, "before"),
+        "before a checkpoint gets its name": ("checkpoint._fingerprint", 4, "after"),
+        "while an old checkpoint is removed": ("checkpoint._remove", 2, "before"),
+        "between the last update of an epoch and its end": ("loop._end_epoch", 2, "before"),
+        "before the validation of an epoch": ("learner.Learner.evaluate", 2, "before"),
+        "between the record of an epoch and its checkpoint": ("observers.epoch_record", 2, "after"),
+        "after the last epoch": ("learner.Learner._result", 1, "before"),
+        "before the weights have their name": ("safetensors.save_model", 1, "after"),
+        "before the run is called finished": ("learner.Learner.save", 1, "after"),
+        "before the test set is measured": ("learner.Learner.evaluate", 4, "before"),
+        "before the whole result is written": ("learner.Learner.evaluate", 4, "after"),
+    }.items(),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("name", ["sgd"])
+def test_killed_in_a_window(name, window, die, finished):
+    assert child(JOBS[name], "run", die=die) == -signal.SIGKILL, f"never came to {window}"
+    assert child(JOBS[name], "run", True) == 0
+    assert_same_run("run", finished(name))
+
+
+@pytest.mark.parametrize("call", [1, 2, 9])
+def test_killed_with_half_a_checkpoint_written(call, finished):
+    assert child(SGD, "run", die_in_file=call) == -signal.SIGKILL
+    assert len(list(Path("run/checkpoints").glob(".writing-*"))) == 1
+    assert child(SGD, "run", True) == 0
+    assert_same_run("run", finished("sgd"))
+    assert len(checkpoints("run/checkpoints")) == 2
+    assert not list(Path("run/checkpoints").glob(".*"))
+
+
+def test_killed_again_while_it_resumes(finished):
+    assert child(ADAMW, "run", die=("checkpoint.save", 5, "after")) == -signal.SIGKILL
+    for die in (
+        ("runs.truncate_records", 1, "after"),
+        ("runs.truncate_records", 2, "after"),
+        ("runs.change", 1, "before"),
+        ("checkpoint.save", 1, "before"),
+    ):
+        assert child(ADAMW, "run", True, die=die) == -signal.SIGKILL
+    assert child(ADAMW, "run", True) == 0
+    assert_same_run("run", finished("adamw"))
+
+
+def test_killed_before_there_is_a_run(finished):
+    assert child(SGD, "run", die=("os.fsync", 1, "before")) == -signal.SIGKILL
+    assert [path.name for path in Path("run").iterdir()] == [".writing-run.json"]
+    with pytest.raises(CheckpointError, match=r"no run in run \(it has no run.json\)"):
+        job.run(SGD, "run", resume=True)
+    assert child(SGD, "run") == 0  # the folder is still free
+    assert_same_run("run", finished("sgd"))
+
+
+def test_killed_before_the_first_checkpoint_begins_anew(finished):
+    assert child(SGD, "run", often=False, die=("loop._end_epoch", 1, "before")) == -signal.SIGKILL
+    assert not checkpoints("run/checkpoints")
+    assert child(SGD, "run", True, often=False) == 0
+    assert_same_run("run", finished("sgd"))
+
+
+def test_a_damaged_last_checkpoint_costs_only_time(finished):
+    assert child(SGD, "run", die=("checkpoint.save", 17, "after")) == -signal.SIGKILL
+    state = checkpoints("run/checkpoints")[-1] / "state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    assert child(SGD, "run", True) == 0
+    assert_same_run("run", finished("sgd"))
+
+
+def test_a_finished_run_gives_its_result_again(finished, tmp_path, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in finished("sgd").rglob("*")}
+    monkeypatch.setattr(job, "load", lambda *_, **__: pytest.fail("nothing is left to do"))
+    assert job.run(SGD, finished("sgd"), resume=True) == runs.read(finished("sgd"))["result"]
+    assert before == {path: path.stat().st_mtime_ns for path in finished("sgd").rglob("*")}
+
+
+def test_a_changed_configuration_is_refused_by_its_keys(finished):
+    changed = replace(SGD, seed=6, lr_max=0.4)
+    with pytest.raises(CheckpointError, match=r"lr_max: 0.3, now 0.4; seed: 5, now 6\. Resume with the same"):
+        job.run(changed, finished("sgd"), resume=True)
+
+
+def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
+    """On a clock of its own: each look at it takes 30 ms."""
+    ticks = iter(range(10**9))
+    monkeypatch.setattr(onecycle.loop, "time", type("Clock", (), {"perf_counter": lambda: next(ticks) * 0.03}))
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(job, "_draw", lambda *_: None)
+    monkeypatch.setattr(recording, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))
+    timed = replace(SGD, budget="10s")
+    updates, observe = iter(range(10**9)), observers.Recorder.__call__
+
+    def stop(self: Any, event: Any) -> None:
+        observe(self, event)
+        if next(updates) == 20:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(observers.Recorder, "__call__", stop)
+        with pytest.raises(KeyboardInterrupt, match=r"stopped at once\. Go on with --resume run\. The last good"):
+            job.run(timed, "run")
+    done = len(runs.read_records(Path("run/steps.jsonl")))
+    for _ in range(100_000):  # ten minutes of doing nothing
+        next(ticks)
+    result = job.run(timed, "run", resume=True)
+    steps = runs.read_records(Path("run/steps.jsonl"))
+    assert [row["step"] for row in steps] == list(range(len(steps)))
+    assert result["updates"] == len(steps) > 2 * done
+    assert result["seconds"] == steps[-1]["seconds"] == pytest.approx(10, abs=0.1)
+    seconds = [row["seconds"] for row in steps]
+    assert max(after - before for before, after in pairwise(seconds)) < 0.5
+    late = [row["lr"] for row in steps if row["seconds"] > 6]
+    assert late == sorted(late, reverse=True) and late[-1] < 0.01 * max(row["lr"] for row in steps)
+
+
+# The command itself, as anyone starts it
+
+WORDS = ["--model", "nets:Slow", "--epochs", "6", "--limit", "320", "--batch-size", "32", "--augment", "crop"]
+SLOW = Job(model="nets:Slow", budget="6 epochs", limit=320, batch_size=32, augment=("crop",))
+
+
+def command(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "onecycle", "train", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("slow")
+    (home / "nets.py").write_text(NETS)
+    assert child(SLOW, "run", home=home, often=False) == 0
+    return home / "run"
+
+
+def test_the_command_killed_twice_and_resumed(slow, capsys):
+    moments = random.Random(3)
+    with command("digits", *WORDS, "--out", "run") as process:
+        wait_for(lambda: bool(checkpoints("run/checkpoints")), process)
+        time.sleep(moments.uniform(0, 0.2))
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    process = start(SLOW, "run", True, slow_writing=0.01)
+    process.join(moments.uniform(0.2, 0.5))
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    main(["train", "--resume", "run", "--json"])
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == (runs.read("run")["result"], "")
+    assert_same_run("run", slow)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_after_the_update_with_a_checkpoint(number, code, slow):
+    with command("digits", *WORDS, "--out", "run") as process:
+        wait_for(lambda: Path("run/epochs.jsonl").exists() and Path("run/epochs.jsonl").stat().st_size > 0, process)
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == code
+    said = err.splitlines()[-1]
+    updates = len(runs.read_records(Path("run/steps.jsonl")))
+    assert said == (
+        f"stopped by {signal.Signals(number).name} after update {updates - 1}. "
+        "A checkpoint is written; go on with --resume run"
+    )
+    assert "Traceback" not in err
+    assert checkpoints("run/checkpoints")[-1].name == f"step-{updates:08d}"
+    assert runs.read("run")["status"] == "interrupted"
+    assert child(SLOW, "run", True, often=False) == 0
+    assert_same_run("run", slow)
+
+
+def test_learner_resumes_a_run_of_a_second_fit(tmp_path):
+    """A cycle after a cycle: the second is interrupted, and a fresh learner goes on with it."""
+
+    def learner() -> Learner:
+        model = build_model("mlp", input_shape=(1, 8, 8), classes=10, dropout=0.2)
+        return Learner(model, load("digits", limit=320), verbose=False)
+
+    whole = learner()
+    whole.fit_one_cycle(1, 0.1)
+    whole.fit_one_cycle(2, 0.2, out="whole")
+
+    def stop(event: Any) -> None:
+        if event.step == 7:
+            raise KeyboardInterrupt
+
+    broken = learner()
+    broken.fit_one_cycle(1, 0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))
+        with pytest.raises(KeyboardInterrupt):
+            broken.fit_one_cycle(2, 0.2, out="broken", observers=[stop])
+    fresh = learner()
+    result = fresh.fit_one_cycle(2, 0.2, out="broken", resume=True)
+    assert result.updates == 10
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, fresh.model.state_dict()[name]), name
+    losses = [[row["loss"] for row in learn.history.steps] for learn in (whole, fresh)]
+    assert losses[0] == losses[1]

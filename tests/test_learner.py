@@ -1,0 +1,599 @@
+"""The facade on every form of data, task and optimizer, and what it says of input that cannot be used."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from training_makers import blobs, differing, equal_batches, global_generators, seeded_net, weights
+
+import onecycle
+from onecycle import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    EpochEnd,
+    Interrupted,
+    Learner,
+    NonFiniteLoss,
+    Piecewise,
+    Policy,
+    Split,
+    Update,
+    one_cycle,
+    preset,
+)
+
+X, Y = blobs(48)
+VALID = blobs(21, seed=1)
+
+
+class Streamed(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, Y, strict=True))
+
+    def __len__(self):
+        return 48
+
+
+def learner(train=(X, Y), valid=VALID, model=None, **options) -> Learner:
+    options = {"batch_size": 8, "verbose": False, "device": "cpu", **options}
+    return Learner(seeded_net() if model is None else model, train, valid, **options)
+
+
+def hub_rows(pair=(X, Y)):
+    datasets = pytest.importorskip("datasets")
+    return datasets.Dataset.from_dict({"x": pair[0].numpy(), "y": pair[1].numpy()})
+
+
+def loss_of_rows(model, batch):
+    outputs = model(batch["x"])
+    return F.cross_entropy(outputs, batch["y"]), {"right": (outputs.argmax(1) == batch["y"]).float().mean()}
+
+
+def batches() -> list:
+    return [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 48, 8)]
+
+
+FORMS = {
+    "tensors": lambda: (X, Y),
+    "arrays": lambda: (X.double().numpy(), Y.numpy()),
+    "small integers": lambda: (X.numpy(), Y.numpy().astype(np.int32)),
+    "split": lambda: Split(X, Y),
+    "dataset": lambda: TensorDataset(X, Y),
+    "iterable dataset": Streamed,
+    "loader": lambda: DataLoader(TensorDataset(X, Y), 8, shuffle=True),
+    "loader with workers": lambda: DataLoader(TensorDataset(X, Y), 8, shuffle=True, num_workers=2),
+    "loader with a generator": lambda: DataLoader(
+        TensorDataset(X, Y), 8, shuffle=True, generator=torch.Generator().manual_seed(1)
+    ),
+    "list": batches,
+    "tuple of batches": lambda: tuple(batches()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_data(form):
+    runs = []
+    for _ in range(2):
+        learn = learner(FORMS[form](), FORMS[form]())
+        result = learn.fit_one_cycle(5, 0.1)
+        runs.append(weights(learn.model))
+        assert result.updates == 30 and result.epochs == 5
+        assert result.valid["accuracy"] > 0.8 and len(learn.history.epochs) == 5
+    assert differing(*runs) == [], "the same seed, the same run"
+
+
+def test_a_datasets_dataset_of_columns():
+    learn = learner(hub_rows(), hub_rows(VALID), loss=loss_of_rows)
+    result = learn.fit_one_cycle(5, 0.1)
+    assert result.valid["right"] > 0.8 and result.train.keys() == {"loss", "right"}
+
+
+def test_a_datasets_dataset_of_images():
+    datasets = pytest.importorskip("datasets")
+    from PIL import Image
+
+    labels = [i % 2 for i in range(24)]
+    images = [Image.fromarray(np.full((6, 6), 40 + 150 * label + i % 7, np.uint8)) for i, label in enumerate(labels)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dark", "light"])})
+    rows = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 2))
+    assert learner(rows, rows, model).fit_one_cycle(8, 0.1).valid["accuracy"] == 1.0
+
+
+def test_the_embedded_data_bring_their_own_validation():
+    data = onecycle.load("digits", limit=200)
+    learn = learner(data, None, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    result = learn.fit_one_cycle(3, 0.2)
+    assert result.valid["accuracy"] > 0.6 and set(data.notes) <= set(learn.notes)
+    assert learn.predict(data.test.inputs[:7]).shape == (7, 10)
+
+
+def test_a_generator_is_trained_on_once():
+    learn = learner(iter(batches()), None)
+    seen = []
+    result = learn.fit_one_cycle(budget="6 updates", lr_max=0.1, observers=[lambda e: seen.append(e)])
+    assert result.updates == 6 and result.epochs == 1 and seen[-1].samples == 48, "the first batch is not lost"
+    with pytest.raises(DataError, match="only once"):
+        learn.fit_one_cycle(budget="6 updates", lr_max=0.1)
+    with pytest.raises(ConfigError, match="no length"):
+        learner(iter(batches()), None).fit_one_cycle(1, 0.1)
+
+
+def test_several_inputs():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 3), nn.Linear(2, 3)
+
+        def forward(self, a, b):
+            return self.a(a) + self.b(b)
+
+    learn = learner(
+        (X[:, :2], X[:, 2:], Y), None, Sum(), loss=lambda m, batch: F.cross_entropy(m(*batch[:2]), batch[2])
+    )
+    assert learn.fit_one_cycle(10, 0.2).train["loss"] < 0.4
+    with pytest.raises(DataError, match="received a tuple of 3"):
+        learner((X[:, :2], X[:, 2:], Y), None, Sum())
+
+
+def test_a_language_model():
+    class Next(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 5)
+
+        def forward(self, tokens):
+            return self.table(tokens)
+
+    tokens = (torch.arange(200) % 5).view(20, 10)
+    pairs = learner((tokens[:, :-1], tokens[:, 1:]), None, Next(), batch_size=5)
+    assert "cross-entropy over 5 classes" in pairs.notes[0]
+    pairs.fit_one_cycle(40, 0.5)
+    assert pairs.predict(tokens[:1]).argmax(-1).tolist() == [[(t + 1) % 5 for t in tokens[0].tolist()]]
+
+    def loss(model, batch):
+        return F.cross_entropy(model(batch["ids"][:, :-1]).flatten(0, 1), batch["ids"][:, 1:].flatten())
+
+    own = learner([{"ids": tokens[i : i + 5]} for i in range(0, 20, 5)], None, Next(), loss=loss, optimizer="adamw")
+    assert own.fit_one_cycle(40, 0.3).train["loss"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("targets", "outputs", "note"),
+    [
+        (Y, 3, "loss: cross-entropy over 3 classes (the targets are whole numbers), with accuracy"),
+        ((Y > 0).long(), 1, "loss: binary cross-entropy on logits (the targets are all 0 or 1), with accuracy"),
+        ((Y > 0).float(), 1, "loss: binary cross-entropy on logits (the targets are all 0 or 1), with accuracy"),
+        (X[:, 0], 1, "loss: mean squared error (outputs (8, 1), targets (8,) of float32)"),
+        (X[:, :1], 1, "loss: mean squared error (outputs (8, 1), targets (8, 1) of float32)"),
+    ],
+)
+def test_the_loss_is_picked_and_said(targets, outputs, note):
+    learn = learner((X, targets), (X, targets), seeded_net(classes=outputs))
+    assert note in learn.notes
+    before = learn.evaluate()["loss"]
+    assert learn.fit_one_cycle(8, 0.05).valid["loss"] < before
+
+
+def test_targets_that_begin_with_zeros_and_ones_are_still_a_regression():
+    targets = torch.cat([torch.tensor([0.0, 1.0] * 20), torch.full((8,), 7.5)])
+    assert "mean squared error" in learner((X, targets), None, seeded_net(classes=1)).notes[0]
+
+
+def lrs(learn: Learner) -> list[float]:
+    return [row["lr"] for row in learn.history.steps]
+
+
+def test_two_fits_in_a_row_are_two_cycles():
+    learn = learner()
+    first = learn.fit_one_cycle(2, 0.1)
+    assert lrs(learn) == [one_cycle(0.1)(k / 11)["lr"] for k in range(12)]
+    second = learn.fit_one_cycle(1, 0.02)
+    assert lrs(learn) == [one_cycle(0.02)(k / 5)["lr"] for k in range(6)]
+    assert (first.updates, second.updates, learn.state.step) == (12, 6, 18)
+    assert (first.lr_max, second.lr_max) == (0.1, 0.02)
+    assert [row["epoch"] for row in learn.history.epochs] == [0]
+
+
+def test_a_fit_after_one_that_failed_begins_a_new_epoch():
+    learn = learner()
+
+    def stop(event):
+        if event.step == 8:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        learn.fit_one_cycle(2, 0.1, observers=[stop])
+    samples = []
+    learn.fit_one_cycle(2, 0.1, observers=[lambda e: samples.append(e.samples) if isinstance(e, EpochEnd) else None])
+    assert samples == [48, 48] and lrs(learn) == [one_cycle(0.1)(k / 11)["lr"] for k in range(12)]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_layers_do_not_move_and_then_do(optimizer):
+    learn = learner(optimizer=optimizer)
+    learn.fit_one_cycle(1, 0.05)
+    learn.freeze()
+    before = dict(learn.model.named_parameters())
+    before = {name: p.detach().clone() for name, p in before.items()}
+    learn.fit_one_cycle(2, 0.05)
+    moved = {name for name, p in learn.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"2.weight", "2.bias"}
+    learn.unfreeze()
+    learn.fit_one_cycle(1, 0.05)
+    assert {n for n, p in learn.model.named_parameters() if not torch.equal(p, before[n])} == set(before)
+
+
+@pytest.mark.parametrize("layers", [-1, 2, 99])
+def test_layers_to_freeze_are_checked(layers):
+    with pytest.raises(ConfigError, match=f"0 to 1.*received {layers}"):
+        learner().freeze(layers)
+
+
+def group_lrs(learn: Learner, fit) -> list[dict[str, float]]:
+    """The learning rate of each parameter at each update of `fit`."""
+    names = {id(p): name for name, p in learn.model.named_parameters()}
+    used = []
+    hook = learn.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: used.append({names[id(p)]: g["lr"] for g in optimizer.param_groups for p in g["params"]})
+    )
+    fit()
+    hook.remove()
+    return used
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", torch.optim.AdamW])
+def test_rates_by_layer_and_then_one_for_all(optimizer):
+    learn = learner(optimizer=optimizer)
+    peak = Policy({"lr": 1.0})
+    for lr_max, ratio in ((slice(0.001, 0.1), 0.01), (slice(0.1), 0.1), (0.1, 1.0), (slice(0.05, 0.1), 0.5)):
+        used = group_lrs(learn, lambda lr_max=lr_max: learn.fit_one_cycle(1, lr_max))
+        for k, rates in enumerate(used):
+            body, head = {v for n, v in rates.items() if n[0] == "0"}, {v for n, v in rates.items() if n[0] == "2"}
+            assert head == {one_cycle(0.1)(k / 5)["lr"]} and body == {pytest.approx(ratio * head.copy().pop())}
+    assert peak(0)["lr"] == 1.0
+
+
+def test_a_group_added_between_fits_is_trained():
+    model = nn.Sequential(seeded_net(), nn.Identity())
+    learn = learner(model=model)
+    learn.fit_one_cycle(1, 0.1)
+    model[1] = nn.Linear(3, 3)
+    learn.optimizer.add_param_group({"params": model[1].parameters()})
+    before = model[1].weight.detach().clone()
+    used = group_lrs(learn, lambda: learn.fit_one_cycle(1, 0.1))
+    assert not torch.equal(model[1].weight, before)
+    assert all(len(set(rates.values())) == 1 for rates in used) and len(used[0]) == 8
+    learn.fit_one_cycle(1, slice(0.01, 0.1))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        torch.optim.SGD,
+        functools.partial(torch.optim.AdamW, betas=(0.8, 0.9)),
+        lambda groups: torch.optim.RMSprop(groups),
+    ],
+)
+def test_optimizers_of_the_users(optimizer):
+    assert learner(optimizer=optimizer).fit_one_cycle(3, 0.05).valid["accuracy"] > 0.5
+
+
+def test_an_instance_keeps_the_ratios_of_its_groups():
+    model = seeded_net()
+    groups = [{"params": model[0].parameters(), "lr": 0.02}, {"params": model[2].parameters(), "lr": 0.1}]
+    learn = learner(model=model, optimizer=torch.optim.SGD(groups, lr=1.0, momentum=0.9))
+    for _ in range(2):
+        for k, rates in enumerate(group_lrs(learn, lambda: learn.fit_one_cycle(1, 0.3))):
+            lr = one_cycle(0.3)(k / 5)["lr"]
+            assert rates["2.weight"] == lr and rates["0.0.weight"] == pytest.approx(0.2 * lr)
+    with pytest.raises(ConfigError, match="give lr_max: an optimizer of your own"):
+        learn.fit_one_cycle(1)
+
+
+def test_the_default_peak_is_the_recipes():
+    assert learner().fit_one_cycle(1).lr_max == onecycle.optimizers.RECIPES["sgd"].lr_max
+
+
+def test_any_policy_and_preset():
+    learn = learner(optimizer="adamw")
+    learn.fit(1, Policy({"lr": Piecewise(((0, 0.1), (1, 0.01))), "weight_decay": 0.2}))
+    assert lrs(learn)[0] == 0.1 and lrs(learn)[-1] == 0.01
+    assert sorted({g["weight_decay"] for g in learn.optimizer.param_groups}) == [0.0, 0.2], "biases stay without"
+    learn.fit_one_cycle(1, 0.1, preset="fastai", momentum=(0.9, 0.7))
+    assert learn.history.steps[0]["momentum"] == 0.9
+    assert lrs(learn) == [preset("fastai", 0.1)(k / 5)["lr"] for k in range(6)]
+
+
+def test_observers_get_every_event_in_order():
+    first, second = [], []
+    learn = learner()
+    learn.fit_one_cycle(2, 0.1, observers=[first.append, lambda e: second.append((len(first), e))])
+    assert "".join("E" if isinstance(e, EpochEnd) else "u" for e in first) == "uuuuuuEuuuuuuE"
+    assert [n for n, _ in second] == list(range(1, 15)) and [e for _, e in second] == first
+    assert [e.valid == learn.history.epochs[e.epoch]["valid_loss"] for e in first if isinstance(e, EpochEnd)] != []
+    ends = [e for e in first if isinstance(e, EpochEnd)]
+    assert [e.valid["accuracy"] for e in ends] == [row["valid_accuracy"] for row in learn.history.epochs]
+    assert [e.loss for e in first if isinstance(e, Update)] == [row["loss"] for row in learn.history.steps]
+
+
+def test_the_result_says_what_the_history_has():
+    learn = learner()
+    result = learn.fit_one_cycle(1.5, 0.1)
+    last = learn.history.epochs[-1]
+    assert result.train == {"loss": last["train_loss"], "accuracy": last["train_accuracy"]}
+    assert result.valid == {"loss": last["valid_loss"], "accuracy": last["valid_accuracy"]} == learn.evaluate()
+    assert (result.updates, result.epochs) == (9, 1.5) and result.samples_per_second > 0 and result.seconds > 0
+    assert learner(valid=None).fit_one_cycle(1, 0.1).valid is None
+
+
+class Meter:
+    """Gathers; in torchmetrics' manner."""
+
+    fed: ClassVar[list[int]] = []
+
+    def reset(self):
+        self.n = 0
+
+    def update(self, outputs, targets):
+        self.n += len(targets)
+        self.fed.append(len(targets))
+
+    def compute(self):
+        return torch.tensor(float(self.n))
+
+
+def test_metrics_of_every_kind():
+    def error(outputs, targets):
+        return (outputs.argmax(1) != targets).float().mean()
+
+    learn = learner(metrics=[error, Meter()])
+    result = learn.fit_one_cycle(2, 0.1)
+    assert result.train.keys() == {"loss", "error"} and result.valid["meter"] == 21
+    named = learner(metrics={"wrong": error}).fit_one_cycle(1, 0.1)
+    assert named.valid.keys() == {"loss", "wrong"}
+
+
+def test_torchmetrics_in_a_fit():
+    torchmetrics = pytest.importorskip("torchmetrics")
+    learn = learner(
+        metrics=[torchmetrics.Accuracy("multiclass", num_classes=3, average="micro"), onecycle.steps.accuracy]
+    )
+    valid = learn.fit_one_cycle(1, 0.1).valid
+    assert valid["multiclassaccuracy"] == pytest.approx(valid["accuracy"])
+
+
+def test_a_fit_leaves_the_callers_generators():
+    before = global_generators()
+    learn = learner(DataLoader(TensorDataset(X, Y), 8, shuffle=True), optimizer="adamw")
+    learn.fit_one_cycle(1, 0.05, observers=[lambda e: None])
+    learn.evaluate()
+    learn.predict(X)
+    assert global_generators() == before
+
+
+def test_accumulated_batches_are_one_update():
+    one = learner(batch_size=24, model=nn.Linear(4, 3))
+    four = learner(batch_size=6, accumulate=4, model=nn.Linear(4, 3))
+    four.model.load_state_dict(one.model.state_dict())
+    a, b = one.fit_one_cycle(3, 0.1), four.fit_one_cycle(3, 0.1)
+    assert a.updates == b.updates == 6
+    torch.testing.assert_close(one.model.weight, four.model.weight)
+
+
+def test_smoothing_shows_in_training_and_not_in_validation():
+    plain, smooth = learner(), learner(smoothing=0.5)
+    assert smooth.evaluate() == plain.evaluate()
+    tiny = Policy({"lr": 1e-12})
+    assert smooth.fit(1, tiny).train["loss"] != pytest.approx(plain.fit(1, tiny).train["loss"], rel=1e-3)
+
+
+def test_predictions():
+    learn = learner()
+    learn.fit_one_cycle(5, 0.1)
+    found = learn.predict(VALID[0])
+    assert found.shape == (21, 3)
+    torch.testing.assert_close(found.sum(1), torch.ones(21))
+    assert (found.argmax(1) == VALID[1]).float().mean().item() == pytest.approx(learn.evaluate()["accuracy"])
+    for same in (VALID[0].double().numpy(), VALID, [VALID], TensorDataset(*VALID), [VALID[0][:9], VALID[0][9:]]):
+        torch.testing.assert_close(learn.predict(same), found)
+    yes = learner((X, (Y > 0).long()), None, seeded_net(classes=1)).predict(X)
+    assert yes.shape == (48, 1) and bool(((yes > 0) & (yes < 1)).all())
+    raw = learner((X, X[:, 0]), None, nn.Linear(4, 1))
+    torch.testing.assert_close(raw.predict(X), raw.model(X).detach())
+
+
+def test_evaluation_on_other_data():
+    learn = learner()
+    assert learn.evaluate(VALID) == learn.evaluate() == learn.evaluate(TensorDataset(*VALID))
+    assert learn.evaluate((X, Y)) != learn.evaluate()
+    with pytest.raises(ConfigError, match="nothing to evaluate on"):
+        learner(valid=None).evaluate()
+
+
+def test_weights_saved_and_loaded(tmp_path):
+    learn = learner()
+    learn.fit_one_cycle(1, 0.1)
+    path = learn.save(tmp_path / "model.safetensors")
+    other = learner()
+    other.load(path)
+    assert differing(weights(learn.model), weights(other.model)) == [] and other.evaluate() == learn.evaluate()
+
+
+def test_foreign_weights_change_nothing(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    other = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 5))
+    path = learner(model=other, train=(X, Y), valid=None).save(tmp_path / "other.safetensors")
+    learn = learner(model=model)
+    before = weights(model)
+    (tmp_path / "noise").write_bytes(b"no weights")
+    for wrong in (path, tmp_path / "noise", tmp_path / "missing"):
+        with pytest.raises(CheckpointError, match=f"cannot load {wrong}"):
+            learn.load(wrong)
+        assert differing(before, weights(model)) == []
+    with pytest.raises(CheckpointError, match="cannot write"):
+        learn.save(tmp_path / "no" / "such" / "folder")
+
+
+def test_low_precision_trains():
+    for precision in ("bf16", "fp16"):
+        learn = learner(precision=precision)
+        assert learn.fit_one_cycle(5, 0.1).valid["accuracy"] > 0.8
+        assert all(p.dtype == torch.float32 for p in learn.model.parameters())
+
+
+def test_compiled():
+    import shutil
+    import warnings
+
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of its compiler
+        learn = learner(compile=True, model=nn.Linear(4, 3))
+        plain = learner(model=nn.Linear(4, 3))
+        plain.model.load_state_dict(learn.model.state_dict())
+        learn.fit_one_cycle(1, 0.1)
+    plain.fit_one_cycle(1, 0.1)
+    torch.testing.assert_close(learn.model.weight, plain.model.weight)
+    assert learn.model.state_dict().keys() == {"weight", "bias"}
+
+
+def test_in_a_thread():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(learner().fit_one_cycle(1, 0.1).updates))
+    handler = signal.getsignal(signal.SIGINT)
+    thread.start()
+    thread.join()
+    assert results == [6] and signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_after_the_update(number):
+    learn = learner()
+    before = signal.getsignal(number)
+    seen = []
+
+    def press(event):
+        seen.append(event.step)
+        if event.step == 3:
+            signal.raise_signal(number)
+
+    with pytest.raises(Interrupted, match=f"stopped by {number.name} after update 3") as found:
+        learn.fit_one_cycle(2, 0.1, observers=[press])
+    assert seen == [0, 1, 2, 3] and found.value.signal == number and signal.getsignal(number) == before
+
+
+def test_a_loss_that_diverges_says_where_and_what_to_try():
+    learn = learner((X * 1e4, X[:, 0]), None, nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1)))
+    with pytest.raises(NonFiniteLoss, match=r"at update \d+, at learning rate .*smaller lr_max.*clip=1.0"):
+        learn.fit_one_cycle(5, 100.0)
+
+
+def loss_without_end(model, batch):
+    return model(batch[0])
+
+
+BROKEN_X = X.index_fill(0, torch.tensor([5]), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"train": (X, Y[:40])}, DataError, "one common length"),
+        ({"train": (BROKEN_X, Y)}, DataError, "1 of 48 samples hold NaN or infinity, the first is 5"),
+        ({"valid": (BROKEN_X, Y)}, DataError, "the first is 5"),
+        ({"train": (X, Y + 1)}, DataError, "labels must lie from 0 to 2.*found labels from 0 to 3"),
+        ({"train": (X, torch.where(Y == 2, -1, Y))}, DataError, "found labels from -1"),
+        ({"valid": (X, Y + 5)}, DataError, "found labels from 0 to 7.*give the model 8 outputs"),
+        ({"train": (X, X)}, DataError, r"outputs \(8, 3\), targets \(8, 4\) of float32"),
+        ({"train": [{"x": X}]}, DataError, "received a dict of 1.*give loss=fn"),
+        ({"train": [(X, [0] * 48)]}, DataError, "the targets are a list.*give loss=fn"),
+        ({"train": 7}, DataError, "cannot make batches of a int"),
+        ({"train": []}, DataError, "no batches: the data are empty"),
+        ({"batch_size": 64}, ConfigError, "batch_size 64 is larger than the data, 48 samples"),
+        ({"batch_size": 0}, ConfigError, "at least 1"),
+        ({"optimizer": "adamv"}, ConfigError, "unknown optimizer 'adamv': did you mean adamw"),
+        ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())}, ConfigError, "no parameter of this model"),
+        ({"precision": "half"}, ConfigError, "unknown precision 'half'"),
+        ({"device": "gpu"}, ConfigError, "cannot use the device 'gpu'"),
+        ({"metrics": ["accuracy"]}, ConfigError, "metrics are functions"),
+        ({"accumulate": 0}, ConfigError, "accumulate"),
+        ({"clip": -1.0}, ConfigError, "clip"),
+        ({"smoothing": 1.5}, ConfigError, "smoothing is a share"),
+        ({"smoothing": 0.1, "loss": nn.CrossEntropyLoss()}, ConfigError, "smooth the labels in the loss"),
+        ({"augment": "flip"}, ConfigError, "for images held as uint8"),
+    ],
+)
+def test_what_a_learner_cannot_use(options, error, says):
+    with pytest.raises(error, match=says):
+        learner(**options)
+
+
+def test_layer_groups_hold_the_whole_model():
+    model = seeded_net()
+    with pytest.raises(ConfigError, match="layer_groups must hold all"):
+        learner(model=model, layer_groups=[model[2]])
+    three = learner(model=model, layer_groups=[model[0][0], model[0][1], model[2]])
+    used = group_lrs(three, lambda: three.fit_one_cycle(1, slice(0.001, 0.1)))[0]
+    assert used["0.1.weight"] / used["0.0.weight"] == pytest.approx(10)
+
+
+def test_several_ranks_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 2"):
+        learner()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({}, "give epochs or a budget"),
+        ({"epochs": 1, "budget": "5m"}, "give epochs or a budget"),
+        ({"epochs": 0}, "above 0"),
+        ({"epochs": float("nan")}, "above 0"),
+        ({"budget": "5 parsecs"}, "cannot read the budget '5 parsecs'"),
+        ({"epochs": 1, "lr_max": 0}, "finite number above 0"),
+        ({"epochs": 1, "lr_max": float("nan")}, "finite number above 0"),
+        ({"epochs": 1, "lr_max": slice(0.2, 0.1)}, "0 < a <= b"),
+        ({"epochs": 1, "lr_max": slice(None)}, "0 < a <= b"),
+        ({"epochs": 1, "lr_max": slice(0.1, float("inf"))}, "0 < a <= b|finite"),
+        ({"epochs": 1, "preset": "one_cyle"}, "did you mean one_cycle"),
+        ({"epochs": 1, "peek_at": 0.2}, "peek_at"),
+        ({"epochs": 1, "resume": True}, "resume=True needs out"),
+    ],
+)
+def test_what_a_fit_cannot_use(arguments, says):
+    learn = learner()
+    before = weights(learn.model)
+    with pytest.raises(ConfigError, match=says):
+        learn.fit_one_cycle(**arguments)
+    assert differing(before, weights(learn.model)) == [] and learn.state.step == 0
+
+
+def test_labels_of_a_loader_that_are_out_of_range_later():
+    bad = batches()
+    bad[4] = (bad[4][0], bad[4][1] + 3)
+    with pytest.raises(DataError, match="labels must lie from 0 to 2"):
+        learner(bad, None).fit_one_cycle(1, 0.1)
+
+
+def test_a_loss_that_is_not_one_number():
+    with pytest.raises(ConfigError, match=r"received a tensor of shape \(8, 3\)"):
+        learner(loss=loss_without_end).fit_one_cycle(1, 0.1)
+
+
+def test_the_data_are_not_changed_by_training():
+    x = X.clone()
+    learner((x, Y)).fit_one_cycle(1, 0.1)
+    assert equal_batches([(x,)], [(X,)])
