@@ -7,6 +7,7 @@ their default peaks, batch 64, 3 seeds, on validation data.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -51,6 +52,14 @@ def score(data: onecycle.Data, model: str, epochs: float, optimizer: str, lr: fl
     return learn.evaluate(data.valid)[metric]
 
 
+def cell(values: list[float], scale: int) -> str:
+    """Mean and standard deviation over seeds, or how many of them diverged."""
+    lost = sum(math.isnan(value) for value in values)
+    if lost:
+        return f"{lost} of {len(values)} diverged"
+    return f"{scale * statistics.mean(values):.2f} ± {scale * statistics.stdev(values):.2f}"
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
@@ -62,8 +71,7 @@ def main() -> None:
             cells = []
             for optimizer, lr in columns:
                 values = [score(data, model, epochs, optimizer, lr, seed, metric) for seed in range(3)]
-                scale = 100 if metric == "accuracy" else 1
-                cells.append(f"{scale * statistics.mean(values):.2f} ± {scale * statistics.stdev(values):.2f}")
+                cells.append(cell(values, 100 if metric == "accuracy" else 1))
             print(f"| {name}, {model}, {epochs} epochs, {metric} | {' | '.join(cells)} |", flush=True)
 
 

@@ -224,14 +224,14 @@ def test_frozen_layers_do_not_move_and_then_do(optimizer):
     learn = learner(optimizer=optimizer)
     learn.fit_one_cycle(1, 0.05)
     learn.freeze()
-    before = dict(learn.model.named_parameters())
-    before = {name: p.detach().clone() for name, p in before.items()}
+    before = {name: p.detach().clone() for name, p in learn.model.named_parameters()}
     learn.fit_one_cycle(2, 0.05)
     moved = {name for name, p in learn.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {"2.weight", "2.bias"}
     learn.unfreeze()
     learn.fit_one_cycle(1, 0.05)
-    assert {n for n, p in learn.model.named_parameters() if not torch.equal(p, before[n])} == set(before)
+    moved = {name for name, p in learn.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved >= set(before) - {"0.0.bias"}, "a bias before a batch norm has no gradient"
 
 
 @pytest.mark.parametrize("layers", [-1, 2, 99])
@@ -255,13 +255,11 @@ def group_lrs(learn: Learner, fit) -> list[dict[str, float]]:
 @pytest.mark.parametrize("optimizer", ["sgd", torch.optim.AdamW])
 def test_rates_by_layer_and_then_one_for_all(optimizer):
     learn = learner(optimizer=optimizer)
-    peak = Policy({"lr": 1.0})
     for lr_max, ratio in ((slice(0.001, 0.1), 0.01), (slice(0.1), 0.1), (0.1, 1.0), (slice(0.05, 0.1), 0.5)):
         used = group_lrs(learn, lambda lr_max=lr_max: learn.fit_one_cycle(1, lr_max))
         for k, rates in enumerate(used):
-            body, head = {v for n, v in rates.items() if n[0] == "0"}, {v for n, v in rates.items() if n[0] == "2"}
-            assert head == {one_cycle(0.1)(k / 5)["lr"]} and body == {pytest.approx(ratio * head.copy().pop())}
-    assert peak(0)["lr"] == 1.0
+            lr = one_cycle(0.1)(k / 5)["lr"]
+            assert rates == {name: pytest.approx(lr if name[0] == "2" else ratio * lr) for name in rates}
 
 
 def test_a_group_added_between_fits_is_trained():
@@ -286,7 +284,7 @@ def test_a_group_added_between_fits_is_trained():
     ],
 )
 def test_optimizers_of_the_users(optimizer):
-    assert learner(optimizer=optimizer).fit_one_cycle(3, 0.05).valid["accuracy"] > 0.5
+    assert learner(optimizer=optimizer).fit_one_cycle(8, 0.1).valid["accuracy"] > 0.8
 
 
 def test_an_instance_keeps_the_ratios_of_its_groups():
@@ -321,7 +319,6 @@ def test_observers_get_every_event_in_order():
     learn.fit_one_cycle(2, 0.1, observers=[first.append, lambda e: second.append((len(first), e))])
     assert "".join("E" if isinstance(e, EpochEnd) else "u" for e in first) == "uuuuuuEuuuuuuE"
     assert [n for n, _ in second] == list(range(1, 15)) and [e for _, e in second] == first
-    assert [e.valid == learn.history.epochs[e.epoch]["valid_loss"] for e in first if isinstance(e, EpochEnd)] != []
     ends = [e for e in first if isinstance(e, EpochEnd)]
     assert [e.valid["accuracy"] for e in ends] == [row["valid_accuracy"] for row in learn.history.epochs]
     assert [e.loss for e in first if isinstance(e, Update)] == [row["loss"] for row in learn.history.steps]
@@ -452,21 +449,20 @@ def test_low_precision_trains():
         assert all(p.dtype == torch.float32 for p in learn.model.parameters())
 
 
-def test_compiled():
-    import shutil
-    import warnings
+def test_compiled(monkeypatch):
+    calls = []
 
-    if not (shutil.which("g++") or shutil.which("clang++")):
-        pytest.skip("torch.compile needs a C++ compiler")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, of its compiler
-        learn = learner(compile=True, model=nn.Linear(4, 3))
-        plain = learner(model=nn.Linear(4, 3))
-        plain.model.load_state_dict(learn.model.state_dict())
-        learn.fit_one_cycle(1, 0.1)
-    plain.fit_one_cycle(1, 0.1)
-    torch.testing.assert_close(learn.model.weight, plain.model.weight)
-    assert learn.model.state_dict().keys() == {"weight", "bias"}
+    def quick(model):
+        """torch's own compiler but for the last stage, the machine code, which takes half a minute."""
+        calls.append(model)
+        return compiler(model, backend="eager")
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", quick)
+    learn, plain = learner(compile=True), learner()
+    assert calls == [learn.model] and learn.state.forward is not learn.model
+    assert learn.fit_one_cycle(1, 0.1).valid == plain.fit_one_cycle(1, 0.1).valid
+    assert differing(weights(learn.model), weights(plain.model)) == []
 
 
 def test_in_a_thread():
@@ -523,7 +519,7 @@ BROKEN_X = X.index_fill(0, torch.tensor([5]), float("nan"))
         ({"train": []}, DataError, "no batches: the data are empty"),
         ({"batch_size": 64}, ConfigError, "batch_size 64 is larger than the data, 48 samples"),
         ({"batch_size": 0}, ConfigError, "at least 1"),
-        ({"optimizer": "adamv"}, ConfigError, "unknown optimizer 'adamv': did you mean adamw"),
+        ({"optimizer": "addamw"}, ConfigError, "unknown optimizer 'addamw': did you mean adamw"),
         ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())}, ConfigError, "no parameter of this model"),
         ({"precision": "half"}, ConfigError, "unknown precision 'half'"),
         ({"device": "gpu"}, ConfigError, "cannot use the device 'gpu'"),

@@ -51,8 +51,10 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
         _tidy(folder, final, keep)
     except (OSError, RuntimeError) as error:
         shutil.rmtree(beside, ignore_errors=True)
+        # torch hides what the system said behind a complaint of its own
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
-            f"cannot write the checkpoint {final}: {error}. Free some space or give another folder; what was saved "
+            f"cannot write the checkpoint {final}: {reason}. Free some space or give another folder; what was saved "
             "before is intact"
         ) from error
     return final

@@ -302,6 +302,8 @@ def _read_policy(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the policy in {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f'{path} holds {values!r}; a policy is an object such as {{"lr": 0.1, "momentum": 0.9}}')
     return Policy.from_dict(values).to_dict()
 
 
