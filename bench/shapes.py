@@ -15,12 +15,13 @@ import itertools
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import onecycle
-from onecycle import presets
+from onecycle import Piecewise, Policy, presets
 from onecycle.data.loaders import ImageTransform, TensorBatches
 from onecycle.models import build
 from onecycle.steps import Supervised, accuracy, cross_entropy
@@ -32,15 +33,19 @@ TUNING_SEEDS, SEEDS = (0, 1), (0, 1, 2, 3, 4)
 CYCLED, CONSTANT = (0.95, 0.85), 0.9
 
 
+def triangle(lr, updates, *, momentum, at):
+    """Linear from a twenty-fifth of the peak up to it at the share `at`, and down to zero."""
+    high, low = momentum if isinstance(momentum, tuple) else (momentum, momentum)
+    momenta = Piecewise(((0, high), (at, low), (1, high)))
+    return Policy({"lr": Piecewise(((0, lr / 25), (at, lr), (1, 0))), "momentum": momenta})
+
+
 def shapes():
-    """Name -> function from the peak and the number of updates to a policy."""
+    """Name, kind of momentum, and a function from the peak and the number of updates to a policy."""
     makers = {"paper": presets.paper, "fastai": presets.fastai, "torch": presets.pytorch}
-    makers |= {
-        f"linear {at}%": lambda *a, at=at, **k: presets.one_cycle(*a, peak_at=at / 100, **k) for at in (5, 15, 25, 40)
-    }
+    makers |= {f"linear {at}%": partial(triangle, at=at / 100) for at in (5, 15, 25, 40)}
     for (name, make), momentum in itertools.product(makers.items(), (CYCLED, CONSTANT)):
-        kind = "cycled" if momentum is CYCLED else "constant"
-        yield name, kind, lambda lr, updates, make=make, momentum=momentum: make(lr, updates, momentum=momentum)
+        yield name, "cycled" if momentum is CYCLED else "constant", partial(make, momentum=momentum)
 
 
 def subsets(name):

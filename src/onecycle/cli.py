@@ -106,7 +106,7 @@ def train(
         A JSON file with schedules of your own, in place of a preset:
         {"lr": {"points": [[0, 0.01], [0.3, 0.1], [1, 0]], "easing": "linear"}, "momentum": 0.9}
     optimizer
-        sgd (default), adam or adamw.
+        sgd (default), adam, adamw or muon.
     momentum
         Momentum, or beta1: one number, or HIGH,LOW to cycle it against the learning rate.
     weight_decay
@@ -114,7 +114,7 @@ def train(
     batch_size
         Samples a batch; default 64.
     smoothing
-        Label smoothing in training.
+        Label smoothing in training; default 0.1 for classes.
     augment
         flip, crop, cutout, several with commas, or none. Default: what suits the data.
     accumulate
@@ -279,11 +279,13 @@ def _job(given: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:
     """The command's options as the fields of a job."""
+    from .budget import Budget
+
     settings = dict(given)
     if "epochs" in settings and "budget" in settings:
         raise ConfigError("give --epochs or --budget, one of them")
     if "epochs" in settings:
-        settings["budget"] = f"{settings.pop('epochs'):g} epochs"
+        settings["budget"] = str(Budget(epochs=settings.pop("epochs")))
     if "momentum" in settings:
         settings["momentum"] = _momentum(settings["momentum"])
     if "augment" in settings:

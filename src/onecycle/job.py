@@ -37,7 +37,7 @@ class Job:
     lr_max: float | None = None
     preset: str = "one_cycle"
     policy: dict[str, Any] | None = None
-    optimizer: str = "sgd"
+    optimizer: str = "muon"
     momentum: float | tuple[float, float] | None = None
     weight_decay: float | None = None
     batch_size: int = 64
@@ -181,7 +181,6 @@ def _learner(job: Job, data: Data, model: Any, verbose: bool) -> Learner:
     from .tasks import Perplexity
 
     momentum = job.momentum[0] if isinstance(job.momentum, tuple) else job.momentum
-    smoothing = {} if job.smoothing is None else {"smoothing": job.smoothing}
     return Learner(
         model,
         data,
@@ -198,7 +197,7 @@ def _learner(job: Job, data: Data, model: Any, verbose: bool) -> Learner:
         clip=job.clip,
         augment=job.augment,
         verbose=verbose,
-        **smoothing,
+        smoothing=job.smoothing,
     )
 
 

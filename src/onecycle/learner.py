@@ -57,7 +57,7 @@ class Learner:
         loss: None picks cross-entropy, binary cross-entropy or squared error by the targets; a criterion
             ``fn(outputs, targets)`` of torch.nn; or ``fn(model, batch)`` for everything else, which returns the batch's
             mean loss or ``(loss, {metric: mean})``.
-        optimizer: "sgd", "adam", "adamw", a class of torch.optim, a factory from parameter groups, or an instance.
+        optimizer: "muon", "sgd", "adam", "adamw", a class of torch.optim, a factory from parameter groups, or an instance.
         metrics: functions of (outputs, targets) to the batch's mean, or torchmetrics objects (measured in evaluation),
             as a list or by name; None: accuracy where it makes sense.
         batch_size: samples a batch, where the data are not batched already.
@@ -69,7 +69,7 @@ class Learner:
         compile: run the model through `torch.compile`.
         accumulate: batches for each update.
         clip: largest norm of the gradient.
-        smoothing: label smoothing of a cross-entropy, in training alone.
+        smoothing: label smoothing of the default cross-entropy, in training alone; None: 0.1, and 0 for tokens.
         augment: names among "flip", "crop", "cutout", or "none"; None: what suits the data.
         layer_groups: modules from input to output, which hold all of the model and which `lr_max=slice(a, b)` is spread
             over; None: the model's children.
@@ -94,7 +94,7 @@ class Learner:
         valid: Any = None,
         *,
         loss: Callable[..., Any] | None = None,
-        optimizer: Any = "sgd",
+        optimizer: Any = "muon",
         metrics: tasks.Metrics = None,
         batch_size: int = BATCH_SIZE,
         momentum: float | None = None,
@@ -105,7 +105,7 @@ class Learner:
         compile: bool = False,
         accumulate: int = 1,
         clip: float | None = None,
-        smoothing: float = 0.0,
+        smoothing: float | None = None,
         augment: str | Sequence[str] | None = None,
         layer_groups: Sequence[nn.Module] | None = None,
         workers: int = 0,
@@ -355,8 +355,8 @@ class Learner:
         self.train = self._feed.batches(train, training=True)
         self.valid = None if valid is None else self._feed.batches(valid, training=False)
 
-    def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics, smoothing: float) -> Loss:
-        if not 0 <= smoothing < 1:
+    def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics, smoothing: float | None) -> Loss:
+        if smoothing is not None and not 0 <= smoothing < 1:
             raise ConfigError(f"smoothing is a share from 0 up to 1, such as 0.1; received {smoothing!r}")
         if loss is not None:
             if smoothing:

@@ -58,7 +58,9 @@ class Muon(Optimizer):
             group.setdefault("betas", (0.9, 0.99))
             group.setdefault("eps", 1e-8)
         elif any(p.ndim < 2 for p in group["params"]):
-            raise ConfigError("Muon takes parameters of two or more dimensions; put vectors in a group without momentum")
+            raise ConfigError(
+                "Muon takes parameters of two or more dimensions; put vectors in a group without momentum"
+            )
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

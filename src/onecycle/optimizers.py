@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "adam": Recipe(torch.optim.Adam, lr_max=0.005, momentum=0.9, weight_decay=0.0, options={"fused": True}),
     "adamw": Recipe(torch.optim.AdamW, lr_max=0.007, momentum=0.9, weight_decay=0.05, options={"fused": True}),
-    "muon": Recipe(Muon, lr_max=0.06, momentum=0.8, weight_decay=0.1),
+    "muon": Recipe(Muon, lr_max=0.04, momentum=0.8, weight_decay=0.1),
 }
 
 
@@ -68,6 +69,8 @@ def build_optimizer(
     if isinstance(optimizer, Optimizer):
         _check_same_model(optimizer, model)
         return optimizer, []
+    if weight_decay is not None and not 0 <= weight_decay < math.inf:
+        raise ConfigError(f"weight_decay is a finite number, at least 0, such as 5e-4; received {weight_decay!r}")
     own = recipe(optimizer) if isinstance(optimizer, str) else None
     make = own.make if own else optimizer
     if not callable(make):

@@ -23,21 +23,34 @@ def one_cycle(
     lr_max: float,
     updates: int | None = None,
     *,
-    peak_at: float = 0.25,
+    peak_at: float = 0.45,
     lr_start: float | None = None,
-    lr_end: float = 0.0,
+    lr_end: float | None = None,
     momentum: Momentum = None,
 ) -> Policy:
-    """The default: a straight line up to the peak and a straight line down to zero.
+    """The default: the paper's three straight lines, with the momentum that the optimizer has.
 
-    ``lr: (0, lr_max / 25) (peak_at, lr_max) (1, 0)``, linear; momentum is left as the optimizer has it.
+    ``lr: (0, max / 10) (.45, max) (.9, max / 10) (1, max / 1000)``, linear. With another `peak_at` p the line down is as
+    long as the line up, to ``(2 p, lr_start)``; from p = .5 on it goes straight to `lr_end`.
 
-    >>> one_cycle(0.5)(0.25)
+    Chosen by measurement (docs/log.md, "The shape of the default"): of 14 shapes, each at its own best peak, on two data
+    sets with SGD and AdamW at 2 and 8 epochs, this one had the best mean. Straight lines beat half cosines by 0.3 points
+    of accuracy; cycling momentum changed nothing.
+
+    >>> one_cycle(0.5)(0.45)
     {'lr': 0.5}
     """
     _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
-    start = lr_max / 25 if lr_start is None else lr_start
-    return _cycle([(0, start), (peak_at, lr_max), (1, lr_end)], "linear", momentum, peak_at)
+    start = lr_max / 10 if lr_start is None else lr_start
+    end = lr_max / 1000 if lr_end is None else lr_end
+    if not 0 < peak_at < 1:
+        raise ConfigError(f"peak_at is a share of the run between 0 and 1; received {peak_at}")
+    tail = [(2 * peak_at, start)] if peak_at < 0.5 else []
+
+    def against(high: float, low: float) -> Piecewise:
+        return Piecewise(((0, high), (peak_at, low), *((x, high) for x, _ in tail), (1, high)))
+
+    return _with_momentum(Piecewise(((0, start), (peak_at, lr_max), *tail, (1, end))), momentum, against)
 
 
 def paper(lr_max: float, updates: int | None = None, *, momentum: Momentum = (0.95, 0.85)) -> Policy:
@@ -50,9 +63,7 @@ def paper(lr_max: float, updates: int | None = None, *, momentum: Momentum = (0.
     >>> paper(1.0)(0.45)
     {'lr': 1.0, 'momentum': 0.85}
     """
-    _check(lr_max, updates)
-    lr = Piecewise(((0, lr_max / 10), (0.45, lr_max), (0.9, lr_max / 10), (1, lr_max / 1000)))
-    return _with_momentum(lr, momentum, lambda high, low: Piecewise(((0, high), (0.45, low), (0.9, high), (1, high))))
+    return one_cycle(lr_max, updates, momentum=momentum)
 
 
 def author(

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from .errors import ConfigError, DataError
 from .steps import Loss, Metric, Supervised, accuracy, binary_accuracy, cross_entropy
 
+# In training, of a classifier; measured in docs/log.md.
+SMOOTHING = 0.1
 Metrics = Mapping[str, Any] | Sequence[Any] | None
 
 
@@ -34,12 +36,13 @@ def pick_task(
     outputs: Tensor,
     targets: Tensor,
     metrics: Metrics = None,
-    smoothing: float = 0.0,
+    smoothing: float | None = None,
     known: Sequence[Tensor] = (),
 ) -> tuple[Supervised, str]:
     """The loss for such outputs and targets, and a note that says what was picked and why.
 
-    * whole-number targets, one dimension fewer than the outputs: cross-entropy, with accuracy
+    * whole-number targets, one dimension fewer than the outputs: cross-entropy, with accuracy; its label smoothing is
+      `smoothing` or, where that is None, 0.1 for one target a sample and none for one a token
     * targets that are all 0 or 1, in the outputs' shape: binary cross-entropy on logits, with accuracy
     * other floating-point targets, in the outputs' shape: mean squared error
 
@@ -51,7 +54,7 @@ def pick_task(
 
     >>> task, note = pick_task(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]))
     >>> note
-    'loss: cross-entropy over 3 classes (the targets are whole numbers), with accuracy'
+    'loss: cross-entropy over 3 classes (the targets are whole numbers), label smoothing 0.1, with accuracy'
     """
     for what, value in (("the model's outputs", outputs), ("the targets", targets)):
         if not isinstance(value, Tensor):
@@ -64,11 +67,10 @@ def pick_task(
     if whole and outputs.ndim == targets.ndim + 1 and outputs.shape[:-1] == targets.shape and outputs.shape[-1] > 1:
         check_labels(known, outputs.shape[-1])
         found, measures = _split(metrics, {"accuracy": accuracy})
-        return (
-            Supervised(cross_entropy, found, measures, smoothing),
-            f"loss: cross-entropy over {outputs.shape[-1]} classes (the targets are whole numbers)"
-            + _with(found, measures),
-        )
+        amount = (SMOOTHING if outputs.ndim == 2 else 0.0) if smoothing is None else smoothing
+        note = f"loss: cross-entropy over {outputs.shape[-1]} classes (the targets are whole numbers)"
+        note += f", label smoothing {amount:g}" if amount else ""
+        return Supervised(cross_entropy, found, measures, amount), note + _with(found, measures)
     if smoothing:
         raise ConfigError(f"smoothing is for a cross-entropy, which does not fit here ({shapes}); give smoothing=0")
     if binary:
