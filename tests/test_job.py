@@ -39,7 +39,7 @@ def test_the_result_is_what_run_json_says():
     assert list(result) == KEYS
     assert result == json.loads(Path("run/run.json").read_text())["result"]
     assert (result["run"], result["epochs"], result["updates"]) == ("run", 1.0, 5)
-    assert result["lr_max"] == RECIPES["sgd"].lr_max
+    assert result["lr_max"] == RECIPES[TINY.optimizer].lr_max
     for split in ("train", "valid", "test"):
         assert list(result[split]) == ["loss", "accuracy"]
         assert math.isfinite(result[split]["loss"]) and 0 <= result[split]["accuracy"] <= 1

@@ -31,6 +31,7 @@ from onecycle import (
     one_cycle,
     preset,
 )
+from onecycle.optimizers import RECIPES
 
 X, Y = blobs(48)
 VALID = blobs(21, seed=1)
@@ -45,7 +46,7 @@ class Streamed(IterableDataset):
 
 
 def learner(train=(X, Y), valid=VALID, model=None, **options) -> Learner:
-    options = {"batch_size": 8, "verbose": False, "device": "cpu", **options}
+    options = {"batch_size": 8, "verbose": False, "device": "cpu", "optimizer": "sgd", **options}
     return Learner(seeded_net() if model is None else model, train, valid, **options)
 
 
@@ -219,7 +220,7 @@ def test_a_fit_after_one_that_failed_begins_a_new_epoch():
     assert samples == [48, 48] and lrs(learn) == [one_cycle(0.1)(k / 11)["lr"] for k in range(12)]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", RECIPES)
 def test_frozen_layers_do_not_move_and_then_do(optimizer):
     learn = learner(optimizer=optimizer)
     learn.fit_one_cycle(1, 0.05)
@@ -299,8 +300,15 @@ def test_an_instance_keeps_the_ratios_of_its_groups():
         learn.fit_one_cycle(1)
 
 
-def test_the_default_peak_is_the_recipes():
-    assert learner().fit_one_cycle(1).lr_max == onecycle.optimizers.RECIPES["sgd"].lr_max
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_default_peak_is_the_recipes(name):
+    result = learner(optimizer=name).fit_one_cycle(6)
+    assert result.lr_max == RECIPES[name].lr_max and result.valid["accuracy"] > 0.7
+
+
+def test_a_learner_needs_no_choice_but_model_and_data():
+    result = Learner(seeded_net(), (X, Y), VALID, batch_size=8, verbose=False).fit_one_cycle(6)
+    assert result.valid["accuracy"] > 0.7
 
 
 def test_any_policy_and_preset():

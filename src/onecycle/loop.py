@@ -62,7 +62,10 @@ LOOK_EVERY = 50
 
 
 def train(
-    state: TrainState, batches: Iterable[Any], policy: Policy | Callable[[int | None], Policy], budget: Any = 1
+    state: TrainState,
+    batches: Batches | Iterable[Any],
+    policy: Policy | Callable[[int | None], Policy],
+    budget: Any = 1,
 ) -> Iterator[Event]:
     """Train inside a budget, one event an update and one at the end of each epoch.
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from .errors import ConfigError, did_you_mean
 from .muon import Muon, inner_matrices
 from .policy import Policy
+from .schedules import constant
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def spread(
     Without `lowest`, all but the last get a tenth, as in fastai. Parameter groups that reach over several layers are
     split; parameters of no layer count as the last. Source: Howard & Ruder, 1801.06146, section 3.2.
     """
-    Policy({"lr": highest}).bind(optimizer)  # so that ratios of the optimizer's own are known, and come back
+    Policy({"lr": constant(highest)}).bind(optimizer)  # so that ratios of the optimizer's own are known, and come back
     last = len(layers) - 1
     layer_of = {id(p): i for i, layer in enumerate(layers) for p in layer}
     split = []

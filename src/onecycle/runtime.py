@@ -53,7 +53,7 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """Move `model` to the device, convolutions in the memory format that is fastest there."""
         memory_format = torch.channels_last if self.channels_last else torch.preserve_format
-        return model.to(self.device, memory_format=memory_format)
+        return model.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
 
     def move(self, batch: Any) -> Any:
         """The batch on the device: tensors, and what has a `to`, in tuples, lists and dicts, however deep."""

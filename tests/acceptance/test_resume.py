@@ -51,14 +51,15 @@ class Slow(nn.Module):
         return self.net(x)
 """
 SGD = Job(
-    model="nets:tiny", budget="3 epochs", lr_max=0.3, momentum=(0.95, 0.85), augment=("crop", "cutout"), limit=320,
-    batch_size=32, seed=5,
+    model="nets:tiny", budget="3 epochs", lr_max=0.3, optimizer="sgd", momentum=(0.95, 0.85), limit=320,
+    augment=("crop", "cutout"), batch_size=32, seed=5,
 )  # fmt: skip
 # A ragged last group, half an epoch at the end, clipping and label smoothing
 ADAMW = replace(
     SGD, optimizer="adamw", lr_max=0.02, budget="2.5 epochs", momentum=None, accumulate=3, clip=1.0, smoothing=0.1
 )
-JOBS = {"sgd": SGD, "adamw": ADAMW}
+MUON = replace(SGD, optimizer="muon", lr_max=None, momentum=None, preset="paper", augment=None)
+JOBS = {"sgd": SGD, "adamw": ADAMW, "muon": MUON}
 
 
 @pytest.fixture(autouse=True)
