@@ -19,8 +19,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## train on the embedded digits, draw the run
-	$(BIN)/onecycle train digits --out $(OUT)
-	@echo "the run is in $(OUT)"
+	$(BIN)/onecycle train digits --epochs 20 --out $(OUT)
+	@echo "its picture: $(OUT)/curves.png"
 
 test: $(READY) ## run every test and every example of the documentation
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
@@ -33,7 +33,9 @@ lint: $(READY) ## check style, types and the direction of imports
 
 bench: $(READY) ## measure speed and quality (bench/RESULTS.md has the last numbers)
 	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/cost.py
 	$(BIN)/python bench/quality.py
+	$(BIN)/python bench/defaults.py
 
 clean: ## remove .venv, caches and builds; runs/ stays
 	rm -rf .venv build dist bench/out .*_cache .hypothesis src/*.egg-info

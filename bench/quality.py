@@ -3,8 +3,9 @@
     python bench/quality.py [--seeds 3]        # about a quarter of an hour on one core
 
 Fashion-MNIST, 20,000 training images, small-cnn (77,754 parameters), no augmentation. Ours: `Learner` and
-`fit_one_cycle(epochs)` with nothing chosen. OneCycleLR: SGD with momentum .9 (cycled, as it does by default), weight decay
-5e-4, batch 128, its peak chosen for each budget from .05 ... .8 on 5,000 other training images with one seed of its own.
+`fit_one_cycle(epochs)` with nothing chosen. OneCycleLR: SGD with momentum .9 (cycled, as it does by default), weight
+decay 5e-4, batch 128, its peak chosen for each budget from .05 ... .8 on 5,000 other training images, one seed of its
+own.
 The 10,000 test images are read once a run, at the end. Every run is a line of bench/out/quality.jsonl.
 """
 

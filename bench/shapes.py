@@ -3,8 +3,8 @@
     python bench/shapes.py run --part 0/2 & python bench/shapes.py run --part 1/2    # about an hour on 2 cores
     python bench/shapes.py table                                                     # Markdown, for docs/log.md
 
-Protocol: 4,000 training images, small-cnn, batch 64, no augmentation; 2,000 other training images choose the peak from
-a grid with ratio 2 (mean accuracy of 2 seeds, climbing from the middle until the best is inside the grid); 5 seeds at
+Protocol: 4,000 training images, small-cnn, batch 64, no augmentation; 2,000 other training images choose the peak
+from a grid with ratio 2 (mean accuracy of 2 seeds, climbing from the middle until the best is inside the grid); 5 seeds at
 that peak give the test accuracy, on 4,000 test images. The seeds are the same for all shapes, so differences are paired.
 """
 
@@ -95,24 +95,27 @@ def main_run(part):
     index, parts = map(int, part.split("/"))
     cells = sorted(itertools.product(EPOCHS, DATA, OPTIMIZERS))
     loaded = {name: subsets(name) for name in DATA}
-    for epochs, name, optimizer in cells:
-        middle = MIDDLE[optimizer]
-        for shape, momentum, make in itertools.islice(shapes(), index, None, parts):
-
-            def measured(peak, seed):
-                row = {"data": name, "optimizer": optimizer, "epochs": epochs, "shape": shape, "momentum": momentum,
-                       "peak": peak, "seed": seed}  # fmt: skip
-                if key(row) not in done:
-                    row["valid"], row["test"] = run(*loaded[name], optimizer, epochs, make, peak, seed)
-                    done[key(row)] = row
-                    with OUT.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-                return done[key(row)]["valid"]
-
-            middle = climb(lambda peak: statistics.mean(measured(peak, seed) for seed in TUNING_SEEDS), middle)
+    for cell in cells:
+        middle = MIDDLE[cell[2]]
+        for shape in itertools.islice(shapes(), index, None, parts):
+            measured = partial(measure, done, loaded[cell[1]], cell, shape)
+            middle = climb(lambda peak, m=measured: statistics.mean(m(peak, seed) for seed in TUNING_SEEDS), middle)
             for seed in SEEDS:
                 measured(middle, seed)
-            print(epochs, name, optimizer, shape, momentum, middle, flush=True)
+            print(*cell, *shape[:2], middle, flush=True)
+
+
+def measure(done, loaded, cell, shape, peak, seed):
+    """The accuracy that chooses, from the file or from a run that is then written into it."""
+    (epochs, name, optimizer), (shape_name, momentum, make) = cell, shape
+    row = {"data": name, "optimizer": optimizer, "epochs": epochs, "shape": shape_name, "momentum": momentum}
+    row |= {"peak": peak, "seed": seed}
+    if key(row) not in done:
+        row["valid"], row["test"] = run(*loaded, optimizer, epochs, make, peak, seed)
+        done[key(row)] = row
+        with OUT.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    return done[key(row)]["valid"]
 
 
 def climb(score, middle):

@@ -195,6 +195,21 @@ def test_the_help_of_train_explains_every_option(capsys, monkeypatch):
     assert all(len(line.split()) > 3 for line in lines)
 
 
+def test_the_help_names_the_true_defaults(capsys, monkeypatch):
+    from onecycle import Job
+
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["train", "--help"])
+    said = capsys.readouterr().out
+    job = Job()
+    for default in (
+        f"{job.optimizer} (default)", f"{job.data} (default)", f"{job.precision} (default)", f"Default: {job.preset}.",
+        f"default {job.batch_size}.", f"default {job.accumulate}.", f"default {job.seed}.",
+        f"default {job.budget.split()[0]}.",
+    ):  # fmt: skip
+        assert default in said
+
+
 def test_tables_fit_pipes_and_terminals(capsys, monkeypatch):
     cli._print_table(["a", "b"], [["x" * 300, "[bold]y"]])
     assert capsys.readouterr().out.splitlines()[1].split() == ["x" * 300, "[bold]y"]

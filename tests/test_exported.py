@@ -10,7 +10,44 @@ import pytest
 
 import onecycle
 
-EXPECTED: tuple[str, ...] = ()
+EXPECTED = (
+    "Budget",
+    "CheckpointError",
+    "Checkpointer",
+    "ConfigError",
+    "Data",
+    "DataError",
+    "Driver",
+    "EpochEnd",
+    "History",
+    "Interrupted",
+    "Job",
+    "Learner",
+    "MissingDependency",
+    "NonFiniteLoss",
+    "OneCycleError",
+    "Piecewise",
+    "Policy",
+    "Progress",
+    "Recorder",
+    "Result",
+    "Runtime",
+    "Split",
+    "Supervised",
+    "TrainState",
+    "TrainingError",
+    "Update",
+    "as_batches",
+    "build_model",
+    "evaluate",
+    "load",
+    "one_cycle",
+    "predict",
+    "preset",
+    "presets",
+    "run",
+    "train",
+)
 
 HEAVY = {"PIL", "accelerate", "cyclopts", "datasets", "matplotlib", "pandas", "pyarrow", "rich", "scipy"}
 

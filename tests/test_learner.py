@@ -172,7 +172,11 @@ def test_a_language_model():
 @pytest.mark.parametrize(
     ("targets", "outputs", "note"),
     [
-        (Y, 3, "loss: cross-entropy over 3 classes (the targets are whole numbers), with accuracy"),
+        (
+            Y,
+            3,
+            "loss: cross-entropy over 3 classes (the targets are whole numbers), label smoothing 0.1, with accuracy",
+        ),
         ((Y > 0).long(), 1, "loss: binary cross-entropy on logits (the targets are all 0 or 1), with accuracy"),
         ((Y > 0).float(), 1, "loss: binary cross-entropy on logits (the targets are all 0 or 1), with accuracy"),
         (X[:, 0], 1, "loss: mean squared error (outputs (8, 1), targets (8,) of float32)"),
@@ -397,7 +401,7 @@ def test_accumulated_batches_are_one_update():
 
 
 def test_smoothing_shows_in_training_and_not_in_validation():
-    plain, smooth = learner(), learner(smoothing=0.5)
+    plain, smooth = learner(smoothing=0), learner(smoothing=0.5)
     assert smooth.evaluate() == plain.evaluate()
     tiny = Policy({"lr": 1e-12})
     assert smooth.fit(1, tiny).train["loss"] != pytest.approx(plain.fit(1, tiny).train["loss"], rel=1e-3)

@@ -262,7 +262,7 @@ def test_each_step_uses_the_values_of_its_position():
 
 
 def test_one_update_uses_the_first_value():
-    assert drive(one_cycle(1.0).attach(SGD([parameter()], lr=9.0), 1), 1) == [0.04]
+    assert drive(one_cycle(1.0).attach(SGD([parameter()], lr=9.0), 1), 1) == [0.1]
 
 
 @pytest.mark.filterwarnings("ignore:update 4 of a policy over 3")

@@ -104,6 +104,15 @@ def test_labels_out_of_range(labels, found):
         check_labels([torch.tensor([1]), torch.tensor(labels)], 3)
 
 
+def test_labels_are_smoothed_by_default_and_tokens_are_not():
+    labels, tokens = torch.tensor([0, 1, 2, 0]), torch.tensor([[0, 1], [2, 0]])
+    assert pick_task(R, labels)[0].smoothing == 0.1
+    assert pick_task(R.view(2, 2, 3), tokens)[0].smoothing == 0.0
+    for amount in (0.0, 0.3):
+        assert pick_task(R, labels, smoothing=amount)[0].smoothing == amount
+        assert pick_task(R.view(2, 2, 3), tokens, smoothing=amount)[0].smoothing == amount
+
+
 def test_smoothing_reaches_the_cross_entropy_and_nothing_else():
     assert pick_task(R, torch.tensor([0, 1, 2, 0]), smoothing=0.1)[0].smoothing == 0.1
     for targets in (R, (R > 0).float()):

@@ -20,7 +20,7 @@ def blobs(n: int = 48, features: int = 4, classes: int = 3, seed: int = 0) -> tu
     """Inputs float32 [n, features] around one centre a class, and labels int64 [n]."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
-    centres = 2 * torch.randn(classes, features, generator=torch.Generator().manual_seed(99))
+    centres = 4 * torch.randn(classes, features, generator=torch.Generator().manual_seed(99))
     return centres[labels] + torch.randn(n, features, generator=generator), labels
 
 

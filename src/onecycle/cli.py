@@ -106,7 +106,7 @@ def train(
         A JSON file with schedules of your own, in place of a preset:
         {"lr": {"points": [[0, 0.01], [0.3, 0.1], [1, 0]], "easing": "linear"}, "momentum": 0.9}
     optimizer
-        sgd (default), adam, adamw or muon.
+        muon (default), sgd, adam or adamw.
     momentum
         Momentum, or beta1: one number, or HIGH,LOW to cycle it against the learning rate.
     weight_decay

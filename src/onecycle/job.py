@@ -142,7 +142,10 @@ def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
     transform = ImageTransform(tuple(facts["mean"]), tuple(facts["std"])) if facts["mean"] else None
     batches = as_batches((inputs,), min(256, len(inputs)), shuffle=False, transform=transform)
     outputs = predict(model, batches.epoch(0))
-    names = files if len(files) == len(inputs) else [f"{files[0]}[{i}]" for i in range(len(inputs))]
+    counts = [1] * len(files)
+    if len(files) != len(inputs):  # some hold several samples
+        counts = [len(read_inputs([file], kind=facts["kind"], input_shape=shape)) for file in files]
+    names = [file if n == 1 else f"{file}[{i}]" for file, n in zip(files, counts, strict=True) for i in range(n)]
     if facts["classes"] is None:
         return [{"file": file, "output": row.tolist()} for file, row in zip(names, outputs, strict=True)]
     best = torch.softmax(outputs, -1).max(-1)

@@ -81,7 +81,7 @@ class Learner:
         DataError: data that cannot be trained on, or that do not fit the model.
 
     >>> x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
-    >>> learn = Learner(nn.Linear(3, 1), (x, x.sum(1)), batch_size=16, verbose=False)
+    >>> learn = Learner(nn.Linear(3, 1), (x, x.sum(1)), optimizer="sgd", batch_size=16, verbose=False)
     >>> result = learn.fit_one_cycle(20, 0.1)
     >>> result.train["loss"] < 1e-3, result.updates
     (True, 80)

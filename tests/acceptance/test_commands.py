@@ -246,7 +246,7 @@ def test_predict_takes_photographs_and_arrays_of_any_size(trained, run_json):
     Image.open(names[0]).convert("RGB").resize((64, 64), Image.Resampling.NEAREST).save("large.png")
     np.save("many.npy", load("digits").test.inputs[:2].numpy())
     rows = run_json("predict", str(trained), "large.png", "many.npy")["predictions"]
-    assert len(rows) == 3
+    assert [row["file"] for row in rows] == ["large.png", "many.npy[0]", "many.npy[1]"]
     assert [row["class"] for row in rows] == [truth[0], *truth[:2]]
 
 
