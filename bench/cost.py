@@ -3,8 +3,8 @@
     python bench/cost.py [--epochs 3]
 
 Each part runs in a process of its own. Checkpoints: seconds spent in saving, as a share of a run of small-cnn on
-Fashion-MNIST, at the default frequency. Memory: the largest resident set of training on Fashion-MNIST. Data: seconds from
-an empty process (torch imported) to CIFAR-10 ready, the second time.
+Fashion-MNIST, at the default frequency. Memory: the largest resident set of training on Fashion-MNIST. Data: seconds
+from an empty process (torch imported) to CIFAR-10 ready, the second time.
 """
 
 from __future__ import annotations

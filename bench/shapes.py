@@ -4,8 +4,8 @@
     python bench/shapes.py table                                                     # Markdown, for docs/log.md
 
 Protocol: 4,000 training images, small-cnn, batch 64, no augmentation; 2,000 other training images choose the peak
-from a grid with ratio 2 (mean accuracy of 2 seeds, climbing from the middle until the best is inside the grid); 5 seeds at
-that peak give the test accuracy, on 4,000 test images. The seeds are the same for all shapes, so differences are paired.
+from a grid with ratio 2 (mean accuracy of 2 seeds, climbing from the middle until the best is inside the grid); 5 seeds
+at that peak give the test accuracy, on 4,000 test images. The seeds are the same for all shapes: differences are paired.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def main_table():
     every = [(shape, momentum) for shape, momentum, _ in shapes()]
     full = [c for c in columns if set(every) <= set(cells[c])]
     print(
-        f"| shape | momentum | {' | '.join(f'{d} {o} {e} ep' for d, o, e in columns)} | difference to the mean of all [95 %] |"
-    )
+    heads = [f"{data} {optimizer} {epochs} ep" for data, optimizer, epochs in columns]
+    print(f"| shape | momentum | {' | '.join(heads)} | difference to the mean of all [95 %] |")
     print("|" + " --- |" * (len(columns) + 3))
     lines = []
     for what in every:

@@ -73,13 +73,13 @@ class Muon(Optimizer):
             params = [p for p in group["params"] if p.grad is not None]
             if "momentum" in group:
                 for parameter in params:
-                    self._orthogonal_step(parameter, group)
+                    self._orthogonal_step(parameter, parameter.grad, group)
             elif params:
                 self._adamw_step(params, group)
         return loss
 
-    def _orthogonal_step(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
-        gradient, mu = parameter.grad, float(group["momentum"])
+    def _orthogonal_step(self, parameter: nn.Parameter, gradient: Any, group: dict[str, Any]) -> None:
+        mu = float(group["momentum"])
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
@@ -98,9 +98,10 @@ class Muon(Optimizer):
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         first, second = group["betas"]
         adamw(
-            params, [p.grad for p in params], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [],
-            [s["step"] for s in states], fused=params[0].device.type in ("cpu", "cuda"), amsgrad=False, beta1=first,
-            beta2=second, lr=self.adamw_scale * group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+            [*params], [p.grad for p in params if p.grad is not None], [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states],
+            fused=params[0].device.type in ("cpu", "cuda"), amsgrad=False, beta1=first, beta2=second,
+            lr=self.adamw_scale * group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
 
 
