@@ -5,7 +5,7 @@
 Raw: the plain PyTorch that one would write: float32 tensors in memory, a shuffled index an epoch, `torch.optim.SGD`
 with Nesterov momentum, a learning rate written from a list. Ours: `Learner.fit_one_cycle` with optimizer "sgd", records
 and checkpoints on disk, history in memory and a progress bar drawn. Same model, same data (Fashion-MNIST, held as
-uint8 by ours), same loss, same updates. The ratio is ours over raw in samples a second, pair by pair; above 1 is faster.
+uint8 by ours), same loss, same updates. The ratio is ours over raw in samples a second: above 1, ours is faster.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Protocol: 4,000 training images, small-cnn, batch 64, no augmentation; 2,000 other training images choose the peak
 from a grid with ratio 2 (mean accuracy of 2 seeds, climbing from the middle until the best is inside the grid); 5 seeds
-at that peak give the test accuracy, on 4,000 test images. The seeds are the same for all shapes: differences are paired.
+at that peak give the test accuracy, on 4,000 test images. Seeds are the same for all: differences are paired.
 """
 
 from __future__ import annotations
@@ -164,7 +164,6 @@ def main_table():
     columns = sorted(cells, key=lambda c: (c[2], c[0], c[1]))
     every = [(shape, momentum) for shape, momentum, _ in shapes()]
     full = [c for c in columns if set(every) <= set(cells[c])]
-    print(
     heads = [f"{data} {optimizer} {epochs} ep" for data, optimizer, epochs in columns]
     print(f"| shape | momentum | {' | '.join(heads)} | difference to the mean of all [95 %] |")
     print("|" + " --- |" * (len(columns) + 3))

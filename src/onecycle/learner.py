@@ -57,7 +57,7 @@ class Learner:
         loss: None picks cross-entropy, binary cross-entropy or squared error by the targets; a criterion
             ``fn(outputs, targets)`` of torch.nn; or ``fn(model, batch)`` for everything else, which returns the batch's
             mean loss or ``(loss, {metric: mean})``.
-        optimizer: "muon", "sgd", "adam" or "adamw"; a class of torch.optim; a factory from parameter groups; an instance.
+        optimizer: "muon", "sgd", "adam", "adamw"; a class of torch.optim; a factory from parameter groups; an instance.
         metrics: functions of (outputs, targets) to the batch's mean, or torchmetrics objects (measured in evaluation),
             as a list or by name; None: accuracy where it makes sense.
         batch_size: samples a batch, where the data are not batched already.
