@@ -195,12 +195,11 @@ def test_the_help_of_train_explains_every_option(capsys, monkeypatch):
     assert all(len(line.split()) > 3 for line in lines)
 
 
-def test_the_help_names_the_true_defaults(capsys, monkeypatch):
+def test_the_help_names_the_true_defaults(capsys):
     from onecycle import Job
 
-    monkeypatch.setenv("COLUMNS", "200")
     main(["train", "--help"])
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())  # whatever the width it is drawn for
     job = Job()
     for default in (
         f"{job.optimizer} (default)", f"{job.data} (default)", f"{job.precision} (default)", f"Default: {job.preset}.",
