@@ -120,46 +120,56 @@ def updates_per_epoch(batches: Batches, accumulate: int = 1) -> int | None:
         return None
 
 
+class _Clock:
+    """How far a run is: by updates of a known number, or by time."""
+
+    def __init__(self, state: TrainState, begun: Position, limit: Budget, total: int | None):
+        self._state, self._begun, self._limit, self._total = state, begun, limit.seconds, total
+        self._zero = time.perf_counter() - (state.at.seconds - begun.seconds)
+
+    @property
+    def updates(self) -> int:
+        return self._state.at.step - self._begun.step
+
+    def seconds(self, now: float) -> float:
+        return now - self._zero
+
+    def share(self) -> float:
+        if self._limit is None:
+            return position(self.updates, self._total or 1)
+        return min(1.0, self.seconds(time.perf_counter()) / self._limit)
+
+    def finished(self) -> bool:
+        if self._limit is None:
+            return self.updates >= (self._total or 0)
+        return self.updates > 0 and self.share() >= 1.0  # however short, it holds one update
+
+
 def _run(state: TrainState, source: Batches, policy: Policy, limit: Budget, total: int | None) -> Iterator[Event]:
-    begun = state.begun or Position(**vars(state.at))
-    state.begun = begun
+    begun = state.begun = state.begun or Position(**vars(state.at))
+    clock = _Clock(state, begun, limit, total)
     look_every = 1 if state.runtime.device.type == "cpu" else LOOK_EVERY
-    clock = time.perf_counter() - (state.at.seconds - begun.seconds)
     state.model.train()
-
-    def share() -> float:
-        if limit.seconds is not None:
-            return min(1.0, (time.perf_counter() - clock) / limit.seconds)
-        return position(state.at.step - begun.step, total or 1)
-
-    def finished() -> bool:
-        if limit.seconds is not None:  # however short, it holds one update
-            return state.at.step > begun.step and share() >= 1.0
-        return state.at.step - begun.step >= (total or 0)
-
     values = policy(state.at.progress)
     # A state saved between the last update and the end of its epoch still owes that end.
-    while (unfinished := not finished()) or state.at.batch:
+    while (unfinished := not clock.finished()) or state.at.batch:
         started = time.perf_counter()
         rest = source.epoch(state.at.epoch, state.at.batch) if unfinished else iter(())
         for group in _groups(rest, state.accumulate):
-            progress = state.at.progress = share()
+            step, progress = clock.updates, clock.share()
             values = policy.write(state.optimizer, progress)
             with seeded(state.generators, derive_seed(state.seed, "update", state.at.step)):
                 loss, metrics, samples = update(state, [state.runtime.move(batch) for batch in group])
-            state.means.add(state.at.step - begun.step, values["lr"], samples, loss, metrics)
+            state.means.add(step, values["lr"], samples, loss, metrics)
             if len(state.means.pending) >= look_every:
                 state.means.read()
-            state.at.step += 1
-            state.at.batch += len(group)
             now = time.perf_counter()
             state.means.seconds += now - started
-            state.at.seconds = begun.seconds + now - clock
+            state.at.advance(len(group), begun.seconds + clock.seconds(now), progress)
             yield Update(
-                state.at.step - 1 - begun.step, total, state.at.epoch - begun.epoch, progress, values, loss, metrics,
-                samples, state.at.seconds - begun.seconds,
-            )  # fmt: skip
-            if finished():
+                step, total, state.at.epoch - begun.epoch, progress, values, loss, metrics, samples, clock.seconds(now)
+            )
+            if clock.finished():
                 break
             started = time.perf_counter()
         if state.at.batch == 0:

@@ -69,6 +69,12 @@ class Position:
     seconds: float = 0.0
     progress: float = 0.0
 
+    def advance(self, batches: int, seconds: float, progress: float) -> None:
+        """One update was applied."""
+        self.step += 1
+        self.batch += batches
+        self.seconds, self.progress = seconds, progress
+
 
 @dataclass
 class TrainState:
