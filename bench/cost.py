@@ -59,7 +59,7 @@ def main() -> None:
     )
     print(
         "checkpoints, mlp, epochs of a few hundredths of a second:",
-        said(CHECKPOINTS.format(model="mlp", limit=640, epochs=300)),
+        said(CHECKPOINTS.format(model="mlp", limit=640, epochs=100)),
     )
     print("memory:", said(MEMORY.format(epochs=1)))
     print("CIFAR-10 again:", *(said(DATA) for _ in range(4)), sep="\n  ")

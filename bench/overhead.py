@@ -61,8 +61,9 @@ def raw(name: str, size: int, updates: int, x: torch.Tensor, y: torch.Tensor) ->
 def ours(name: str, size: int, updates: int, data: onecycle.Data, folder: Path | None) -> float:
     with open(os.devnull, "w") as nowhere, Progress(epochs=None, stream=nowhere, terminal=True) as progress:
         learn = onecycle.Learner(
-            model_of(name), data.train, batch_size=size, optimizer="sgd", smoothing=0, verbose=False
+            model_of(name), data, batch_size=size, optimizer="sgd", smoothing=0, augment="none", verbose=False
         )
+        learn.valid = None  # as in the raw loop
         budget = onecycle.Budget(updates=updates)
         start = time.perf_counter()
         learn.fit_one_cycle(budget=budget, lr_max=0.1, out=folder, observers=[progress])
