@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Caches live in a directory of this session, so that no test sees what a user's runs left."""
+    """Caches live in a directory of this test run, so that no test sees what a user's runs left."""
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("ONECYCLE_CACHE", "XDG_CACHE_HOME", "HF_HOME"):
             patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))
