@@ -124,6 +124,14 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     sync_folder(path.parent)
 
 
+def check_schema(path: Path, record: Any, schema: int) -> dict[str, Any]:
+    """The record that was read from `path`; a `CheckpointError` where it is of another kind or version."""
+    found = record.get("schema") if isinstance(record, dict) else None
+    if found != schema:
+        raise CheckpointError(f"{path} has schema {found!r}; this version of onecycle reads {schema}")
+    return record
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` last through a power cut, where the system can."""
     if os.name == "posix":
@@ -159,10 +167,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of onecycle, or its manifest is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        schema = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise CheckpointError(f"{path} has schema {schema!r}, and this version of onecycle reads {SCHEMA}")
-    return manifest
+    return check_schema(path, manifest, SCHEMA)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

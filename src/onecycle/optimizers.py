@@ -118,7 +118,7 @@ def muon_groups(model: nn.Module, weight_decay: float | None, momentum: float | 
     inner = inner_matrices(model)
     held = {id(p) for p in inner}
     rest = [p for p in model.parameters() if id(p) not in held]
-    decay, mu = weight_decay or 0.0, 0.8 if momentum is None else momentum
+    decay, mu = weight_decay or 0.0, RECIPES["muon"].momentum if momentum is None else momentum
     groups = [
         {"params": inner, "momentum": mu, "weight_decay": decay, "weight_decay_ratio": 1.0, "lr_ratio": 1.0},
         {"params": rest, "weight_decay": 0.0, "weight_decay_ratio": 0.0, "lr_ratio": 1.0},

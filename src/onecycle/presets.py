@@ -45,8 +45,7 @@ def one_cycle(
     _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
     start = lr_max / 10 if lr_start is None else lr_start
     end = lr_max / 1000 if lr_end is None else lr_end
-    if not 0 < peak_at < 1:
-        raise ConfigError(f"peak_at is a share of the run between 0 and 1; received {peak_at}")
+    _check_peak_at(peak_at)
     tail = [(2 * peak_at, start)] if peak_at < 0.5 else []
 
     def against(high: float, low: float) -> Piecewise:
@@ -325,10 +324,15 @@ def _check(lr_max: Any, updates: Any, **others: Any) -> None:
             raise ConfigError(f"{name} is a finite number, at least 0; received {value!r}")
 
 
+def _check_peak_at(peak_at: float) -> None:
+    if not 0 < peak_at < 1:
+        raise ConfigError(f"peak_at is a share of the run between 0 and 1; received {peak_at}")
+
+
 def _cycle(points: list[tuple[float, float]], easing: str, momentum: Momentum, peak_at: float) -> Policy:
     """Learning rate through `points`; momentum from high to low at `peak_at` and back."""
-    if len(points) == 3 and not 0 < peak_at < 1:
-        raise ConfigError(f"peak_at is a share of the run between 0 and 1; received {peak_at}")
+    if len(points) == 3:
+        _check_peak_at(peak_at)
 
     def against(high: float, low: float) -> Piecewise:
         start = [(0.0, high)] if len(points) == 3 else []

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .checkpoint import write_json
+from .checkpoint import check_schema, write_json
 from .errors import CheckpointError, did_you_mean
 
 SCHEMA = 1
@@ -80,10 +80,7 @@ def read(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"no run in {folder} (it has no run.json): {near}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        schema = record.get("schema") if isinstance(record, dict) else None
-        raise CheckpointError(f"{path} has schema {schema!r}; this version of onecycle reads {SCHEMA}")
-    return record
+    return check_schema(path, record, SCHEMA)
 
 
 def change(folder: str | Path, **fields: Any) -> None:

@@ -56,7 +56,6 @@ class TensorBatches:
     shuffle: bool = True
     drop_last: bool = False
     transform: Transform | None = None
-    checked: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         lengths = {len(t) for t in self.tensors}
@@ -65,9 +64,8 @@ class TensorBatches:
                 f"tensors need one common length above 0; received {[tuple(t.shape) for t in self.tensors]}"
             )
         _check_batch_size(self.batch_size, len(self.tensors[0]))
-        if not self.checked:
-            for i, tensor in enumerate(self.tensors):
-                _check_finite(tensor, "inputs" if i == 0 else "targets")
+        for i, tensor in enumerate(self.tensors):
+            _check_finite(tensor, "inputs" if i == 0 else "targets")
 
     def __len__(self) -> int:
         n = len(self.tensors[0])
