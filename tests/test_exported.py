@@ -11,6 +11,12 @@ import pytest
 import onecycle
 
 EXPECTED = (
+    "untouched",
+    "range_test",
+    "judge",
+    "Verdict",
+    "RangeTest",
+    "Curve",
     "Budget",
     "CheckpointError",
     "Checkpointer",

@@ -10,6 +10,7 @@ True
 
 from . import presets
 from .budget import Budget
+from .curve import Curve
 from .data import Data, Split, load
 from .data.loaders import as_batches
 from .errors import (
@@ -31,16 +32,20 @@ from .observers import Checkpointer, History, Recorder
 from .policy import Driver, Policy
 from .presets import one_cycle, preset
 from .progress import Progress
+from .range_test import RangeTest, range_test
 from .runtime import Runtime
 from .schedules import Piecewise
 from .state import TrainState
 from .steps import Supervised
+from .untouched import untouched
+from .verdict import Verdict, judge
 
 __all__ = [
     "Budget",
     "CheckpointError",
     "Checkpointer",
     "ConfigError",
+    "Curve",
     "Data",
     "DataError",
     "Driver",
@@ -55,6 +60,7 @@ __all__ = [
     "Piecewise",
     "Policy",
     "Progress",
+    "RangeTest",
     "Recorder",
     "Result",
     "Runtime",
@@ -63,14 +69,18 @@ __all__ = [
     "TrainState",
     "TrainingError",
     "Update",
+    "Verdict",
     "as_batches",
     "build_model",
     "evaluate",
+    "judge",
     "load",
     "one_cycle",
     "predict",
     "preset",
     "presets",
+    "range_test",
     "run",
     "train",
+    "untouched",
 ]

@@ -13,12 +13,15 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .errors import CheckpointError
+from .state import all_or_nothing
 
 SCHEMA = 1
 
@@ -111,6 +114,43 @@ def latest(folder: str | Path) -> dict[str, Any] | None:
 def checkpoints(folder: str | Path) -> list[Path]:
     """The finished checkpoints in `folder`, oldest first."""
     return sorted(Path(folder).glob("step-*"), key=lambda path: (len(path.name), path.name))
+
+
+def save_weights(model: nn.Module, path: str | Path) -> Path:
+    """Write the model's weights as safetensors, in one step.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; what was there stays.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_model
+
+    path = Path(path)
+    beside = path.with_name(f".writing-{path.name}")
+    try:
+        save_model(model, str(beside))
+        beside.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path}: {error}. Give a path that can be written") from error
+    return path
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Read weights that `save_weights` wrote; all of them or, where they do not fit, none.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or weights of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        with all_or_nothing(model):
+            load_model(model, str(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"cannot load {path} into this model: {error}") from error
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import runs
 from .budget import Budget
-from .checkpoint import latest
+from .checkpoint import latest, load_weights
 from .data import Data, load
 from .errors import CheckpointError, ConfigError, MissingDependency, did_you_mean
 from .evaluation import predict
@@ -235,19 +235,16 @@ def _free_folder(job: Job) -> Path:
 
 
 def _load_weights(model: Any, folder: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
     weights = folder / "model.safetensors"
+    if weights.exists():
+        load_weights(model, weights)
+        return
+    saved = latest(folder / "checkpoints")
+    if saved is None:
+        raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: train it first")
     try:
-        if weights.exists():
-            load_model(model, str(weights))
-            return
-        saved = latest(folder / "checkpoints")
-        if saved is None:
-            raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: train it first")
         model.load_state_dict(saved["model"])
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except RuntimeError as error:
         raise CheckpointError(f"the weights in {folder} cannot be loaded: {error}") from error
 
 

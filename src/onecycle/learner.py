@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,25 @@ from torch import Tensor, nn
 
 from . import evaluation, optimizers, runs, tasks
 from .budget import Budget
+from .checking import range_test_of
+from .checkpoint import load_weights, save_weights
 from .data.feed import Feed, feed_for
 from .data.loaders import as_tensor, first_batch
-from .errors import CheckpointError, ConfigError, Interrupted, NonFiniteLoss
+from .errors import ConfigError, Interrupted
 from .interrupt import stop_requests
 from .loop import EpochEnd, resolve, train, updates_per_epoch
 from .observers import History, Observer
 from .policy import Policy
 from .presets import preset as make_preset
+from .range_test import EPOCHS, FEWEST, RangeTest
 from .recording import Recording
 from .runtime import Runtime
-from .state import TrainState, all_or_nothing
+from .state import TrainState
 from .steps import Loss, pair
 
 BATCH_SIZE = 64
+# A range test is worth its while where the run is so many times as long as the shortest one.
+WORTH = 5
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class Learner:
         policy.bind(self.optimizer)  # what the optimizer does not have is refused before anything is written
         with ExitStack() as stack:
             recording = self._begin(
-                None if out is None else Path(out), resume, config or {"budget": str(budget)}, stack
+                None if out is None else Path(out), resume, config or {"budget": str(budget)}, policy, stack
             )
             watchers = [
                 self.history,
@@ -174,7 +179,7 @@ class Learner:
                 self._train(budget, policy, watchers, recording)
             except BaseException as error:
                 if recording:
-                    self._record_failure(recording, error)
+                    recording.failed(error)
                 raise
         result = self._result(policy)
         if recording:
@@ -185,7 +190,7 @@ class Learner:
     def fit_one_cycle(
         self,
         epochs: float | None = None,
-        lr_max: float | slice | None = None,
+        lr_max: float | slice | str | None = "auto",
         *,
         budget: Any = None,
         preset: str = "one_cycle",
@@ -199,8 +204,10 @@ class Learner:
 
         Args:
             epochs: passes over the data; may be a fraction.
-            lr_max: the peak; None: the optimizer's default here. ``slice(a, b)`` spreads it over the layer groups, from
-                a (the input's) to b (the output's) in equal ratios; ``slice(b)`` gives all but the last a tenth.
+            lr_max: the peak. "auto": from a range test, where the run is long enough to pay for one; else, and where
+                the test cannot tell, the optimizer's default here. None: that default. ``slice(a, b)`` spreads it over
+                the layer groups, from a (the input's) to b (the output's) in equal ratios; ``slice(b)`` gives all but
+                the last a tenth.
             budget: in place of `epochs`: ``"5m"``, ``"500 updates"``.
             preset: one of `onecycle.presets.PRESETS`; `options` are its keywords, such as ``momentum=(0.95, 0.85)``.
             out, resume, config, observers: as in `fit`.
@@ -212,10 +219,41 @@ class Learner:
         """
         if (epochs is None) == (budget is None):
             raise ConfigError(f"give epochs or a budget, one of them; received epochs={epochs!r}, budget={budget!r}")
-        peak = self._spread(lr_max)
         budget = Budget.parse(epochs if budget is None else budget)
+        peak = self._peak(lr_max, budget, Path(out) if resume and out is not None else None)
         policy = make_preset(preset, peak, self._updates(budget), **options)
         return self.fit(budget, policy, out=out, resume=resume, config=config, observers=observers)
+
+    def range_test(
+        self,
+        *,
+        updates: int | None = None,
+        repeats: int = 2,
+        epochs: float = EPOCHS,
+        build: Callable[[int], nn.Module] | None = None,
+        **options: Any,
+    ) -> RangeTest:
+        """Which peak a 1cycle run of `epochs` epochs can take: a short training that leaves no trace.
+
+        Args:
+            updates: of the whole test; None: a twentieth of the updates of 10 epochs, but at least 64 and at most 400.
+            repeats: sweeps, each with another data order.
+            epochs: of the run that is to follow.
+            build: ``build(seed)`` makes the model anew: then every repeat but the first has initial weights of its own.
+            options: of `onecycle.range_test`: lr_low, lr_high, spacing.
+
+        Without validation data it is read from the training loss alone, and the verdict cannot tell much.
+
+        Raises:
+            DataError: fewer than two batches.
+            TrainingError: the loss is NaN from the start, or no weight moves.
+        """
+        optimizers.gather(self.optimizer)
+        return range_test_of(
+            self.state, self.train, self.valid, updates=updates, repeats=repeats, epochs=epochs, build=build, **options
+        )
+
+    lr_find = range_test
 
     def evaluate(self, data: Any = None) -> dict[str, float]:
         """Mean loss and metrics on `data`, by default the validation data."""
@@ -251,32 +289,15 @@ class Learner:
 
     def save(self, path: str | Path) -> Path:
         """Write the model's weights as safetensors, in one step."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_model
-
-        path = Path(path)
-        beside = path.with_name(f".writing-{path.name}")
-        try:
-            save_model(self.model, str(beside))
-            beside.replace(path)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise CheckpointError(f"cannot write {path}: {error}. Give a path that can be written") from error
-        return path
+        return save_weights(self.model, path)
 
     def load(self, path: str | Path) -> None:
         """Read weights that `save` wrote."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_model
+        load_weights(self.model, path)
 
-        try:
-            with all_or_nothing(self.model):
-                load_model(self.model, str(path))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"cannot load {path} into this model: {error}") from error
-
-    def _begin(self, folder: Path | None, resume: bool, config: dict[str, Any], stack: ExitStack) -> Recording | None:
+    def _begin(
+        self, folder: Path | None, resume: bool, config: dict[str, Any], policy: Policy, stack: ExitStack
+    ) -> Recording | None:
         if resume and folder is None:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
         self.state.end_run()
@@ -287,7 +308,7 @@ class Learner:
             recording = Recording.resume(folder, self.state, config, stack)
             self._note(f"{folder} goes on after {len(recording.history.steps)} updates, from its last good checkpoint")
         else:
-            recording = Recording.start(folder, self.state, config, self.notes, stack)
+            recording = Recording.start(folder, self.state, config, self.notes, _peak_of(policy), stack)
         self.history = recording.history
         return recording
 
@@ -305,19 +326,6 @@ class Learner:
                     name = signal.Signals(stop.signal).name
                     raise Interrupted(f"stopped by {name} after update {self.state.step - 1}", signal=stop.signal)
 
-    def _record_failure(self, recording: Recording, error: BaseException) -> None:
-        """Keep what can be kept, and say in the error and in ``run.json`` where it is."""
-        if isinstance(error, Interrupted):
-            recording.checkpointer.save()
-            error.args = (f"{error}. A checkpoint is written; go on with --resume {recording.folder}",)
-        elif isinstance(error, KeyboardInterrupt):
-            error.args = (f"stopped at once. Go on with --resume {recording.folder}. {recording.last_good()}",)
-        elif isinstance(error, NonFiniteLoss):
-            error.args = (f"{error}. {recording.last_good()}",)
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        with suppress(CheckpointError):
-            runs.change(recording.folder, status=status, error=str(error) or type(error).__name__)
-
     def _result(self, policy: Policy) -> Result:
         epochs, steps = self.history.epochs, self.history.steps
         last = epochs[-1]
@@ -326,7 +334,7 @@ class Learner:
         return Result(
             train=means["train_"],
             valid=means["valid_"] or None,
-            lr_max=getattr(policy.schedules["lr"], "peak", None) or max(row["lr"] for row in steps),
+            lr_max=_peak_of(policy) or max(row["lr"] for row in steps),
             epochs=len(steps) / per_epoch if per_epoch else float(len(epochs)),
             updates=len(steps),
             seconds=steps[-1]["seconds"],
@@ -372,19 +380,27 @@ class Learner:
         self._note(note)
         return task
 
-    def _spread(self, lr_max: float | slice | None) -> float:
+    def _peak(self, lr_max: float | slice | str | None, budget: Budget, resumed: Path | None) -> float:
+        """The peak as a number; the layers' ratios are in the optimizer's groups."""
         if isinstance(lr_max, slice):
-            low, high = (None, lr_max.stop) if lr_max.start is None else (lr_max.start, lr_max.stop)
-            if not isinstance(high, int | float) or not high > 0 or not (low is None or 0 < low <= high):
-                raise ConfigError(
-                    f"lr_max=slice(a, b) takes 0 < a <= b, the first and last layers' peaks; received {lr_max}"
-                )
-            optimizers.spread(self.optimizer, self._layers, low, high)
-            return high
+            return optimizers.spread_slice(self.optimizer, self._layers, lr_max)
         optimizers.gather(self.optimizer)
+        if isinstance(lr_max, str) and lr_max != "auto":
+            raise ConfigError(f'lr_max is a number, a slice, "auto" or None; received {lr_max!r}')
+        if lr_max == "auto":
+            lr_max = (resumed and runs.read(resumed).get("lr_max")) or self._found(budget)
         if lr_max is None and self._recipe is None:
             raise ConfigError("give lr_max: an optimizer of your own has no default peak here")
         return lr_max if lr_max is not None else self._recipe.lr_max  # type: ignore[union-attr]
+
+    def _found(self, budget: Budget) -> float | None:
+        """The peak that a range test finds, said in one line; None where there is none, or no room for a test."""
+        updates = self._updates(budget)
+        if updates is not None and updates < WORTH * FEWEST:
+            return None
+        test = self.range_test(epochs=budget.epochs or EPOCHS)
+        self._note(test.line())
+        return test.lr_max
 
     def _note(self, *notes: str) -> None:
         self.notes += notes
@@ -392,3 +408,7 @@ class Learner:
             from .progress import notes as show
 
             show(notes)
+
+
+def _peak_of(policy: Policy) -> float | None:
+    return getattr(policy.schedules["lr"], "peak", None)

@@ -156,7 +156,7 @@ def _run(state: TrainState, source: Batches, policy: Policy, limit: Budget, tota
     while (unfinished := not clock.finished()) or state.at.batch:
         started = time.perf_counter()
         rest = source.epoch(state.at.epoch, state.at.batch) if unfinished else iter(())
-        for group in _groups(rest, state.accumulate):
+        for group in groups_of(rest, state.accumulate):
             step, progress = clock.updates, clock.share()
             values = policy.write(state.optimizer, progress)
             with seeded(state.generators, derive_seed(state.seed, "update", state.at.step)):
@@ -187,7 +187,8 @@ def _end_epoch(state: TrainState, begun: Position, values: dict[str, float]) -> 
     return EpochEnd(epoch, state.at.step - begun.step, means, None, values, samples, seconds)
 
 
-def _groups(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
+def groups_of(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """The batches of each update: `size` of them, and what is left at the end."""
     group: list[Any] = []
     for batch in batches:
         group.append(batch)

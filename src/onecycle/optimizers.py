@@ -188,6 +188,19 @@ def spread(
     optimizer.param_groups[:] = split
 
 
+def spread_slice(optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], peaks: slice) -> float:
+    """`spread` as ``slice(a, b)`` says, or ``slice(b)``; the largest peak.
+
+    Raises:
+        ConfigError: not 0 < a <= b.
+    """
+    low, high = (None, peaks.stop) if peaks.start is None else (peaks.start, peaks.stop)
+    if not isinstance(high, int | float) or not high > 0 or not (low is None or 0 < low <= high):
+        raise ConfigError(f"lr_max=slice(a, b) takes 0 < a <= b, the first and last layers' peaks; received {peaks}")
+    spread(optimizer, layers, low, high)
+    return high
+
+
 def gather(optimizer: Optimizer) -> None:
     """Undo `spread`."""
     for group in optimizer.param_groups:

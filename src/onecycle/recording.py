@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import checkpoint, runs
-from .errors import CheckpointError
+from .errors import CheckpointError, Interrupted, NonFiniteLoss
 from .observers import Checkpointer, History, Observer, Recorder, read_history
 from .state import TrainState
 
@@ -25,14 +25,20 @@ class Recording:
 
     @classmethod
     def start(
-        cls, folder: Path, state: TrainState, config: Mapping[str, Any], notes: list[str], stack: ExitStack
+        cls,
+        folder: Path,
+        state: TrainState,
+        config: Mapping[str, Any],
+        notes: list[str],
+        lr_max: float | None,
+        stack: ExitStack,
     ) -> Recording:
         """A new run in `folder`.
 
         Raises:
             CheckpointError: the folder holds another run, or cannot be written.
         """
-        runs.create(folder, config, notes)
+        runs.create(folder, config, notes, lr_max)
         return cls._open(folder, state, History(), stack)
 
     @classmethod
@@ -70,6 +76,19 @@ class Recording:
     def watchers(self) -> list[Observer]:
         """The recorder first: what a checkpoint relies on is then written."""
         return [self.recorder, self.checkpointer]
+
+    def failed(self, error: BaseException) -> None:
+        """Keep what can be kept, and say in the error and in ``run.json`` where it is."""
+        if isinstance(error, Interrupted):
+            self.checkpointer.save()
+            error.args = (f"{error}. A checkpoint is written; go on with --resume {self.folder}",)
+        elif isinstance(error, KeyboardInterrupt):
+            error.args = (f"stopped at once. Go on with --resume {self.folder}. {self.last_good()}",)
+        elif isinstance(error, NonFiniteLoss):
+            error.args = (f"{error}. {self.last_good()}",)
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(CheckpointError):
+            runs.change(self.folder, status=status, error=str(error) or type(error).__name__)
 
     def last_good(self) -> str:
         """In words, where the last checkpoint is."""

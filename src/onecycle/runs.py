@@ -20,7 +20,9 @@ from .errors import CheckpointError, did_you_mean
 SCHEMA = 1
 
 
-def create(folder: str | Path, config: Mapping[str, Any], notes: list[str] | None = None) -> Path:
+def create(
+    folder: str | Path, config: Mapping[str, Any], notes: list[str] | None = None, lr_max: float | None = None
+) -> Path:
     """Make `folder` the home of a new run and write its ``run.json``.
 
     Raises:
@@ -33,6 +35,7 @@ def create(folder: str | Path, config: Mapping[str, Any], notes: list[str] | Non
         "status": "running",
         "config": dict(config),
         "notes": notes or [],
+        "lr_max": lr_max,
         "command": sys.argv,
         "versions": _versions(),
         "hardware": _hardware(),

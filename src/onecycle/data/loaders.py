@@ -197,17 +197,17 @@ class OneShotBatches:
     def __len__(self) -> int:
         return len(self.iterator)  # type: ignore[arg-type]
 
-    def peek(self) -> Any:
-        """The first batch, which `epoch` still gives."""
-        if not self._peeked:
-            self._peeked += list(islice(_seeded_batches(self.iterator, self.seed, 0, 0), 1))
-        return self._peeked[0] if self._peeked else None
+    def peek(self, count: int = 1) -> list[Any]:
+        """The first batches, as many as there are of `count`, which `epoch` still gives."""
+        have = len(self._peeked)
+        self._peeked += islice(_seeded_batches(self.iterator, self.seed, 0, have), max(0, count - have))
+        return self._peeked[:count]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Batches.epoch`; a second epoch is empty."""
         while self._peeked:
             start += 1
-            yield self._peeked.pop()
+            yield self._peeked.pop(0)
         yield from _seeded_batches(self.iterator, self.seed, epoch, start)
 
 
@@ -283,10 +283,9 @@ def first_batch(batches: Batches) -> Any:
     Raises:
         DataError: there is none.
     """
-    batch = batches.peek() if isinstance(batches, OneShotBatches) else next(iter(batches.epoch(0)), None)
-    if batch is None:
-        raise DataError("there are no batches: the data are empty")
-    return batch
+    for batch in batches.peek() if isinstance(batches, OneShotBatches) else batches.epoch(0):
+        return batch
+    raise DataError("there are no batches: the data are empty")
 
 
 class HubRows(Dataset[Any]):

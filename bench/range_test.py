@@ -1,0 +1,100 @@
+"""How good is the suggested peak? Range tests against the best of a grid of peaks, each trained to the end.
+
+    python bench/range_test.py truth [--part 0/2]     the grid: every peak, trained (hours)
+    python bench/range_test.py suggest [--part 0/2]   range tests, ours and the rules of other tools
+    python bench/range_test.py table                  spread and regret
+
+Results go to bench/out; what is there is not run again. Set ONECYCLE_DATA to a folder with cifar10.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from pairs import PEAK_PAIRS
+
+import onecycle
+
+OUT = Path(__file__).parent / "out"
+OPTIMIZERS, EPOCHS, SEEDS = ("sgd", "adamw", "muon"), (2, 8), (0, 1, 2)
+MIDDLE = {"sgd": 0.2, "adamw": 0.008, "muon": 0.04}
+NEAR = 0.02  # peaks that the first seed has this close to the best are measured with all seeds
+
+
+def rows(name):
+    path = OUT / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def keep(name, row):
+    OUT.mkdir(exist_ok=True)
+    with (OUT / f"{name}.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def cells(part="0/1"):
+    index, parts = map(int, part.split("/"))
+    every = itertools.product(OPTIMIZERS, PEAK_PAIRS)
+    return itertools.islice(every, index, None, parts)
+
+
+def train(pair, optimizer, epochs, peak, seed):
+    """Test accuracy of one training; 0 where it diverged."""
+    learn = pair.learner(seed, optimizer)
+    learn.valid = None
+    try:
+        learn.fit_one_cycle(epochs, peak)
+    except onecycle.NonFiniteLoss:
+        return 0.0
+    return learn.evaluate(pair.splits()[2])["accuracy"]
+
+
+def main_truth(part):
+    for optimizer, pair in cells(part):
+        for epochs in EPOCHS:
+            done = {(r["pair"], r["optimizer"], r["epochs"], r["peak"], r["seed"]): r["test"] for r in rows("truth")}
+
+            def measure(peak, seed, cell=(pair.name, optimizer, epochs), done=done, pair=pair):
+                if (*cell, peak, seed) not in done:
+                    accuracy = train(pair, cell[1], cell[2], peak, seed)
+                    row = dict(zip(("pair", "optimizer", "epochs", "peak", "seed", "test"), (*cell, peak, seed, accuracy)))
+                    keep("truth", row)
+                    done[(*cell, peak, seed)] = accuracy
+                return done[(*cell, peak, seed)]
+
+            grid = widen({MIDDLE[optimizer] * 2.0**i for i in range(-2, 3)}, measure)
+            best = max(measure(peak, 0) for peak in grid)
+            near = [peak for peak in grid if measure(peak, 0) >= best - NEAR]
+            for seed, peak in itertools.product(SEEDS[1:], near):
+                measure(peak, seed)
+            print(pair.name, optimizer, epochs, {p: round(100 * statistics.mean(measure(p, s) for s in SEEDS), 2) for p in near}, flush=True)
+
+
+def widen(grid, measure):
+    """The grid, ratio 2, extended until the best has two neighbours on both sides, or a diverged one."""
+    while True:
+        ordered = sorted(grid)
+        best = max(ordered, key=lambda peak: measure(peak, 0))
+        low, high = [p for p in ordered if p < best], [p for p in ordered if p > best]
+        more = set()
+        if len(low) < 2:
+            more.add(ordered[0] / 2)
+        if len(high) < 2 and measure(ordered[-1], 0) > 0.5 * measure(best, 0):
+            more.add(ordered[-1] * 2)
+        if not more:
+            return ordered
+        grid = set(grid) | more
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("truth", "suggest", "table"))
+    parser.add_argument("--part", default="0/1", help="which share of the cells this process takes, as 0/2")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.what == "truth":
+        sys.exit(main_truth(arguments.part))

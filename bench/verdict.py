@@ -1,0 +1,115 @@
+"""Does the verdict of a range test tell where super-convergence pays? The truth, measured; then the verdict against it.
+
+    python bench/verdict.py truth [--part 0/2]     1cycle and three tuned standard schedules on every case (hours)
+    python bench/verdict.py curves [--part 0/2]    the range tests
+    python bench/verdict.py table                  S with intervals, confusion, AUC
+
+S is the number of epochs that the best tuned standard schedule (constant, step, cosine, each with its own grid of
+learning rates at each budget, chosen on validation data) needs for the test accuracy that 1cycle reaches in 4 epochs,
+over 4. Results go to bench/out; what is there is not run again. Set ONECYCLE_DATA to a folder with cifar10.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from pairs import CASES
+
+import onecycle
+from onecycle.loop import EpochEnd
+
+OUT = Path(__file__).parent / "out"
+EPOCHS = 4
+BUDGETS = (2, 4, 6, 8, 12)
+ENOUGH = 6  # S >= 1.5: beyond it only where the standard schedules have not got there
+STANDARD = ("constant", "step", "cosine")
+TUNING_SEEDS, SEEDS = (0, 1), (0, 1, 2, 3, 4)
+MIDDLE = {"sgd": 0.1, "adamw": 0.004, "muon": 0.03}
+
+
+def rows(name):
+    path = OUT / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def keep(name, row):
+    OUT.mkdir(exist_ok=True)
+    with (OUT / f"{name}.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def train(case, preset, epochs, peak, seed):
+    """Accuracy on the data that choose and on the test data, of one training; zeros where it diverged."""
+    learn = case.pair.learner(seed, case.optimizer, **case.settings)
+    valid, learn.valid = learn.valid, None
+    try:
+        learn.fit_one_cycle(epochs, peak, preset=preset)
+    except onecycle.NonFiniteLoss:
+        return 0.0, 0.0
+    test = tuple(part[:4000] for part in case.pair.splits()[2])
+    return learn.evaluate(valid)["accuracy"], learn.evaluate(test)["accuracy"]
+
+
+class Cell:
+    """One case under one schedule and budget; what was run before is read from the file."""
+
+    def __init__(self, case, preset, epochs):
+        self.case, self.key = case, (case.name, preset, epochs)
+        self.done = {
+            (r["peak"], r["seed"]): r for r in rows("verdict") if (r["case"], r["preset"], r["epochs"]) == self.key
+        }
+
+    def measure(self, peak, seed):
+        if (peak, seed) not in self.done:
+            valid, test = train(self.case, *self.key[1:], peak, seed)
+            row = dict(zip(("case", "preset", "epochs"), self.key, strict=True))
+            self.done[peak, seed] = row | {"peak": peak, "seed": seed, "valid": valid, "test": test}
+            keep("verdict", self.done[peak, seed])
+        return self.done[peak, seed]
+
+    def tune(self, middle):
+        """The best peak of a grid with ratio 2, extended until the best has a neighbour on both sides; all seeds there."""
+
+        def score(peak):
+            return statistics.mean(self.measure(peak, seed)["valid"] for seed in TUNING_SEEDS)
+
+        scores = {}
+        while True:
+            for peak in (middle / 2, middle, middle * 2):
+                if peak not in scores:
+                    scores[peak] = score(peak)
+            best = max(scores, key=scores.__getitem__)
+            if best == middle:
+                break
+            middle = best
+        return middle, [self.measure(middle, seed)["test"] for seed in SEEDS]
+
+
+def main_truth(part):
+    index, parts = map(int, part.split("/"))
+    for case in itertools.islice(CASES, index, None, parts):
+        middle, goal = Cell(case, "one_cycle", EPOCHS).tune(MIDDLE[case.optimizer])
+        print(case.name, "one_cycle", EPOCHS, middle, f"{100 * statistics.mean(goal):.2f}", flush=True)
+        middles = dict.fromkeys(STANDARD, middle / 2)
+        reached = False
+        for epochs in BUDGETS:
+            if epochs > ENOUGH and reached:
+                break
+            for preset in STANDARD:
+                middles[preset], tests = Cell(case, preset, epochs).tune(middles[preset])
+                reached |= statistics.mean(tests) >= statistics.mean(goal)
+                print("   ", preset, epochs, middles[preset], f"{100 * statistics.mean(tests):.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("truth", "curves", "table"))
+    parser.add_argument("--part", default="0/1", help="which share of the cases this process takes, as 0/2")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.what == "truth":
+        sys.exit(main_truth(arguments.part))

@@ -1,0 +1,266 @@
+"""The learning rate range test: which peak a 1cycle run can take, found by a short training that leaves no trace."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from .checkpoint import write_json
+from .curve import Curve
+from .data.loaders import Batches, OneShotBatches, as_batches
+from .errors import ConfigError, DataError, did_you_mean
+from .interrupt import stop_requests
+from .suggestion import suggest
+from .sweep import ABOVE, BELOW, Subject, scout, sweep
+from .untouched import modules_of
+from .verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Of the epochs that the cost is counted in, and the share of them that a test may take.
+EPOCHS, SHARE = 10, 0.05
+# Updates of a whole test, all repeats and evaluations counted: at least, at most, and where an epoch has no length.
+FEWEST, MOST, UNKNOWN = 64, 400, 200
+# What an evaluation costs beside training on as many samples, what all of them may cost beside the updates, and how
+# many there are in a sweep.
+FORWARD, EVALUATING, MEASUREMENTS = 1 / 3, 1 / 3, 16
+# Updates of a sweep, at least.
+SHORTEST = 12
+SPACINGS = ("exponential", "linear")
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a range test found.
+
+    `lr_max` is the peak for a 1cycle run of `epochs` epochs, `lr_min` where the learning rate begins to matter, `edge`
+    where training diverges; None where the curve does not tell, and then `reason` says why. `cost` holds the updates,
+    the evaluations, the seconds, and the updates as a share of a training of 10 epochs.
+    """
+
+    curve: Curve
+    lr_max: float | None
+    lr_min: float | None
+    edge: float | None
+    reason: str | None
+    verdict: Verdict
+    epochs: float
+    cost: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    title: str = ""
+    sharpness: dict[str, list[float]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: all of it, the curve too."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**plain, "curve": self.curve.to_dict(), "verdict": asdict(self.verdict), "notes": list(self.notes)}
+
+    def plot(self) -> Figure:
+        """Accuracy and losses over the learning rate, the band over repeats, the suggested range and the verdict."""
+        from .report.range_figure import range_figure
+
+        return range_figure(self.to_dict())
+
+    def text(self, width: int = 80) -> str:
+        """The same for a terminal."""
+        from .report.range_figure import range_text
+
+        return "\n".join(range_text(self.to_dict(), width))
+
+    def line(self) -> str:
+        """The result in one line."""
+        if self.lr_max is None:
+            return f"no peak from the range test: {self.reason}"
+        edge = "" if self.edge is None else f", diverges at {self.edge:.2g}"
+        return f"peak learning rate {self.lr_max:.2g}, from a range test of {self.cost['updates']} updates{edge}"
+
+    def save(self, path: str | Path) -> Path:
+        """Write all of it as JSON."""
+        path = Path(path)
+        write_json(path, self.to_dict())
+        return path
+
+
+def range_test(
+    step: Callable[[Any], Any],
+    optimizer: Optimizer | Sequence[Optimizer],
+    batches: Any,
+    *,
+    evaluate: Callable[[], Mapping[str, float]] | None = None,
+    updates: int | None = None,
+    repeats: int = 2,
+    lr_low: float | None = None,
+    lr_high: float | None = None,
+    spacing: str = "exponential",
+    epochs: float = EPOCHS,
+    restart: Callable[[int], None] | None = None,
+    model: nn.Module | Sequence[nn.Module] | None = None,
+    keep: Sequence[Any] = (),
+    seed: int = 0,
+    title: str = "",
+) -> RangeTest:
+    """Train for a short while with a rising learning rate, and read off where it is fast and where it diverges.
+
+    A scout first finds the learning rates between which there is something to see; then each repeat sweeps through
+    them, with a data order of its own, until it diverges. Everything that training changes is put back afterwards, bit
+    for bit.
+
+    Args:
+        step: ``step(batch)`` makes an update as your loop does (forward, backward, ``optimizer.step()``) and returns
+            the batch's mean loss, a number of any sign. A call that only accumulates gradients makes no update.
+        optimizer: the optimizer that `step` steps, or several (as of a GAN). Groups keep the ratios of their rates, and
+            so do optimizers; the learning rates of the result are the first optimizer's largest.
+        batches: whatever `step` takes, in anything that `onecycle.as_batches` takes; gone through as often as needed.
+        evaluate: measures the model as it stands on held-out data: returns ``{"loss": ..., "accuracy": ...}``, either
+            of them or both. Batch norms then use the statistics of the batches that it feeds.
+        updates: of the whole test; None: a twentieth of the updates of 10 epochs, but at least 64 and at most 400.
+        repeats: sweeps, each with another data order.
+        lr_low, lr_high: the ends of the sweep; None: found by the scout.
+        spacing: "exponential", or "linear" as in the paper.
+        epochs: of the 1cycle run that is to follow.
+        restart: ``restart(seed)`` draws new initial weights into the model, for every repeat but the first.
+        model: what `step` trains; None: the living modules that hold the optimizers' parameters.
+        keep: other objects that `step` changes, with `state_dict` and `load_state_dict`: a scaler, a scheduler.
+        seed: of the orders and of what the step draws.
+        title: what the figure is called.
+
+    Source: Smith, 1506.01186, section 3.3; Smith & Topin, 1708.07120, section 3.
+
+    Raises:
+        ConfigError: arguments that cannot be used.
+        DataError: fewer than two batches, or an iterator, which cannot be put back.
+        TrainingError: the loss is NaN from the start, or the step does not train.
+        Interrupted: Ctrl-C or SIGTERM came; everything is as before.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> def step(batch):
+    ...     loss = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     return loss
+    >>> test = range_test(step, optimizer, list(torch.randn(20, 16, 4, generator=torch.Generator().manual_seed(0))))
+    >>> 0.01 < test.lr_max < 1, model.weight.grad
+    (True, None)
+    """
+    started = time.perf_counter()
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    _check(optimizers, updates, repeats, lr_low, lr_high, spacing, epochs)
+    source = _source(batches, seed)
+    parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
+    modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)
+    with stop_requests() as stop:
+        subject = Subject(step, optimizers, source, evaluate, restart, modules, keep, seed, stop)
+        found = scout(subject)
+        per_epoch = _updates_per_epoch(source, subject.calls)
+        n = sweep_updates(default_updates(per_epoch) if updates is None else updates, found.updates, repeats, evaluate)
+        low, high = lr_low or found.edge / BELOW, lr_high or found.edge * ABOVE
+        rates = _rates(low, high, n, spacing, open_ended=lr_high is None)
+        sweeps = tuple(sweep(subject, i, rates, max(1, n // MEASUREMENTS)) for i in range(repeats))
+    curve = Curve(sweeps)
+    used = found.updates + sum(len(s.lr) for s in sweeps)
+    cost = {"updates": used, "evaluations": sum(len(s.valid_lr) for s in sweeps)}
+    cost |= {"share": used / (EPOCHS * per_epoch)} if per_epoch else {}
+    cost |= {"seconds": round(time.perf_counter() - started, 3)}
+    suggestion = suggest(curve)
+    return RangeTest(
+        curve, suggestion.lr_max, suggestion.lr_min, suggestion.edge, suggestion.reason, judge(curve), epochs, cost,
+        title=title,
+    )  # fmt: skip
+
+
+def default_updates(per_epoch: int | None) -> int:
+    """The updates of a test that takes a twentieth of 10 epochs.
+
+    >>> default_updates(300), default_updates(20)
+    (150, 64)
+    """
+    return UNKNOWN if per_epoch is None else min(MOST, max(FEWEST, int(SHARE * EPOCHS * per_epoch)))
+
+
+def sweep_updates(allowed: int, spent: int, repeats: int, evaluate: Any) -> int:
+    """The updates of each sweep, so that all with their evaluations, and what is `spent`, stay within `allowed`.
+
+    Raises:
+        ConfigError: too few for a curve.
+    """
+    share = 1 + EVALUATING if evaluate else 1.0
+    n = int((allowed - spent) / (repeats * share))
+    if n < SHORTEST:
+        need = math.ceil(spent + SHORTEST * repeats * share)
+        raise ConfigError(
+            f"{allowed} updates are too few for {repeats} repeats of a range test: give updates={need} or more"
+            + (", or fewer repeats" if repeats > 1 else "")
+        )
+    return n
+
+
+def _rates(low: float, high: float, n: int, spacing: str, open_ended: bool) -> list[float]:
+    """The learning rates of a sweep; one whose end is not the user's may go on a quarter longer, to meet divergence."""
+    if low >= high:
+        raise ConfigError(f"the learning rates of a range test rise: lr_low {low:g} is not below lr_high {high:g}")
+    more = n // 4 if open_ended else 0
+    if spacing == "linear":
+        return [high * (k + 1) / n for k in range(n + more)]
+    return [low * (high / low) ** (k / (n - 1)) for k in range(n + more)]
+
+
+def _source(batches: Any, seed: int) -> Batches:
+    source = as_batches(batches, seed=seed)
+    if isinstance(source, OneShotBatches):
+        raise DataError(
+            "an iterator ends, and what is read from it cannot be put back: give what it was made from, such as the "
+            "DataLoader itself, or a list of batches"
+        )
+    if len(list(islice(source.epoch(0), 2))) < 2:
+        raise DataError(
+            "a range test needs at least 2 batches, to tell the learning rate's effect from a batch's: make the "
+            "batches smaller"
+        )
+    return source
+
+
+def _updates_per_epoch(source: Batches, calls: int) -> int | None:
+    try:
+        return max(1, len(source) // max(1, calls))
+    except TypeError:
+        return None
+
+
+def _check(
+    optimizers: Sequence[Any],
+    updates: int | None,
+    repeats: int,
+    lr_low: float | None,
+    lr_high: float | None,
+    spacing: str,
+    epochs: float,
+) -> None:
+    if not optimizers or not all(isinstance(each, Optimizer) for each in optimizers):
+        raise ConfigError(f"optimizer is a torch optimizer, or several; received {optimizers!r}")
+    for name, value in (("updates", updates), ("repeats", repeats)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} is a whole number, at least 1; received {value!r}")
+    for name, value in (("lr_low", lr_low), ("lr_high", lr_high), ("epochs", epochs)):
+        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise ConfigError(f"{name} is a finite number above 0; received {value!r}")
+    if lr_low is not None and lr_high is not None and lr_low >= lr_high:
+        raise ConfigError(
+            f"the learning rates rise from lr_low to lr_high; received {lr_low:g} and {lr_high:g}: swap them"
+        )
+    if spacing not in SPACINGS:
+        raise ConfigError(f"unknown spacing {spacing!r}: {did_you_mean(str(spacing), SPACINGS)}")
+    for each in optimizers:
+        if getattr(each, "_onecycle_driver", None) is not None:
+            raise ConfigError("a policy is attached to this optimizer: call driver.detach() before a range test")

@@ -1,0 +1,265 @@
+"""A training with a rising learning rate, of anything that has a step, which leaves no trace."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .curve import Sweep
+from .data.loaders import Batches
+from .errors import ConfigError, Interrupted, TrainingError
+from .interrupt import StopRequest
+from .policy import Policy
+from .randomness import derive_seed, seeded
+from .runtime import generators
+from .untouched import untouched
+
+Measure = Callable[[], Mapping[str, float]]
+
+# An update that changes the weights by this share does not move the loss; one that changes them by so much has lost it.
+STILL, WILD = 1e-5, 30.0
+# The scout's learning rate grows by this factor at every update; the sweeps reach from the edge it found so far down,
+# and so far up.
+SCOUT, BELOW, ABOVE = 2.0, 1000.0, 4.0
+# Losses at the start that its level and noise are read from.
+START = 4
+# The learning rate of a progress that is the learning rate.
+AS_GIVEN = Policy({"lr": lambda lr: lr})
+
+
+class Watch:
+    """Tells divergence by the loss at the start and its noise, whatever the loss's scale and sign.
+
+    The mean of the last three losses is, twice in a row, clearly above the start; or, once it had clearly fallen, back
+    at it.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self._lowest = math.inf
+        self._above = 0
+        self.moved = False
+
+    def diverged(self, loss: float) -> bool:
+        """Take in the next loss, a finite number."""
+        self.losses.append(loss)
+        if len(self.losses) < START + 3:
+            return False
+        start = self.losses[:START]
+        level, noise = sum(start) / START, max(start) - min(start)
+        noise = max(noise, 1e-6 * max(1.0, abs(level)))
+        now = sum(self.losses[-3:]) / 3
+        self._lowest = min(self._lowest, now)
+        fell = self._lowest < level - 2 * noise
+        self._above = self._above + 1 if now > level + (0.0 if fell else 2 * noise) else 0
+        self.moved |= fell or self._above > 0
+        return self._above >= 2
+
+
+@dataclass
+class Subject:
+    """What is tested: a step of any kind, over batches that are recycled."""
+
+    step: Callable[[Any], Any]
+    optimizers: Sequence[Optimizer]
+    batches: Batches
+    evaluate: Measure | None
+    restart: Callable[[int], None] | None
+    modules: Sequence[nn.Module]
+    keep: Sequence[Any]
+    seed: int
+    stop: StopRequest
+    scales: list[float] = field(init=False)
+    calls: int = 0
+
+    def __post_init__(self) -> None:
+        peaks = [max((float(g["lr"]) for g in optimizer.param_groups), default=0.0) for optimizer in self.optimizers]
+        self.scales = [peak / peaks[0] if peaks[0] else 1.0 for peak in peaks]
+        devices = {p.device for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]}
+        self.generators = list({id(g): g for device in devices for g in generators(device)}.values())
+
+    @contextmanager
+    def begin(self, repeat: int) -> Iterator[Run]:
+        """The subject as it was at first, with a data order and (where it can be restarted) weights of this repeat."""
+        with untouched(self.optimizers, self.modules, self.keep), ExitStack() as stack:
+            if repeat > 1 and self.restart is not None:
+                self.restart(derive_seed(self.seed, "restart", repeat))
+            run = Run(self, repeat)
+            for i, optimizer in enumerate(self.optimizers):
+                stack.callback(optimizer.register_step_post_hook(run.counts(i)).remove)
+            yield run
+
+
+class Run:
+    """A subject under way."""
+
+    def __init__(self, subject: Subject, repeat: int):
+        self.subject, self.repeat = subject, repeat
+        self.updates = 0
+        self._applied = [0] * len(subject.optimizers)
+        self._stream = _recycled(subject.batches, repeat)
+
+    def counts(self, i: int) -> Callable[..., None]:
+        """A hook that counts the steps of optimizer `i`, but for those that skip in fp16."""
+
+        def count(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            found_inf = getattr(optimizer, "found_inf", None)
+            if found_inf is None or not bool(found_inf):
+                self._applied[i] += 1
+
+        return count
+
+    def update(self, lr: float) -> float:
+        """One update of every optimizer at `lr`: the mean loss of the batches that it took.
+
+        A batch that only accumulates gradients, or whose gradients overflow, makes no update and no point of its own.
+        """
+        subject = self.subject
+        if subject.stop.signal is not None:
+            name = signal.Signals(subject.stop.signal).name
+            raise Interrupted(
+                f"the range test was stopped by {name}; everything is as before", signal=subject.stop.signal
+            )
+        for optimizer, scale in zip(subject.optimizers, subject.scales, strict=True):
+            AS_GIVEN.write(optimizer, lr * scale)
+        self._applied = [0] * len(subject.optimizers)
+        losses: list[float] = []
+        while not all(self._applied):
+            if len(losses) >= 64 + 4 * subject.calls:
+                return self._never(len(losses))
+            where = derive_seed(subject.seed, "range test", self.repeat, self.updates, len(losses))
+            with seeded(subject.generators, where):
+                losses.append(_number(subject.step(next(self._stream))))
+        self.updates += 1
+        subject.calls = max(subject.calls, len(losses))
+        return sum(losses) / len(losses)
+
+    def measure(self) -> Mapping[str, float]:
+        """The held-out measurements of the model as it stands, batch norms with the held-out data's own statistics."""
+        with own_statistics(self.subject.modules):
+            return self.subject.evaluate() if self.subject.evaluate else {}
+
+    def _never(self, calls: int) -> float:
+        if self.updates:
+            return math.nan  # gradients that overflow at any scale
+        raise TrainingError(
+            f"{calls} calls of the step made no update of every optimizer: a step takes a batch, calls backward() and "
+            "optimizer.step(), and returns the loss"
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the scout found: where the loss does not move yet, where it is lost, and how many updates that took.
+
+    `moved` is False where the loss did not change up to the wildest learning rate.
+    """
+
+    still: float
+    edge: float
+    updates: int
+    moved: bool
+
+
+def scout(subject: Subject) -> Found:
+    """Find the learning rates between which a sweep has something to show, whatever the optimizer.
+
+    One update at a learning rate of 1 tells how far the weights move; from a rate that moves them by `STILL`, it
+    doubles until the loss diverges.
+
+    Raises:
+        TrainingError: the loss is NaN from the start, or no weight moves.
+    """
+    with subject.begin(0) as run:
+        parameters = [p for group in subject.optimizers[0].param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in parameters]
+        first = run.update(1.0)
+        change = _norm(p.detach() - b for p, b in zip(parameters, before, strict=True))
+        relative = change / max(_norm(before), 1e-12)
+    if not math.isfinite(first):
+        raise TrainingError(
+            f"the loss is {first} before any update: look at the data (NaN, infinite or far too large values), at the "
+            "initial weights, and in fp16 try precision bf16 or fp32"
+        )
+    if not math.isfinite(relative) or relative == 0.0:
+        raise TrainingError(
+            "an update does not move the weights, or makes them infinite: are they frozen, are gradients zero or NaN?"
+        )
+    with subject.begin(0) as run:
+        watch, lr = Watch(), STILL / relative
+        while lr < WILD / relative:
+            loss = run.update(lr)
+            if not math.isfinite(loss) or watch.diverged(loss):
+                break
+            lr *= SCOUT
+        return Found(STILL / relative, lr / SCOUT, run.updates + 1, watch.moved)
+
+
+def sweep(subject: Subject, repeat: int, lrs: Sequence[float], every: int) -> Sweep:
+    """The subject trained through these learning rates, until it diverges."""
+    watch, lr, loss = Watch(), [], []
+    measured: list[tuple[float, Mapping[str, float]]] = []
+    stopped = "end"
+    with subject.begin(repeat + 1) as run:
+        for k, rate in enumerate(lrs):
+            value = run.update(rate)
+            if not math.isfinite(value):
+                stopped = "nan"
+                break
+            lr.append(rate)
+            loss.append(value)
+            if watch.diverged(value):
+                stopped = "diverged"
+            if subject.evaluate is not None and (k % every == every - 1 or stopped != "end"):
+                measured.append((rate, run.measure()))
+            if stopped != "end":
+                break
+    losses, accuracies = (tuple(m[name] for _, m in measured if name in m) for name in ("loss", "accuracy"))
+    return Sweep(tuple(lr), tuple(loss), tuple(rate for rate, _ in measured), losses, accuracies, stopped)
+
+
+@contextmanager
+def own_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block batch norms in evaluation mode use the statistics of the batch they see.
+
+    Running means lag behind weights that change fast: at a large learning rate they make a good model look broken.
+    """
+    norms = {
+        part for module in modules for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)
+    }
+    before = [(norm, norm.running_mean, norm.running_var) for norm in norms]
+    for norm in norms:
+        norm.running_mean = norm.running_var = None
+    try:
+        yield
+    finally:
+        for norm, mean, variance in before:
+            norm.running_mean, norm.running_var = mean, variance
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(math.fsum(float(t.detach().square().sum()) for t in tensors))
+
+
+def _recycled(batches: Batches, repeat: int) -> Iterator[Any]:
+    epoch = 1_000_000 * (repeat + 1)
+    while True:
+        yield from batches.epoch(epoch)
+        epoch += 1
+
+
+def _number(loss: Any) -> float:
+    if isinstance(loss, tuple) and loss:
+        loss = loss[0]
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss.item()
+    if isinstance(loss, int | float):
+        return float(loss)
+    raise ConfigError(f"a step returns the loss of its batch, one number; received {loss!r}")
