@@ -28,6 +28,7 @@ class Pair:
     train: int
     model: str | Callable[[int], torch.nn.Module]
     options: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 64
 
     def splits(self):
         """Train, valid and test, each (inputs, targets)."""
@@ -42,19 +43,18 @@ class Pair:
         shape, classes = tuple(inputs.shape[1:]), int(targets.max()) + 1
         return onecycle.build_model(self.model, input_shape=shape, classes=classes, seed=seed, **self.options)
 
-    def learner(self, seed, optimizer, *, batch_size=64, **settings):
+    def learner(self, seed, optimizer, **settings):
         """A learner on it, silent, with validation data that no epoch pauses for."""
         train, valid, _ = self.splits()
-        learn = onecycle.Learner(
-            self.build(seed), train, optimizer=optimizer, seed=seed, batch_size=batch_size, verbose=False, **settings
-        )
+        settings = {"batch_size": self.batch_size, **settings}
+        learn = onecycle.Learner(self.build(seed), train, optimizer=optimizer, seed=seed, verbose=False, **settings)
         learn.valid = TensorBatches(valid, min(500, len(valid[0])), shuffle=False)
         return learn
 
 
 @cache
 def images(name, side):
-    """10 classes of images at `side` x `side`: 50,000 for training, 5,000 (or what there is) to choose, 10,000 to test."""
+    """10 classes of images at `side` x `side`: those to train on, to choose with and to test on, in a fixed order."""
     data = onecycle.load(name)
     splits = []
     for i, split in enumerate((data.train, data.valid, data.test)):
@@ -143,8 +143,8 @@ PEAK_PAIRS = [
     Pair("small-cnn, fashion-mnist 14x14", fashion(14), 20_000, "small-cnn"),
     Pair("lenet, fashion-mnist 16x16", fashion(16), 20_000, "lenet"),
     Pair("small-cnn, cifar10 16x16", cifar(16), 10_000, "small-cnn"),
-    Pair("resnet20, cifar10 16x16", cifar(16), 5_000, "resnet20"),
-    Pair("char-transformer, text", text, 6_000, "char-transformer", TRANSFORMER),
+    Pair("resnet20, cifar10 16x16", cifar(16), 4_000, "resnet20", {}, 16),
+    Pair("char-transformer, text", text, 6_000, "char-transformer", TRANSFORMER, 16),
 ]
 
 
@@ -155,6 +155,7 @@ class Case:
     pair: Pair
     optimizer: str = "sgd"
     settings: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 16
 
     @property
     def name(self):
@@ -163,32 +164,36 @@ class Case:
         return ", ".join(parts + [f"{k} {v:g}" for k, v in self.settings.items()])
 
 
-def _digits():
+@cache
+def digits():
+    """8x8 digits."""
     data = onecycle.load("digits")
     return tuple((s.inputs.float() / 8 - 1, s.targets.long()) for s in (data.train, data.valid, data.test))
 
 
+SHORT = {"epochs": 4}
 CASES = [
-    Case(Pair("small-cnn, fashion-mnist 14x14", fashion(14), 3000, "small-cnn")),
-    Case(Pair("mlp, fashion-mnist 14x14", fashion(14), 4000, "mlp")),
-    Case(Pair("plain 12 layers, cifar10 16x16", cifar(16), 3000, plain)),
-    Case(Pair("char-transformer, text", text, 2000, "char-transformer", TRANSFORMER)),
-    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 4000, "small-cnn"), "sgd", {"weight_decay": 0.05}),
-    Case(Pair("resnet20, cifar10 16x16", cifar(16), 2000, "resnet20")),
-    Case(Pair("small-cnn, fashion-mnist 14x14", fashion(14), 256, "small-cnn"), "sgd", {"batch_size": 16}),
-    Case(Pair("post-norm transformer, text", text, 1000, post_norm), "adamw"),
-    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 4000, "small-cnn"), "adamw"),
-    Case(Pair("small-cnn dropout .5, cifar10 16x16", cifar(16), 3000, "small-cnn", {"dropout": 0.5})),
-    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 4000, "small-cnn")),
-    Case(Pair("lenet, fashion-mnist 16x16", fashion(16), 4000, "lenet")),
-    Case(Pair("plain 12 layers with norms, cifar10 16x16", cifar(16), 3000, partial(plain, norm=True))),
-    Case(Pair("char-transformer, text", text, 2000, "char-transformer", TRANSFORMER), "adamw"),
-    Case(Pair("logistic mlp, fashion-mnist 14x14", fashion(14), 4000, vanishing)),
-    Case(Pair("resnet20, digits", _digits, 1200, "resnet20")),
-    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 256, "small-cnn"), "sgd", {"batch_size": 16}),
-    Case(Pair("post-norm transformer, text", text, 1000, post_norm), "sgd"),
-    Case(Pair("mlp, fashion-mnist 14x14", fashion(14), 4000, "mlp"), "adamw"),
-    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 4000, "small-cnn"), "muon"),
-    Case(Pair("small-cnn, fashion-mnist 14x14", fashion(14), 4000, "small-cnn"), "sgd", {"batch_size": 512}),
-    Case(Pair("lenet, fashion-mnist 16x16", fashion(16), 4000, "lenet"), "sgd", {"weight_decay": 0.03}),
+    Case(Pair("small-cnn, fashion-mnist 14x14", fashion(14), 500, "small-cnn", {}, 32)),
+    Case(Pair("lenet, fashion-mnist 16x16", fashion(16), 1000, "lenet", {}, 32)),
+    Case(Pair("post-norm transformer of 4 layers, text", text, 300, post_norm, {}, 16), "adamw"),
+    Case(Pair("resnet20, digits", digits, 500, "resnet20", {}, 32)),
+    Case(Pair("logistic mlp, fashion-mnist 14x14", fashion(14), 1000, vanishing, {}, 32)),
+    Case(Pair("plain 12 layers with norms, cifar10 16x16", cifar(16), 500, partial(plain, norm=True), {}, 32)),
+    Case(Pair("char-transformer, text", text, 500, "char-transformer", TRANSFORMER, 16)),
+    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 1000, "small-cnn", {}, 32)),
+    Case(Pair("lenet, fashion-mnist 16x16", fashion(16), 1000, "lenet", {}, 32), "sgd", {"weight_decay": 0.03}),
+    Case(Pair("mlp, fashion-mnist 14x14", fashion(14), 1000, "mlp", {}, 32)),
+    Case(Pair("resnet56, digits", digits, 300, "resnet56", {}, 32)),
+    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 1000, "small-cnn", {}, 32), "adamw"),
+    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 1000, "small-cnn", {}, 32), "sgd", {"weight_decay": 0.05}),
+    Case(Pair("char-transformer, text", text, 500, "char-transformer", TRANSFORMER, 16), "adamw"),
+    Case(Pair("mlp, fashion-mnist 14x14", fashion(14), 1000, "mlp", {}, 32), "adamw"),
+    Case(Pair("small-cnn, fashion-mnist 14x14", fashion(14), 2000, "small-cnn", {}, 250)),
+    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 1000, "small-cnn", {}, 32), "muon"),
+    Case(Pair("small-cnn dropout .5, cifar10 16x16", cifar(16), 1000, "small-cnn", {"dropout": 0.5}, 32)),
+    Case(Pair("small-cnn, fashion-mnist 14x14", fashion(14), 3000, "small-cnn"), **SHORT),
+    Case(Pair("mlp, fashion-mnist 14x14", fashion(14), 4000, "mlp"), **SHORT),
+    Case(Pair("plain 12 layers, cifar10 16x16", cifar(16), 3000, plain), **SHORT),
+    Case(Pair("char-transformer, text", text, 2000, "char-transformer", TRANSFORMER), **SHORT),
+    Case(Pair("small-cnn, cifar10 16x16", cifar(16), 4000, "small-cnn"), "sgd", {"weight_decay": 0.05}, **SHORT),
 ]

@@ -22,6 +22,7 @@ import onecycle
 OUT = Path(__file__).parent / "out"
 OPTIMIZERS, EPOCHS, SEEDS = ("sgd", "adamw", "muon"), (2, 8), (0, 1, 2)
 MIDDLE = {"sgd": 0.2, "adamw": 0.008, "muon": 0.04}
+COLUMNS = ("pair", "optimizer", "epochs", "peak", "seed", "test")
 NEAR = 0.02  # peaks that the first seed has this close to the best are measured with all seeds
 
 
@@ -61,8 +62,7 @@ def main_truth(part):
             def measure(peak, seed, cell=(pair.name, optimizer, epochs), done=done, pair=pair):
                 if (*cell, peak, seed) not in done:
                     accuracy = train(pair, cell[1], cell[2], peak, seed)
-                    row = dict(zip(("pair", "optimizer", "epochs", "peak", "seed", "test"), (*cell, peak, seed, accuracy)))
-                    keep("truth", row)
+                    keep("truth", dict(zip(COLUMNS, (*cell, peak, seed, accuracy), strict=True)))
                     done[(*cell, peak, seed)] = accuracy
                 return done[(*cell, peak, seed)]
 
@@ -71,7 +71,8 @@ def main_truth(part):
             near = [peak for peak in grid if measure(peak, 0) >= best - NEAR]
             for seed, peak in itertools.product(SEEDS[1:], near):
                 measure(peak, seed)
-            print(pair.name, optimizer, epochs, {p: round(100 * statistics.mean(measure(p, s) for s in SEEDS), 2) for p in near}, flush=True)
+            means = {peak: round(100 * statistics.mean(measure(peak, seed) for seed in SEEDS), 2) for peak in near}
+            print(pair.name, optimizer, epochs, means, flush=True)
 
 
 def widen(grid, measure):

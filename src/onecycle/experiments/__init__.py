@@ -1,0 +1,1 @@
+"""Fair comparisons of training policies: many runs, and what can be said about them."""
