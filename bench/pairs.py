@@ -39,8 +39,8 @@ class Pair:
         """The model with fresh weights."""
         if callable(self.model):
             return self.model(seed)
-        (inputs, targets), _, _ = self.splits()
-        shape, classes = tuple(inputs.shape[1:]), int(targets.max()) + 1
+        splits = self.splits()
+        shape, classes = tuple(splits[0][0].shape[1:]), int(max(targets.max() for _, targets in splits)) + 1
         return onecycle.build_model(self.model, input_shape=shape, classes=classes, seed=seed, **self.options)
 
     def learner(self, seed, optimizer, **settings):

@@ -20,7 +20,7 @@ from pairs import PEAK_PAIRS
 import onecycle
 
 OUT = Path(__file__).parent / "out"
-OPTIMIZERS, EPOCHS, SEEDS = ("sgd", "adamw", "muon"), (2, 8), (0, 1, 2)
+OPTIMIZERS, EPOCHS, SEEDS, TEST_SEEDS = ("sgd", "adamw", "muon"), (2, 8), (0, 1, 2), (100, 101, 102, 103, 104)
 MIDDLE = {"sgd": 0.2, "adamw": 0.008, "muon": 0.04}
 COLUMNS = ("pair", "optimizer", "epochs", "peak", "seed", "test")
 NEAR = 0.02  # peaks that the first seed has this close to the best are measured with all seeds
@@ -75,6 +75,19 @@ def main_truth(part):
             print(pair.name, optimizer, epochs, means, flush=True)
 
 
+def main_suggest(part):
+    """Range tests at their defaults, with fresh weights; the curves are kept, the rules are applied to them later."""
+    done = {(r["pair"], r["optimizer"], r["seed"]) for r in rows("curves")}
+    for (optimizer, pair), seed in itertools.product(list(cells(part)), TEST_SEEDS):
+        if (pair.name, optimizer, seed) in done:
+            continue
+        learn = pair.learner(seed, optimizer)
+        test = learn.range_test(build=pair.build)
+        row = {"pair": pair.name, "optimizer": optimizer, "seed": seed, **test.cost, "edge": test.edge}
+        keep("curves", row | {"curve": test.curve.to_dict(), "scout": test.scout, "kind": test.kind})
+        print(pair.name, optimizer, seed, test.line(), flush=True)
+
+
 def widen(grid, measure):
     """The grid, ratio 2, extended until the best has two neighbours on both sides, or a diverged one."""
     while True:
@@ -99,3 +112,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if arguments.what == "truth":
         sys.exit(main_truth(arguments.part))
+    if arguments.what == "suggest":
+        sys.exit(main_suggest(arguments.part))

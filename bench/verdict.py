@@ -5,8 +5,9 @@
     python bench/verdict.py table                  S with intervals, confusion, AUC
 
 S is the number of epochs that the best tuned standard schedule (constant, step, cosine, each with its own grid of
-learning rates at each budget, chosen on validation data) needs for the test accuracy that 1cycle reaches in a run of 4
-or 16 epochs, over those epochs. Results go to bench/out; what is there is not run again. Set ONECYCLE_DATA to a folder with cifar10.
+learning rates at each budget, chosen on validation data) needs for the test accuracy that 1cycle reaches in a run of
+4 or 16 epochs, over those epochs. Results go to bench/out; what is there is not run again. Set ONECYCLE_DATA to a
+folder with cifar10.
 """
 
 import argparse
@@ -26,6 +27,7 @@ OUT = Path(__file__).parent / "out"
 BUDGETS, ENOUGH = (1, 1.5, 2), 1.5
 STANDARD = ("constant", "step", "cosine")
 TUNING_SEEDS, SEEDS = (0,), (0, 1, 2, 3)
+LENGTHS, TEST_SEEDS = (120, 400), (100, 101)
 MIDDLE = {"sgd": 0.1, "adamw": 0.004, "muon": 0.03}
 
 
@@ -70,7 +72,7 @@ class Cell:
         return self.done[peak, seed]
 
     def tune(self, middle):
-        """The best peak of a grid with ratio 2, extended until the best has a neighbour on both sides; all seeds there."""
+        """The best peak of a grid with ratio 2, extended until it has a neighbour on both sides; all seeds there."""
 
         def score(peak):
             return statistics.mean(self.measure(peak, seed)["valid"] for seed in TUNING_SEEDS)
@@ -104,6 +106,21 @@ def main_truth(part):
                 print("   ", preset, epochs, middles[preset], f"{100 * statistics.mean(tests):.2f}", flush=True)
 
 
+def main_curves(part):
+    """Range tests of every case, short ones and long ones."""
+    index, parts = map(int, part.split("/"))
+    done = {(r["case"], r["updates"], r["seed"]) for r in rows("verdict-curves")}
+    for updates, seed in itertools.product(LENGTHS, TEST_SEEDS):
+        for case in itertools.islice(CASES, index, None, parts):
+            if (case.name, updates, seed) in done:
+                continue
+            learn = case.pair.learner(seed, case.optimizer, **case.settings)
+            test = learn.range_test(build=case.pair.build, updates=updates, epochs=case.epochs)
+            row = {"case": case.name, "updates": updates, "seed": seed, "lr_max": test.lr_max, "reason": test.reason}
+            keep("verdict-curves", row | {"cost": test.cost, "curve": test.curve.to_dict()})
+            print(case.name, updates, seed, test.line(), flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("truth", "curves", "table"))
@@ -112,3 +129,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if arguments.what == "truth":
         sys.exit(main_truth(arguments.part))
+    if arguments.what == "curves":
+        sys.exit(main_curves(arguments.part))

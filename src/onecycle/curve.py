@@ -73,12 +73,15 @@ class Sweep:
 class Curve:
     """The sweeps of a range test, all over the same learning rates, and their means and bands.
 
+    `scouted` is the learning rate at which the scout, which doubles it at every update, lost the loss.
+
     >>> curve = Curve((Sweep((0.1, 0.2), (3.0, 1.0)), Sweep((0.1, 0.2), (2.0, 1.0))))
     >>> curve.loss.mean, curve.loss.high
     ((2.5, 1.0), (3.0, 1.0))
     """
 
     sweeps: tuple[Sweep, ...]
+    scouted: float | None = None
 
     @property
     def lr(self) -> tuple[float, ...]:
@@ -107,9 +110,8 @@ class Curve:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `from_dict` is its inverse."""
-        return {
-            "sweeps": [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(s).items()} for s in self.sweeps]
-        }
+        sweeps = [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(s).items()} for s in self.sweeps]
+        return {"sweeps": sweeps, "scouted": self.scouted}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Curve:
@@ -120,7 +122,8 @@ class Curve:
         """
         known = {field.name for field in fields(Sweep)}
         try:
-            return cls(tuple(Sweep(**{k: v for k, v in sweep.items() if k in known}) for sweep in data["sweeps"]))
+            sweeps = tuple(Sweep(**{k: v for k, v in sweep.items() if k in known}) for sweep in data["sweeps"])
+            return cls(sweeps, data.get("scouted"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f'a curve is {{"sweeps": [{{"lr": [...], "loss": [...], ...}}]}}: {error}') from error
 
@@ -181,9 +184,9 @@ def fit(x: Sequence[float], y: Sequence[float], at: float, bandwidth: float = BA
     residuals = [b - mean_y - slope * (a - mean_x) for a, b in near]
     count = total**2 / math.fsum(w * w for w in weights)
     variance = math.fsum(w * r * r for w, r in zip(weights, residuals, strict=True)) / total
-    variance *= count / (count - 2) if count > 2 else math.inf
     leverage = math.fsum((w * (a - mean_x)) ** 2 for w, (a, _) in zip(weights, near, strict=True)) / spread**2
-    return Fit(mean_y - slope * mean_x, slope, math.sqrt(variance * leverage) if variance else 0.0)
+    error = math.sqrt(variance * leverage * count / (count - 2)) if count > 2 else math.inf
+    return Fit(mean_y - slope * mean_x, slope, error)
 
 
 def smooth(lr: Sequence[float], values: Sequence[float], bandwidth: float = BANDWIDTH) -> list[float]:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import ASGD, SGD, Optimizer
 
 from .checkpoint import write_json
-from .curve import Curve
-from .data.loaders import Batches, OneShotBatches, as_batches
+from .curve import Curve, Sweep
+from .data.loaders import Batches, ListBatches, OneShotBatches, as_batches, epoch_order
 from .errors import ConfigError, DataError, did_you_mean
 from .interrupt import stop_requests
-from .suggestion import suggest
-from .sweep import ABOVE, BELOW, Subject, scout, sweep
+from .suggestion import Suggestion, suggest
+from .sweep import ABOVE, BELOW, STILL, WILD, Found, Probe, Subject, scout, sweep
 from .untouched import modules_of
 from .verdict import Verdict, judge
 
@@ -33,9 +34,13 @@ FEWEST, MOST, UNKNOWN = 64, 400, 200
 # What an evaluation costs beside training on as many samples, what all of them may cost beside the updates, and how
 # many there are in a sweep.
 FORWARD, EVALUATING, MEASUREMENTS = 1 / 3, 1 / 3, 16
-# Updates of a sweep, at least.
-SHORTEST = 12
+# Updates of a sweep, at least, and how much longer it may go on where its end is not the user's, to meet divergence.
+SHORTEST, LONGER = 12, 1 / 4
 SPACINGS = ("exponential", "linear")
+NEVER_MOVED = (
+    f"the loss did not move, whether an update changed the weights by {STILL:g} or by {WILD:g} of their size: does the "
+    "step compute it with the weights that its optimizer has?"
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,12 @@ class RangeTest:
     """What a range test found.
 
     `lr_max` is the peak for a 1cycle run of `epochs` epochs, `lr_min` where the learning rate begins to matter, `edge`
-    where training diverges; None where the curve does not tell, and then `reason` says why. `cost` holds the updates,
-    the evaluations, the seconds, and the updates as a share of a training of 10 epochs.
+    where training diverges; None where the curve does not tell, and then `reason` says why. `decades` is the standard
+    error of the peak over the repeats; `proportional` and `batch_norm` are what `suggest` was told of the optimizer and
+    the model. `cost` holds the updates, the evaluations, the seconds, and the updates as a share of a training of 10
+    epochs. `sharpness`, where it was asked
+    for, holds over the first sweep ``lr``, the Hessian's ``largest_eigenvalue``, and ``hessian_free``, an estimate of
+    the best learning rate; None where there is no value.
     """
 
     curve: Curve
@@ -52,17 +61,27 @@ class RangeTest:
     lr_min: float | None
     edge: float | None
     reason: str | None
+    decades: float | None
     verdict: Verdict
     epochs: float
+    proportional: bool
+    batch_norm: bool
     cost: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     title: str = ""
-    sharpness: dict[str, list[float]] | None = None
+    sharpness: dict[str, list[float | None]] | None = None
+
+    def peak(self, epochs: float) -> float | None:
+        """The peak for a run of another length."""
+        if self.lr_max is None:
+            return None
+        return suggest(self.curve, epochs=epochs, proportional=self.proportional, batch_norm=self.batch_norm).lr_max
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: all of it, the curve too."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**plain, "curve": self.curve.to_dict(), "verdict": asdict(self.verdict), "notes": list(self.notes)}
+        verdict = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.verdict).items()}
+        return {**plain, "curve": self.curve.to_dict(), "verdict": verdict, "notes": list(self.notes)}
 
     def plot(self) -> Figure:
         """Accuracy and losses over the learning rate, the band over repeats, the suggested range and the verdict."""
@@ -105,6 +124,7 @@ def range_test(
     restart: Callable[[int], None] | None = None,
     model: nn.Module | Sequence[nn.Module] | None = None,
     keep: Sequence[Any] = (),
+    probe: Probe | None = None,
     seed: int = 0,
     title: str = "",
 ) -> RangeTest:
@@ -130,6 +150,8 @@ def range_test(
         restart: ``restart(seed)`` draws new initial weights into the model, for every repeat but the first.
         model: what `step` trains; None: the living modules that hold the optimizers' parameters.
         keep: other objects that `step` changes, with `state_dict` and `load_state_dict`: a scaler, a scheduler.
+        probe: ``probe(lr, due)`` is called after each update of the first sweep, with whether measurements are due; it
+            looks at what it likes and changes nothing.
         seed: of the orders and of what the step draws.
         title: what the figure is called.
 
@@ -150,34 +172,51 @@ def range_test(
     ...     loss.backward()
     ...     optimizer.step()
     ...     return loss
-    >>> test = range_test(step, optimizer, list(torch.randn(20, 16, 4, generator=torch.Generator().manual_seed(0))))
+    >>> test = range_test(step, optimizer, list(torch.randn(20, 64, 4, generator=torch.Generator().manual_seed(0))))
     >>> 0.01 < test.lr_max < 1, model.weight.grad
     (True, None)
     """
     started = time.perf_counter()
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     _check(optimizers, updates, repeats, lr_low, lr_high, spacing, epochs)
-    source = _source(batches, seed)
     parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
     modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)
-    with stop_requests() as stop:
+    with stop_requests() as stop, _sampler_kept(batches):
+        source = _source(batches, seed)
         subject = Subject(step, optimizers, source, evaluate, restart, modules, keep, seed, stop)
         found = scout(subject)
-        per_epoch = _updates_per_epoch(source, subject.calls)
-        n = sweep_updates(default_updates(per_epoch) if updates is None else updates, found.updates, repeats, evaluate)
-        low, high = lr_low or found.edge / BELOW, lr_high or found.edge * ABOVE
+        per_epoch = _updates_per_epoch(source, subject.calls_per_update)
+        n = sweep_updates(updates, default_updates(per_epoch), subject.updates, repeats, evaluate, lr_high is None)
+        low, high = _ends(found, lr_low, lr_high)
         rates = _rates(low, high, n, spacing, open_ended=lr_high is None)
-        sweeps = tuple(sweep(subject, i, rates, max(1, n // MEASUREMENTS)) for i in range(repeats))
-    curve = Curve(sweeps)
-    used = found.updates + sum(len(s.lr) for s in sweeps)
-    cost = {"updates": used, "evaluations": sum(len(s.valid_lr) for s in sweeps)}
-    cost |= {"share": used / (EPOCHS * per_epoch)} if per_epoch else {}
+        every = max(1, n // MEASUREMENTS)
+        sweeps = tuple(sweep(subject, i, rates, every, None if i else probe) for i in range(repeats))
+        subject.obey()
+    curve = Curve(sweeps, found.edge if found.lost else None)
+    proportional, batch_norm = is_proportional(optimizers[0]), has_batch_norm(modules)
+    cost = {"updates": subject.updates, "evaluations": sum(len(s.valid_lr) for s in sweeps)}
+    cost |= {"share": subject.updates / (EPOCHS * per_epoch)} if per_epoch else {}
     cost |= {"seconds": round(time.perf_counter() - started, 3)}
-    suggestion = suggest(curve)
+    nothing = _nothing_to_see(found, sweeps)
+    peak = (
+        suggest(curve, epochs=epochs, proportional=proportional, batch_norm=batch_norm)
+        if nothing is None
+        else Suggestion(None, None, None, nothing)
+    )
     return RangeTest(
-        curve, suggestion.lr_max, suggestion.lr_min, suggestion.edge, suggestion.reason, judge(curve), epochs, cost,
-        title=title,
+        curve, peak.lr_max, peak.lr_min, peak.edge, peak.reason, peak.decades, judge(curve), epochs, proportional,
+        batch_norm, cost, title=title,
     )  # fmt: skip
+
+
+def is_proportional(optimizer: Optimizer) -> bool:
+    """Whether an update grows with the gradient: stochastic gradient descent, with or without momentum."""
+    return isinstance(optimizer, SGD | ASGD)
+
+
+def has_batch_norm(modules: Sequence[nn.Module]) -> bool:
+    """Whether batch norms are among the modules."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for module in modules for m in module.modules())
 
 
 def default_updates(per_epoch: int | None) -> int:
@@ -189,30 +228,57 @@ def default_updates(per_epoch: int | None) -> int:
     return UNKNOWN if per_epoch is None else min(MOST, max(FEWEST, int(SHARE * EPOCHS * per_epoch)))
 
 
-def sweep_updates(allowed: int, spent: int, repeats: int, evaluate: Any) -> int:
-    """The updates of each sweep, so that all with their evaluations, and what is `spent`, stay within `allowed`.
+def sweep_updates(
+    told: int | None, default: int, spent: int, repeats: int, evaluate: Any, open_ended: bool = False
+) -> int:
+    """The updates of each sweep, so that all of them, and what is `spent`, stay within the updates that were `told`.
+
+    So do their evaluations, unless a sweep has to go on for longer. Where nothing was told, `default` does, or more
+    where so many repeats need it.
 
     Raises:
         ConfigError: too few for a curve.
     """
-    share = 1 + EVALUATING if evaluate else 1.0
-    n = int((allowed - spent) / (repeats * share))
-    if n < SHORTEST:
-        need = math.ceil(spent + SHORTEST * repeats * share)
+    share = max(1 + EVALUATING if evaluate else 1.0, 1 + LONGER if open_ended else 1.0)
+    need = math.ceil(spent + SHORTEST * repeats * share)
+    allowed = max(default, need) if told is None else told
+    if allowed < need:
         raise ConfigError(
             f"{allowed} updates are too few for {repeats} repeats of a range test: give updates={need} or more"
             + (", or fewer repeats" if repeats > 1 else "")
         )
-    return n
+    return int((allowed - spent) / (repeats * share))
+
+
+def _nothing_to_see(found: Found, sweeps: Sequence[Sweep]) -> str | None:
+    """Why the sweeps show nothing, where they do not."""
+    if not found.moved and all(sweep.stopped == "end" for sweep in sweeps):
+        return NEVER_MOVED
+    shortest = min(sweeps, key=lambda sweep: len(sweep.lr))
+    if len(shortest.lr) < SHORTEST / 2:
+        return (
+            f"after {len(shortest.lr)} updates the training loss or the held-out loss was NaN or infinite: give a "
+            "smaller lr_low, and look at the validation data"
+        )
+    return None
+
+
+def _ends(found: Found, low: float | None, high: float | None) -> tuple[float, float]:
+    """Those of the user, else about the edge that the scout found; where it found none, all that it saw."""
+    top = found.edge * ABOVE if high is None else high
+    bottom = min(found.edge, top) / BELOW if found.moved else min(found.still, top / BELOW)
+    return bottom if low is None else low, top
 
 
 def _rates(low: float, high: float, n: int, spacing: str, open_ended: bool) -> list[float]:
     """The learning rates of a sweep; one whose end is not the user's may go on a quarter longer, to meet divergence."""
     if low >= high:
-        raise ConfigError(f"the learning rates of a range test rise: lr_low {low:g} is not below lr_high {high:g}")
-    more = n // 4 if open_ended else 0
+        raise ConfigError(
+            f"lr_low {low:g} is not below {high:g}, where training is lost: give a smaller lr_low, or lr_high too"
+        )
+    more = int(n * LONGER) if open_ended else 0
     if spacing == "linear":
-        return [high * (k + 1) / n for k in range(n + more)]
+        return [low + (high - low) * k / (n - 1) for k in range(n + more)]
     return [low * (high / low) ** (k / (n - 1)) for k in range(n + more)]
 
 
@@ -228,7 +294,38 @@ def _source(batches: Any, seed: int) -> Batches:
             "a range test needs at least 2 batches, to tell the learning rate's effect from a batch's: make the "
             "batches smaller"
         )
-    return source
+    return reordered(source, seed)
+
+
+@dataclass(frozen=True)
+class _Reordered:
+    """The batches of a list, each epoch in an order of its own."""
+
+    batches: Sequence[Any]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        return (self.batches[i] for i in epoch_order(len(self), self.seed, epoch)[start:].tolist())
+
+
+def reordered(source: Batches, seed: int) -> Batches:
+    """`source`, in another order each epoch where it is a list: repeats in one order would agree too well."""
+    return _Reordered(source.batches, seed) if isinstance(source, ListBatches) else source
+
+
+@contextmanager
+def _sampler_kept(loader: Any) -> Iterator[None]:
+    """A sampler whose order follows from its epoch is at that epoch again afterwards."""
+    sampler = getattr(loader, "sampler", None)
+    epoch = getattr(sampler, "epoch", None)
+    try:
+        yield
+    finally:
+        if epoch is not None and hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
 def _updates_per_epoch(source: Batches, calls: int) -> int | None:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,14 +15,16 @@ from torch.optim import Optimizer
 
 from .curve import Sweep
 from .data.loaders import Batches
-from .errors import ConfigError, Interrupted, TrainingError
+from .errors import ConfigError, DataError, Interrupted, TrainingError
 from .interrupt import StopRequest
 from .policy import Policy
-from .randomness import derive_seed, seeded
+from .randomness import derive_seed, seeded, seeded_everywhere
 from .runtime import generators
 from .untouched import untouched
 
 Measure = Callable[[], Mapping[str, float]]
+# Called after each update, with its learning rate and whether measurements are due there.
+Probe = Callable[[float, bool], None]
 
 # An update that changes the weights by this share does not move the loss; one that changes them by so much has lost it.
 STILL, WILD = 1e-5, 30.0
@@ -77,7 +80,8 @@ class Subject:
     seed: int
     stop: StopRequest
     scales: list[float] = field(init=False)
-    calls: int = 0
+    updates: int = 0
+    calls: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         peaks = [max((float(g["lr"]) for g in optimizer.param_groups), default=0.0) for optimizer in self.optimizers]
@@ -90,11 +94,28 @@ class Subject:
         """The subject as it was at first, with a data order and (where it can be restarted) weights of this repeat."""
         with untouched(self.optimizers, self.modules, self.keep), ExitStack() as stack:
             if repeat > 1 and self.restart is not None:
-                self.restart(derive_seed(self.seed, "restart", repeat))
+                again = derive_seed(self.seed, "restart", repeat)
+                with seeded_everywhere(again, *self.generators):
+                    self.restart(again)
             run = Run(self, repeat)
             for i, optimizer in enumerate(self.optimizers):
                 stack.callback(optimizer.register_step_post_hook(run.counts(i)).remove)
             yield run
+
+    @property
+    def calls_per_update(self) -> int:
+        """Calls of the step that an update takes, more than one where gradients are accumulated."""
+        return median_low(self.calls) if self.calls else 1
+
+    def obey(self) -> None:
+        """Stop where a signal asked for it.
+
+        Raises:
+            Interrupted: it did.
+        """
+        if self.stop.signal is not None:
+            name = signal.Signals(self.stop.signal).name
+            raise Interrupted(f"the range test was stopped by {name}; everything is as before", signal=self.stop.signal)
 
 
 class Run:
@@ -120,31 +141,39 @@ class Run:
         """One update of every optimizer at `lr`: the mean loss of the batches that it took.
 
         A batch that only accumulates gradients, or whose gradients overflow, makes no update and no point of its own.
+        A loss that is not finite is returned at once.
         """
         subject = self.subject
-        if subject.stop.signal is not None:
-            name = signal.Signals(subject.stop.signal).name
-            raise Interrupted(
-                f"the range test was stopped by {name}; everything is as before", signal=subject.stop.signal
-            )
+        subject.obey()
+        subject.updates += 1
         for optimizer, scale in zip(subject.optimizers, subject.scales, strict=True):
             AS_GIVEN.write(optimizer, lr * scale)
         self._applied = [0] * len(subject.optimizers)
         losses: list[float] = []
         while not all(self._applied):
-            if len(losses) >= 64 + 4 * subject.calls:
+            if len(losses) >= 64 + 4 * subject.calls_per_update:
                 return self._never(len(losses))
             where = derive_seed(subject.seed, "range test", self.repeat, self.updates, len(losses))
             with seeded(subject.generators, where):
                 losses.append(_number(subject.step(next(self._stream))))
+            if not math.isfinite(losses[-1]):
+                return losses[-1]
         self.updates += 1
-        subject.calls = max(subject.calls, len(losses))
+        subject.calls.append(len(losses))
         return sum(losses) / len(losses)
 
     def measure(self) -> Mapping[str, float]:
         """The held-out measurements of the model as it stands, batch norms with the held-out data's own statistics."""
-        with own_statistics(self.subject.modules):
-            return self.subject.evaluate() if self.subject.evaluate else {}
+        modes = [(part, part.training) for module in self.subject.modules for part in module.modules()]
+        try:
+            with own_statistics(self.subject.modules):
+                found = self.subject.evaluate() if self.subject.evaluate else {}
+        finally:
+            for part, training in modes:
+                part.training = training
+        if not isinstance(found, Mapping) or not found.keys() & {"loss", "accuracy"}:
+            raise ConfigError(f'evaluate returns {{"loss": ..., "accuracy": ...}} or one of them; received {found!r}')
+        return {name: float(found[name]) for name in ("loss", "accuracy") if name in found}
 
     def _never(self, calls: int) -> float:
         if self.updates:
@@ -157,14 +186,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Found:
-    """What the scout found: where the loss does not move yet, where it is lost, and how many updates that took.
+    """What the scout found: where the loss does not move yet, and where it is lost.
 
-    `moved` is False where the loss did not change up to the wildest learning rate.
+    Where the loss was not lost up to the wildest learning rate, that is the `edge`, and `lost` is False; `moved` is
+    False where it did not even change.
     """
 
     still: float
     edge: float
-    updates: int
+    lost: bool
     moved: bool
 
 
@@ -197,13 +227,13 @@ def scout(subject: Subject) -> Found:
         while lr < WILD / relative:
             loss = run.update(lr)
             if not math.isfinite(loss) or watch.diverged(loss):
-                break
+                return Found(STILL / relative, lr / SCOUT, lost=True, moved=True)
             lr *= SCOUT
-        return Found(STILL / relative, lr / SCOUT, run.updates + 1, watch.moved)
+        return Found(STILL / relative, lr / SCOUT, lost=False, moved=watch.moved)
 
 
-def sweep(subject: Subject, repeat: int, lrs: Sequence[float], every: int) -> Sweep:
-    """The subject trained through these learning rates, until it diverges."""
+def sweep(subject: Subject, repeat: int, lrs: Sequence[float], every: int, probe: Probe | None = None) -> Sweep:
+    """The subject trained through these learning rates, until it diverges; measured after every `every` updates."""
     watch, lr, loss = Watch(), [], []
     measured: list[tuple[float, Mapping[str, float]]] = []
     stopped = "end"
@@ -217,8 +247,15 @@ def sweep(subject: Subject, repeat: int, lrs: Sequence[float], every: int) -> Sw
             loss.append(value)
             if watch.diverged(value):
                 stopped = "diverged"
-            if subject.evaluate is not None and (k % every == every - 1 or stopped != "end"):
-                measured.append((rate, run.measure()))
+            due = k % every == every - 1 or stopped != "end"
+            if probe is not None:
+                probe(rate, due)
+            if subject.evaluate is not None and due:
+                measurement = run.measure()
+                if all(map(math.isfinite, measurement.values())):
+                    measured.append((rate, measurement))
+                else:
+                    stopped = "nan" if stopped == "end" else stopped
             if stopped != "end":
                 break
     losses, accuracies = (tuple(m[name] for _, m in measured if name in m) for name in ("loss", "accuracy"))
@@ -230,17 +267,24 @@ def own_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Within the block batch norms in evaluation mode use the statistics of the batch they see.
 
     Running means lag behind weights that change fast: at a large learning rate they make a good model look broken.
+    They stay in use for a batch of one value a channel, which has no variance of its own.
     """
     norms = {
         part for module in modules for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)
     }
-    before = [(norm, norm.running_mean, norm.running_var) for norm in norms]
-    for norm in norms:
-        norm.running_mean = norm.running_var = None
+    before = {norm: (norm.running_mean, norm.running_var) for norm in norms}
+
+    def choose(norm: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        many = inputs[0].numel() > inputs[0].shape[1]
+        norm.running_mean, norm.running_var = (None, None) if many else before[norm]
+
+    hooks = [norm.register_forward_pre_hook(choose) for norm in norms]
     try:
         yield
     finally:
-        for norm, mean, variance in before:
+        for hook in hooks:
+            hook.remove()
+        for norm, (mean, variance) in before.items():
             norm.running_mean, norm.running_var = mean, variance
 
 
@@ -251,7 +295,15 @@ def _norm(tensors: Iterable[Tensor]) -> float:
 def _recycled(batches: Batches, repeat: int) -> Iterator[Any]:
     epoch = 1_000_000 * (repeat + 1)
     while True:
-        yield from batches.epoch(epoch)
+        empty = True
+        for batch in batches.epoch(epoch):
+            yield batch
+            empty = False
+        if empty:
+            raise DataError(
+                "the batches ended and cannot be gone through again: give a DataLoader, a list of batches, or anything "
+                "that begins anew at every iter()"
+            )
         epoch += 1
 
 

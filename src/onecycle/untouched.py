@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from .errors import ConfigError
 from .interrupt import stop_requests
 from .runtime import generators
 
-Restore = Callable[[], None]
+Restore = Callable[[], object]
 
 
 @contextmanager
@@ -29,13 +31,13 @@ def untouched(
 
     Put back are: the optimizers' parameters, their gradients, state and settings; every parameter, buffer and mode of
     `modules`; the objects in `keep`; and the global generators of torch (every device in use), Python and numpy. It
-    happens on success, on an error and on Ctrl-C, and a Ctrl-C that comes meanwhile waits for it.
+    happens on success, on an error and on Ctrl-C, and a Ctrl-C that comes meanwhile takes effect after it.
 
     Args:
         optimizers: those that the block steps.
         modules: what has buffers, such as running means; None: every living module with a parameter of the optimizers.
-        keep: whatever else changes, anything with `state_dict` and `load_state_dict`: a gradient scaler, a scheduler, a
-            moving average of the weights.
+        keep: whatever else changes, generators and anything with `state_dict` and `load_state_dict`: a gradient scaler,
+            a scheduler, a moving average of the weights.
 
     Raises:
         ConfigError: something in `keep` cannot be put back.
@@ -61,9 +63,11 @@ def untouched(
     try:
         yield
     finally:
-        with stop_requests(), ExitStack() as stack:  # each of them, even where another fails
+        with stop_requests() as stop, ExitStack() as stack:  # each of them, even where another fails
             for put_back in restore:
                 stack.callback(put_back)
+        if stop.signal is not None:
+            signal.raise_signal(stop.signal)
 
 
 def modules_of(parameters: Sequence[nn.Parameter]) -> list[nn.Module]:
@@ -82,7 +86,7 @@ def modules_of(parameters: Sequence[nn.Parameter]) -> list[nn.Module]:
 
 
 def _tensor(tensor: Tensor) -> Restore:
-    value, gradient = tensor.detach().clone(), tensor.grad
+    value, gradient, trained = tensor.detach().clone(), tensor.grad, tensor.requires_grad
     gradient_value = None if gradient is None else gradient.detach().clone()
 
     def restore() -> None:
@@ -91,7 +95,7 @@ def _tensor(tensor: Tensor) -> Restore:
             if gradient is not None and gradient_value is not None:
                 gradient.copy_(gradient_value)
         if tensor.is_leaf:
-            tensor.grad = gradient
+            tensor.requires_grad_(trained).grad = gradient
 
     return restore
 
@@ -110,27 +114,42 @@ def _module(module: nn.Module) -> Restore:
 
 def _optimizer(optimizer: Optimizer) -> Restore:
     state = {parameter: copy.deepcopy(values) for parameter, values in optimizer.state.items()}
-    groups = [dict(group) for group in optimizer.param_groups]
-    numbers = [{key: v.clone() for key, v in group.items() if isinstance(v, Tensor)} for group in groups]
+    groups = [(group, dict(group)) for group in optimizer.param_groups]
+    tensors = [t for _, group in groups for k, v in group.items() if k != "params" for t in _tensors_in(v)]
+    numbers = [t.detach().clone() for t in tensors]
 
     def restore() -> None:
         optimizer.state.clear()
         optimizer.state.update(state)
-        del optimizer.param_groups[len(groups) :]
-        for group, before, values in zip(optimizer.param_groups, groups, numbers, strict=True):
+        optimizer.param_groups[:] = [group for group, _ in groups]
+        for group, before in groups:
             group.clear()
             group.update(before)
-            for key, value in values.items():
-                group[key].copy_(value)
+        with torch.no_grad():
+            for tensor, number in zip(tensors, numbers, strict=True):
+                tensor.copy_(number)
 
     return restore
 
 
+def _tensors_in(value: Any) -> list[Tensor]:
+    """A learning rate may be a tensor, and so may each of a pair of betas."""
+    return [v for v in (value if isinstance(value, tuple | list) else (value,)) if isinstance(v, Tensor)]
+
+
 def _stateful(thing: Any) -> Restore:
+    if isinstance(thing, torch.Generator):
+        return partial(thing.set_state, thing.get_state())
     if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
         raise ConfigError(f"what is to be put back has state_dict() and load_state_dict(); received {thing!r}")
     state = copy.deepcopy(thing.state_dict())
-    return lambda: thing.load_state_dict(state)
+
+    def restore() -> None:
+        thing.load_state_dict(state)
+        if isinstance(thing, torch.amp.GradScaler):  # an update that was broken off leaves its stage
+            thing._per_optimizer_states.clear()
+
+    return restore
 
 
 def _generators(devices: set[torch.device]) -> Restore:

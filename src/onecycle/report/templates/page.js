@@ -1,0 +1,207 @@
+"use strict";
+(() => {
+  const { keys, clocks, figures } = JSON.parse(document.getElementById("data").textContent);
+  const plots = [...document.querySelectorAll(".plot")];
+  const root = document.documentElement;
+  const spoken = document.getElementById("spoken");
+  const shown = keys.map((key) => key.shown);
+  const axisOf = (plot) => plot.closest("section").querySelector(".axis input:checked")?.value ?? "updates";
+
+  // Plotly reads some HTML in names.
+  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const faded = (colour, alpha) => `rgba(${[1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)).join(",")},${alpha})`;
+  const written = (value, percent) =>
+    value == null ? "-" : percent ? (100 * value).toFixed(2) + " %" : String(Number(value.toPrecision(4)));
+
+  function interpolated(x, xs, ys) {
+    let i = xs.findIndex((knot) => knot >= x);
+    if (i < 0) return ys.at(-1);
+    if (i === 0) return ys[0];
+    return ys[i - 1] + ((ys[i] - ys[i - 1]) * (x - xs[i - 1])) / (xs[i] - xs[i - 1]);
+  }
+
+  // Update k, counted from 0, ends after k + 1 updates.
+  function placed(line, axis) {
+    if (line.clock == null) return line.x;
+    const clock = clocks[line.clock];
+    if (axis === "epochs") return line.x.map((k) => (clock.per_epoch ? (k + 1) / clock.per_epoch : null));
+    if (axis === "seconds") return line.x.map((k) => interpolated(k, clock.update, clock.seconds));
+    return line.x;
+  }
+
+  function traces(figure, axis) {
+    const crowd = figure.series.length > 24;
+    const bands = figure.series.filter((line) => line.low).map((line) => {
+      const x = placed(line, axis);
+      return {
+        x: [...x, ...[...x].reverse()], y: [...line.high, ...[...line.low].reverse()], fill: "toself", mode: "lines",
+        line: { width: 0 }, fillcolor: faded(keys[line.key].colour, 0.18), hoverinfo: "skip", meta: line.key,
+        visible: shown[line.key],
+      };
+    });
+    const lines = figure.series.map((line) => {
+      const { label, colour, dash, faint } = keys[line.key];
+      const beside = line.mode === "markers" || (faint && line.clock == null); // their mean says what they are
+      const said = (i) => written(line.y[i], figure.percent) +
+        (line.low ? ` (${written(line.low[i], figure.percent)} to ${written(line.high[i], figure.percent)})` : "");
+      return {
+        x: placed(line, axis), y: line.y, meta: line.key, name: plain(label), visible: shown[line.key],
+        mode: line.mode, line: { color: colour, dash, width: faint ? 1 : crowd ? 1.4 : 2.2 }, opacity: faint ? 0.4 : crowd ? 0.8 : 1,
+        marker: { color: colour, size: line.mode === "markers" ? 5 : 7, opacity: line.mode === "markers" ? 0.6 : 1 }, text: line.y.map((_, i) => said(i)),
+        ...(beside ? { hoverinfo: "skip" } : { hovertemplate: "%{text}<extra>%{fullData.name}</extra>" }),
+      };
+    });
+    return [...bands, ...lines];
+  }
+
+  const wideEnough = (figure) => figure.series.filter((line) => shown[line.key]).length <= 8;
+
+  function layout(figure, axis) {
+    const font = { family: "inherit", size: 13 };
+    const line = { yref: "paper", y0: 0, y1: 1, type: "line", line: { color: "#808080", width: 1.5, dash: "dot" } };
+    const shapes = [];
+    if (figure.shade)
+      shapes.push({ type: "rect", x0: figure.shade[0], x1: figure.shade[1], yref: "paper", y0: 0, y1: 1,
+                    fillcolor: "rgba(0,158,115,0.16)", line: { width: 0 }, layer: "below" });
+    if (figure.mark) shapes.push({ ...line, x0: figure.mark, x1: figure.mark });
+    if (figure.level)
+      shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: figure.level, y1: figure.level, line: line.line });
+    return {
+      font, shapes, showlegend: false, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 54, r: 12, t: 8, b: 42 }, hovermode: wideEnough(figure) ? "x unified" : "closest", dragmode: false, hoverdistance: -1,
+      hoverlabel: { font, namelength: 40 },
+      xaxis: {
+        title: { text: plain(figure.kind === "time" ? axis : figure.x), standoff: 8 }, zeroline: false, automargin: "height",
+        hoverformat: figure.kind === "log" ? ".3~g" : ".5~g",
+        type: figure.kind === "log" ? "log" : figure.kind === "category" ? "category" : "linear",
+        gridcolor: "#ddd", nticks: innerWidth < 600 ? 5 : 10, ...ticks(figure.kind, figure.series.flatMap((line) => line.x)),
+      },
+      yaxis: {
+        title: { text: plain(figure.y), standoff: 6 }, zeroline: false, automargin: true, gridcolor: "#ddd", nticks: 6,
+        type: figure.log ? "log" : "linear", tickformat: figure.percent ? ",.3~%" : undefined,
+        ...(figure.log ? decades(figure.series.flatMap((line) => line.y)) : {}),
+      },
+    };
+  }
+
+  // 1, 2 and 5 of each decade, or the powers of ten alone where there are many.
+  function decades(values) {
+    const known = values.filter((value) => value > 0);
+    const [low, high] = [Math.log10(Math.min(...known)), Math.log10(Math.max(...known))];
+    const ticks = [];
+    for (let e = Math.floor(low); e <= Math.ceil(high); e++)
+      for (const m of high - low < 2 ? [1, 2, 5] : [1]) ticks.push(Number(`${m}e${e}`));
+    return { tickvals: ticks, ticktext: ticks.map(String) };
+  }
+
+  function ticks(kind, values) {
+    const known = [...new Set(values)];
+    if (kind === "log" && known.length > 8) return decades(known);
+    // A few settings: each has its tick.
+    return (kind === "log" || kind === "linear") && known.length <= 8 ? { tickvals: known, ticktext: known.map(String) } : {};
+  }
+
+  const figureOf = (plot) => figures[plot.dataset.figure];
+
+  function draw(plot) {
+    const figure = figureOf(plot);
+    const axis = axisOf(plot);
+    plot.dataset.drawn = axis;
+    const config = { responsive: true, displaylogo: false, scrollZoom: false,
+                     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
+    Plotly.react(plot, traces(figure, axis), layout(figure, axis), config);
+  }
+
+  // What is far below is drawn when it comes near.
+  const seen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries)
+      if (isIntersecting) { seen.unobserve(target); draw(target); }
+  }, { rootMargin: "400px" });
+  plots.forEach((plot) => seen.observe(plot));
+  const redraw = (part) => part.querySelectorAll(".plot[data-drawn]").forEach(draw);
+
+  document.querySelectorAll(".axis").forEach((fieldset) => {
+    fieldset.hidden = false;
+    fieldset.addEventListener("change", () => redraw(fieldset.closest("section")));
+  });
+
+  document.querySelectorAll(".key").forEach((button) => button.addEventListener("click", () => {
+    const key = button.dataset.key;
+    shown[key] = !shown[key];
+    button.setAttribute("aria-pressed", shown[key]);
+    redraw(button.closest("section"));
+  }));
+
+  // Arrow keys move along the line with the most points, and read the value of each line nearest to there.
+  const nearest = (xs, x) => xs.reduce((best, at, i) => (Math.abs(at - x) < Math.abs(xs[best] - x) ? i : best), 0);
+
+  function read(plot, step) {
+    const lines = plot.data.filter((trace) => trace.visible && trace.hovertemplate && trace.x.length);
+    if (!lines.length) return;
+    const { x: xs } = lines.reduce((most, trace) => (trace.x.length > most.x.length ? trace : most));
+    const at = Math.min(Math.max(Number(plot.dataset.at ?? (step > 0 ? -1 : xs.length)) + step, 0), xs.length - 1);
+    plot.dataset.at = at;
+    const category = figureOf(plot).kind === "category";
+    Plotly.Fx.hover(plot, { xval: category ? at : xs[at] }, "xy");
+    const value = (trace) => trace.text[category ? trace.x.indexOf(xs[at]) : nearest(trace.x, xs[at])];
+    const values = lines.map((trace) => `${keys[trace.meta].label} ${value(trace) ?? "-"}`);
+    spoken.textContent = `${plot.layout.xaxis.title.text} ${category ? xs[at] : written(xs[at])}: ${values.join(", ")}`;
+  }
+
+  plots.forEach((plot) => plot.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step || !plot.dataset.drawn) return;
+    event.preventDefault();
+    read(plot, event.shiftKey ? 10 * step : step);
+  }));
+
+  document.querySelectorAll(".sortable").forEach((table) => {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) =>
+      head.querySelector("button").addEventListener("click", () => sort(table, heads, head, column)));
+  });
+
+  function sort(table, heads, head, column) {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    heads.forEach((other) => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const value = (row) => row.cells[column].dataset.value;
+    const text = (row) => row.cells[column].textContent;
+    const empty = (row) => text(row) === "-";
+    const order = (a, b) => {
+      if (empty(a) || empty(b)) return empty(a) - empty(b); // what is missing comes last, either way
+      const numbers = value(a) !== undefined && value(b) !== undefined;
+      const found = numbers ? value(a) - value(b) : text(a).localeCompare(text(b), "en", { numeric: true });
+      return down ? -found : found;
+    };
+    table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
+  }
+
+  const theme = document.getElementById("theme");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
+  const named = () => { theme.textContent = dark() ? "Light" : "Dark"; };
+  const kept = (action) => { try { return action(); } catch { return null; } }; // a browser may keep nothing for files
+  const before = kept(() => localStorage.getItem("onecycle-theme"));
+  if (before === "dark" || before === "light") root.dataset.theme = before;
+  theme.hidden = false;
+  named();
+  system.addEventListener("change", named);
+  theme.addEventListener("click", () => {
+    root.dataset.theme = dark() ? "light" : "dark";
+    kept(() => localStorage.setItem("onecycle-theme", root.dataset.theme));
+    named();
+  });
+
+  // On paper everything is drawn and open, as wide as the paper.
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details:not([open])")];
+    closed.forEach((part) => { part.open = true; });
+    plots.forEach((plot) => { draw(plot); Plotly.relayout(plot, { width: 660 }); });
+  });
+  addEventListener("afterprint", () => {
+    closed.forEach((part) => { part.open = false; });
+    plots.forEach((plot) => Plotly.relayout(plot, { width: null, autosize: true }));
+  });
+})();
