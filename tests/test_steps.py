@@ -228,3 +228,17 @@ def test_a_frozen_parameter_takes_no_step():
     frozen = copy.deepcopy(model[0][0].weight)
     update(state_of(model), [(X, Y)])
     assert torch.equal(model[0][0].weight, frozen)
+
+
+def test_a_first_step_that_overflows_leaves_nothing_in_a_fused_optimizer():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+    state = TrainState(model, optimizer, Supervised(nn.functional.mse_loss), Runtime.choose("cpu", "fp16"))
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = model.weight.detach().clone()
+    for _ in range(2):
+        update(state, [(torch.full((4, 2), 3.0), torch.zeros(4, 1))])
+    assert state.scaler.get_scale() < 2.0**40
+    assert (model.weight - before).abs().max() < 10 and optimizer.state[model.weight][
+        "momentum_buffer"
+    ].abs().max() < 99

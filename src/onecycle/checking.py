@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -15,12 +17,15 @@ from . import evaluation
 from .data.loaders import Batches, DatasetBatches, ListBatches, OneShotBatches, TensorBatches
 from .errors import TrainingError
 from .loop import groups_of, updates_per_epoch
-from .range_test import MEASUREMENTS, MOST, RangeTest, default_updates, range_test
+from .range_test import MEASUREMENTS, MOST, RangeTest, default_updates, range_test, reordered
+from .sharpness import HessianFree, sharpness
 from .state import TrainState
 from .steps import Supervised, samples_in, update
 
 # Held-out samples of a measurement, at least and at most.
 SAMPLES = (128, 512)
+# Training samples that the sharpness is measured on, and the change of an estimate, as a share, that ends the search.
+SHARPNESS_SAMPLES, SHARPNESS_TOLERANCE = 64, 0.05
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,19 @@ def range_test_of(
     build: Callable[[int], nn.Module] | None = None,
     updates: int | None = None,
     repeats: int = 2,
+    full: bool = False,
     **options: Any,
 ) -> RangeTest:
-    """`range_test` of what `state` trains on `train`, with a part of `valid` held out; see `Learner.range_test`."""
+    """`range_test` of what `state` trains on `train`, with a part of `valid` held out; see `Learner.range_test`.
+
+    In `full`, the sharpness of the training loss is measured along the first sweep. The seconds that it takes are in
+    ``cost``, beside those of the whole.
+    """
     if isinstance(train, OneShotBatches):  # what is read of it stays for the training
         train = ListBatches(train.peek((updates or MOST) * state.accumulate))
     allowed = default_updates(updates_per_epoch(train, state.accumulate)) if updates is None else updates
     batch = samples_in(next(iter(train.epoch(0)), ())) * state.accumulate
-    samples = min(SAMPLES[1], max(SAMPLES[0], allowed // repeats * batch // (2 * MEASUREMENTS)))
+    samples = min(SAMPLES[1], max(SAMPLES[0], allowed // max(1, repeats) * batch // (2 * MEASUREMENTS)))
     held_out = None if valid is None else [state.runtime.move(part) for part in _part(valid, samples)]
 
     loss = replace(state.loss, meters={}) if isinstance(state.loss, Supervised) else state.loss
@@ -72,19 +82,61 @@ def range_test_of(
         if build is not None:
             state.model.load_state_dict(build(seed).state_dict())
 
-    return range_test(
+    curvature = _Curvature(state, train) if full else None
+    test = range_test(
         step,
         state.optimizer,
-        _Groups(train, state.accumulate),
+        _Groups(reordered(train, state.seed), state.accumulate),
         evaluate=None if held_out is None else evaluate,
         updates=updates,
         repeats=repeats,
         restart=None if build is None else restart,
         model=state.model,
         keep=[] if state.scaler is None else [state.scaler],
+        probe=curvature,
         seed=state.seed,
         **options,
     )
+    if curvature is None:
+        return test
+    cost = {**test.cost, "sharpness_seconds": round(curvature.seconds, 3)}
+    return replace(test, sharpness=curvature.found, cost=cost)
+
+
+class _Curvature:
+    """A probe: the sharpness of the loss of a few samples where it is due, and the Hessian-free estimate everywhere."""
+
+    def __init__(self, state: TrainState, train: Batches):
+        self.found: dict[str, list[float | None]] = {"lr": [], "largest_eigenvalue": [], "hessian_free": []}
+        self.seconds = 0.0
+        self._state = state
+        self._parts = [state.runtime.move(part) for part in _part(train, SHARPNESS_SAMPLES)]
+        self._parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        self._free = HessianFree(self._parameters)
+
+    def __call__(self, lr: float, due: bool) -> None:
+        started = time.perf_counter()
+        free = self._free.update(lr)
+        if due:
+            largest = self._sharpness()
+            for name, value in (("lr", lr), ("largest_eigenvalue", largest), ("hessian_free", free)):
+                self.found[name].append(value)
+        self.seconds += time.perf_counter() - started
+
+    def _sharpness(self) -> float | None:
+        try:
+            return sharpness(self._loss, self._parameters, tolerance=SHARPNESS_TOLERANCE)
+        except TrainingError:
+            if not self.found["lr"]:  # it cannot be differentiated twice
+                raise
+            return None  # it is no longer finite
+
+    def _loss(self) -> torch.Tensor:
+        """In float32, whatever the precision of the training; compiled models have no second derivative."""
+        sizes = [samples_in(part) for part in self._parts]
+        results = [self._state.loss(self._state.model, part) for part in self._parts]
+        losses = [result[0] if isinstance(result, tuple) else result for result in results]
+        return sum(loss * (n / sum(sizes)) for loss, n in zip(losses, sizes, strict=True))  # type: ignore[return-value]
 
 
 def _part(batches: Batches, samples: int) -> list[Any]:
@@ -99,8 +151,19 @@ def _part(batches: Batches, samples: int) -> list[Any]:
         index = torch.linspace(0, n - 1, min(samples, n)).long().tolist()
         batches = replace(batches, dataset=Subset(batches.dataset, index), batch_size=len(index), shuffle=False)
     part: list[Any] = []
-    for batch in batches.epoch(0):
+    for batch in _looked_at(batches):
         part.append(batch)
         if sum(map(samples_in, part)) >= samples:
             break
     return part
+
+
+def _looked_at(batches: Batches) -> Iterator[Any]:
+    """The first epoch's batches; those of an iterator stay in it."""
+    if not isinstance(batches, OneShotBatches):
+        yield from batches.epoch(0)
+        return
+    for i in count():
+        if len(seen := batches.peek(i + 1)) <= i:
+            return
+        yield seen[i]

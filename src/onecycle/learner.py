@@ -240,7 +240,7 @@ class Learner:
             repeats: sweeps, each with another data order.
             epochs: of the run that is to follow.
             build: ``build(seed)`` makes the model anew: then every repeat but the first has initial weights of its own.
-            options: of `onecycle.range_test`: lr_low, lr_high, spacing.
+            options: of `onecycle.range_test`: lr_low, lr_high, spacing; and full=True, to measure the sharpness too.
 
         Without validation data it is read from the training loss alone, and the verdict cannot tell much.
 
@@ -248,7 +248,6 @@ class Learner:
             DataError: fewer than two batches.
             TrainingError: the loss is NaN from the start, or no weight moves.
         """
-        optimizers.gather(self.optimizer)
         return range_test_of(
             self.state, self.train, self.valid, updates=updates, repeats=repeats, epochs=epochs, build=build, **options
         )

@@ -31,15 +31,11 @@ def create(
     folder = check_free(folder)
     record = {
         "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": "running",
         "config": dict(config),
         "notes": notes or [],
         "lr_max": lr_max,
-        "command": sys.argv,
-        "versions": _versions(),
-        "hardware": _hardware(),
-        "git_commit": _git_commit(),
+        **origin(),
         "result": None,
         "error": None,
     }
@@ -49,6 +45,17 @@ def create(
     except OSError as error:
         raise CheckpointError(f"cannot write to {folder}: {error}. Give a folder that can be written") from error
     return folder
+
+
+def origin() -> dict[str, Any]:
+    """When, by which command, with which versions and on which hardware something is made."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": _versions(),
+        "hardware": _hardware(),
+        "git_commit": _git_commit(),
+    }
 
 
 def check_free(folder: str | Path) -> Path:

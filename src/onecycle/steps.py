@@ -175,10 +175,13 @@ def _apply(state: TrainState) -> bool:
     if scaler is None:
         optimizer.step()
         return True
-    before = scaler.get_scale()
+    before, fresh = scaler.get_scale(), not optimizer.state
     scaler.step(optimizer)
     scaler.update()
-    return not scaler.get_scale() < before
+    applied = not scaler.get_scale() < before
+    if fresh and not applied:  # torch's fused SGD leaves a momentum buffer that was never written to
+        optimizer.state.clear()
+    return applied
 
 
 def pair(batch: Any) -> tuple[Any, Any]:

@@ -212,7 +212,8 @@ def scout(subject: Subject) -> Found:
         before = [p.detach().clone() for p in parameters]
         first = run.update(1.0)
         change = _norm(p.detach() - b for p, b in zip(parameters, before, strict=True))
-        relative = change / max(_norm(before), 1e-12)
+        # Weights that begin at zero count as if they were of an ordinary size.
+        relative = change / max(_norm(before), 0.01 * math.sqrt(sum(b.numel() for b in before)))
     if not math.isfinite(first):
         raise TrainingError(
             f"the loss is {first} before any update: look at the data (NaN, infinite or far too large values), at the "
