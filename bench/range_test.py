@@ -12,12 +12,15 @@ import itertools
 import json
 import statistics
 import sys
+import time
 from pathlib import Path
 
+import rivals
 import torch
 from pairs import PEAK_PAIRS
 
 import onecycle
+from onecycle.steps import update
 
 OUT = Path(__file__).parent / "out"
 OPTIMIZERS, EPOCHS, SEEDS, TEST_SEEDS = ("sgd", "adamw", "muon"), (2, 8), (0, 1, 2), (100, 101, 102, 103, 104)
@@ -76,16 +79,38 @@ def main_truth(part):
 
 
 def main_suggest(part):
-    """Range tests at their defaults, with fresh weights; the curves are kept, the rules are applied to them later."""
+    """Range tests at their defaults, with fresh weights, and the sweeps that other rules read; the rules come later."""
     done = {(r["pair"], r["optimizer"], r["seed"]) for r in rows("curves")}
-    for (optimizer, pair), seed in itertools.product(list(cells(part)), TEST_SEEDS):
+    for seed, (optimizer, pair) in itertools.product(TEST_SEEDS, list(cells(part))):
         if (pair.name, optimizer, seed) in done:
             continue
-        learn = pair.learner(seed, optimizer)
-        test = learn.range_test(build=pair.build)
-        row = {"pair": pair.name, "optimizer": optimizer, "seed": seed, **test.cost, "edge": test.edge}
-        keep("curves", row | {"curve": test.curve.to_dict(), "scout": test.scout, "kind": test.kind})
-        print(pair.name, optimizer, seed, test.line(), flush=True)
+        test = pair.learner(seed, optimizer).range_test(build=pair.build)
+        row = {"pair": pair.name, "optimizer": optimizer, "seed": seed, "cost": test.cost, "test": test.to_dict()}
+        started = time.perf_counter()
+        row["fastai"] = rival_sweep(pair, optimizer, seed, rivals.FASTAI)
+        row["torch-lr-finder"] = rival_sweep(pair, optimizer, seed, rivals.TORCH_LR_FINDER, validated=True)
+        row["Lightning"] = rival_sweep(pair, optimizer, seed, rivals.LIGHTNING)
+        keep("curves", row | {"rival_seconds": round(time.perf_counter() - started, 2)})
+        print(pair.name, optimizer, seed, test.line(), test.cost, flush=True)
+
+
+def rival_sweep(pair, optimizer, seed, spec, validated=False):
+    """Rates, training losses, and held-out losses on 500 samples (a whole validation set would take hours)."""
+    learn = pair.learner(seed, optimizer)
+    stream = itertools.chain.from_iterable(learn.train.epoch(e) for e in itertools.count())
+    held_out = [tuple(part[:500] for part in pair.splits()[1])]
+    policy = onecycle.Policy({"lr": lambda lr: lr})
+
+    def step(lr):
+        policy.write(learn.optimizer, lr)
+        if not learn.model.training:
+            learn.model.train()
+        return update(learn.state, [next(stream)])[0].item()
+
+    def validate():
+        return onecycle.evaluate(learn.model, held_out, learn.state.loss)["loss"]
+
+    return rivals.record(step, *spec, validate if validated else None)
 
 
 def widen(grid, measure):

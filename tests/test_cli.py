@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
-from onecycle import ConfigError, Interrupted, NonFiniteLoss, cli
+from onecycle import ConfigError, Interrupted, NonFiniteLoss, cli, cli_text
 from onecycle.cli import main
 
 
@@ -25,6 +28,38 @@ def training(monkeypatch: pytest.MonkeyPatch) -> list:
         }  # fmt: skip
 
     monkeypatch.setattr("onecycle.job.run", run)
+    return calls
+
+
+RESULT = {
+    "out": None, "train": "onecycle train digits --epochs 10 --lr-max 0.23", "title": "digits, small-cnn, muon",
+    "curve": {"sweeps": [{
+        "lr": [0.001, 0.01, 0.1, 1.0, 10.0], "loss": [2.3, 2.2, 1.2, 1.0, 5.0],
+        "valid_lr": [0.001, 0.1, 1.0, 10.0], "valid_loss": [2.3, 1.1, 0.9, 6.0],
+        "valid_accuracy": [0.1, 0.7, 0.8, 0.1], "stopped": "diverged",
+    }]},
+    "lr_max": 0.23, "lr_min": 0.038, "edge": 3.6, "reason": None, "decades": 0.08, "epochs": 10.0, "notes": [],
+    "sharpness": None,
+    "verdict": {
+        "answer": "possible", "score": 0.93,
+        "reasons": ["the accuracy stays within 3 % of its best over 1.2 decades of the learning rate"],
+        "advice": ["less weight decay"],
+    },
+    "cost": {"updates": 1234, "evaluations": 30, "share": 0.0412, "seconds": 12.34},
+}  # fmt: skip
+
+
+@pytest.fixture
+def testing(monkeypatch: pytest.MonkeyPatch) -> list:
+    """What `onecycle check` hands over, in place of a range test."""
+    calls = []
+
+    def check(job, out, **options):
+        calls.append((job, out, options))
+        return RESULT
+
+    monkeypatch.setattr("onecycle.check_job.check", check)
+    monkeypatch.setattr("onecycle.check_job.check_curve", lambda *words: calls.append(words) or RESULT)
     return calls
 
 
@@ -71,6 +106,15 @@ def test_momentum_that_is_none(text, training, capsys):
         main(["train", f"--momentum={text}"])
     assert stop.value.code == 2 and not training
     assert "from 0 to below 1, or HIGH,LOW such as 0.95,0.85; received" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "peak"),
+    [([], "auto"), (["auto"], "auto"), (["default"], None), (["0.3"], 0.3), (["1e-4"], 1e-4)],
+)
+def test_the_peak(words, peak, training):
+    main(["train", *(["--lr-max", *words] if words else [])])
+    assert training[0][0].lr_max == peak
 
 
 def test_a_budget_of_time(training):
@@ -210,9 +254,108 @@ def test_the_help_names_the_true_defaults(capsys):
 
 
 def test_tables_fit_pipes_and_terminals(capsys, monkeypatch):
-    cli._print_table(["a", "b"], [["x" * 300, "[bold]y"]])
+    cli_text.print_table(["a", "b"], [["x" * 300, "[bold]y"]])
     assert capsys.readouterr().out.splitlines()[1].split() == ["x" * 300, "[bold]y"]
 
 
 def test_class_names_that_are_white_space():
-    assert [cli.repr_class(name) for name in ("a", " ", "\n", "T-shirt/top")] == ["a", "' '", "'\\n'", "T-shirt/top"]
+    shown = {"a": "a", " ": "' '", "\n": "'\\n'", "T-shirt/top": "T-shirt/top"}
+    assert [cli_text.repr_class(name) for name in shown] == list(shown.values())
+
+
+# check
+
+
+def test_every_option_of_check_reaches_its_setting(testing):
+    from onecycle import Job
+
+    main([
+        "check", "cifar10", "--model", "resnet9", "--epochs", "2.5", "--updates", "99", "--repeats", "3", "--full",
+        "--optimizer", "adamw", "--momentum", "0.95,0.85", "--weight-decay", "0", "--batch-size", "128",
+        "--smoothing", "0", "--augment", "flip, crop", "--accumulate", "2", "--clip", "1", "--seed", "0", "--limit",
+        "100", "--image-size", "32", "--precision", "bf16", "--device", "cpu", "--out", "here", "--json",
+    ])  # fmt: skip
+    job, out, options = testing[0]
+    assert job == Job(
+        "cifar10", "resnet9", "2.5 epochs", optimizer="adamw", momentum=(0.95, 0.85), weight_decay=0.0, batch_size=128,
+        smoothing=0.0, augment=("flip", "crop"), accumulate=2, clip=1.0, seed=0, limit=100, image_size=32,
+        precision="bf16", device="cpu",
+    )  # fmt: skip
+    assert (out, options) == (Path("here"), {"verbose": False, "updates": 99, "repeats": 3, "full": True})
+
+
+def test_without_options_the_check_is_the_default(testing):
+    from onecycle import Job
+
+    main(["check"])
+    assert testing == [(Job(), None, {"verbose": True})]
+
+
+def test_a_curve_in_a_file_is_judged(testing, capsys):
+    main(["check", "some/Curve.CSV", "--out", "here", "--json"])
+    assert testing == [("some/Curve.CSV", Path("here"))]
+    assert json.loads(capsys.readouterr().out) == RESULT
+    with pytest.raises(SystemExit) as stop:
+        main(["check", "curve.csv", "--seed", "0", "--batch-size", "9", "--full"])
+    assert stop.value.code == 2 and len(testing) == 1
+    assert "nothing is trained: leave out --full, --batch-size, --seed" in capsys.readouterr().err
+
+
+def test_what_a_check_says(testing, capsys):
+    main(["check"])
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == "" and lines[0] == "digits, small-cnn, muon"
+    for line in (
+        "Super-convergence looks possible (score 0.93 of 1).",
+        "- the accuracy stays within 3 % of its best over 1.2 decades of the learning rate",
+        "- what may change it: less weight decay",
+        "lr_max  0.23    the peak for a 1cycle run of 10 epochs (standard error over the repeats: a factor of 1.20)",
+        "edge    3.6     training diverges above",
+        "It took 1,234 updates and 30 measurements in 12 s, 4.1 % of the updates of a training of 10 epochs. "
+        "Everything is as before.",
+    ):
+        assert line in lines
+    assert lines[-2:] == ["To train:", RESULT["train"]]
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 100, 200])
+@pytest.mark.parametrize("ascii", [False, True])
+def test_what_a_check_says_fits_the_terminal(width, ascii):
+    sharpness = {"lr": [0.1, 0.3, 1.0], "largest_eigenvalue": [9.0, 8.0, None], "hessian_free": [None, 0.05, 0.1]}
+    cost = {**RESULT["cost"], "sharpness_seconds": 8.0}
+    lines = cli_text.check_lines({**RESULT, "sharpness": sharpness, "cost": cost, "out": "here"}, width, ascii=ascii)
+    assert max(map(len, lines)) <= max(width, 30)  # a word of the command is not broken
+    assert "Hessian-free" in " ".join(lines) and "The check is in here" in lines
+    assert not ascii or "".join(lines).isascii()
+    command = lines[lines.index("To train:") + 1 :]
+    assert shlex.split(" ".join(line.removesuffix("\\") for line in command)) == shlex.split(RESULT["train"])
+
+
+def test_what_a_check_says_of_a_curve_alone():
+    nothing = dict.fromkeys(("lr_max", "lr_min", "edge", "reason", "train"))
+    text = "\n".join(cli_text.check_lines({**RESULT, **nothing, "cost": {}}))
+    assert "Super-convergence looks possible" in text
+    assert not any(word in text for word in ("lr_max", "It took", "To train"))
+
+
+def test_what_a_check_says_where_there_is_no_peak():
+    nothing = dict.fromkeys(("lr_max", "lr_min", "edge")) | {"reason": "the loss never fell clearly below its start"}
+    lines = cli_text.check_lines({**RESULT, **nothing, "sharpness": {"lr": []}})
+    assert "lr_max  none: the loss never fell clearly below its start" in lines
+
+
+def test_an_output_that_has_no_braille(testing, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    main(["check"])
+    sys.stdout.flush()
+    assert "held-out accuracy" in written.getvalue().decode("ascii")
+
+
+def test_the_help_of_check_explains_every_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["check", "--help"])
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines() if line.strip("│ *").startswith("--")]
+    assert len(lines) == len(cli.check.__kwdefaults__)
+    assert all(len(line.split()) > 2 for line in lines)

@@ -11,6 +11,7 @@ import pytest
 import onecycle
 
 EXPECTED = (
+    "check",
     "untouched",
     "range_test",
     "judge",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import asdict, replace
@@ -11,7 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from onecycle import CheckpointError, ConfigError, DataError, Job, Learner, MissingDependency, job, load, run, runs
+from onecycle import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Job,
+    Learner,
+    MissingDependency,
+    job,
+    learner,
+    load,
+    recording,
+    run,
+    runs,
+)  # fmt: skip
 from onecycle.job import job_of, predict_files
 from onecycle.optimizers import RECIPES
 
@@ -279,3 +293,55 @@ def test_other_data_under_the_same_name_are_noticed():
 
 def test_a_budget_shorter_than_an_update_holds_one():
     assert run(replace(TINY, budget="0.000001s"), "run")["updates"] == 1
+
+
+# The peak from a range test
+
+AUTO = Job(model="mlp", budget="330 updates", limit=320, augment=("none",), optimizer="sgd", lr_max="auto")
+
+
+def test_the_peak_of_a_range_test_is_that_of_the_run():
+    found = run(AUTO, "auto")
+    assert found["lr_max"] == runs.read("auto")["lr_max"] != RECIPES[AUTO.optimizer].lr_max
+    notes = runs.read("auto")["notes"]
+    assert sum(f"peak learning rate {found['lr_max']:.2g}, from a range test of" in note for note in notes) == 1
+    given = run(replace(AUTO, lr_max=found["lr_max"]), "given")
+    assert Path("auto/model.safetensors").read_bytes() == Path("given/model.safetensors").read_bytes()
+    assert {k: found[k] for k in ("train", "valid", "test")} == {k: given[k] for k in ("train", "valid", "test")}
+
+
+def test_without_one_the_peak_is_the_optimizers():
+    assert run(replace(AUTO, lr_max=None), "run")["lr_max"] == RECIPES[AUTO.optimizer].lr_max
+    assert not any("range test" in note for note in runs.read("run")["notes"])
+
+
+def test_a_run_that_goes_on_keeps_its_peak_without_another_test(monkeypatch):
+    whole = run(AUTO, "whole")
+    train = learner.train
+
+    def power_cut(*args):
+        for event in train(*args):
+            yield event
+            if getattr(event, "step", 0) == 123:
+                raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "train", power_cut)
+        patch.setattr(recording, "Checkpointer", functools.partial(recording.Checkpointer, every=0.1, share=1e9))
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(AUTO, "cut")
+    monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("tested again"))
+    result = run(job_of("cut"), "cut", resume=True)
+    assert job_of("cut") == AUTO
+    assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    for key in ("train", "valid", "test", "lr_max", "updates"):
+        assert result[key] == whole[key]
+    with pytest.raises(CheckpointError, match=r"lr_max: 'auto', now 0\.1"):
+        run(replace(AUTO, lr_max=0.1), "cut", resume=True)
+
+
+@pytest.mark.parametrize("peak", ["default", "big", ""])
+def test_a_peak_that_is_no_word_for_one(peak):
+    with pytest.raises(ConfigError, match='lr_max is a number, "auto", or None'):
+        run(replace(TINY, lr_max=peak), "run")
+    assert not Path("run").exists()

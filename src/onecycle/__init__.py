@@ -10,6 +10,7 @@ True
 
 from . import presets
 from .budget import Budget
+from .check_job import check
 from .curve import Curve
 from .data import Data, Split, load
 from .data.loaders import as_batches
@@ -72,6 +73,7 @@ __all__ = [
     "Verdict",
     "as_batches",
     "build_model",
+    "check",
     "evaluate",
     "judge",
     "load",

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from .cli_options import job_from, momentum_from
+from .cli_text import check_lines, print_json, print_table, repr_class, show_policy, text
 from .errors import ConfigError, Interrupted, OneCycleError
-
-if TYPE_CHECKING:
-    from .job import Job
-    from .policy import Policy
 
 app = App(
     name="onecycle",
@@ -56,6 +52,107 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+def _width() -> int | None:
+    """Of the terminal; None for a file or a pipe."""
+    return get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _has_braille() -> bool:
+    """Whether what is printed can hold the dots of a plot."""
+    try:
+        "\u28ff".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@app.command
+def check(
+    data: str | None = None,
+    *,
+    model: str | None = None,
+    optimizer: str | None = None,
+    epochs: float | None = None,
+    updates: int | None = None,
+    repeats: int | None = None,
+    full: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    momentum: str | None = None,
+    weight_decay: float | None = None,
+    batch_size: int | None = None,
+    smoothing: float | None = None,
+    augment: str | None = None,
+    accumulate: int | None = None,
+    clip: float | None = None,
+    seed: int | None = None,
+    limit: int | None = None,
+    image_size: int | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    out: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Test which learning rates a model can take, and whether it can super-converge. Nothing is kept of the training.
+
+    Parameters
+    ----------
+    data
+        As for "onecycle train"; or the CSV file of a range test, with columns lr and test_accuracy, to be judged.
+    model
+        As for "onecycle train". Default: one that suits the data.
+    optimizer
+        muon (default), sgd, adam or adamw.
+    epochs
+        Of the training that is to follow; default 10.
+    updates
+        Of the whole test. Default: a twentieth of 10 epochs, but at least 64 and at most 400.
+    repeats
+        Sweeps, each with a data order and initial weights of its own; default 2.
+    full
+        Measure the sharpness along the first sweep too: several times the cost.
+    momentum
+        Momentum, or beta1.
+    weight_decay
+        Of weights; biases and norms get none.
+    batch_size
+        Samples a batch; default 64.
+    smoothing
+        Label smoothing in training; default 0.1 for classes.
+    augment
+        flip, crop, cutout, several with commas, or none. Default: what suits the data.
+    accumulate
+        Batches for each update; default 1.
+    clip
+        Largest norm of the gradient.
+    seed
+        Of everything random: default 0.
+    limit
+        Use only so many training samples, evenly from all classes.
+    image_size
+        Side in pixels that images of a folder are brought to.
+    precision
+        fp32 (default), bf16 or fp16.
+    device
+        cpu, cuda, cuda:1, mps. Default: the best one here.
+    out
+        Folder for check.json and check.png. Without it nothing is written.
+    """
+    given = {k: v for k, v in locals().items() if v is not None and v is not False and k not in ("out", "json")}
+    from . import check_job
+
+    if data is not None and data.lower().endswith(".csv"):
+        if others := [f"--{name.replace('_', '-')}" for name in given if name != "data"]:
+            raise ConfigError(f"a curve in a file is only judged, nothing is trained: leave out {', '.join(others)}")
+        result = check_job.check_curve(data, out)
+    else:
+        test = {name: given.pop(name) for name in ("updates", "repeats", "full") if name in given}
+        job, _ = job_from(given, None, None)
+        result = check_job.check(job, out, verbose=not json, **test)
+    if json:
+        print_json(result)
+    else:
+        print(*check_lines(result, _width(), ascii=not _has_braille()), sep="\n")
+
+
 @app.command
 def train(
     data: str | None = None,
@@ -63,7 +160,7 @@ def train(
     model: str | None = None,
     epochs: float | None = None,
     budget: str | None = None,
-    lr_max: float | None = None,
+    lr_max: float | Literal["auto", "default"] | None = None,
     preset: str | None = None,
     policy: Path | None = None,
     optimizer: str | None = None,
@@ -99,7 +196,8 @@ def train(
     budget
         In place of epochs: a time such as 90s, 5m or 1h, or "500 updates".
     lr_max
-        Peak learning rate. Default: the optimizer's.
+        Peak learning rate: a number; auto (default), from a range test where the run is long enough to pay for one; or
+        default, the optimizer's.
     preset
         Shape of the schedule; see "onecycle policy". Default: one_cycle.
     policy
@@ -141,14 +239,14 @@ def train(
     given = {k: v for k, v in locals().items() if v is not None and k not in ("out", "resume", "json")}
     from .job import run
 
-    job, folder = _job(given, out, resume)
+    job, folder = job_from(given, out, resume)
     result = run(job, folder, resume=resume is not None, verbose=not json)
     if json:
-        _print_json(result)
+        print_json(result)
         return
     from .progress import summary
 
-    print(*summary(result, width=get_terminal_size().columns if sys.stdout.isatty() else None), sep="\n")
+    print(*summary(result, width=_width()), sep="\n")
 
 
 @app.command
@@ -168,10 +266,10 @@ def predict(run: Path, *files: str, json: Json = False) -> None:
 
     rows = predict_files(run, list(files))
     if json:
-        _print_json({"run": str(run), "predictions": rows})
+        print_json({"run": str(run), "predictions": rows})
         return
     columns = ["file", "class", "probability"] if "class" in rows[0] else ["file", "output"]
-    _print_table(columns, [[_text(row[column]) for column in columns] for row in rows])
+    print_table(columns, [[text(row[column]) for column in columns] for row in rows])
 
 
 @app.command
@@ -209,16 +307,16 @@ def policy(
     if steps_per_epoch < 1:
         raise ConfigError(f"--steps-per-epoch is at least 1; received {steps_per_epoch}")
     updates = Budget(epochs=epochs).total_updates(steps_per_epoch) or 1
-    options = {} if momentum is None else {"momentum": _momentum(momentum)}
+    options = {} if momentum is None else {"momentum": momentum_from(momentum)}
     made = make(preset, lr_max, updates, **options)
     saved = None
     if out is not None:
         figure = made.plot(updates, updates_per_epoch=steps_per_epoch, title=f"{preset}, peak {lr_max:g}")
         saved = str(save(figure, out))
     if json:
-        _print_json({"preset": preset, "updates": updates, "policy": made.to_dict(), "picture": saved})
+        print_json({"preset": preset, "updates": updates, "policy": made.to_dict(), "picture": saved})
         return
-    _show_policy(made, updates, steps_per_epoch)
+    show_policy(made, updates, steps_per_epoch)
     if saved:
         print(f"drawn in {saved}")
 
@@ -241,9 +339,9 @@ def data(data: str | None = None, *, out: Path | None = None, seed: int = 0, jso
     if data is None:
         rows = [{"name": name, "what": describe(name), "found": find(name)} for name in NAMES]
         if json:
-            _print_json({"data": rows})
+            print_json({"data": rows})
         else:
-            _print_table(["name", "what", "found"], [[r["name"], r["what"], r["found"] or "not yet"] for r in rows])
+            print_table(["name", "what", "found"], [[r["name"], r["what"], r["found"] or "not yet"] for r in rows])
         return
     loaded = load(data, seed=seed)
     sizes = {k: len(s) for k, s in (("train", loaded.train), ("valid", loaded.valid), ("test", loaded.test)) if s}
@@ -252,114 +350,9 @@ def data(data: str | None = None, *, out: Path | None = None, seed: int = 0, jso
         sheet = str(contact_sheet(loaded, out or Path(f"{loaded.name.replace('/', '-')}-samples.png")))
     facts = {"name": loaded.name, "kind": loaded.kind, "origin": loaded.origin, "shape": loaded.input_shape, **sizes}
     if json:
-        _print_json({**facts, "classes": loaded.classes, "notes": loaded.notes, "sheet": sheet})
+        print_json({**facts, "classes": loaded.classes, "notes": loaded.notes, "sheet": sheet})
         return
     classes = f"{len(loaded.classes)}: {', '.join(map(repr_class, loaded.classes))}" if loaded.classes else "none"
-    rows = [[key, _text(value)] for key, value in facts.items()] + [["classes", classes]]
+    rows = [[key, text(value)] for key, value in facts.items()] + [["classes", classes]]
     rows += [["note", note] for note in loaded.notes] + ([["samples", f"drawn in {sheet}"]] if sheet else [])
-    _print_table(["", ""], rows)
-
-
-def repr_class(name: str) -> str:
-    """A class's name as it can be printed in a line: white space shown, everything else as it is."""
-    return name if name.isprintable() and name.strip() else repr(name)
-
-
-def _job(given: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[Job, Path | None]:
-    """The job that the options describe; a resumed one is the run's own, which they may only repeat."""
-    from .job import Job, job_of
-
-    settings = _settings(given)
-    if resume is None:
-        return Job.from_dict(settings), out
-    if out is not None and out != resume:
-        raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")
-    return replace(job_of(resume), **settings), resume
-
-
-def _settings(given: dict[str, Any]) -> dict[str, Any]:
-    """The command's options as the fields of a job."""
-    from .budget import Budget
-
-    settings = dict(given)
-    if "epochs" in settings and "budget" in settings:
-        raise ConfigError("give --epochs or --budget, one of them")
-    if "epochs" in settings:
-        settings["budget"] = str(Budget(epochs=settings.pop("epochs")))
-    if "momentum" in settings:
-        settings["momentum"] = _momentum(settings["momentum"])
-    if "augment" in settings:
-        settings["augment"] = tuple(name.strip() for name in settings["augment"].split(","))
-    if "policy" in settings:
-        if "preset" in settings or "lr_max" in settings:
-            raise ConfigError("a --policy of your own has its peak and shape: leave out --preset and --lr-max")
-        settings["policy"] = _read_policy(settings["policy"])
-    return settings
-
-
-def _read_policy(path: Path) -> dict[str, Any]:
-    from .policy import Policy
-
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the policy in {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f'{path} holds {values!r}; a policy is an object such as {{"lr": 0.1, "momentum": 0.9}}')
-    return Policy.from_dict(values).to_dict()
-
-
-def _momentum(text: str) -> float | tuple[float, float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or not all(0 <= number < 1 for number in numbers):
-        raise ConfigError(
-            f"--momentum is one number from 0 to below 1, or HIGH,LOW such as 0.95,0.85; received {text!r}"
-        )
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-
-
-def _show_policy(made: Policy, updates: int, steps_per_epoch: int) -> None:
-    """The values at the first and last update and at the points between."""
-    from .policy import position
-
-    points = {x for s in made.schedules.values() for x, _ in getattr(s, "points", ()) if 0 <= x <= 1}
-    steps = sorted({0, updates - 1, *(round(x * (updates - 1)) for x in points)})
-    rows = []
-    for step in steps:
-        values = made(position(step, updates))
-        rows.append([f"{step:,}", f"{step / steps_per_epoch:.2f}", *(f"{value:.4g}" for value in values.values())])
-    _print_table(["update", "epoch", *made.schedules], rows)
-
-
-def _print_table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, show_header=any(columns), pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(markup=False, highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = 1000
-    console.print(table)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    if isinstance(value, tuple | list):
-        return (
-            " x ".join(map(str, value))
-            if all(isinstance(v, int) for v in value)
-            else ", ".join(f"{v:.4g}" for v in value)
-        )
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print_table(["", ""], rows)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from . import runs
 from .budget import Budget
@@ -27,14 +29,15 @@ class Job:
     """Everything that decides how a run goes. None means: the default that fits the rest, which is then said.
 
     `data` and `model` are names as in `onecycle.load` and `onecycle.models.build`; `budget` is read by `Budget.parse`;
-    `momentum` is a number or ``(high, low)`` pair for a cycle; `policy` is `Policy.to_dict` data, in place of `preset`
-    and `lr_max`. The other fields are arguments of `Learner`.
+    `lr_max` is a number, "auto" for the peak that a range test finds (see `Learner.fit_one_cycle`), or None for the
+    optimizer's default; `momentum` is a number or ``(high, low)`` pair for a cycle; `policy` is `Policy.to_dict` data,
+    in place of `preset` and `lr_max`. The other fields are arguments of `Learner`.
     """
 
     data: str = "digits"
     model: str | None = None
     budget: str = "10 epochs"
-    lr_max: float | None = None
+    lr_max: float | str | None = "auto"
     preset: str = "one_cycle"
     policy: dict[str, Any] | None = None
     optimizer: str = "muon"
@@ -79,25 +82,48 @@ def run(job: Job, out: str | Path | None = None, *, resume: bool = False, verbos
         runs.check_free(folder)
     elif result := _finished(folder, job):
         return result
-    _check(job)
-    data = load(job.data, seed=job.seed, limit=job.limit, image_size=job.image_size)
-    name = job.model or _default_model(data)
-    model = build(name, input_shape=data.input_shape, classes=_outputs(data), seed=job.seed)
-    learner = _learner(job, data, model, verbose)
-    config = _plain({**asdict(job), "model": name, "facts": _facts(data)})
-    where: dict[str, Any] = {"out": folder, "resume": resume, "config": config}
+    ready = prepare(job, verbose)
+    learner, test_data = ready.learner, ready.data.test
+    where: dict[str, Any] = {"out": folder, "resume": resume, "config": ready.config}
     if job.policy is not None:
         fitted = learner.fit(job.budget, Policy.from_dict(job.policy), **where)
     else:
         fitted = learner.fit_one_cycle(
             budget=job.budget, lr_max=job.lr_max, preset=job.preset, **_options(job), **where
         )
-    test = None if data.test is None else learner.evaluate(data.test)
+    test = None if test_data is None else learner.evaluate(test_data)
     result = {"run": str(folder), **asdict(fitted)}
     result = {**{key: result[key] for key in ("run", "train", "valid")}, "test": test, **result}
     runs.change(folder, result=result)
     _draw(learner, folder, job)
     return result
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a job comes to: its data, a learner, the model anew from a seed, and the configuration as it is recorded."""
+
+    data: Data
+    learner: Learner
+    build: Callable[[int], nn.Module]
+    config: dict[str, Any]
+
+
+def prepare(job: Job, verbose: bool = False) -> Prepared:
+    """Read the data and build the model and its learner.
+
+    Raises:
+        OneCycleError: anything that cannot be used, see `onecycle.errors`.
+    """
+    _check(job)
+    data = load(job.data, seed=job.seed, limit=job.limit, image_size=job.image_size)
+    name = job.model or _default_model(data)
+
+    def anew(seed: int) -> nn.Module:
+        return build(name, input_shape=data.input_shape, classes=_outputs(data), seed=seed)
+
+    learner = _learner(job, data, anew(job.seed), verbose)
+    return Prepared(data, learner, anew, _plain({**asdict(job), "model": name, "facts": _facts(data)}))
 
 
 def job_of(folder: str | Path) -> Job:
@@ -166,8 +192,11 @@ def _finished(folder: Path, job: Job) -> dict[str, Any] | None:
 def _check(job: Job) -> None:
     """Refuse at once what would otherwise come to light when the data are read and the model is built."""
     Budget.parse(job.budget)
+    peak = 0.1 if job.lr_max is None or job.lr_max == "auto" else job.lr_max
+    if isinstance(peak, str):
+        raise ConfigError(f'lr_max is a number, "auto", or None for the optimizer\'s default; received {peak!r}')
     if job.policy is None:
-        preset(job.preset, 0.1 if job.lr_max is None else job.lr_max, 10**6, **_options(job))
+        preset(job.preset, peak, 10**6, **_options(job))
     recipe(job.optimizer)
 
 
