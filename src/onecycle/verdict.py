@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from .curve import Curve
+from .curve import Curve, Sweep, smooth
+
+# What counts as high: this share of the best accuracy, above chance. Large learning rates are those between so many
+# decades above the first that gets there; a curve that ends less than `SEEN` decades above it tells nothing.
+HIGH, FROM, TO, SEEN = 0.9, 0.5, 1.0, 0.8
+# Shares of the best up to which large learning rates are out, and from which they do no harm.
+LOW, FLAT = 0.7, 0.8
+# Sweeps with fewer updates than this look flat for want of learning: see docs/log.md, "The verdict".
+LONG = 100
+# Kernel of the smoothing in decades: the curves of accuracy are ragged where it matters.
+BANDWIDTH = 0.06
 
 
 @dataclass(frozen=True)
@@ -13,9 +26,10 @@ class Verdict:
 
     Args:
         answer: "possible", "not possible" or "unclear".
-        score: from 0, clearly not, to 1, clearly possible.
+        score: the share of the best accuracy, above chance, that is kept on average at 3 to 10 times the learning rate
+            which first gets to nine tenths of it; 0.5 where the curve does not say.
         reasons: what in the curve speaks for it, in words.
-        advice: what would change it.
+        advice: what to do about it.
     """
 
     answer: str
@@ -24,6 +38,109 @@ class Verdict:
     advice: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Plateau:
+    """Where a sweep is high: learning rates, the share that it keeps at large ones, and the decades that were seen."""
+
+    begins: float
+    ends: float
+    kept: float
+    seen: float
+
+
 def judge(curve: Curve) -> Verdict:
-    """PLACEHOLDER."""
-    return Verdict("unclear", 0.5, (), ())
+    """Read a curve as Smith & Topin do: held-out accuracy that stays high over large learning rates, or collapses.
+
+    A "possible" says that large learning rates do no harm: a condition for super-convergence, not a promise. Whether it
+    pays against a well-tuned schedule has to be measured, see docs/log.md, "The verdict".
+
+    Source: Smith & Topin, 1708.07120, section 3 and figures 2 and 12.
+
+    >>> rates = tuple(k / 100 for k in range(1, 301))
+    >>> judge(Curve((Sweep(rates, (), rates, (), tuple(min(0.1 + 4 * r, 0.8) for r in rates)),))).answer
+    'possible'
+    >>> judge(Curve((Sweep(rates, (), rates, (), tuple(0.8 if 0.1 < r < 0.3 else 0.1 for r in rates)),))).answer
+    'not possible'
+    """
+    heights = [(sweep, *_height(sweep)) for sweep in curve.sweeps]
+    found = [p for sweep, rates, height in heights if (p := plateau(rates, height, sweep.stopped != "end")) is not None]
+    if not found:
+        return _unclear("nothing was learned in the test", "give it more updates, or look at the data and the model")
+    accuracy = all(sweep.valid_accuracy for sweep in curve.sweeps)
+    kept = math.fsum(p.kept for p in found) / len(found)
+    reasons = _reasons(found, kept, accuracy)
+    if min(p.seen for p in found) < SEEN:
+        return _unclear("the sweep ends before large learning rates are reached", "go further with --lr-high", *reasons)
+    if kept <= LOW:
+        return Verdict("not possible", kept, reasons, _advice("not possible"))
+    # A table of measurements does not say how many updates there were between them.
+    updates = min((len(s.loss) for s in curve.sweeps if len(s.loss) > len(s.valid_accuracy)), default=LONG)
+    if accuracy and updates < LONG:
+        reasons += (f"a sweep of {updates} updates looks flatter than a long one: from {LONG} on it would count",)
+    elif accuracy and kept >= FLAT:
+        return Verdict("possible", kept, reasons, _advice("possible"))
+    return Verdict("unclear", kept, reasons, _advice("unclear"))
+
+
+def plateau(rates: Sequence[float], height: Sequence[float], diverged: bool) -> Plateau | None:
+    """Where `height` [n], relative to its best, is high; None where nothing was learned."""
+    points = [(math.log10(rate), h) for rate, h in zip(rates, height, strict=False) if rate > 0]
+    if len(points) < 4:
+        return None
+    first = next(x for x, h in points if h >= HIGH)
+    last = max(x for x, h in points if h >= HIGH)
+    seen = TO if diverged else min(TO, points[-1][0] - first)
+    # What lies beyond divergence counts as nothing kept.
+    large = [(x, max(0.0, h)) for x, h in points if first + FROM <= x <= first + seen]
+    area = math.fsum((q[0] - p[0]) * (p[1] + q[1]) / 2 for p, q in pairwise(large))
+    width = (large[-1][0] - large[0][0] if large and not diverged else 0.0) or TO - FROM
+    return Plateau(10**first, 10**last, area / width, seen)
+
+
+def _height(sweep: Sweep) -> tuple[Sequence[float], list[float]]:
+    """What was learned at each learning rate as a share of the most: by accuracy above chance, else by the loss."""
+    if sweep.valid_accuracy:
+        rates, values = sweep.valid_lr, smooth(sweep.valid_lr, sweep.valid_accuracy, BANDWIDTH)
+        base = min(sweep.valid_accuracy)
+    else:
+        rates, raw = (sweep.valid_lr, sweep.valid_loss) if sweep.valid_loss else (sweep.lr, sweep.loss)
+        values = [-value for value in smooth(rates, raw)]
+        base = values[0] if values else 0.0
+    most = max(values, default=0.0)
+    learned = most - base > 1e-6 * max(1.0, abs(base))
+    return rates, [(value - base) / (most - base) for value in values] if learned else []
+
+
+def _reasons(found: Sequence[Plateau], kept: float, accuracy: bool) -> tuple[str, ...]:
+    what = "accuracy" if accuracy else "what was learned"
+    begins, ends = _middle([p.begins for p in found]), _middle([p.ends for p in found])
+    reasons = [
+        f"{what} is within a tenth of its best from {begins:.2g} to {ends:.2g}, a factor of {ends / begins:.1f}",
+        f"at large learning rates, {begins * 10**FROM:.2g} to {begins * 10**TO:.2g}, it keeps {100 * kept:.0f} % of it",
+    ]
+    if len(found) > 1:
+        spread = max(p.kept for p in found) - min(p.kept for p in found)
+        reasons.append(f"the repeats {'agree' if spread < 0.2 else 'disagree'} about that, within {100 * spread:.0f} %")
+    if not accuracy:
+        reasons.append("there is no held-out accuracy, and a loss alone shows a collapse but no plateau")
+    return tuple(reasons)
+
+
+def _advice(answer: str) -> tuple[str, ...]:
+    measure = "measure whether it pays against a tuned schedule, with onecycle compare"
+    return {
+        "possible": ("train with one cycle up to the suggested peak, with less weight decay and dropout", measure),
+        "not possible": (
+            "one cycle still works, at a peak below the edge; less weight decay or dropout, larger batches, batch "
+            "norms or shortcuts let the learning rate grow",
+        ),
+        "unclear": ("a longer test tells more (--updates)", measure),
+    }[answer]
+
+
+def _unclear(reason: str, advice: str, *more: str) -> Verdict:
+    return Verdict("unclear", 0.5, (reason, *more), (advice,))
+
+
+def _middle(rates: Sequence[float]) -> float:
+    return math.exp(math.fsum(map(math.log, rates)) / len(rates))
