@@ -309,7 +309,7 @@ def test_what_a_check_says(testing, capsys):
     for line in (
         "Super-convergence looks possible (score 0.93 of 1).",
         "- the accuracy stays within 3 % of its best over 1.2 decades of the learning rate",
-        "- what may change it: less weight decay",
+        "- next: less weight decay",
         "lr_max  0.23    the peak for a 1cycle run of 10 epochs (standard error over the repeats: a factor of 1.20)",
         "edge    3.6     training diverges above",
         "It took 1,234 updates and 30 measurements in 12 s, 4.1 % of the updates of a training of 10 epochs. "

@@ -80,7 +80,7 @@ def check_lines(result: Mapping[str, Any], width: int | None = None, *, ascii: b
     lines = [result["title"], *range_text(result, max(24, min(PLOT, width or 80)), ascii=ascii), ""]
     lines += _wrapped([f"{ANSWERS[verdict['answer']]} (score {verdict['score']:.2f} of 1)."], width)
     lines += _wrapped([f"- {reason}" for reason in verdict["reasons"]], width, "  ")
-    lines += _wrapped([f"- what may change it: {advice}" for advice in verdict["advice"]], width, "  ")
+    lines += _wrapped([f"- next: {advice}" for advice in verdict["advice"]], width, "  ")
     lines += ["", *_wrapped([*_landmarks(result), *_sharpness(result)], width, "        ")]
     if cost:
         share = f", {_percent(cost['share'])} of the updates of a training of 10 epochs" if "share" in cost else ""

@@ -28,14 +28,16 @@ from .presets import preset
 class Job:
     """Everything that decides how a run goes. None means: the default that fits the rest, which is then said.
 
-    `data` and `model` are names as in `onecycle.load` and `onecycle.models.build`; `budget` is read by `Budget.parse`;
-    `lr_max` is a number, "auto" for the peak that a range test finds (see `Learner.fit_one_cycle`), or None for the
-    optimizer's default; `momentum` is a number or ``(high, low)`` pair for a cycle; `policy` is `Policy.to_dict` data,
-    in place of `preset` and `lr_max`. The other fields are arguments of `Learner`.
+    `data` and `model` are names as in `onecycle.load` and `onecycle.models.build`, `model_options` are those of the
+    latter; `budget` is read by `Budget.parse`; `lr_max` is a number, "auto" for the peak that a range test finds (see
+    `Learner.fit_one_cycle`), or None for the optimizer's default; `momentum` is a number or ``(high, low)`` pair for a
+    cycle; `policy` is `Policy.to_dict` data, in place of `preset` and `lr_max`. The other fields are arguments of
+    `Learner`.
     """
 
     data: str = "digits"
     model: str | None = None
+    model_options: dict[str, Any] | None = None
     budget: str = "10 epochs"
     lr_max: float | str | None = "auto"
     preset: str = "one_cycle"
@@ -65,13 +67,22 @@ class Job:
         return cls(**values)
 
 
-def run(job: Job, out: str | Path | None = None, *, resume: bool = False, verbose: bool = False) -> dict[str, Any]:
+def run(
+    job: Job,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    verbose: bool = False,
+    test: bool = True,
+    draw: bool = True,
+) -> dict[str, Any]:
     """Train as `job` says, in the folder `out`, and measure the test set once, at the end.
 
     Returns the result as plain data, the same as ``result`` in ``run.json``: ``run``, ``train``, ``valid``, ``test``
     (each a loss in nats or squared units and the metrics; None where there is no such split), ``lr_max``, ``epochs``,
     ``updates``, ``seconds`` and ``samples_per_second``. With `resume`, the run in `out` goes on from its last good
-    checkpoint and ends as if it had never stopped; one that has ended already gives its result.
+    checkpoint and ends as if it had never stopped; one that has ended already gives its result. Without `test` the
+    test set is left alone, as by a run that something is chosen by; without `draw` there is no picture.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
@@ -83,7 +94,7 @@ def run(job: Job, out: str | Path | None = None, *, resume: bool = False, verbos
     elif result := _finished(folder, job):
         return result
     ready = prepare(job, verbose)
-    learner, test_data = ready.learner, ready.data.test
+    learner, test_data = ready.learner, ready.data.test if test else None
     where: dict[str, Any] = {"out": folder, "resume": resume, "config": ready.config}
     if job.policy is not None:
         fitted = learner.fit(job.budget, Policy.from_dict(job.policy), **where)
@@ -91,11 +102,12 @@ def run(job: Job, out: str | Path | None = None, *, resume: bool = False, verbos
         fitted = learner.fit_one_cycle(
             budget=job.budget, lr_max=job.lr_max, preset=job.preset, **_options(job), **where
         )
-    test = None if test_data is None else learner.evaluate(test_data)
+    measured = None if test_data is None else learner.evaluate(test_data)
     result = {"run": str(folder), **asdict(fitted)}
-    result = {**{key: result[key] for key in ("run", "train", "valid")}, "test": test, **result}
+    result = {**{key: result[key] for key in ("run", "train", "valid")}, "test": measured, **result}
     runs.change(folder, result=result)
-    _draw(learner, folder, job)
+    if draw:
+        _draw(learner, folder, job)
     return result
 
 
@@ -120,7 +132,8 @@ def prepare(job: Job, verbose: bool = False) -> Prepared:
     name = job.model or _default_model(data)
 
     def anew(seed: int) -> nn.Module:
-        return build(name, input_shape=data.input_shape, classes=_outputs(data), seed=seed)
+        options = job.model_options or {}
+        return build(name, input_shape=data.input_shape, classes=_outputs(data), seed=seed, **options)
 
     learner = _learner(job, data, anew(job.seed), verbose)
     return Prepared(data, learner, anew, _plain({**asdict(job), "model": name, "facts": _facts(data)}))
@@ -162,7 +175,8 @@ def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
     if facts["kind"] == "text":
         raise ConfigError("predict takes images or arrays; this run was trained on text")
     shape = tuple(facts["input_shape"])
-    model = build(job.model or "", input_shape=shape, classes=facts["outputs"], seed=job.seed)
+    options = job.model_options or {}
+    model = build(job.model or "", input_shape=shape, classes=facts["outputs"], seed=job.seed, **options)
     _load_weights(model, Path(folder))
     inputs = read_inputs(files, kind=facts["kind"], input_shape=shape)
     transform = ImageTransform(tuple(facts["mean"]), tuple(facts["std"])) if facts["mean"] else None

@@ -1,0 +1,165 @@
+"""Which runs a comparison consists of, and how long they take."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ..budget import Budget
+from ..data import load
+from ..errors import ConfigError
+from ..job import Job, prepare
+from ..presets import preset
+from .spec import MODEL_OPTIONS, Spec
+
+Setting = tuple[tuple[str, Any], ...]
+# What a run costs beside its training: the validation set after each epoch and the test set, as forward passes.
+FORWARD = 1 / 3
+# Trial runs have a seed that no measured run has.
+TRIAL_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in their seed alone: a policy at a budget, and the values of the axes."""
+
+    policy: str
+    epochs: float
+    setting: Setting
+
+    @property
+    def name(self) -> str:
+        """As part of a file's name: ``one_cycle-4-batch_size64``."""
+        return slug([self.policy, f"{self.epochs:g}", *_words(self.setting)])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run to be made: its folder and what is trained. A trial run leaves the test set alone."""
+
+    folder: Path
+    job: Job
+    trial: bool = False
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of a setting: samples a second in training, and the seconds before it.
+
+    `train` and `held_out` are the samples that an epoch trains on, and that are measured after it.
+    """
+
+    samples_per_second: float
+    train: int
+    held_out: int
+    start: float = 0.0
+
+    def seconds(self, epochs: float) -> float:
+        """How long a run of so many epochs takes, about."""
+        return self.start + epochs * (self.train + FORWARD * self.held_out) / self.samples_per_second
+
+
+def settings(spec: Spec) -> list[Setting]:
+    """Every combination of the values of the axes.
+
+    >>> settings(Spec(axes={"batch_size": (64, 256)}))
+    [(('batch_size', 64),), (('batch_size', 256),)]
+    """
+    return [tuple(zip(spec.axes, values, strict=True)) for values in product(*spec.axes.values())]
+
+
+def cells(spec: Spec, setting: Setting) -> list[Cell]:
+    """The policies at each budget."""
+    return [Cell(policy, epochs, setting) for epochs in spec.epochs for policy in spec.policies]
+
+
+def job_for(spec: Spec, cell: Cell, lr_max: float, seed: int) -> Job:
+    """One run of a cell."""
+    base = base_job(spec, cell.setting)
+    return replace(base, preset=cell.policy, budget=str(Budget(epochs=cell.epochs)), lr_max=lr_max, seed=seed)
+
+
+def base_job(spec: Spec, setting: Setting) -> Job:
+    """What all runs of a setting have in common."""
+    values: dict[str, Any] = {"data": spec.data, "model": spec.model, **spec.settings, **dict(setting)}
+    fraction = values.pop("fraction", 1)
+    options = {name: values.pop(name) for name in MODEL_OPTIONS if name in values}
+    if options:
+        values["model_options"] = {**(values.get("model_options") or {}), **options}
+    if isinstance(values.get("augment"), str):
+        values["augment"] = (values["augment"],)
+    if fraction < 1:
+        whole = _train_samples(values["data"], values.get("limit"), values.get("image_size"))
+        values["limit"] = max(1, round(fraction * whole))
+    return Job.from_dict(values)
+
+
+def check(spec: Spec) -> None:
+    """Refuse what no run could be made of, before the first one.
+
+    Raises:
+        OneCycleError: anything that cannot be used, see `onecycle.errors`.
+    """
+    names = [cell.name for setting in settings(spec) for cell in cells(spec, setting)]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two values of an axis look the same in a folder's name: {', '.join(names)}")
+    for setting in settings(spec):
+        for cell in cells(spec, setting):
+            peak = spec.peak(cell.policy)
+            job = job_for(spec, cell, 0.1 if peak is None else peak, 0)
+            Budget.parse(job.budget)
+            preset(job.preset, job.lr_max, 10**6, **({} if job.momentum is None else {"momentum": job.momentum}))
+
+
+def measure(job: Job, seconds: float) -> Speed:
+    """Train for about so many seconds, and keep nothing of it."""
+    began = time.perf_counter()
+    ready = prepare(replace(job, lr_max=1e-4, seed=TRIAL_SEED))
+    if ready.data.valid is None:
+        raise ConfigError(f"{job.data} has no validation data, which peaks are chosen by: give data that have")
+    start, policy = time.perf_counter() - began, preset("constant", 1e-4)
+    ready.learner.fit("1 updates", policy)  # the first update pays for what is made once
+    result = ready.learner.fit(f"{seconds:.3f} s", policy)
+    train, *held_out = ready.config["facts"]["samples"]
+    return Speed(result.samples_per_second, train, sum(held_out), start)
+
+
+def expected(spec: Spec, speeds: Mapping[Setting, Speed]) -> float:
+    """Seconds for all trial runs and all runs, one after the other; extended grids are not counted."""
+    each = spec.seeds + (spec.trials if spec.tune else 0)
+    return sum(each * len(spec.policies) * speed.seconds(e) for speed in speeds.values() for e in spec.epochs)
+
+
+def counts(spec: Spec) -> tuple[int, int]:
+    """How many runs are measured, and how many trial runs there are at least."""
+    n = len(settings(spec)) * len(spec.policies) * len(spec.epochs)
+    return n * spec.seeds, n * spec.trials if spec.tune else 0
+
+
+def slug(words: Sequence[str]) -> str:
+    """One name for a folder.
+
+    >>> slug(["one_cycle", "0.5", "model timm:vit"])
+    'one_cycle-0.5-model-timm-vit'
+    """
+    return "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)
+
+
+def in_words(setting: Setting) -> str:
+    """``batch size 64, weight decay 0.001``; empty where nothing is varied."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in setting)
+
+
+def _words(setting: Setting) -> list[str]:
+    return [f"{name}{value}" for name, value in setting]
+
+
+@cache
+def _train_samples(data: str, limit: int | None, image_size: int | None) -> int:
+    return len(load(data, limit=limit, image_size=image_size).train)

@@ -1,0 +1,155 @@
+"""What a comparison is, as plain data: policies, budgets, seeds, and the hyper-parameters that are varied."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, did_you_mean
+from ..job import Job
+from ..presets import PRESETS
+
+# Options of the reference models, which can be varied as the fields of a job can.
+MODEL_OPTIONS = ("dropout", "hidden", "width", "depth", "heads", "bn_momentum")
+# Fields of a job that a comparison has its own words for.
+OWN_WORDS = {"budget": "epochs", "preset": "policies", "policy": "policies", "seed": "seeds"}
+ALLOWED = (*(f.name for f in fields(Job) if f.name not in OWN_WORDS), "fraction", *MODEL_OPTIONS)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A comparison of training policies on one task.
+
+    `policies` are names of presets; `epochs` the budgets; each cell is run with the seeds 0 to ``seeds - 1``, the same
+    for all policies. `axes` are hyper-parameters with the values each is to take, all combined; `settings` those with
+    one value: fields of a `Job`, options of the model such as dropout, or ``fraction``, the share of the training data.
+    With `tune`, each policy gets its own peak learning rate at each budget, from `trials` trial runs or a few more;
+    without, `lr_max` has it: one for all policies, or one by the name of each.
+
+    Raises:
+        ConfigError: an unknown policy, axis or option, no values or one twice, and a policy without a peak.
+    """
+
+    data: str = "digits"
+    model: str | None = None
+    policies: tuple[str, ...] = ("one_cycle", "step", "cosine", "constant")
+    epochs: tuple[float, ...] = (2, 4, 8)
+    seeds: int = 5
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tune: bool = True
+    lr_max: float | Mapping[str, float] | None = None
+    trials: int = 5
+
+    def __post_init__(self) -> None:
+        _check_values("policies", self.policies)
+        _check_values("epochs", self.epochs)
+        for policy in self.policies:
+            if policy not in PRESETS:
+                raise ConfigError(f"unknown policy {policy!r}: {did_you_mean(str(policy), PRESETS)}")
+        for name, least in (("seeds", 1), ("trials", 3)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} is a whole number, at least {least}; received {value!r}")
+        _check_axes(self.axes, self.settings)
+        _check_peaks(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Spec:
+        """From plain data, in which a hyper-parameter with a list of values is an axis.
+
+        >>> spec = Spec.from_dict({"policies": ["one_cycle", "step"], "batch_size": [64, 256], "optimizer": "sgd"})
+        >>> spec.policies, spec.axes, spec.settings
+        (('one_cycle', 'step'), {'batch_size': (64, 256)}, {'optimizer': 'sgd'})
+        """
+        own = [f.name for f in fields(cls)]
+        given = {name: value for name, value in values.items() if name in own}
+        rest = {name: value for name, value in values.items() if name not in own}
+        axes = {**given.pop("axes", {}), **{k: v for k, v in rest.items() if isinstance(v, list)}}
+        settings = {**given.pop("settings", {}), **{k: v for k, v in rest.items() if not isinstance(v, list)}}
+        for name in ("policies", "epochs"):
+            if name in given:
+                given[name] = _tuple(given[name])
+        axes = {name: tuple(map(_frozen, _tuple(found))) for name, found in axes.items()}
+        return cls(**given, axes=axes, settings={k: _frozen(v) for k, v in settings.items()})
+
+    @classmethod
+    def read(cls, path: str | Path) -> Spec:
+        """From a TOML file.
+
+        Raises:
+            ConfigError: no such file, or one that is not TOML; and as for `Spec`.
+        """
+        return cls.from_dict(read_toml(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as `from_dict` reads it."""
+        return asdict(self)
+
+    def peak(self, policy: str) -> float | None:
+        """The peak that was given for `policy`; None where it is tuned."""
+        return self.lr_max.get(policy) if isinstance(self.lr_max, Mapping) else self.lr_max
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The plain data in a TOML file.
+
+    Raises:
+        ConfigError: no such file, or one that is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the specification {str(path)!r}: {error}") from error
+
+
+def _check_axes(axes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    for name in (*axes, *settings):
+        if name in OWN_WORDS:
+            raise ConfigError(f"{name} is no axis of a comparison: its values are given as {OWN_WORDS[name]}")
+        if name == "model_options" and name in axes:
+            raise ConfigError("options of a model are varied by their own names, such as dropout, not as model_options")
+        if name not in ALLOWED or name == "lr_max":
+            known = [*ALLOWED, *(f.name for f in fields(Spec))]
+            raise ConfigError(f"unknown axis {name!r}: {did_you_mean(name, dict.fromkeys(known))}")
+    for name, values in axes.items():
+        if name in settings:
+            raise ConfigError(f"{name} has one value and several, {settings[name]!r} and {values!r}: leave one out")
+        _check_values(name, values)
+    for fraction in (*axes.get("fraction", ()), *([settings["fraction"]] if "fraction" in settings else [])):
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+            raise ConfigError(f"fraction is a share of the training data, above 0 and at most 1; received {fraction!r}")
+
+
+def _check_values(name: str, values: Any) -> None:
+    if not isinstance(values, tuple | list) or not values:
+        raise ConfigError(f"{name} needs at least one value, such as {name} = [...]; received {values!r}")
+    if len({repr(value) for value in values}) < len(values):
+        raise ConfigError(f"{name} has a value twice: {', '.join(map(str, values))}")
+
+
+def _check_peaks(spec: Spec) -> None:
+    if isinstance(spec.lr_max, Mapping):
+        for policy in spec.lr_max:
+            if policy not in spec.policies:
+                raise ConfigError(f"lr_max has a peak for {policy!r}, which is no policy here: "
+                                  f"{did_you_mean(str(policy), spec.policies)}")  # fmt: skip
+    if spec.tune:
+        if spec.lr_max is not None:
+            raise ConfigError("peaks are tuned, or given by lr_max: leave it out, or turn the tuning off (--no-tune)")
+        return
+    missing = [policy for policy in spec.policies if spec.peak(policy) is None]
+    if missing:
+        raise ConfigError(f"without tuning, {', '.join(missing)} has no peak learning rate: give lr_max, a number or "
+                          "one for each policy, or leave the tuning on")  # fmt: skip
+
+
+def _tuple(values: Any) -> tuple[Any, ...]:
+    return tuple(values) if isinstance(values, list | tuple) else (values,)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
