@@ -10,21 +10,26 @@ Results go to bench/out; what is there is not run again. Set ONECYCLE_DATA to a 
 import argparse
 import itertools
 import json
+import math
 import statistics
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import rivals
 import torch
 from pairs import PEAK_PAIRS
 
 import onecycle
+from onecycle import suggestion
 from onecycle.steps import update
+from onecycle.suggestion import suggest
 
 OUT = Path(__file__).parent / "out"
 OPTIMIZERS, EPOCHS, SEEDS, TEST_SEEDS = ("sgd", "adamw", "muon"), (2, 8), (0, 1, 2), (100, 101, 102, 103, 104)
 MIDDLE = {"sgd": 0.2, "adamw": 0.008, "muon": 0.04}
+KINDS = {"sgd": "gradient", "adamw": "adaptive", "muon": "orthogonal"}
 COLUMNS = ("pair", "optimizer", "epochs", "peak", "seed", "test")
 NEAR = 0.02  # peaks that the first seed has this close to the best are measured with all seeds
 
@@ -129,6 +134,139 @@ def widen(grid, measure):
         grid = set(grid) | more
 
 
+class Truth:
+    """Regret over the peak, in points of accuracy, for each cell (pair, optimizer, epochs)."""
+
+    def __init__(self):
+        cells = {}
+        for r in rows("truth"):
+            cells.setdefault((r["pair"], r["optimizer"], r["epochs"]), {}).setdefault(r["peak"], {})[r["seed"]] = r[
+                "test"
+            ]
+        self.cells = {cell: self._regrets(peaks) for cell, peaks in cells.items()}
+
+    def _regrets(self, peaks):
+        """Peaks with one seed are as far below the best as that seed has them."""
+        full = {p: 100 * statistics.mean(v.values()) for p, v in peaks.items() if len(v) == len(SEEDS)}
+        if not full:
+            return None
+        shift = statistics.mean(full[p] - 100 * peaks[p][0] for p in full)
+        means = {p: full.get(p, 100 * v[0] + shift) for p, v in peaks.items()}
+        grid = sorted(means)
+        return np.log10(grid), max(means.values()) - np.array([means[p] for p in grid])
+
+    def regret(self, cell, peak):
+        """By straight lines over the logarithm; beyond the grid that of its end, which flatters."""
+        return float(np.interp(math.log10(peak), *self.cells[cell]))
+
+
+def ours(row, epochs):
+    test = row["test"]
+    kind = KINDS[row["optimizer"]]
+    return suggest(
+        onecycle.Curve.from_dict(test["curve"]), epochs=epochs, kind=kind, batch_norm=test["batch_norm"]
+    ).lr_max
+
+
+def theirs(name):
+    rival = rivals.RIVALS[name]
+    sweep = "torch-lr-finder" if name.startswith("torch") else name.split()[0]
+    return lambda row, epochs: rival.suggest(row[sweep][0], row[sweep][2 if rival.validated else 1])
+
+
+def main_table():
+    truth, curves = Truth(), rows("curves")
+    methods = {"onecycle": ours, **{name: theirs(name) for name in rivals.RIVALS}}
+    print("| rule | cells | spread, decades: median, largest | regret, points: mean, median of cells, worst | none |")
+    print("|" + " --- |" * 5)
+    for optimizer in (None, *OPTIMIZERS):
+        for name, rule in methods.items():
+            found = judged(truth, [r for r in curves if optimizer in (None, r["optimizer"])], rule)
+            if found:
+                print(line(name + (f", {optimizer}" if optimizer else ""), found))
+        print("|" + " |" * 5)
+    print("\n| pair | optimizer | epochs | best | within .3 points | suggested | spread | mean regret | worst |")
+    print("|" + " --- |" * 9)
+    for (pair, optimizer, epochs), (peaks, spread, regrets, _) in judged(truth, curves, ours).items():
+        grid, lost = truth.cells[pair, optimizer, epochs]
+        good = [10**x for x, r in zip(grid, lost, strict=True) if r <= 0.3]
+        best = 10 ** grid[int(lost.argmin())]
+        print(
+            f"| {pair} | {optimizer} | {epochs} | {best:.2g} | {min(good):.2g} to {max(good):.2g} | "
+            f"{statistics.median(peaks):.2g} | {spread:.2f} | {statistics.mean(regrets):.2f} | {max(regrets):.2f} |"
+        )
+    print("\nThe rule's constants fitted without the pair that they are judged on:", left_out(truth, curves))
+    shares = [r["cost"]["share"] for r in curves]
+    print(f"Updates as a share of 10 epochs: {min(shares):.1%} to {max(shares):.1%}, n = {len(shares)} tests")
+
+
+def judged(truth, curves, rule):
+    """(pair, optimizer, epochs) -> (suggestions, their robust deviation in decades, regrets, how many had none)."""
+    result = {}
+    for cell in truth.cells:
+        tests = [r for r in curves if (r["pair"], r["optimizer"]) == cell[:2]]
+        if truth.cells[cell] is None or not tests:
+            continue
+        peaks = [rule(r, cell[2]) for r in tests]
+        known = [p for p in peaks if p]
+        if known:
+            logs = np.log10(known)
+            spread = 1.4826 * float(np.median(abs(logs - np.median(logs))))
+            result[cell] = known, spread, [truth.regret(cell, p) for p in known], len(peaks) - len(known)
+    return result
+
+
+def line(name, found):
+    spreads = [spread for _, spread, _, _ in found.values()]
+    regrets = [r for _, _, many, _ in found.values() for r in many]
+    means = [statistics.mean(many) for _, _, many, _ in found.values()]
+    none = sum(n for *_, n in found.values())
+    spread = f"{statistics.median(spreads):.2f}, {max(spreads):.2f}"
+    regret = f"{statistics.mean(regrets):.2f}, {statistics.median(means):.2f}, {max(regrets):.1f}"
+    return f"| {name} | {len(found)} | {spread} | {regret} | {none} of {len(regrets) + none} |"
+
+
+def left_out(truth, curves):
+    """Mean and median regret where factor and exponents come from the other pairs alone, by a grid of both."""
+    bases = []  # pair, kind, batch norm, epochs, cell, log of what the factor multiplies
+    for cell, (_, _, _, _) in judged(truth, curves, ours).items():
+        for r in curves:
+            if (r["pair"], r["optimizer"]) == cell[:2] and (peak := ours(r, 4)):
+                kind = KINDS[r["optimizer"]]
+                base = math.log10(peak / suggestion.RULES[kind].factor)
+                bases.append((cell[0], kind, r["test"]["batch_norm"], cell[2], cell, base))
+    cells: dict = {}
+    for pair in {b[0] for b in bases}:
+        for kind in KINDS.values():
+            others = [b for b in bases if b[0] != pair and b[1] == kind]
+            if not others:
+                continue
+            factor, norm, plain = fitted(truth, others)
+            for _, _, normed, epochs, cell, base in (b for b in bases if b[0] == pair and b[1] == kind):
+                peak = 10 ** (base + factor + (norm if normed else plain) * math.log10(epochs / 4))
+                cells.setdefault(cell, []).append(truth.regret(cell, peak))
+    means = [statistics.mean(many) for many in cells.values()]
+    return (
+        f"mean regret {statistics.mean(means):.2f}, median of cells {statistics.median(means):.2f}, {len(means)} cells"
+    )
+
+
+def fitted(truth, bases):
+    """The factor, as a logarithm, and the exponents with and without batch norms, of the least mean regret."""
+
+    def cost(factor, power, normed):
+        part = [b for b in bases if b[2] is normed]
+        return sum(min(5, truth.regret(b[4], 10 ** (b[5] + factor + power * math.log10(b[3] / 4)))) for b in part)
+
+    powers, best = np.arange(-0.5, 1.01, 0.1), None
+    for factor in np.arange(-1.5, 1.51, 0.05):
+        costs = [min((cost(factor, power, normed), power) for power in powers) for normed in (True, False)]
+        total = costs[0][0] + costs[1][0]
+        if best is None or total < best[0]:
+            best = total, factor, costs[0][1], costs[1][1]
+    return best[1:]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("truth", "suggest", "table"))
@@ -139,3 +277,4 @@ if __name__ == "__main__":
         sys.exit(main_truth(arguments.part))
     if arguments.what == "suggest":
         sys.exit(main_suggest(arguments.part))
+    main_table()

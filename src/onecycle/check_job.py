@@ -90,7 +90,7 @@ def check_curve(path: str | Path, out: str | Path | None = None) -> dict[str, An
         raise DataError(f"{path} has no values in a column test_accuracy, which the verdict is read from")
     nothing = dict.fromkeys(("lr_max", "lr_min", "edge", "reason", "decades"))
     test = RangeTest(
-        curve, **nothing, verdict=judge(curve), epochs=EPOCHS, proportional=False, batch_norm=False,
+        curve, **nothing, verdict=judge(curve), epochs=EPOCHS, kind="adaptive", batch_norm=False,
         title=Path(path).name,
     )  # fmt: skip
     _write(folder, test, {"curve": str(path)})

@@ -307,7 +307,7 @@ class Learner:
             recording = Recording.resume(folder, self.state, config, stack)
             self._note(f"{folder} goes on after {len(recording.history.steps)} updates, from its last good checkpoint")
         else:
-            recording = Recording.start(folder, self.state, config, self.notes, _peak_of(policy), stack)
+            recording = Recording.start(folder, self.state, config, self.notes, stack, _peak_of(policy))
         self.history = recording.history
         return recording
 

@@ -49,11 +49,10 @@ class RangeTest:
 
     `lr_max` is the peak for a 1cycle run of `epochs` epochs, `lr_min` where the learning rate begins to matter, `edge`
     where training diverges; None where the curve does not tell, and then `reason` says why. `decades` is the standard
-    error of the peak over the repeats; `proportional` and `batch_norm` are what `suggest` was told of the optimizer and
-    the model. `cost` holds the updates, the evaluations, the seconds, and the updates as a share of a training of 10
-    epochs. `sharpness`, where it was asked
-    for, holds over the first sweep ``lr``, the Hessian's ``largest_eigenvalue``, and ``hessian_free``, an estimate of
-    the best learning rate; None where there is no value.
+    error of the peak over the repeats; `kind` and `batch_norm` are what `suggest` was told of the optimizer and the
+    model. `cost` holds the updates, the evaluations, the seconds, and the updates as a share of a training of 10
+    epochs. `sharpness`, where it was asked for, holds over the first sweep ``lr``, the Hessian's
+    ``largest_eigenvalue``, and ``hessian_free``, an estimate of the best learning rate; None where there is no value.
     """
 
     curve: Curve
@@ -64,7 +63,7 @@ class RangeTest:
     decades: float | None
     verdict: Verdict
     epochs: float
-    proportional: bool
+    kind: str
     batch_norm: bool
     cost: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -75,7 +74,7 @@ class RangeTest:
         """The peak for a run of another length."""
         if self.lr_max is None:
             return None
-        return suggest(self.curve, epochs=epochs, proportional=self.proportional, batch_norm=self.batch_norm).lr_max
+        return suggest(self.curve, epochs=epochs, kind=self.kind, batch_norm=self.batch_norm).lr_max
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: all of it, the curve too."""
@@ -193,25 +192,27 @@ def range_test(
         sweeps = tuple(sweep(subject, i, rates, every, None if i else probe) for i in range(repeats))
         subject.obey()
     curve = Curve(sweeps, found.edge if found.lost else None)
-    proportional, batch_norm = is_proportional(optimizers[0]), has_batch_norm(modules)
+    kind, batch_norm = kind_of(optimizers[0]), has_batch_norm(modules)
     cost = {"updates": subject.updates, "evaluations": sum(len(s.valid_lr) for s in sweeps)}
     cost |= {"share": subject.updates / (EPOCHS * per_epoch)} if per_epoch else {}
     cost |= {"seconds": round(time.perf_counter() - started, 3)}
     nothing = _nothing_to_see(found, sweeps)
     peak = (
-        suggest(curve, epochs=epochs, proportional=proportional, batch_norm=batch_norm)
+        suggest(curve, epochs=epochs, kind=kind, batch_norm=batch_norm)
         if nothing is None
         else Suggestion(None, None, None, nothing)
     )
     return RangeTest(
-        curve, peak.lr_max, peak.lr_min, peak.edge, peak.reason, peak.decades, judge(curve), epochs, proportional,
+        curve, peak.lr_max, peak.lr_min, peak.edge, peak.reason, peak.decades, judge(curve), epochs, kind,
         batch_norm, cost, title=title,
     )  # fmt: skip
 
 
-def is_proportional(optimizer: Optimizer) -> bool:
-    """Whether an update grows with the gradient: stochastic gradient descent, with or without momentum."""
-    return isinstance(optimizer, SGD | ASGD)
+def kind_of(optimizer: Optimizer) -> str:
+    """How it makes an update of a gradient: one of `onecycle.suggestion.RULES`."""
+    if isinstance(optimizer, SGD | ASGD):
+        return "gradient"
+    return "orthogonal" if "muon" in type(optimizer).__name__.lower() else "adaptive"
 
 
 def has_batch_norm(modules: Sequence[nn.Module]) -> bool:

@@ -30,10 +30,10 @@ class Recording:
         state: TrainState,
         config: Mapping[str, Any],
         notes: list[str],
-        lr_max: float | None,
         stack: ExitStack,
+        lr_max: float | None = None,
     ) -> Recording:
-        """A new run in `folder`.
+        """A new run in `folder`, whose peak is `lr_max`.
 
         Raises:
             CheckpointError: the folder holds another run, or cannot be written.

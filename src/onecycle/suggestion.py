@@ -8,18 +8,39 @@ from dataclasses import dataclass
 from statistics import median, stdev
 
 from .curve import Curve, Sweep, fit
+from .errors import ConfigError, did_you_mean
 
 # A loss has fallen where that is so many times its standard error; a smoothed loss is the mean of about so many.
 CLEAR, NEAR = 5.0, 6
 # Held-out measurements that make a curve of their own.
 ENOUGH = 6
 
-# Measured in bench/range_test.py, see docs/log.md. The peak for 4 epochs as a multiple of the learning rate that has
-# done most of the fall (where the size of an update does not grow with the gradient's), or of the edge (where it does).
-OF_MOST, OF_EDGE = 3.2, 0.17
-# How the peak goes with the number of epochs, as a power: where batch norms follow the weights, which then may grow,
-# and where not.
-NORMED, PLAIN = {"most": 0.37, "edge": 0.52}, {"most": -0.13, "edge": 0.0}
+
+@dataclass(frozen=True)
+class Rule:
+    """The peak for 4 epochs is `factor` times a landmark; for others it goes with a power of the epochs.
+
+    The power is `normed` where batch norms follow the weights, else `plain`.
+    """
+
+    landmark: str
+    factor: float
+    normed: float
+    plain: float
+
+    def peak(self, basis: float, epochs: float, batch_norm: bool) -> float:
+        """The peak from the landmark's learning rate."""
+        return self.factor * basis * (epochs / 4) ** (self.normed if batch_norm else self.plain)
+
+
+# By how an optimizer makes its update of a gradient: in proportion ("gradient": SGD), scaled for each weight
+# ("adaptive": Adam and its kin), or a matrix's made orthogonal ("orthogonal": Muon). Fitted to bench/range_test.py, see
+# docs/log.md.
+RULES = {
+    "gradient": Rule("edge", factor=0.17, normed=0.52, plain=0.0),
+    "adaptive": Rule("most", factor=3.2, normed=0.37, plain=-0.13),
+    "orthogonal": Rule("most", factor=1.3, normed=0.0, plain=0.0),
+}
 
 
 @dataclass(frozen=True)
@@ -92,36 +113,38 @@ def landmarks(sweep: Sweep) -> Landmarks:
     return Landmarks(level, noise, half, most, 10 ** x[steepest], slope, error, 10 ** x[low], rise, edge)
 
 
-def suggest(curve: Curve, *, epochs: float = 10, proportional: bool = False, batch_norm: bool = False) -> Suggestion:
+def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_norm: bool = False) -> Suggestion:
     """The peak of a 1cycle run of `epochs` epochs.
 
     Where the size of an update does not grow with the gradient's (Adam, Muon and their kin), what limits the peak is
     how fast the weights move: it is a multiple of the learning rate by which the loss has fallen most of its way. With
-    plain gradient steps (`proportional`) it is the edge of divergence: the peak is a share of where the scout lost the
-    loss. Weights that batch norms follow grow under large steps, and longer runs then bear larger ones (1706.05350);
-    without, the peak stays or falls with the length of the run (2409.19913).
+    plain gradient steps it is the edge of divergence: the peak is a share of where the scout lost the loss. Weights
+    that batch norms follow grow under large steps, and longer runs then bear larger ones (1706.05350); without, the
+    peak stays or falls with the length of the run (2409.19913).
 
     Args:
         curve: of a range test.
         epochs: of the run that is to follow.
-        proportional: the optimizer is stochastic gradient descent, with or without momentum.
+        kind: of the optimizer, one of `RULES`.
         batch_norm: the model has batch norms.
+
+    Raises:
+        ConfigError: an unknown kind.
     """
-    marks = [landmarks(sweep) for sweep in curve.sweeps]
+    if kind not in RULES:
+        raise ConfigError(f"unknown kind of optimizer {kind!r}: {did_you_mean(str(kind), RULES)}")
+    rule, marks = RULES[kind], [landmarks(sweep) for sweep in curve.sweeps]
     edges = [m.edge for m in marks if m.edge is not None]
     edge = _middle(edges) if edges else None
     halves, mosts = ([r for m in marks if (r := getattr(m, name))] for name in ("half", "most"))
-    if proportional:
-        basis, factor, kind = ([curve.scouted] if curve.scouted else edges), OF_EDGE, "edge"
-    else:
-        basis, factor, kind = mosts, OF_MOST, "most"
+    basis = mosts if rule.landmark == "most" else [curve.scouted] if curve.scouted else edges
     reason = _missing(curve, marks, basis)
     if reason is not None:
         return Suggestion(None, None, edge, reason)
-    peak = factor * _middle(basis) * (epochs / 4) ** (NORMED if batch_norm else PLAIN)[kind]
+    peak = rule.peak(_middle(basis), epochs, batch_norm)
     peak = peak if edge is None else min(peak, edge)
     error = stdev(map(math.log10, basis)) / math.sqrt(len(basis)) if len(basis) > 1 else None
-    return Suggestion(peak, min(_middle(halves), peak / 3), edge, None, error)
+    return Suggestion(peak, min([_middle(halves), peak / 3] if halves else [peak / 3]), edge, None, error)
 
 
 def _missing(curve: Curve, marks: Sequence[Landmarks], basis: Sequence[float]) -> str | None:
