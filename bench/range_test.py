@@ -2,6 +2,7 @@
 
     python bench/range_test.py truth [--part 0/2]     the grid: every peak, trained (hours)
     python bench/range_test.py suggest [--part 0/2]   range tests, ours and the rules of other tools
+    python bench/range_test.py cost                   its time beside that of a training
     python bench/range_test.py table                  spread and regret
 
 Results go to bench/out; what is there is not run again. Set ONECYCLE_DATA to a folder with cifar10.
@@ -132,6 +133,19 @@ def widen(grid, measure):
         if not more:
             return ordered
         grid = set(grid) | more
+
+
+def main_cost():
+    """Seconds of a range test over those of 10 epochs, one of which is trained right after it; n = 5 in turn."""
+    for pair in PEAK_PAIRS[:3]:
+        shares = []
+        for seed in range(6):
+            learn = pair.learner(seed, "sgd")
+            seconds = learn.range_test(build=pair.build).cost["seconds"]
+            learn.valid = None
+            shares.append(seconds / (10 * learn.fit_one_cycle(1, 0.02).seconds))
+        shares = sorted(shares[1:])  # the first one warms up
+        print(f"{pair.name}: {statistics.median(shares):.1%} ({shares[0]:.1%} to {shares[-1]:.1%}, n = {len(shares)})")
 
 
 class Truth:
@@ -269,12 +283,14 @@ def fitted(truth, bases):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("truth", "suggest", "table"))
+    parser.add_argument("what", choices=("truth", "suggest", "cost", "table"))
     parser.add_argument("--part", default="0/1", help="which share of the cells this process takes, as 0/2")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "truth":
         sys.exit(main_truth(arguments.part))
+    if arguments.what == "cost":
+        sys.exit(main_cost())
     if arguments.what == "suggest":
         sys.exit(main_suggest(arguments.part))
     main_table()

@@ -19,8 +19,10 @@ from pathlib import Path
 
 import torch
 from pairs import CASES
+from scipy import stats
 
 import onecycle
+from onecycle.experiments.statistics import speed_up
 
 OUT = Path(__file__).parent / "out"
 # Of the standard schedules, in lengths of the 1cycle run; the last only where they have not got there before.
@@ -121,6 +123,73 @@ def main_curves(part):
             print(case.name, updates, seed, test.line(), flush=True)
 
 
+def tuned(case, preset, epochs):
+    """Test accuracy by seed at the peak that the tuning seeds' validation data choose; None where not all has run."""
+    cell = Cell(case, preset, epochs)
+    peaks = {}
+    for (peak, seed), row in cell.done.items():
+        peaks.setdefault(peak, {})[seed] = row
+    full = {p: by for p, by in peaks.items() if set(SEEDS) <= set(by)}
+    if not full:
+        return None
+    best = max(full, key=lambda p: statistics.mean(full[p][s]["valid"] for s in TUNING_SEEDS))
+    return {seed: row["test"] for seed, row in full[best].items()}
+
+
+def truths():
+    """Case -> its speed-up, for the cases that were run to their end."""
+    found = {}
+    for case in CASES:
+        ours = tuned(case, "one_cycle", case.epochs)
+        budgets = [round(times * case.epochs) for times in BUDGETS]
+        standard = {p: {b: by for b in budgets if (by := tuned(case, p, b))} for p in STANDARD}
+        if ours and all(round(ENOUGH * case.epochs) in cells for cells in standard.values()):
+            found[case.name] = speed_up({case.epochs: ours}, standard)[case.epochs]
+    return found
+
+
+def main_table():
+    found = truths()
+    halves = {case.name: "tune" if i % 2 == 0 else "test" for i, case in enumerate(CASES)}
+    print("| case | 1cycle | S [95 %] | best standard | score at 120 and 400 updates | answers |")
+    print("|" + " --- |" * 6)
+    answers = []
+    for name, s in found.items():
+        scores, said = {}, []
+        for r in rows("verdict-curves"):
+            if r["case"] == name:
+                verdict = onecycle.judge(onecycle.Curve.from_dict(r["curve"]))
+                scores.setdefault(r["updates"], []).append(verdict.score)
+                said.append(f"{verdict.answer}")
+                answers.append((name, halves[name], r["updates"], verdict, possible(s), s))
+        shown = ", ".join(f"{statistics.mean(v):.2f}" for _, v in sorted(scores.items()))
+        print(f"| {name} | {s.target} | {words(s)} | {s.policy} | {shown} | {', '.join(said)} |")
+    print(f"\n{len(found)} cases, n = {len(SEEDS)} seeds; possible: {sum(map(possible, found.values()))}")
+    for half, updates in itertools.product(("tune", "test"), LENGTHS):
+        part = [a for a in answers if a[1] == half and a[2] == updates]
+        counts = {}
+        for _, _, _, verdict, truth, _ in part:
+            counts[verdict.answer, truth] = counts.get((verdict.answer, truth), 0) + 1
+        said = [f"said {a}, is {'possible' if t else 'not'}: {n}" for (a, t), n in sorted(counts.items())]
+        print(f"{half} half, {updates} updates: {'; '.join(said)}")
+    for updates in LENGTHS:
+        part = [a for a in answers if a[2] == updates and a[5].s is not None]
+        rank = stats.spearmanr([a[3].score for a in part], [min(2.0, a[5].s) for a in part])
+        text = f"{rank.statistic:.2f} (p = {rank.pvalue:.2f}, {len(part)} tests)"
+        print(f"{updates} updates: rank correlation of score and S {text}")
+
+
+def possible(s):
+    """S of at least 1.5 with its interval above 1."""
+    return s.s is not None and s.s >= 1.5 and s.low is not None and s.low > 1 and not s.at_most
+
+
+def words(s):
+    sign = "more than " if s.more_than else "at most " if s.at_most else ""
+    low, high = ("" if end is None else f"{end:.2f}" for end in (s.low, s.high))
+    return f"{sign}{s.s:.2f} [{low or '...'}, {high or '...'}]"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("truth", "curves", "table"))
@@ -131,3 +200,4 @@ if __name__ == "__main__":
         sys.exit(main_truth(arguments.part))
     if arguments.what == "curves":
         sys.exit(main_curves(arguments.part))
+    main_table()

@@ -39,7 +39,7 @@ class Rule:
 RULES = {
     "gradient": Rule("edge", factor=0.17, normed=0.52, plain=0.0),
     "adaptive": Rule("most", factor=3.2, normed=0.37, plain=-0.13),
-    "orthogonal": Rule("most", factor=1.3, normed=0.0, plain=0.0),
+    "orthogonal": Rule("most", factor=1.6, normed=0.0, plain=0.0),
 }
 
 
