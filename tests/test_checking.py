@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from training_makers import blobs, differing, seeded_net, weights
 
-from onecycle import DataError, Learner, TrainingError
+from onecycle import ConfigError, DataError, Learner, TrainingError
 from onecycle.checking import SAMPLES
 from onecycle.optimizers import RECIPES
 from onecycle.range_test import FEWEST, MEASUREMENTS
@@ -340,6 +340,38 @@ def test_weights_that_are_nan_are_an_error_that_says_so():
     with pytest.raises(TrainingError, match="the loss is nan before any update: look at the data"):
         learn.range_test()
     assert frozen(learn, before)
+
+
+@pytest.mark.parametrize("options", [{"updates": "100"}, {"repeats": None}, {"repeats": "2"}])
+def test_counts_that_are_none_are_named(options):
+    with pytest.raises(ConfigError, match="is a whole number, at least 1; received"):
+        learner().range_test(**options)
+
+
+@pytest.mark.parametrize("build", [lambda seed: nn.Linear(1, 1), lambda seed: None])
+def test_what_does_not_build_the_model_is_named(build):
+    learn = learner()
+    before = everything(learn)
+    with pytest.raises(ConfigError, match="makes the model that is tested"):
+        learn.range_test(build=build)
+    assert frozen(learn, before)
+
+
+def test_it_says_how_long_it_takes_before_it_begins(capsys):
+    learn = learner(verbose=True)
+    capsys.readouterr()
+    learn.fit_one_cycle(20)
+    said = capsys.readouterr().err
+    assert said.index("range test: takes about the time of 64 updates") < said.index("peak learning rate")
+
+
+def test_an_optimizer_of_ones_own_needs_a_peak_where_the_test_finds_none(monkeypatch):
+    learn = learner(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1))
+    monkeypatch.setattr(
+        learn, "range_test", lambda **_: replace(Learner.range_test(learn), lr_max=None, reason="it is flat")
+    )
+    with pytest.raises(ConfigError, match=r"give lr_max: .*: it is flat; and an optimizer of your own has no default"):
+        learn.fit_one_cycle(20)
 
 
 @pytest.mark.parametrize("train", [(X[:8], Y[:8]), [(X, Y)], iter([(X, Y)])], ids=["tensors", "list", "iterator"])

@@ -79,8 +79,9 @@ def test_every_option_reaches_its_setting(training):
     ])  # fmt: skip
     job, out, resume, verbose = training[0]
     assert vars(job) == {
-        "data": "cifar10", "model": "resnet9", "budget": "2.5 epochs", "lr_max": 0.3, "preset": "paper",
-        "policy": None, "optimizer": "adamw", "momentum": (0.95, 0.85), "weight_decay": 0.01, "batch_size": 128,
+        "data": "cifar10", "model": "resnet9", "model_options": None, "budget": "2.5 epochs", "lr_max": 0.3,
+        "preset": "paper", "policy": None, "optimizer": "adamw", "momentum": (0.95, 0.85), "weight_decay": 0.01,
+        "batch_size": 128,
         "smoothing": 0.1, "augment": ("flip", "crop"), "accumulate": 2, "clip": 1.0, "seed": 3, "limit": 100,
         "image_size": 32, "precision": "bf16", "device": "cpu", "compile": True,
     }  # fmt: skip
@@ -271,17 +272,20 @@ def test_every_option_of_check_reaches_its_setting(testing):
 
     main([
         "check", "cifar10", "--model", "resnet9", "--epochs", "2.5", "--updates", "99", "--repeats", "3", "--full",
+        "--lr-low", "0.001", "--lr-high", "2",
         "--optimizer", "adamw", "--momentum", "0.95,0.85", "--weight-decay", "0", "--batch-size", "128",
         "--smoothing", "0", "--augment", "flip, crop", "--accumulate", "2", "--clip", "1", "--seed", "0", "--limit",
         "100", "--image-size", "32", "--precision", "bf16", "--device", "cpu", "--out", "here", "--json",
     ])  # fmt: skip
     job, out, options = testing[0]
+    ends = {"lr_low": 0.001, "lr_high": 2.0}
     assert job == Job(
-        "cifar10", "resnet9", "2.5 epochs", optimizer="adamw", momentum=(0.95, 0.85), weight_decay=0.0, batch_size=128,
-        smoothing=0.0, augment=("flip", "crop"), accumulate=2, clip=1.0, seed=0, limit=100, image_size=32,
+        "cifar10", "resnet9", budget="2.5 epochs", optimizer="adamw", momentum=(0.95, 0.85), weight_decay=0.0,
+        batch_size=128, smoothing=0.0, augment=("flip", "crop"), accumulate=2, clip=1.0, seed=0, limit=100,
+        image_size=32,
         precision="bf16", device="cpu",
     )  # fmt: skip
-    assert (out, options) == (Path("here"), {"verbose": False, "updates": 99, "repeats": 3, "full": True})
+    assert (out, options) == (Path("here"), {**ends, "verbose": False, "updates": 99, "repeats": 3, "full": True})
 
 
 def test_without_options_the_check_is_the_default(testing):

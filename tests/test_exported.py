@@ -11,6 +11,8 @@ import pytest
 import onecycle
 
 EXPECTED = (
+    "Comparison",
+    "compare",
     "check",
     "untouched",
     "range_test",

@@ -21,7 +21,7 @@ from torch.utils.data.distributed import DistributedSampler
 from training_makers import blobs, global_generators, seeded_net
 
 import onecycle
-from onecycle import ConfigError, Curve, DataError, Interrupted, TrainingError, range_test
+from onecycle import CheckpointError, ConfigError, Curve, DataError, Interrupted, TrainingError, range_test
 from onecycle.curve import Sweep
 from onecycle.optimizers import build_optimizer
 from onecycle.range_test import SHORTEST, RangeTest, default_updates, sweep_updates
@@ -521,6 +521,9 @@ def test_a_bounded_loss_whose_scout_sees_little_still_gets_a_sweep():
         ({"lr_low": "1e-3"}, "received '1e-3'"),
         ({"lr_low": 1e9}, r"lr_low 1e\+09 is not below .*, where training is lost: give a smaller lr_low"),
         ({"epochs": 0}, "epochs is a finite number above 0; received 0"),
+        ({"epochs": None}, "epochs is a finite number above 0; received None"),
+        ({"lr_low": True}, "lr_low is a finite number above 0; received True"),
+        ({"evaluate": lambda: {"loss": "low"}}, "evaluate returns the loss, one number; received 'low'"),
         ({"spacing": "exponentail"}, "unknown spacing 'exponentail': did you mean exponential"),
         ({"keep": [3]}, r"has state_dict\(\) and load_state_dict\(\); received 3"),
     ],
@@ -542,8 +545,24 @@ def test_the_updates_that_the_message_asks_for_are_enough():
 
 @pytest.mark.parametrize("optimizer", [[], None, "sgd", [None]])
 def test_what_is_no_optimizer_is_named(optimizer):
-    with pytest.raises((ConfigError, TypeError), match=r"optimizer|iterable"):
+    with pytest.raises(ConfigError, match="optimizer is a torch optimizer, or several; received"):
         range_test(lambda batch: 1.0, optimizer, BATCHES)
+
+
+def test_an_optimizer_of_frozen_weights_is_named():
+    case = Case()
+    case.model.requires_grad_(False)
+    with pytest.raises(ConfigError, match="no weight of the optimizer is trained, all are frozen"):
+        case.test()
+
+
+def test_a_length_that_is_none_and_a_path_that_cannot_be_written_are_named(tmp_path):
+    test = made_up(only_rises, updates=80)
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"cannot write .*Give a path"):
+        test.save(tmp_path / "file" / "test.json")
+    with pytest.raises(ConfigError, match="epochs is a finite number above 0; received -1"):
+        replace(test, lr_max=1.0).peak(-1)
 
 
 @pytest.mark.parametrize("batches", [BATCHES[:1], DataLoader(TensorDataset(X, Y), 240), (X[:64], Y[:64])])

@@ -25,11 +25,12 @@ from .errors import (
     TrainingError,
 )
 from .evaluation import evaluate, predict
+from .experiments.comparison import Comparison, compare
 from .job import Job, run
-from .learner import Learner, Result
+from .learner import Learner
 from .loop import EpochEnd, Update, train
 from .models import build as build_model
-from .observers import Checkpointer, History, Recorder
+from .observers import Checkpointer, History, Recorder, Result
 from .policy import Driver, Policy
 from .presets import one_cycle, preset
 from .progress import Progress
@@ -45,6 +46,7 @@ __all__ = [
     "Budget",
     "CheckpointError",
     "Checkpointer",
+    "Comparison",
     "ConfigError",
     "Curve",
     "Data",
@@ -74,6 +76,7 @@ __all__ = [
     "as_batches",
     "build_model",
     "check",
+    "compare",
     "evaluate",
     "judge",
     "load",

@@ -15,9 +15,7 @@ from .checkpoint import write_json
 from .curve import Curve
 from .errors import CheckpointError, DataError, MissingDependency
 from .job import Job, prepare
-from .learner import Learner
-from .loop import updates_per_epoch
-from .range_test import EPOCHS, RangeTest, default_updates
+from .range_test import EPOCHS, RangeTest
 from .verdict import judge
 
 SCHEMA = 1
@@ -29,14 +27,17 @@ def check(
     *,
     updates: int | None = None,
     repeats: int = 2,
+    lr_low: float | None = None,
+    lr_high: float | None = None,
     full: bool = False,
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Test the learning rates of what `job` describes: which peak it can take, and whether it can super-converge.
 
     Of the job count the data, the model, the optimizer and what changes an update, and the epochs of its budget, 10
-    where it is not in epochs; its peak, preset and policy do not. Each repeat has initial weights of its own. In
-    `full`, the sharpness is measured along the first repeat: several times the cost.
+    where it is not in epochs; its peak, preset and policy do not. The sweep's ends, `lr_low` and `lr_high`, are found
+    where they are not given. Each repeat has initial weights of its own. In `full`, the sharpness is measured along the
+    first repeat: several times the cost.
 
     Returns plain data, what `RangeTest.to_dict` says and before it ``out``, the folder, and ``train``, the command to
     go on with. With `out`, ``check.json`` in that folder has the same, with configuration, versions and hardware, and
@@ -51,19 +52,16 @@ def check(
     (True, True)
     """
     folder = _free(out)
+    options = {"updates": updates, "repeats": repeats, "lr_low": lr_low, "lr_high": lr_high, "full": full}
     ready = prepare(job, verbose)
-    if verbose:
-        _announce(ready.learner, updates, full)
     test = ready.learner.range_test(
-        updates=updates,
-        repeats=repeats,
-        full=full,
+        **options,
         epochs=Budget.parse(job.budget).epochs or EPOCHS,
         build=ready.build,
         title=f"{job.data}, {ready.config['model']}, {job.optimizer}",
     )
     test = replace(test, notes=tuple(ready.learner.notes))
-    _write(folder, test, {**ready.config, "updates": updates, "repeats": repeats, "full": full})
+    _write(folder, test, {**ready.config, **options})
     return {"out": None if folder is None else str(folder), "train": train_command(job, test.lr_max), **test.to_dict()}
 
 
@@ -123,15 +121,6 @@ def _option(name: str, value: Any) -> list[str]:
     if isinstance(value, tuple):
         return [option, ",".join(map(str, value))]
     return [option, str(value)]
-
-
-def _announce(learner: Learner, updates: int | None, full: bool) -> None:
-    """Say how long it takes, as nothing more is said until it is done."""
-    from .progress import notes
-
-    most = updates or default_updates(updates_per_epoch(learner.train, learner.state.accumulate))
-    more = ", and several times that for the sharpness" if full else ""
-    notes([f"range test: takes about the time of {most} updates{more}"])
 
 
 def _free(out: str | Path | None) -> Path | None:

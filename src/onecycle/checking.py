@@ -15,9 +15,9 @@ from torch.utils.data import Subset
 
 from . import evaluation
 from .data.loaders import Batches, DatasetBatches, ListBatches, OneShotBatches, TensorBatches
-from .errors import TrainingError
+from .errors import ConfigError, TrainingError
 from .loop import groups_of, updates_per_epoch
-from .range_test import MEASUREMENTS, MOST, RangeTest, default_updates, range_test, reordered
+from .range_test import MEASUREMENTS, MOST, RangeTest, check_counts, default_updates, range_test, reordered
 from .sharpness import HessianFree, sharpness
 from .state import TrainState
 from .steps import Supervised, samples_in, update
@@ -51,18 +51,23 @@ def range_test_of(
     updates: int | None = None,
     repeats: int = 2,
     full: bool = False,
+    say: Callable[[str], None] | None = None,
     **options: Any,
 ) -> RangeTest:
     """`range_test` of what `state` trains on `train`, with a part of `valid` held out; see `Learner.range_test`.
 
     In `full`, the sharpness of the training loss is measured along the first sweep. The seconds that it takes are in
-    ``cost``, beside those of the whole.
+    ``cost``, beside those of the whole. `say` is told in a line how long the test takes, as nothing else tells of it.
     """
+    check_counts(updates, repeats)
     if isinstance(train, OneShotBatches):  # what is read of it stays for the training
         train = ListBatches(train.peek((updates or MOST) * state.accumulate))
     allowed = default_updates(updates_per_epoch(train, state.accumulate)) if updates is None else updates
+    if say is not None:
+        more = ", and several times that for the sharpness" if full else ""
+        say(f"range test: takes about the time of {allowed} updates{more}")
     batch = samples_in(next(iter(train.epoch(0)), ())) * state.accumulate
-    samples = min(SAMPLES[1], max(SAMPLES[0], allowed // max(1, repeats) * batch // (2 * MEASUREMENTS)))
+    samples = min(SAMPLES[1], max(SAMPLES[0], allowed // repeats * batch // (2 * MEASUREMENTS)))
     held_out = None if valid is None else [state.runtime.move(part) for part in _part(valid, samples)]
 
     loss = replace(state.loss, meters={}) if isinstance(state.loss, Supervised) else state.loss
@@ -79,8 +84,10 @@ def range_test_of(
         return evaluation.evaluate(state.model, held_out or (), loss, state.runtime)
 
     def restart(seed: int) -> None:
-        if build is not None:
-            state.model.load_state_dict(build(seed).state_dict())
+        try:
+            state.model.load_state_dict(build(seed).state_dict())  # type: ignore[misc]
+        except (AttributeError, RuntimeError) as error:
+            raise ConfigError(f"build(seed) makes the model that is tested, with new weights: {error}") from error
 
     curvature = _Curvature(state, train) if full else None
     test = range_test(

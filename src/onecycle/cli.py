@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from .cli_compare import compare
 from .cli_options import job_from, momentum_from
+from .cli_report import report, runs
 from .cli_text import check_lines, print_json, print_table, repr_class, show_policy, text
 from .errors import ConfigError, Interrupted, OneCycleError
 
@@ -22,6 +24,11 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
+for command in (compare, report, runs):
+    app.command(command)
+
+# Options of a check that are the test's own; the others describe what is tested.
+TEST = ("updates", "repeats", "lr_low", "lr_high", "full")
 Json = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
 ]
@@ -75,6 +82,8 @@ def check(
     epochs: float | None = None,
     updates: int | None = None,
     repeats: int | None = None,
+    lr_low: float | None = None,
+    lr_high: float | None = None,
     full: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     momentum: str | None = None,
     weight_decay: float | None = None,
@@ -107,6 +116,10 @@ def check(
         Of the whole test. Default: a twentieth of 10 epochs, but at least 64 and at most 400.
     repeats
         Sweeps, each with a data order and initial weights of its own; default 2.
+    lr_low
+        Where the sweep begins. Default: found, where the loss does not move yet.
+    lr_high
+        Where it ends. Default: found, beyond where training diverges.
     full
         Measure the sharpness along the first sweep too: several times the cost.
     momentum
@@ -144,7 +157,7 @@ def check(
             raise ConfigError(f"a curve in a file is only judged, nothing is trained: leave out {', '.join(others)}")
         result = check_job.check_curve(data, out)
     else:
-        test = {name: given.pop(name) for name in ("updates", "repeats", "full") if name in given}
+        test = {name: given.pop(name) for name in TEST if name in given}
         job, _ = job_from(given, None, None)
         result = check_job.check(job, out, verbose=not json, **test)
     if json:

@@ -59,14 +59,15 @@ class Sweep:
         for name in ("lr", "loss", "valid_lr", "valid_loss", "valid_accuracy"):
             values = tuple(map(float, getattr(self, name)))
             object.__setattr__(self, name, values)
-            if not all(map(math.isfinite, values)):
-                raise DataError(f"the {name} of a sweep are finite numbers; received {values}")
+            if wrong := [value for value in values if not math.isfinite(value)]:
+                raise DataError(f"the {name} of a sweep are finite numbers; received {wrong[0]}")
             rates = self.valid_lr if name.startswith("valid") else self.lr
             if values and len(values) != len(rates):
                 raise DataError(f"a sweep has one {name} a learning rate: {len(rates)}; received {len(values)}")
         for rates in (self.lr, self.valid_lr):
-            if any(a >= b for a, b in pairwise(rates)) or (rates and rates[0] < 0):
-                raise DataError(f"the learning rates of a sweep rise, from 0 or above; received {rates}")
+            for a, b in pairwise((-math.inf, *rates)):
+                if a >= b or b < 0:
+                    raise DataError(f"the learning rates of a sweep rise, from 0 or above; received {b:g} after {a:g}")
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,16 @@ class Curve:
             DataError: no such table.
         """
         try:
-            with Path(path).open(newline="", encoding="utf-8") as file:
+            with Path(path).open(newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))
             return cls((_sweep_of(rows),))
-        except (OSError, ValueError, KeyError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{path} is no curve, a CSV file with the columns lr and test_accuracy: {error}") from error
 
 
 def _sweep_of(rows: Sequence[Mapping[str, str]]) -> Sweep:
+    if rows and "lr" not in rows[0]:
+        raise ValueError(f"its columns are {', '.join(map(str, rows[0]))}")
     rising: list[Mapping[str, str]] = []
     for row in rows:
         if row["lr"] and float(row["lr"]) > (float(rising[-1]["lr"]) if rising else 0.0):
@@ -154,7 +157,11 @@ def _sweep_of(rows: Sequence[Mapping[str, str]]) -> Sweep:
         raise ValueError("no row has a learning rate above 0")
 
     def column(name: str) -> tuple[float, ...]:
-        return tuple(float(row[name]) for row in rising) if rising[0].get(name) else ()
+        if not rising[0].get(name):
+            return ()
+        if empty := [row["lr"] for row in rising if not row[name]]:
+            raise ValueError(f"there is no {name} at the learning rate {empty[0]}")
+        return tuple(float(row[name]) for row in rising)
 
     rates = column("lr")
     return Sweep(rates, column("train_loss"), rates, column("test_loss"), column("test_accuracy"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .data.loaders import as_tensor, first_batch
 from .errors import ConfigError, Interrupted
 from .interrupt import stop_requests
 from .loop import EpochEnd, resolve, train, updates_per_epoch
-from .observers import History, Observer
+from .observers import History, Observer, Result
 from .policy import Policy
 from .presets import preset as make_preset
 from .range_test import EPOCHS, FEWEST, RangeTest
@@ -33,22 +33,6 @@ from .steps import Loss, pair
 BATCH_SIZE = 64
 # A range test is worth its while where the run is so many times as long as the shortest one.
 WORTH = 5
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a fit came to.
-
-    `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end.
-    """
-
-    train: dict[str, float]
-    valid: dict[str, float] | None
-    lr_max: float
-    epochs: float
-    updates: int
-    seconds: float
-    samples_per_second: float
 
 
 class Learner:
@@ -181,7 +165,7 @@ class Learner:
                 if recording:
                     recording.failed(error)
                 raise
-        result = self._result(policy)
+        result = self.history.result(_peak_of(policy), updates_per_epoch(self.train, self.state.accumulate))
         if recording:
             self.save(recording.folder / "model.safetensors")
             runs.change(recording.folder, status="finished", result=asdict(result))
@@ -249,8 +233,9 @@ class Learner:
             TrainingError: the loss is NaN from the start, or no weight moves.
         """
         return range_test_of(
-            self.state, self.train, self.valid, updates=updates, repeats=repeats, epochs=epochs, build=build, **options
-        )
+            self.state, self.train, self.valid, updates=updates, repeats=repeats, epochs=epochs, build=build,
+            say=self._say, **options,
+        )  # fmt: skip
 
     lr_find = range_test
 
@@ -273,14 +258,7 @@ class Learner:
 
     def freeze(self, layers: int | None = None) -> None:
         """Do not train the first `layers` layer groups; by default all but the last. `unfreeze` undoes it."""
-        last = len(self._layers) - 1
-        limit = last if layers is None else layers
-        if not 0 <= limit <= last:
-            raise ConfigError(f"layers to freeze are 0 to {last}, so that one is left to train; received {layers!r}")
-        for i, layer in enumerate(self._layers):
-            for parameter in layer:
-                parameter.requires_grad_(i >= limit)
-                parameter.grad = None
+        optimizers.freeze(self._layers, len(self._layers) - 1 if layers is None else layers)
 
     def unfreeze(self) -> None:
         """Train every layer group."""
@@ -324,21 +302,6 @@ class Learner:
                 if stop.signal is not None:
                     name = signal.Signals(stop.signal).name
                     raise Interrupted(f"stopped by {name} after update {self.state.step - 1}", signal=stop.signal)
-
-    def _result(self, policy: Policy) -> Result:
-        epochs, steps = self.history.epochs, self.history.steps
-        last = epochs[-1]
-        means = {kind: {k[6:]: v for k, v in last.items() if k.startswith(kind)} for kind in ("train_", "valid_")}
-        per_epoch = updates_per_epoch(self.train, self.state.accumulate)
-        return Result(
-            train=means["train_"],
-            valid=means["valid_"] or None,
-            lr_max=_peak_of(policy) or max(row["lr"] for row in steps),
-            epochs=len(steps) / per_epoch if per_epoch else float(len(epochs)),
-            updates=len(steps),
-            seconds=steps[-1]["seconds"],
-            samples_per_second=sum(row["samples"] for row in epochs) / sum(row["seconds"] for row in epochs),
-        )
 
     def _progress(self, stack: ExitStack, budget: Budget) -> list[Observer]:
         if not self.verbose:
@@ -398,11 +361,16 @@ class Learner:
         if updates is not None and updates < WORTH * FEWEST:
             return None
         test = self.range_test(epochs=budget.epochs or EPOCHS)
+        if test.lr_max is None and self._recipe is None:
+            raise ConfigError(f"give lr_max: {test.line()}; and an optimizer of your own has no default peak here")
         self._note(test.line())
         return test.lr_max
 
     def _note(self, *notes: str) -> None:
         self.notes += notes
+        self._say(*notes)
+
+    def _say(self, *notes: str) -> None:
         if self.verbose:
             from .progress import notes as show
 

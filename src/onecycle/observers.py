@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +24,22 @@ if TYPE_CHECKING:
     from .state import TrainState
 
 Observer = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a fit came to.
+
+    `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end.
+    """
+
+    train: dict[str, float]
+    valid: dict[str, float] | None
+    lr_max: float
+    epochs: float
+    updates: int
+    seconds: float
+    samples_per_second: float
 
 
 def step_record(event: Update) -> dict[str, Any]:
@@ -93,6 +110,21 @@ class History:
             self._rows.add(event)
         else:
             self.epochs.append(epoch_record(event))
+
+    def result(self, lr_max: float | None, updates_per_epoch: int | None) -> Result:
+        """What the run came to; without `lr_max` its peak is the largest learning rate that was used."""
+        epochs, steps = self.epochs, self.steps
+        last = epochs[-1]
+        means = {kind: {k[6:]: v for k, v in last.items() if k.startswith(kind)} for kind in ("train_", "valid_")}
+        return Result(
+            train=means["train_"],
+            valid=means["valid_"] or None,
+            lr_max=lr_max or max(row["lr"] for row in steps),
+            epochs=len(steps) / updates_per_epoch if updates_per_epoch else float(len(epochs)),
+            updates=len(steps),
+            seconds=steps[-1]["seconds"],
+            samples_per_second=sum(row["samples"] for row in epochs) / sum(row["seconds"] for row in epochs),
+        )
 
     def plot(self, title: str | None = None) -> Figure:
         """Draw losses and metrics, learning rate and momentum against updates; needs ``onecycle[plot]``."""

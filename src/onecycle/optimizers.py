@@ -208,6 +208,21 @@ def gather(optimizer: Optimizer) -> None:
             group["lr_ratio"] = group.pop("lr_ratio_before")
 
 
+def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:
+    """Do not train the first `count` layers, and train the others.
+
+    Raises:
+        ConfigError: none would be left to train.
+    """
+    last = len(layers) - 1
+    if not 0 <= count <= last:
+        raise ConfigError(f"layers to freeze are 0 to {last}, so that one is left to train; received {count!r}")
+    for i, layer in enumerate(layers):
+        for parameter in layer:
+            parameter.requires_grad_(i >= count)
+            parameter.grad = None
+
+
 def _arguments(make: Any, own: Recipe | None, momentum: float | None) -> dict[str, Any]:
     """What to call an optimizer with: a recipe's settings, and momentum under the name that it has there."""
     settings = {"lr": own.lr_max, **own.options} if own else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -17,7 +17,7 @@ from torch.optim import ASGD, SGD, Optimizer
 from .checkpoint import write_json
 from .curve import Curve, Sweep
 from .data.loaders import Batches, ListBatches, OneShotBatches, as_batches, epoch_order
-from .errors import ConfigError, DataError, did_you_mean
+from .errors import CheckpointError, ConfigError, DataError, did_you_mean
 from .interrupt import stop_requests
 from .suggestion import Suggestion, suggest
 from .sweep import ABOVE, BELOW, STILL, WILD, Found, Probe, Subject, scout, sweep
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 EPOCHS, SHARE = 10, 0.05
 # Updates of a whole test, all repeats and evaluations counted: at least, at most, and where an epoch has no length.
 FEWEST, MOST, UNKNOWN = 64, 400, 200
-# What an evaluation costs beside training on as many samples, what all of them may cost beside the updates, and how
-# many there are in a sweep.
-FORWARD, EVALUATING, MEASUREMENTS = 1 / 3, 1 / 3, 16
+# What all evaluations may cost beside the updates, and how many there are in a sweep.
+EVALUATING, MEASUREMENTS = 1 / 3, 16
 # Updates of a sweep, at least, and how much longer it may go on where its end is not the user's, to meet divergence.
 SHORTEST, LONGER = 12, 1 / 4
 SPACINGS = ("exponential", "linear")
@@ -71,7 +70,12 @@ class RangeTest:
     sharpness: dict[str, list[float | None]] | None = None
 
     def peak(self, epochs: float) -> float | None:
-        """The peak for a run of another length."""
+        """The peak for a run of another length, in epochs.
+
+        Raises:
+            ConfigError: a length that is not above 0.
+        """
+        _check_positive("epochs", epochs)
         if self.lr_max is None:
             return None
         return suggest(self.curve, epochs=epochs, kind=self.kind, batch_norm=self.batch_norm).lr_max
@@ -102,9 +106,16 @@ class RangeTest:
         return f"peak learning rate {self.lr_max:.2g}, from a range test of {self.cost['updates']} updates{edge}"
 
     def save(self, path: str | Path) -> Path:
-        """Write all of it as JSON."""
+        """Write all of it as JSON.
+
+        Raises:
+            CheckpointError: the path cannot be written.
+        """
         path = Path(path)
-        write_json(path, self.to_dict())
+        try:
+            write_json(path, self.to_dict())
+        except OSError as error:
+            raise CheckpointError(f"cannot write {path}: {error}. Give a path that can be written") from error
         return path
 
 
@@ -176,7 +187,7 @@ def range_test(
     (True, None)
     """
     started = time.perf_counter()
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
     _check(optimizers, updates, repeats, lr_low, lr_high, spacing, epochs)
     parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
     modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)
@@ -249,6 +260,22 @@ def sweep_updates(
             + (", or fewer repeats" if repeats > 1 else "")
         )
     return int((allowed - spent) / (repeats * share))
+
+
+def check_counts(updates: int | None, repeats: int) -> None:
+    """Refuse what is no number of updates, None for the default, or of repeats.
+
+    Raises:
+        ConfigError: not a whole number, or less than 1.
+    """
+    for name, value in (("updates", 1 if updates is None else updates), ("repeats", repeats)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name} is a whole number, at least 1; received {value!r}")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} is a finite number above 0; received {value!r}")
 
 
 def _nothing_to_see(found: Found, sweeps: Sequence[Sweep]) -> str | None:
@@ -347,12 +374,12 @@ def _check(
 ) -> None:
     if not optimizers or not all(isinstance(each, Optimizer) for each in optimizers):
         raise ConfigError(f"optimizer is a torch optimizer, or several; received {optimizers!r}")
-    for name, value in (("updates", updates), ("repeats", repeats)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} is a whole number, at least 1; received {value!r}")
+    if not any(p.requires_grad for each in optimizers for group in each.param_groups for p in group["params"]):
+        raise ConfigError("no weight of the optimizer is trained, all are frozen: give some requires_grad=True")
+    check_counts(updates, repeats)
     for name, value in (("lr_low", lr_low), ("lr_high", lr_high), ("epochs", epochs)):
-        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise ConfigError(f"{name} is a finite number above 0; received {value!r}")
+        if value is not None or name == "epochs":
+            _check_positive(name, value)
     if lr_low is not None and lr_high is not None and lr_low >= lr_high:
         raise ConfigError(
             f"the learning rates rise from lr_low to lr_high; received {lr_low:g} and {lr_high:g}: swap them"

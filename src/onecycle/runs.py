@@ -127,6 +127,33 @@ def differing(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def listing(folder: str | Path) -> list[dict[str, Any]]:
+    """The runs in `folder` and below it, one flat row each; one whose ``run.json`` cannot be read has its error.
+
+    Raises:
+        CheckpointError: no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}: name one that holds runs")
+    rows = []
+    for path in sorted(folder.rglob("run.json")):
+        row: dict[str, Any] = {"run": str(path.parent)}
+        try:
+            record, error = read(path.parent), None
+        except CheckpointError as unreadable:
+            record, error = {"status": "unreadable", "config": {}}, str(unreadable)
+        config, result = record["config"], record.get("result") or {}
+        row |= {key: record.get(key) for key in ("created", "status")}
+        row |= {key: config.get(key) for key in ("data", "model", "optimizer", "budget")}
+        row["lr_max"] = result.get("lr_max") or record.get("lr_max")
+        for split in ("valid", "test"):
+            means = result.get(split) or {}
+            row[split] = means.get("accuracy", means.get("loss"))
+        rows.append({**row, "seconds": result.get("seconds"), "error": error or record.get("error")})
+    return rows
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a ``.jsonl`` file; a last line that was cut off by a crash is left out.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import median_low
-from typing import Any
+from typing import Any, SupportsFloat
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -155,7 +155,7 @@ class Run:
                 return self._never(len(losses))
             where = derive_seed(subject.seed, "range test", self.repeat, self.updates, len(losses))
             with seeded(subject.generators, where):
-                losses.append(_number(subject.step(next(self._stream))))
+                losses.append(_loss(subject.step(next(self._stream))))
             if not math.isfinite(losses[-1]):
                 return losses[-1]
         self.updates += 1
@@ -173,7 +173,9 @@ class Run:
                 part.training = training
         if not isinstance(found, Mapping) or not found.keys() & {"loss", "accuracy"}:
             raise ConfigError(f'evaluate returns {{"loss": ..., "accuracy": ...}} or one of them; received {found!r}')
-        return {name: float(found[name]) for name in ("loss", "accuracy") if name in found}
+        return {
+            name: _number(found[name], f"evaluate returns the {name}") for name in ("loss", "accuracy") if name in found
+        }
 
     def _never(self, calls: int) -> float:
         if self.updates:
@@ -308,11 +310,12 @@ def _recycled(batches: Batches, repeat: int) -> Iterator[Any]:
         epoch += 1
 
 
-def _number(loss: Any) -> float:
-    if isinstance(loss, tuple) and loss:
-        loss = loss[0]
-    if isinstance(loss, Tensor) and loss.numel() == 1:
-        return loss.item()
-    if isinstance(loss, int | float):
-        return float(loss)
-    raise ConfigError(f"a step returns the loss of its batch, one number; received {loss!r}")
+def _loss(returned: Any) -> float:
+    loss = returned[0] if isinstance(returned, tuple) and returned else returned
+    return _number(loss, "a step returns the loss of its batch")
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, SupportsFloat) and math.prod(getattr(value, "shape", ())) == 1:
+        return float(value.item() if isinstance(value, Tensor) else value)
+    raise ConfigError(f"{what}, one number; received {value!r}")

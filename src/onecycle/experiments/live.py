@@ -91,20 +91,22 @@ class LiveTable(Lines):
             self._live = None
 
     def _draw(self, words: str, rows: Sequence[Row]) -> None:
-        from rich.console import Console
+        from rich.console import Console, Group
         from rich.live import Live
+        from rich.text import Text
 
         if self._live is None:
             console = Console(file=self._stream, highlight=False, markup=False)
             self._live = Live(console=console, auto_refresh=False, transient=True)
             self._live.start()
-        self._live.update(_table(f"{self._where}  {words}".strip(), interim(rows, self._axes)), refresh=True)
+        where = Text(f"{self._where}  {words}".strip(), no_wrap=True, overflow="ellipsis")
+        self._live.update(Group(_table(interim(rows, self._axes)), where), refresh=True)
 
 
-def _table(title: str, cells: Sequence[list[str]]) -> Table:
+def _table(cells: Sequence[list[str]]) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, caption=title, caption_justify="left", pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("policy", "epochs", "setting", "runs", "failed", "mean so far"):
         table.add_column(column)
     for cell in cells[-CELLS:]:

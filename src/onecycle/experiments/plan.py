@@ -111,14 +111,15 @@ def check(spec: Spec) -> None:
         raise ConfigError(f"two values of an axis look the same in a folder's name: {', '.join(names)}")
     for setting in settings(spec):
         for cell in cells(spec, setting):
-            peak = spec.peak(cell.policy)
-            job = job_for(spec, cell, 0.1 if peak is None else peak, 0)
-            Budget.parse(job.budget)
-            preset(job.preset, job.lr_max, 10**6, **({} if job.momentum is None else {"momentum": job.momentum}))
+            peak = 0.1 if spec.tune else spec.peak(cell.policy)
+            job = job_for(spec, cell, peak or 0.0, 0)
+            options = {} if job.momentum is None else {"momentum": job.momentum}
+            preset(job.preset, peak or 0.0, 10**6, **options)
 
 
 def measure(job: Job, seconds: float) -> Speed:
     """Train for about so many seconds, and keep nothing of it."""
+    prepare(Job("digits", model="mlp"))  # what is imported once is no cost of a run
     began = time.perf_counter()
     ready = prepare(replace(job, lr_max=1e-4, seed=TRIAL_SEED))
     if ready.data.valid is None:
@@ -153,7 +154,14 @@ def slug(words: Sequence[str]) -> str:
 
 def in_words(setting: Setting) -> str:
     """``batch size 64, weight decay 0.001``; empty where nothing is varied."""
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in setting)
+    return ", ".join(f"{name.replace('_', ' ')} {in_short(value)}" for name, value in setting)
+
+
+def in_short(value: Any) -> str:
+    """``0.0001`` for numbers; the names in a tuple joined."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "+".join(map(in_short, value)) if isinstance(value, tuple) else str(value)
 
 
 def _words(setting: Setting) -> list[str]:

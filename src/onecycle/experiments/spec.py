@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..budget import Budget
 from ..errors import ConfigError, did_you_mean
 from ..job import Job
 from ..presets import PRESETS
@@ -47,6 +48,8 @@ class Spec:
     def __post_init__(self) -> None:
         _check_values("policies", self.policies)
         _check_values("epochs", self.epochs)
+        for epochs in self.epochs:
+            Budget(epochs=epochs)
         for policy in self.policies:
             if policy not in PRESETS:
                 raise ConfigError(f"unknown policy {policy!r}: {did_you_mean(str(policy), PRESETS)}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from .execute import Outcome
 from .plan import Cell, Setting, in_words, settings
 from .spec import Spec
-from .statistics import SpeedUp, mean_interval, paired_difference, sentence, speed_up
+
+if TYPE_CHECKING:
+    from .statistics import SpeedUp
 
 Row = dict[str, Any]
 # Presets that are one cycle in somebody's reading; the others are the standard ones.
@@ -44,6 +46,8 @@ def cycle_of(spec: Spec) -> str | None:
 
 def speed_ups(spec: Spec, rows: Sequence[Row]) -> list[tuple[Setting, SpeedUp]]:
     """What the best standard policy needs for 1cycle's accuracy, at each setting and budget of 1cycle."""
+    from .statistics import speed_up  # with scipy, which takes its time
+
     measure, ours = measure_of(rows), cycle_of(spec)
     standard = [policy for policy in spec.policies if policy not in CYCLES]
     if measure is None or ours is None or not standard:
@@ -77,6 +81,8 @@ def speed_up_rows(found: Sequence[tuple[Setting, SpeedUp]]) -> list[Row]:
 
 def sentences(spec: Spec, rows: Sequence[Row], found: Sequence[tuple[Setting, SpeedUp]]) -> list[str]:
     """What came out, in words: the speed-ups, the difference at the largest budget, and what is missing."""
+    from .statistics import sentence
+
     said = [_at(setting) + sentence(result, tuned=spec.tune) + "." for setting, result in found]
     said += [line for setting in settings(spec) if (line := _difference(spec, rows, setting))]
     measure = measure_of(rows)
@@ -93,11 +99,13 @@ def sentences(spec: Spec, rows: Sequence[Row], found: Sequence[tuple[Setting, Sp
 
 def _difference(spec: Spec, rows: Sequence[Row], setting: Setting) -> str | None:
     """The paired difference between 1cycle and the best other policy, at the largest budget."""
+    from .statistics import mean_interval, paired_difference
+
     measure, ours, budget = measure_of(rows), cycle_of(spec), max(spec.epochs)
-    here = [r for r in rows if measure and _is_at(r, setting) and r["epochs"] == budget and r[measure] is not None]
-    cells = {policy: {r["seed"]: r[measure] for r in here if r["policy"] == policy} for policy in spec.policies}
-    if ours is None or not cells[ours] or spec.seeds < 2:
+    if measure is None or ours is None or spec.seeds < 2:
         return None
+    here = [r for r in rows if _is_at(r, setting) and r["epochs"] == budget and r[measure] is not None]
+    cells = {policy: {r["seed"]: r[measure] for r in here if r["policy"] == policy} for policy in spec.policies}
     others = {p: cell for p, cell in cells.items() if p not in CYCLES and set(cell) & set(cells[ours])}
     if not others:
         return None

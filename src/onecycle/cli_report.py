@@ -1,0 +1,116 @@
+"""The commands that look back: a page about runs, and what has been run."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from .cli_text import print_json, print_table, text
+from .errors import CheckpointError, ConfigError, did_you_mean
+
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
+]
+FIGURES = ("png", "svg", "pdf")
+
+
+def report(
+    *folders: Path,
+    out: Path | None = None,
+    format: str | None = None,
+    markdown: Flag = False,
+    open: Flag = False,
+) -> None:
+    """Write one page about runs, range tests and comparisons: self-contained, it works offline.
+
+    Parameters
+    ----------
+    folders
+        Of runs, range tests and comparisons.
+    out
+        The page. Default: report.html in the first folder.
+    format
+        Draw the figure of each run or range test beside its records instead, for print: png, svg or pdf.
+    markdown
+        Print the summary as Markdown instead.
+    open
+        Show the page in the browser.
+    """
+    if not folders:
+        raise ConfigError("name at least one folder of a run, a range test or a comparison: onecycle report RUN...")
+    if format is not None:
+        print(*(f"drawn in {path}" for folder in folders for path in draw(folder, format)), sep="\n")
+        return
+    from .report.page import markdown as words
+    from .report.page import page
+
+    if markdown:
+        print(words(folders))
+        return
+    written = page(folders, out or folders[0] / "report.html")
+    print(f"written: {written}")
+    if open:
+        webbrowser.open(written.resolve().as_uri())
+
+
+def draw(folder: Path, format: str) -> list[Path]:
+    """The figure of the run and of the range test in `folder`, drawn anew from their records.
+
+    Raises:
+        ConfigError: an unknown format.
+        CheckpointError: nothing there to draw.
+    """
+    from .report.figures import history_figure, save
+    from .report.page_read import read
+    from .report.range_figure import range_figure
+
+    if format not in FIGURES:
+        raise ConfigError(f"unknown format {format!r}: {did_you_mean(format, FIGURES)}")
+    records = read([folder])
+    if records.comparisons:
+        from .experiments.comparison import Comparison
+
+        return [save(Comparison.read(folder).plot(), folder / f"compare.{format}")]
+    drawn = [
+        save(history_figure(run.steps, run.epochs, title=run.name), folder / f"curves.{format}") for run in records.runs
+    ]
+    drawn += [save(range_figure(test.record["result"]), folder / f"check.{format}") for test in records.tests]
+    if not drawn:
+        raise CheckpointError(f"{folder} holds no run and no range test whose figure could be drawn")
+    return drawn
+
+
+def runs(folder: Path = Path("runs"), *, sort: str = "created", json: Json = False) -> None:
+    """List what has been run in a folder, and in the folders inside it.
+
+    Parameters
+    ----------
+    folder
+        Where to look.
+    sort
+        Column to sort by: created, run, status, data, model, optimizer, budget, lr_max, valid, test or seconds.
+    """
+    from .runs import listing
+
+    rows = listing(folder)
+    if not rows:
+        raise CheckpointError(f"there is no run in {folder}: onecycle train makes one")
+    if sort not in rows[0]:
+        raise ConfigError(f"unknown column {sort!r}: {did_you_mean(sort, rows[0])}")
+    rows = sorted(rows, key=lambda row: _order(row[sort]))
+    if json:
+        print_json({"runs": rows})
+        return
+    columns = [name for name in rows[0] if name != "error"]
+    print_table(columns, [["" if row[c] is None else text(row[c]) for c in columns] for row in rows])
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Numbers, then words, then what is missing."""
+    if value is None:
+        return (2, 0.0, "")
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))

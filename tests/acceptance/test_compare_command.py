@@ -1,0 +1,144 @@
+"""`onecycle compare` as a user gives it: planned, stopped, killed, gone on with, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onecycle.cli import app, main
+from onecycle.cli_compare import compare
+from onecycle.experiments.comparison import Comparison
+
+if "compare" not in list(app):
+    app.command(compare)
+
+QUICK = ["digits", "--model", "mlp", "--limit", "160", "--optimizer", "sgd", "--policies", "one_cycle,step"]
+# Runs that take about a second, to be stopped in the middle of one.
+LONG = ["digits", "--model", "mlp", "--optimizer", "sgd", "--policies", "one_cycle,step", "--seeds", "2"]
+LONG += ["--epochs", "12", "--no-tune", "--lr-max", "0.1"]
+START = "import test_compare_command; from onecycle.cli import main; main()"
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """What the long comparison comes to where nothing stops it."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    main(["compare", *LONG, "--out", str(folder)])
+    return measures(folder)
+
+
+def measures(folder: Path) -> list:
+    rows = Comparison.read(folder).table
+    return [(row["policy"], row["seed"], row["test_accuracy"], row["test_loss"], row["status"]) for row in rows]
+
+
+def began(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """The command, in a process of its own, after its first run has ended."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parent)])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, "compare", *LONG, "--out", str(folder), *words],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment,
+    )  # fmt: skip
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("run 1/"):
+            return process
+    pytest.fail("".join(said))
+
+
+def test_the_plan_only_prints(capsys, tmp_path: Path):
+    main(["compare", *QUICK, "--batch-size", "32,64", "--dropout", "0,0.2", "--set", "clip=1.0", "--plan"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "compare one_cycle, step on digits with mlp",
+        "epochs: 2, 4, 8; seeds: 5",
+        "batch size: 32, 64",
+        "dropout: 0, 0.2",
+    ]
+    assert lines[4].startswith("tuning: 120 trial runs, 5 for each policy and budget")
+    assert lines[5] == "runs: 120" and lines[6].endswith(", from a measured second of training")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_a_specification_to_a_page_and_again(capsys, tmp_path: Path):
+    (tmp_path / "spec.toml").write_text(
+        'model = "mlp"\nlimit = 160\noptimizer = "sgd"\npolicies = ["one_cycle", "step"]\nepochs = [1]\nseeds = 5\n'
+    )
+    command = ["compare", "spec.toml", "--seeds", "2", "--trials", "3", "--out", "out"]
+    main(command)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert "the best tuned standard schedule (step)" in lines[0] and lines[-1] == "The comparison is in out"
+    assert "trial 1/6, about " in err and "run 4/4  step-1 seed 1: test accuracy " in err
+    assert "peak learning rate " in err and "\x1b" not in out + err
+    main([*command, "--json"])
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert err == "" and record["out"] == "out" and record["summary"] == lines[:-1]
+    assert [row["status"] for row in record["table"]] == ["finished"] * 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--policies", "one_cycle,stepp"], "unknown policy 'stepp': did you mean step"),
+        (["--set", "batchsize=1,2"], "unknown axis 'batchsize': did you mean batch_size"),
+        (["--set", "clip"], "a setting is NAME=VALUE"),
+        (["--no-tune"], "without tuning, one_cycle, step, cosine, constant has no peak learning rate"),
+        (["--lr-max", "0.1"], "peaks are tuned, or given by lr_max"),
+        (["--optimizer", "sgd,adamm"], "unknown optimizer 'adamm'"),
+        (["--model", "mpl"], "unknown model 'mpl': did you mean mlp"),
+        (["--seeds", "0"], "seeds is a whole number, at least 1; received 0"),
+        (["--epochs", "2,x"], "epochs is a finite number above 0; received 'x'"),
+        (["--jobs", "0"], "jobs is the number of processes"),
+        (["--out", "."], "is not empty and holds no comparison"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(capsys, tmp_path: Path, words: list[str], message: str):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "digits", "--limit", "160", *words])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert os.listdir() == ["mine.txt"]
+
+
+def test_killed_in_the_middle_and_called_again(tmp_path: Path, whole: list, capsys):
+    process = began(tmp_path / "out")
+    process.kill()
+    process.communicate()
+    left = Comparison.read(tmp_path / "out").record
+    assert left["status"] == "running" and left["table"][0]["status"] == "finished"
+    main(["compare", *LONG, "--out", "out"])
+    assert (
+        f"{sum(r['status'] == 'finished' for r in left['table'])} of 4 runs are there already"
+        in capsys.readouterr().err
+    )
+    assert measures(tmp_path / "out") == whole
+
+
+def test_ctrl_c_with_processes_leaves_a_comparison_to_go_on_with(tmp_path: Path, whole: list):
+    """What two processes made, and what one goes on with, is what one process makes: there is one thread each."""
+    process = began(tmp_path / "out", "--jobs", "2")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert "give the same command again to go on" in said.splitlines()[-1] and "Traceback" not in said
+    left = Comparison.read(tmp_path / "out").record
+    assert left["status"] == "interrupted" and "finished" in [row["status"] for row in left["table"]]
+    main(["compare", *LONG, "--out", "out"])
+    assert measures(tmp_path / "out") == whole

@@ -1,0 +1,112 @@
+"""A comparison as plain data: what is read, what is refused, and which runs it comes to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from onecycle.errors import ConfigError
+from onecycle.experiments import plan
+from onecycle.experiments.spec import Spec
+
+TOML = """
+data = "digits"
+model = "mlp"
+policies = ["one_cycle", "cosine"]
+epochs = [1, 2.5]
+seeds = 3
+batch_size = [32, 64]
+momentum = [0.8, [0.95, 0.85]]
+optimizer = "sgd"
+"""
+
+
+def test_a_file_says_the_same_as_keywords(tmp_path: Path):
+    (tmp_path / "spec.toml").write_text(TOML)
+    spec = Spec.read(tmp_path / "spec.toml")
+    assert spec == Spec(
+        model="mlp", policies=("one_cycle", "cosine"), epochs=(1, 2.5), seeds=3,
+        axes={"batch_size": (32, 64), "momentum": (0.8, (0.95, 0.85))}, settings={"optimizer": "sgd"},
+    )  # fmt: skip
+    assert Spec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"polices": ["step"]}, "unknown axis 'polices': did you mean policies"),
+        ({"batchsize": [1, 2]}, "unknown axis 'batchsize': did you mean batch_size"),
+        ({"policies": ["one_cycl"]}, "unknown policy 'one_cycl': did you mean one_cycle"),
+        ({"policies": []}, "policies needs at least one value"),
+        ({"epochs": [2, 2]}, "epochs has a value twice"),
+        ({"batch_size": []}, "batch_size needs at least one value"),
+        ({"seeds": 0}, "seeds is a whole number, at least 1; received 0"),
+        ({"seeds": True}, "seeds is a whole number"),
+        ({"trials": 2}, "trials is a whole number, at least 3"),
+        ({"seed": [1, 2]}, "seed is no axis of a comparison: its values are given as seeds"),
+        ({"budget": "5m"}, "given as epochs"),
+        ({"model_options": [{"dropout": 0.1}]}, "varied by their own names, such as dropout"),
+        ({"fraction": [1, 1.5]}, "above 0 and at most 1; received 1.5"),
+        ({"fraction": "half"}, "above 0 and at most 1; received 'half'"),
+        ({"axes": {"clip": [1, 2]}, "clip": 1.0}, "clip has one value and several"),
+        ({"tune": False}, "without tuning, one_cycle, step, cosine, constant has no peak"),
+        ({"tune": False, "lr_max": {"one_cycle": 1.0}, "policies": ["one_cycle", "step"]}, "tuning, step has no peak"),
+        ({"tune": False, "lr_max": {"stepp": 1.0}, "policies": ["step"]}, "lr_max has a peak for 'stepp'"),
+        ({"lr_max": 0.1}, "peaks are tuned, or given by lr_max"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(values: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        Spec.from_dict(values)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path):
+    (tmp_path / "spec.toml").write_text("policies = [")
+    for name in ("spec.toml", "none.toml"):
+        with pytest.raises(ConfigError, match=f"cannot read the specification .*{name}"):
+            Spec.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": [-1]}, "epochs is a finite number above 0; received -1"),
+        ({"epochs": ["two"]}, "epochs is a finite number above 0; received 'two'"),
+        ({"momentum": (0.95, 0.85), "policies": ["one_cycle", "step"]}, "no cycle for momentum to follow"),
+        ({"tune": False, "lr_max": -0.1}, "lr_max is the peak learning rate, a finite number above 0"),
+        ({"augment": [["a b"], ["a-b"]]}, "two values of an axis look the same in a folder's name"),
+    ],
+)
+def test_what_no_run_can_be_made_of_is_refused_before_the_first(values: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        plan.check(Spec.from_dict(values))
+
+
+def test_the_runs_of_all_policies_differ_in_policy_and_peak_alone():
+    spec = Spec.from_dict({"batch_size": [32, 64], "dropout": 0.2, "policies": ["one_cycle", "step"], "model": "mlp"})
+    assert plan.settings(spec) == [(("batch_size", 32),), (("batch_size", 64),)]
+    group = plan.cells(spec, plan.settings(spec)[1])
+    assert [cell.name for cell in group[:3]] == ["one_cycle-2-batch_size64", "step-2-batch_size64",
+                                                 "one_cycle-4-batch_size64"]  # fmt: skip
+    ours, theirs = (plan.job_for(spec, cell, lr, 3) for cell, lr in zip(group, (0.4, 0.1), strict=False))
+    assert (ours.preset, ours.lr_max, theirs.preset, theirs.lr_max) == ("one_cycle", 0.4, "step", 0.1)
+    same = ("data", "model", "budget", "seed", "batch_size", "model_options", "augment", "limit")
+    assert all(getattr(ours, name) == getattr(theirs, name) for name in same)
+    assert (ours.batch_size, ours.model_options, ours.budget) == (64, {"dropout": 0.2}, "2 epochs")
+
+
+def test_a_fraction_is_of_the_training_samples():
+    spec = Spec.from_dict({"fraction": [1, 0.25], "limit": 400})
+    assert [plan.base_job(spec, setting).limit for setting in plan.settings(spec)] == [400, 100]
+    spec = Spec.from_dict({"fraction": [1, 0.5]})
+    assert [plan.base_job(spec, setting).limit for setting in plan.settings(spec)] == [None, 647]
+
+
+def test_the_plan_counts_runs_and_seconds():
+    spec = Spec(policies=("one_cycle", "step"), epochs=(1, 3), seeds=5, axes={"batch_size": (32, 64)}, trials=4)
+    assert plan.counts(spec) == (40, 32)
+    speeds = {setting: plan.Speed(100.0, 250, 150, 0.5) for setting in plan.settings(spec)}
+    # 2 settings x 2 policies x 9 runs, of .5 s and 3 s an epoch: 250 samples, and 150 at a third
+    assert plan.expected(spec, speeds) == pytest.approx(2 * 2 * 9 * ((0.5 + 3) + (0.5 + 9)))
