@@ -358,15 +358,22 @@ def test_what_does_not_build_the_model_is_named(build):
 
 
 def test_it_says_how_long_it_takes_before_it_begins(capsys):
-    learn = learner(verbose=True)
+    learn = learner(blobs(1100), verbose=True)
     capsys.readouterr()
-    learn.fit_one_cycle(20)
+    learn.fit_one_cycle(3)
     said = capsys.readouterr().err
-    assert said.index("range test: takes about the time of 64 updates") < said.index("peak learning rate")
+    assert said.index("range test: takes about the time of 68 updates") < said.index("peak learning rate")
+
+
+def test_runs_and_epochs_that_are_too_short_take_the_optimizers_peak(monkeypatch):
+    monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("tested"))
+    assert learner().fit_one_cycle(11).lr_max == 0.2  # 330 updates, but 30 an epoch
+    assert learner(blobs(1100)).fit_one_cycle(2).lr_max == 0.2  # 274 updates
+    assert learner(blobs(1100)).fit_one_cycle(budget="0.2s").lr_max == 0.2
 
 
 def test_an_optimizer_of_ones_own_needs_a_peak_where_the_test_finds_none(monkeypatch):
-    learn = learner(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1))
+    learn = learner(blobs(1100), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1))
     monkeypatch.setattr(
         learn, "range_test", lambda **_: replace(Learner.range_test(learn), lr_max=None, reason="it is flat")
     )

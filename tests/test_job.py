@@ -297,7 +297,9 @@ def test_a_budget_shorter_than_an_update_holds_one():
 
 # The peak from a range test
 
-AUTO = Job(model="mlp", budget="330 updates", limit=320, augment=("none",), optimizer="sgd", lr_max="auto")
+AUTO = Job(
+    model="mlp", budget="330 updates", limit=640, batch_size=4, augment=("none",), optimizer="adamw", lr_max="auto"
+)
 
 
 def test_the_peak_of_a_range_test_is_that_of_the_run():

@@ -37,7 +37,6 @@ class Job:
 
     data: str = "digits"
     model: str | None = None
-    model_options: dict[str, Any] | None = None
     budget: str = "10 epochs"
     lr_max: float | str | None = "auto"
     preset: str = "one_cycle"
@@ -56,6 +55,7 @@ class Job:
     precision: str = "fp32"
     device: str | None = None
     compile: bool = False
+    model_options: dict[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:

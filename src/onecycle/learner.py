@@ -24,15 +24,16 @@ from .loop import EpochEnd, resolve, train, updates_per_epoch
 from .observers import History, Observer, Result
 from .policy import Policy
 from .presets import preset as make_preset
-from .range_test import EPOCHS, FEWEST, RangeTest
+from .range_test import EPOCHS, FEWEST, SHARE, RangeTest
 from .recording import Recording
 from .runtime import Runtime
 from .state import TrainState
 from .steps import Loss, pair
 
 BATCH_SIZE = 64
-# A range test is worth its while where the run is so many times as long as the shortest one.
-WORTH = 5
+# A range test is worth its while where the run is so many times as long as the shortest one, or takes a minute. Where
+# an epoch is so short that it would take more than its share, its curve is too coarse to be relied on unseen.
+WORTH, A_MINUTE = 5, 60.0
 
 
 class Learner:
@@ -357,8 +358,9 @@ class Learner:
 
     def _found(self, budget: Budget) -> float | None:
         """The peak that a range test finds, said in one line; None where there is none, or no room for a test."""
-        updates = self._updates(budget)
-        if updates is not None and updates < WORTH * FEWEST:
+        updates, per_epoch = self._updates(budget), updates_per_epoch(self.train, self.state.accumulate)
+        short = updates < WORTH * FEWEST if updates is not None else (budget.seconds or 0) < A_MINUTE
+        if short or (per_epoch is not None and per_epoch * EPOCHS * SHARE < FEWEST):
             return None
         test = self.range_test(epochs=budget.epochs or EPOCHS)
         if test.lr_max is None and self._recipe is None:

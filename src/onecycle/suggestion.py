@@ -142,7 +142,7 @@ def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_n
     if reason is not None:
         return Suggestion(None, None, edge, reason)
     peak = rule.peak(_middle(basis), epochs, batch_norm)
-    peak = peak if edge is None else min(peak, edge)
+    peak = min([peak, *edges])  # the scout is fast, and can miss a divergence that takes time
     error = stdev(map(math.log10, basis)) / math.sqrt(len(basis)) if len(basis) > 1 else None
     return Suggestion(peak, min([_middle(halves), peak / 3] if halves else [peak / 3]), edge, None, error)
 

@@ -84,9 +84,9 @@ def judge(curve: Curve) -> Verdict:
 
 
 def plateau(rates: Sequence[float], height: Sequence[float], diverged: bool) -> Plateau | None:
-    """Where `height` [n], relative to its best, is high; None where nothing was learned."""
+    """Where `height` [n], relative to its best, is high; None where that was not learned in the sweep."""
     points = [(math.log10(rate), h) for rate, h in zip(rates, height, strict=False) if rate > 0]
-    if len(points) < 4:
+    if len(points) < 4 or points[0][1] >= HIGH:  # it cannot be told from a model that is trained already
         return None
     first = next(x for x, h in points if h >= HIGH)
     last = max(x for x, h in points if h >= HIGH)

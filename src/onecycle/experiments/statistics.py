@@ -321,7 +321,9 @@ def sentence(result: SpeedUp, unit: str = "epochs", *, tuned: bool = True) -> st
     (95 % intervals, n = 3)
     """
     beyond = "more than " if result.more_than else "at most " if result.at_most else ""
-    words = f"1cycle reaches {_percent(result.target)} in {_number(result.budget)} {_one(unit, result.budget)}; the best "
+    words = (
+        f"1cycle reaches {_percent(result.target)} in {_number(result.budget)} {_one(unit, result.budget)}; the best "
+    )
     words += f"{'tuned ' if tuned else ''}standard schedule ({result.policy}) needs {beyond}{_number(result.needed)}"
     if result.n < 2:
         words += ": with n = 1 there is no interval, and no difference can be claimed"
