@@ -61,7 +61,7 @@ def test_the_speed_up_is_found_and_said():
     assert records[1]["more_than"] and records[1]["claim"] == "faster"
     assert json.loads(json.dumps(records)) == records
     words = said(SPEC, rows)
-    assert words[0].startswith("1cycle reaches 90.1 ± 0.2 % in 1 epochs; the best tuned standard schedule (step) needs")
+    assert words[0].startswith("1cycle reaches 90.1 ± 0.2 % in 1 epoch; the best tuned standard schedule (step) needs")
     assert "In 2 epochs 1cycle is 5.00 points better than step, seed by seed" in words[2]
     assert "no difference" not in words[2]
 

@@ -197,7 +197,7 @@ def range_test(
         found = scout(subject)
         per_epoch = _updates_per_epoch(source, subject.calls_per_update)
         n = sweep_updates(updates, default_updates(per_epoch), subject.updates, repeats, evaluate, lr_high is None)
-        low, high = _ends(found, lr_low, lr_high)
+        low, high = _ends(found, lr_low, lr_high, ABOVE if spacing == "exponential" else 1.0)
         rates = _rates(low, high, n, spacing, open_ended=lr_high is None)
         every = max(1, n // MEASUREMENTS)
         sweeps = tuple(sweep(subject, i, rates, every, None if i else probe) for i in range(repeats))
@@ -291,9 +291,12 @@ def _nothing_to_see(found: Found, sweeps: Sequence[Sweep]) -> str | None:
     return None
 
 
-def _ends(found: Found, low: float | None, high: float | None) -> tuple[float, float]:
-    """Those of the user, else about the edge that the scout found; where it found none, all that it saw."""
-    top = found.edge * ABOVE if high is None else high
+def _ends(found: Found, low: float | None, high: float | None, above: float) -> tuple[float, float]:
+    """Those of the user, else about the edge that the scout found; where it found none, all that it saw.
+
+    A linear sweep spends nearly all of its updates near its upper end, so that it ends at the edge, not `above` it.
+    """
+    top = found.edge * above if high is None else high
     bottom = min(found.edge, top) / BELOW if found.moved else min(found.still, top / BELOW)
     return bottom if low is None else low, top
 

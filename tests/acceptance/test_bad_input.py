@@ -249,7 +249,7 @@ def broken(monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         patch.setitem(Checkpointer.__init__.__kwdefaults__, "every", 0.0)
         patch.setitem(Checkpointer.__init__.__kwdefaults__, "share", 1e9)
-        patch.setattr("onecycle.learner.Learner._result", lambda *_: exit(3))
+        patch.setattr("onecycle.observers.History.result", lambda *_: exit(3))
         with pytest.raises(SystemExit):
             main(["train", *QUICK, "--out", "run"])
     assert len(checkpoints("run/checkpoints")) == 2

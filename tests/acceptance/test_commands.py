@@ -212,7 +212,7 @@ def test_resume_goes_on_and_says_where(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("onecycle.learner.Learner._result", stop)
+        patch.setattr("onecycle.observers.History.result", stop)
         with pytest.raises(SystemExit) as stopped:
             main(["train", *QUICK, "--out", "run"])
     assert stopped.value.code == 130

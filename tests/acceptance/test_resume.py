@@ -219,7 +219,7 @@ def test_killed_at_random_moments_and_resumed_each_time(name, finished):
         "between the last update of an epoch and its end": ("loop._end_epoch", 2, "before"),
         "before the validation of an epoch": ("learner.Learner.evaluate", 2, "before"),
         "between the record of an epoch and its checkpoint": ("observers.epoch_record", 2, "after"),
-        "after the last epoch": ("learner.Learner._result", 1, "before"),
+        "after the last epoch": ("observers.History.result", 1, "before"),
         "before the weights have their name": ("safetensors.save_model", 1, "after"),
         "before the run is called finished": ("learner.Learner.save", 1, "after"),
         "before the test set is measured": ("learner.Learner.evaluate", 4, "before"),
