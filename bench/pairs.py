@@ -4,10 +4,12 @@ Every pair holds normalised tensors (train, valid, test), so that nothing but th
 depends on the seed. Images are brought to a smaller side by area, text is Python's own documentation.
 """
 
+import json
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from pathlib import Path
 from pydoc_data import topics
 from typing import Any
 
@@ -17,6 +19,21 @@ from torch.nn import functional as F
 
 import onecycle
 from onecycle.data.loaders import TensorBatches
+
+OUT = Path(__file__).parent / "out"
+
+
+def rows(name):
+    """The records of ``bench/out/NAME.jsonl``."""
+    path = OUT / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def keep(name, row):
+    """Add a record to them."""
+    OUT.mkdir(exist_ok=True)
+    with (OUT / f"{name}.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 @dataclass(frozen=True)

@@ -10,40 +10,26 @@ Results go to bench/out; what is there is not run again. Set ONECYCLE_DATA to a 
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import rivals
 import torch
-from pairs import PEAK_PAIRS
+from pairs import PEAK_PAIRS, keep, rows
 
 import onecycle
 from onecycle import suggestion
 from onecycle.steps import update
 from onecycle.suggestion import suggest
 
-OUT = Path(__file__).parent / "out"
 OPTIMIZERS, EPOCHS, SEEDS, TEST_SEEDS = ("sgd", "adamw", "muon"), (2, 8), (0, 1, 2), (100, 101, 102, 103, 104)
 MIDDLE = {"sgd": 0.2, "adamw": 0.008, "muon": 0.04}
 KINDS = {"sgd": "gradient", "adamw": "adaptive", "muon": "orthogonal"}
 COLUMNS = ("pair", "optimizer", "epochs", "peak", "seed", "test")
 NEAR = 0.02  # peaks that the first seed has this close to the best are measured with all seeds
-
-
-def rows(name):
-    path = OUT / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def keep(name, row):
-    OUT.mkdir(exist_ok=True)
-    with (OUT / f"{name}.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def cells(part="0/1"):

@@ -12,36 +12,22 @@ folder with cifar10.
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
-from pathlib import Path
 
 import torch
-from pairs import CASES
+from pairs import CASES, keep, rows
 from scipy import stats
 
 import onecycle
 from onecycle.experiments.statistics import speed_up
 
-OUT = Path(__file__).parent / "out"
 # Of the standard schedules, in lengths of the 1cycle run; the last only where they have not got there before.
 BUDGETS, ENOUGH = (1, 1.5, 2), 1.5
 STANDARD = ("constant", "step", "cosine")
 TUNING_SEEDS, SEEDS = (0,), (0, 1, 2, 3)
 LENGTHS, TEST_SEEDS = (120, 400), (100, 101)
 MIDDLE = {"sgd": 0.1, "adamw": 0.004, "muon": 0.03}
-
-
-def rows(name):
-    path = OUT / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def keep(name, row):
-    OUT.mkdir(exist_ok=True)
-    with (OUT / f"{name}.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def train(case, preset, epochs, peak, seed):

@@ -321,9 +321,8 @@ def sentence(result: SpeedUp, unit: str = "epochs", *, tuned: bool = True) -> st
     (95 % intervals, n = 3)
     """
     beyond = "more than " if result.more_than else "at most " if result.at_most else ""
-    words = (
-        f"1cycle reaches {_percent(result.target)} in {_number(result.budget)} {_one(unit, result.budget)}; the best "
-    )
+    units = unit.removesuffix("s") if result.budget == 1 else unit
+    words = f"1cycle reaches {_percent(result.target)} in {_number(result.budget)} {units}; the best "
     words += f"{'tuned ' if tuned else ''}standard schedule ({result.policy}) needs {beyond}{_number(result.needed)}"
     if result.n < 2:
         words += ": with n = 1 there is no interval, and no difference can be claimed"
@@ -399,7 +398,3 @@ def _check_level(level: float) -> None:
 def _number(value: float) -> str:
     """Three significant digits: ``9.43``, ``1230``."""
     return f"{float(f'{value:.3g}'):g}"
-
-
-def _one(unit: str, count: float) -> str:
-    return unit.removesuffix("s") if count == 1 else unit
