@@ -18,6 +18,7 @@ import sys
 import torch
 from pairs import CASES, keep, rows
 from scipy import stats
+from shapes import climb
 
 import onecycle
 from onecycle.experiments.statistics import speed_up
@@ -65,15 +66,7 @@ class Cell:
         def score(peak):
             return statistics.mean(self.measure(peak, seed)["valid"] for seed in TUNING_SEEDS)
 
-        scores = {}
-        while True:
-            for peak in (middle / 2, middle, middle * 2):
-                if peak not in scores:
-                    scores[peak] = score(peak)
-            best = max(scores, key=scores.__getitem__)
-            if best == middle:
-                break
-            middle = best
+        middle = climb(score, middle)
         return middle, [self.measure(middle, seed)["test"] for seed in SEEDS]
 
 

@@ -165,10 +165,7 @@ class Driver:
         self.policy.write(optimizer, self._progress())
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # A fused optimizer is handed GradScaler's verdict and skips inside its own step.
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is None or not bool(found_inf):
-            self.position += 1
+        self.position += stepped(optimizer)
 
     def detach(self) -> None:
         """Let go of the optimizer; its values stay as they are."""
@@ -190,6 +187,15 @@ class Driver:
         if isinstance(applied, bool) or not isinstance(applied, int) or applied < 0:
             raise CheckpointError(f'a policy at work is saved as {{"position": updates applied}}; received {state!r}')
         self.position = applied
+
+
+def stepped(optimizer: Optimizer) -> bool:
+    """Whether the step that is just over changed anything: for a hook after `optimizer.step()`.
+
+    A fused optimizer is handed GradScaler's verdict and skips inside its own step.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is None or not bool(found_inf)
 
 
 def _as_schedule(name: str, value: Any) -> Schedule:

@@ -20,7 +20,7 @@ from .data.loaders import Batches, ListBatches, OneShotBatches, as_batches, epoc
 from .errors import CheckpointError, ConfigError, DataError, did_you_mean
 from .interrupt import stop_requests
 from .suggestion import Suggestion, suggest
-from .sweep import ABOVE, BELOW, STILL, WILD, Found, Probe, Subject, scout, sweep
+from .sweep import ABOVE, BELOW, STILL, WILD, Found, Probe, Subject, batch_norms, scout, sweep
 from .untouched import modules_of
 from .verdict import Verdict, judge
 
@@ -203,7 +203,7 @@ def range_test(
         sweeps = tuple(sweep(subject, i, rates, every, None if i else probe) for i in range(repeats))
         subject.obey()
     curve = Curve(sweeps, found.edge if found.lost else None)
-    kind, batch_norm = kind_of(optimizers[0]), has_batch_norm(modules)
+    kind, batch_norm = kind_of(optimizers[0]), bool(batch_norms(modules))
     cost = {"updates": subject.updates, "evaluations": sum(len(s.valid_lr) for s in sweeps)}
     cost |= {"share": subject.updates / (EPOCHS * per_epoch)} if per_epoch else {}
     cost |= {"seconds": round(time.perf_counter() - started, 3)}
@@ -224,11 +224,6 @@ def kind_of(optimizer: Optimizer) -> str:
     if isinstance(optimizer, SGD | ASGD):
         return "gradient"
     return "orthogonal" if "muon" in type(optimizer).__name__.lower() else "adaptive"
-
-
-def has_batch_norm(modules: Sequence[nn.Module]) -> bool:
-    """Whether batch norms are among the modules."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for module in modules for m in module.modules())
 
 
 def default_updates(per_epoch: int | None) -> int:

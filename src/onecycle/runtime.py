@@ -70,14 +70,15 @@ class Runtime:
         return batch
 
 
-def generators(device: torch.device) -> list[torch.Generator]:
-    """torch's global generators that a computation on `device` draws from."""
+def generators(*devices: torch.device) -> list[torch.Generator]:
+    """torch's global generators that a computation on `devices` draws from: the CPU's, and theirs."""
     found = [torch.default_generator]
-    if device.type == "cuda":
-        torch.cuda.init()
-        found.append(torch.cuda.default_generators[device.index or 0])
-    elif device.type == "mps":
-        found.append(torch.mps._get_default_mps_generator())
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.init()
+            found.append(torch.cuda.default_generators[device.index or 0])
+        elif device.type == "mps":
+            found.append(torch.mps._get_default_mps_generator())
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median, stdev
+from statistics import geometric_mean, median, stdev
 
 from .curve import Curve, Sweep, fit
 from .errors import ConfigError, did_you_mean
@@ -135,16 +135,16 @@ def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_n
         raise ConfigError(f"unknown kind of optimizer {kind!r}: {did_you_mean(str(kind), RULES)}")
     rule, marks = RULES[kind], [landmarks(sweep) for sweep in curve.sweeps]
     edges = [m.edge for m in marks if m.edge is not None]
-    edge = _middle(edges) if edges else None
+    edge = geometric_mean(edges) if edges else None
     halves, mosts = ([r for m in marks if (r := getattr(m, name))] for name in ("half", "most"))
     basis = mosts if rule.landmark == "most" else [curve.scouted] if curve.scouted else edges
     reason = _missing(curve, marks, basis)
     if reason is not None:
         return Suggestion(None, None, edge, reason)
-    peak = rule.peak(_middle(basis), epochs, batch_norm)
+    peak = rule.peak(geometric_mean(basis), epochs, batch_norm)
     peak = min([peak, *edges])  # the scout is fast, and can miss a divergence that takes time
     error = stdev(map(math.log10, basis)) / math.sqrt(len(basis)) if len(basis) > 1 else None
-    return Suggestion(peak, min([_middle(halves), peak / 3] if halves else [peak / 3]), edge, None, error)
+    return Suggestion(peak, min([geometric_mean(halves), peak / 3] if halves else [peak / 3]), edge, None, error)
 
 
 def _missing(curve: Curve, marks: Sequence[Landmarks], basis: Sequence[float]) -> str | None:
@@ -174,8 +174,3 @@ def _crossing(x: Sequence[float], y: Sequence[float], level: float) -> float | N
             share = (level - y[i - 1]) / (value - y[i - 1])
             return 10 ** (x[i - 1] + share * (x[i] - x[i - 1]))
     return None
-
-
-def _middle(rates: Sequence[float]) -> float:
-    """The geometric mean."""
-    return math.exp(math.fsum(map(math.log, rates)) / len(rates))

@@ -17,7 +17,7 @@ from .curve import Sweep
 from .data.loaders import Batches
 from .errors import ConfigError, DataError, Interrupted, TrainingError
 from .interrupt import StopRequest
-from .policy import Policy
+from .policy import Policy, stepped
 from .randomness import derive_seed, seeded, seeded_everywhere
 from .runtime import generators
 from .untouched import untouched
@@ -87,7 +87,7 @@ class Subject:
         peaks = [max((float(g["lr"]) for g in optimizer.param_groups), default=0.0) for optimizer in self.optimizers]
         self.scales = [peak / peaks[0] if peaks[0] else 1.0 for peak in peaks]
         devices = {p.device for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]}
-        self.generators = list({id(g): g for device in devices for g in generators(device)}.values())
+        self.generators = generators(*devices)
 
     @contextmanager
     def begin(self, repeat: int) -> Iterator[Run]:
@@ -131,9 +131,7 @@ class Run:
         """A hook that counts the steps of optimizer `i`, but for those that skip in fp16."""
 
         def count(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            found_inf = getattr(optimizer, "found_inf", None)
-            if found_inf is None or not bool(found_inf):
-                self._applied[i] += 1
+            self._applied[i] += stepped(optimizer)
 
         return count
 
@@ -272,16 +270,13 @@ def own_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     Running means lag behind weights that change fast: at a large learning rate they make a good model look broken.
     They stay in use for a batch of one value a channel, which has no variance of its own.
     """
-    norms = {
-        part for module in modules for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)
-    }
-    before = {norm: (norm.running_mean, norm.running_var) for norm in norms}
+    before = {norm: (norm.running_mean, norm.running_var) for norm in batch_norms(modules)}
 
     def choose(norm: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         many = inputs[0].numel() > inputs[0].shape[1]
         norm.running_mean, norm.running_var = (None, None) if many else before[norm]
 
-    hooks = [norm.register_forward_pre_hook(choose) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(choose) for norm in before]
     try:
         yield
     finally:
@@ -289,6 +284,12 @@ def own_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
             hook.remove()
         for norm, (mean, variance) in before.items():
             norm.running_mean, norm.running_var = mean, variance
+
+
+def batch_norms(modules: Iterable[nn.Module]) -> set[nn.modules.batchnorm._BatchNorm]:
+    """The batch norms among the modules and inside them."""
+    parts = (part for module in modules for part in module.modules())
+    return {part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)}
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

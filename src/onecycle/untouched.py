@@ -153,7 +153,7 @@ def _stateful(thing: Any) -> Restore:
 
 
 def _generators(devices: set[torch.device]) -> Restore:
-    own = list({id(g): g for device in devices | {torch.device("cpu")} for g in generators(device)}.values())
+    own = generators(*devices)
     states, python, numpy = [g.get_state() for g in own], random.getstate(), sys.modules.get("numpy")
     numpy_state = None if numpy is None else numpy.random.get_state()
 
