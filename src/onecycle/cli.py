@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from .cli_compare import compare
-from .cli_options import job_from, momentum_from
+from .cli_options import Flag, Json, job_from, momentum_from
 from .cli_report import report, runs
 from .cli_text import check_lines, print_json, print_table, repr_class, show_policy, text
 from .errors import ConfigError, Interrupted, OneCycleError
@@ -29,9 +29,6 @@ for command in (compare, report, runs):
 
 # Options of a check that are the test's own; the others describe what is tested.
 TEST = ("updates", "repeats", "lr_low", "lr_high", "full")
-Json = Annotated[
-    bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
-]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -84,7 +81,7 @@ def check(
     repeats: int | None = None,
     lr_low: float | None = None,
     lr_high: float | None = None,
-    full: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    full: Flag = False,
     momentum: str | None = None,
     weight_decay: float | None = None,
     batch_size: int | None = None,

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from .cli_options import Flag, Json
 from .cli_text import print_json
 from .errors import ConfigError, MissingDependency
 
-Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Values = Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=False)]
 
 
@@ -36,7 +36,7 @@ def compare(
     jobs: int = 1,
     plan: Flag = False,
     out: Path | None = None,
-    json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Compare training policies fairly: each with its own tuned peak, over several seeds, with intervals.
 
@@ -84,8 +84,6 @@ def compare(
         Only print what would be run, and how long it takes.
     out
         Folder of the comparison. Default: comparisons/DATA-MODEL-1, or the next that is not another's.
-    json
-        Print one JSON object and nothing else.
     """
     axes = ("fraction", "batch_size", "weight_decay", "dropout", "optimizer", "momentum", "limit", "epochs", "policies")
     given: dict[str, Any] = {

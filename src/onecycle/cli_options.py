@@ -1,16 +1,23 @@
-"""The options of a command as the fields of a job."""
+"""Kinds of options, and the options of a command as the fields of a job."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .job import Job
+
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
+]
 
 
 def job_from(given: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[Job, Path | None]:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import webbrowser
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
+from .cli_options import Flag, Json
 from .cli_text import print_json, print_table, text
 from .errors import CheckpointError, ConfigError, did_you_mean
 
-Flag = Annotated[bool, Parameter(negative="", show_default=False)]
-Json = Annotated[
-    bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
-]
 FIGURES = ("png", "svg", "pdf")
 
 
