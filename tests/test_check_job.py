@@ -93,12 +93,20 @@ def test_the_picture_is_drawn_where_matplotlib_is(monkeypatch):
     assert Path("out/check.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_check_does_not_fail_for_want_of_a_picture(monkeypatch):
+def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
+    monkeypatch.setattr(check_job, "_draw", DRAW)
+    pytest.importorskip("plotly")
+    check(TINY, "out", repeats=1)
+    assert "Super-convergence: <strong>" in Path("out/report.html").read_text()
+
+
+def test_a_check_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
     def missing(*_: object) -> None:
-        raise MissingDependency("no matplotlib")
+        raise MissingDependency("not installed")
 
     monkeypatch.setattr(check_job, "_draw", DRAW)
     monkeypatch.setattr("onecycle.report.figures.save", missing)
+    monkeypatch.setattr("onecycle.report.page.page", missing)
     check(TINY, "out", repeats=1)
     assert [path.name for path in Path("out").iterdir()] == ["check.json"]
 

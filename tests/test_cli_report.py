@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,9 @@ def test_a_listing_has_every_run_and_says_which_cannot_be_read():
 
 
 def test_runs_is_a_table_that_sorts(capsys):
-    lines = said(capsys, "runs").splitlines()
+    main(["runs"])
+    lines, why = (stream.splitlines() for stream in capsys.readouterr())
+    assert len(why) == 1 and why[0].startswith("note: runs/deep/damaged/run.json cannot be read: ")
     assert lines[0].split()[:3] == ["run", "created", "status"] and len(lines) == 4
     by_peak = json.loads(said(capsys, "runs", "--sort", "lr_max", "--json"))["runs"]
     assert [row["lr_max"] for row in by_peak] == [0.007, 0.2, None]
@@ -62,6 +65,29 @@ def test_report_writes_a_page_figures_or_markdown(capsys):
     for format, start in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
         said(capsys, "report", "runs/adamw", "--format", format)
         assert Path(f"runs/adamw/curves.{format}").read_bytes().startswith(start)
+
+
+def test_records_of_a_newer_version_are_named(tmp_path, capsys):
+    for name in ("run.json", "check.json", "compare.json"):
+        folder = tmp_path / name[:-5]
+        folder.mkdir()
+        (folder / name).write_text('{"schema": 9, "status": "finished", "config": {}}')
+        with pytest.raises(SystemExit):
+            main(["report", str(folder)])
+        assert f"{name} has schema 9; this version of onecycle reads 1: a newer one" in capsys.readouterr().err
+    main(["runs", str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert "unreadable" in out and "schema 9" in err
+
+
+def test_a_run_that_is_cut_off_or_differs_is_reported_with_a_note(tmp_path, capsys):
+    shutil.copytree("runs/sgd", tmp_path / "cut")
+    steps = tmp_path / "cut/steps.jsonl"
+    steps.write_bytes(steps.read_bytes()[:-9])
+    run(Job(**{**vars(TINY), "limit": 300}), tmp_path / "less")
+    text = said(capsys, "report", str(tmp_path / "cut"), str(tmp_path / "less"), "--markdown")
+    assert "cut: steps.jsonl breaks off in line 2, and is shown up to there." in text
+    assert "differ in their data, so their measures can't be compared: limit 200 (cut), 300 (less)" in text
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from onecycle.errors import ConfigError, MissingDependency
+from onecycle.experiments.statistics import mean_interval
 from onecycle.policy import position
 from onecycle.presets import PRESETS, one_cycle
 from onecycle.report import figures
-from onecycle.report.figures import _envelope, _moving_mean, _updates, history_figure, policy_figure, save
+from onecycle.report.figures import history_figure, policy_figure, save
+from onecycle.report.rows import kept, mean_band, moving_mean, updates
 
-pytest.importorskip("matplotlib")
+is_math_text = pytest.importorskip("matplotlib.cbook").is_math_text
 
 
 def policy_rows(policy, updates=50):
@@ -122,16 +124,44 @@ def test_100_000_updates_are_few_points_with_the_peaks():
     assert (x[0], x[-1]) == (0, 99_999)
 
 
-def test_the_envelope_keeps_few_points_as_they_are():
-    x, y = np.arange(figures.POINTS), np.random.default_rng(0).normal(size=figures.POINTS)
-    assert _envelope(x, y) == (x, y)
+def test_few_points_are_kept_as_they_are():
+    y = np.random.default_rng(0).normal(size=figures.POINTS)
+    assert kept(y, figures.POINTS).tolist() == list(range(figures.POINTS))
+
+
+def test_a_band_is_the_interval_of_the_statistics():
+    values = np.random.default_rng(0).normal(size=(6, 7))
+    values[2, 1], values[1:, 3], values[:, 4], values[:, 5] = np.nan, np.nan, np.nan, 0.25
+    mean, low, high = mean_band(values)
+    for i, column in enumerate(values.T):
+        known = column[np.isfinite(column)]
+        if not len(known):
+            assert np.isnan([mean[i], low[i], high[i]]).all()
+            continue
+        slow = mean_interval(known)
+        assert mean[i] == pytest.approx(slow.mean)
+        assert (slow.low is None) == np.isnan(low[i]) == np.isnan(high[i])
+        if slow.low is not None:
+            assert (low[i], high[i]) == pytest.approx((slow.low, slow.high))
+    alone, *ends = mean_band(values[:1])
+    assert alone.tolist() == pytest.approx(values[0].tolist(), nan_ok=True) and np.isnan(ends).all()
+
+
+@pytest.mark.parametrize("name", ["a run at $x_$ and $", "$\\frac{$", "50 %", "\\$ or $"])
+def test_names_are_no_mathematics(name):
+    both = {name: 0.5, "loss": 1.0, "acc" + name: 0.5}
+    figure = history_figure([{"step": k, "epoch": 0, **both, "seconds": k} for k in (0, 1)], [], title=name)
+    assert figure._repr_png_()
+    titles = [*names(figure), figure.get_suptitle()]
+    assert len(titles) == 4 and not any(map(is_math_text, titles))
+    assert titles[-1].replace(r"\$", "$") == name
 
 
 @pytest.mark.parametrize("n", [0, 1, 9, 20, 300, 1000])
 def test_the_moving_mean_is_a_plain_mean(n):
     y = np.random.default_rng(n).normal(size=n)
     y[3:5] = np.nan
-    means, width = _moving_mean(y)
+    means, width = moving_mean(y)
     half = width // 2
     slow = [np.nanmean(y[max(0, i - half) : i + half + 1]) if half or i not in (3, 4) else np.nan for i in range(n)]
     np.testing.assert_allclose(means, slow, atol=1e-12)
@@ -140,9 +170,9 @@ def test_the_moving_mean_is_a_plain_mean(n):
 
 def test_runs_in_a_row_are_drawn_in_a_row():
     rows = [{"step": k} for k in (0, 1, 2, 0, 1, 0)]
-    assert _updates(rows).tolist() == [0, 1, 2, 3, 4, 5]
-    assert _updates([{"step": 9}, {"step": 19}, {"step": 9}, {"step": 19}]).tolist() == [9, 19, 29, 39]
-    assert _updates([]).tolist() == []
+    assert updates(rows).tolist() == [0, 1, 2, 3, 4, 5]
+    assert updates([{"step": 9}, {"step": 19}, {"step": 9}, {"step": 19}]).tolist() == [9, 19, 29, 39]
+    assert updates([]).tolist() == []
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".SVG", b"<?xml"), (".pdf", b"%PDF")])

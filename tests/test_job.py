@@ -16,9 +16,12 @@ from onecycle import (
     CheckpointError,
     ConfigError,
     DataError,
+    Interrupted,
     Job,
     Learner,
     MissingDependency,
+    TrainingError,
+    Update,
     job,
     learner,
     load,
@@ -108,15 +111,56 @@ def test_the_curves_are_drawn_where_matplotlib_is(monkeypatch):
     assert Path("run/curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_does_not_fail_for_want_of_a_picture(monkeypatch):
+def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
+    monkeypatch.setattr(job, "_draw", DRAW)
+    pytest.importorskip("plotly")
+    run(TINY, "run")
+    assert "Test accuracy" in Path("run/report.html").read_text()
+    run(TINY, "bare", draw=False)
+    assert not Path("bare/report.html").exists()
+
+
+def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
     monkeypatch.setattr(job, "_draw", DRAW)
 
     def missing(*_: object) -> None:
-        raise MissingDependency("no matplotlib")
+        raise MissingDependency("not installed")
 
     monkeypatch.setattr("onecycle.report.figures.save", missing)
+    monkeypatch.setattr("onecycle.report.page.page", missing)
     assert run(TINY, "run")["updates"] == 5
-    assert not Path("run/curves.png").exists()
+    assert not Path("run/curves.png").exists() and not Path("run/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (Interrupted("stopped", signal=15), "It was interrupted: stopped. A checkpoint is written"),
+        (TrainingError("no way"), "It failed: no way; 2 updates are recorded."),
+    ],
+)
+def test_the_page_of_a_run_that_breaks_off_says_so_and_of_one_that_goes_on_is_made_anew(monkeypatch, stop, said):
+    pytest.importorskip("plotly")
+    monkeypatch.setattr(job, "_draw", DRAW)
+    real = recording.Recorder.__call__
+
+    def broken(self, event):
+        real(self, event)
+        if isinstance(event, Update) and event.step == 1:
+            raise stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recording.Recorder, "__call__", broken)
+        with pytest.raises(type(stop)):
+            run(TINY, "run")
+    assert said in Path("run/report.html").read_text()
+    run(TINY, "run", resume=True)
+    assert "5 updates in" in Path("run/report.html").read_text()
+
+
+def test_a_run_that_breaks_off_before_its_first_record_has_no_page():
+    job._page(Path("nowhere"))
+    assert not Path("nowhere").exists()
 
 
 @pytest.mark.parametrize(

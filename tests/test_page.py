@@ -20,9 +20,10 @@ from onecycle.report.page_compare import draw_comparison, run_keys
 from onecycle.report.page_figures import draw_runs, draw_test
 from onecycle.report.page_groups import axes, compared, differences, groups
 from onecycle.report.page_read import read, read_rows
-from onecycle.report.page_series import LEAST, MOST, Plots, budget, clock, curve, kept, style
-from onecycle.report.page_tables import origins, runs_table, table
+from onecycle.report.page_series import LEAST, MOST, Plots, budget, clock, curve, style
+from onecycle.report.page_tables import comparison_table, origins, runs_table, speed_up_table, table
 from onecycle.report.page_words import command, duration, notices, of_run, of_test, summary
+from onecycle.report.rows import kept, mean_band
 
 pytest.importorskip("jinja2")
 
@@ -182,6 +183,13 @@ def test_the_mean_of_the_runs_that_finished(tmp_path):
     assert "1 of 2 runs did not finish" in summary(read(folders), [group])[0]
 
 
+def test_runs_over_seeds_in_words(tmp_path):
+    accuracies = [0.90, 0.91, 0.92, 0.91, 0.91]
+    folders = [write_run(tmp_path / f"{s}", seed=s, result={"test": {"accuracy": a}}) for s, a in enumerate(accuracies)]
+    said = "mean test accuracy 91.00 % (95 % interval 90.12 % to 91.88 %, n = 5)."
+    assert summary(read(folders), groups(read(folders).runs))[0].endswith(said)
+
+
 def test_axes_of_a_comparison():
     rows = [{"policy": p, "epochs": e, "seed": 0, "dropout": d, "batch_size": 8, "seconds": d, "test_loss": d}
             for p in "ab" for e in (1, 2) for d in (0, 1)]  # fmt: skip
@@ -208,9 +216,8 @@ def test_the_mean_and_band_of_a_group_are_those_of_its_runs(tmp_path):
     found = curve(group, "loss", points=100)
     columns = np.array([[row["loss"] for row in run.steps] for run in group.runs])
     assert found["x"] == list(range(6))
-    assert found["y"] == pytest.approx(columns.mean(0), rel=1e-4)
-    assert found["low"] == pytest.approx(columns.min(0), rel=1e-4)
-    assert found["high"] == pytest.approx(columns.max(0), rel=1e-4)
+    for name, values in zip(("y", "low", "high"), mean_band(columns), strict=True):
+        assert found[name] == pytest.approx(values, rel=1e-4)
     assert "low" not in curve(group, "lr", points=100)
     assert curve(group, "f1", points=100) == {}
 
@@ -262,7 +269,7 @@ def test_several_groups_have_a_panel_a_measure(tmp_path):
     assert titles == ["Validation accuracy", "Validation loss", "Training accuracy", "Training loss"]
     assert all(len(plots.figures[i].series) == 2 for i in drawn["figures"])
     assert plots.figures[drawn["figures"][1]].caption == (
-        "Lines: means over seeds, n = 2. Bands: from the lowest to the highest."
+        "Lines: means over seeds, n = 2. Bands: 95 % t intervals of the mean."
     )
 
 
@@ -282,10 +289,24 @@ def test_a_range_test_is_drawn_with_its_range(tmp_path):
     figures = [plots.figures[i] for i in draw_test(plots, test)["figures"]]
     assert [figure.y for figure in figures] == ["loss", "accuracy", "curvature"]
     assert figures[0].shade == (0.01, 0.5)
-    assert figures[0].mark == 0.5
+    assert [figure.marks for figure in figures] == [(1.0,), (1.0,), ()]
+    assert "shaded. Dotted: training diverges above 1." in figures[0].caption
     assert of_test(test) == "mlp on digits: range test, super-convergence is possible; peak learning rate 0.5 " + (
         "(range 0.01 to 0.5)."
     )
+
+
+def test_a_divergence_does_not_hide_the_rest_of_a_range_test(tmp_path):
+    folder = write_check(tmp_path / "c", lr_min=None)
+    record = json.loads((folder / "check.json").read_text())
+    for sweep in record["result"]["curve"]["sweeps"]:
+        sweep["loss"][-1] = 1e6
+    (folder / "check.json").write_text(json.dumps(record))
+    plots = Plots()
+    (test,) = read([folder]).tests
+    figure = plots.figures[draw_test(plots, test)["figures"][0]]
+    assert figure.frame[0] < 0.6 and 2.1 < figure.frame[1] < 5
+    assert (figure.shade, figure.marks) == (None, (0.5, 1.0))
 
 
 def test_a_range_test_that_found_nothing(tmp_path):
@@ -293,7 +314,8 @@ def test_a_range_test_that_found_nothing(tmp_path):
     plots = Plots()
     (test,) = read([folder]).tests
     figure = plots.figures[draw_test(plots, test)["figures"][0]]
-    assert (figure.shade, figure.mark) == (None, None)
+    assert (figure.shade, figure.marks) == (None, (1.0,))
+    assert figure.caption.startswith("No learning rate is suggested.")
     assert of_test(test) == "mlp on digits: range test, no peak learning rate (the loss never fell)."
     assert "mlp on digits" in html(read([folder]), plotly="")
 
@@ -311,7 +333,8 @@ def test_a_comparison_against_budget_and_axes(tmp_path):
     rows = [r for r in comparison.rows if (r["policy"], r["fraction"]) == ("one_cycle", 1.0)]
     for i, epochs in enumerate((1, 2)):
         cell = [row["test_accuracy"] for row in rows if row["epochs"] == epochs]
-        assert (mean.y[i], mean.low[i], mean.high[i]) == pytest.approx((np.mean(cell), min(cell), max(cell)), rel=1e-4)
+        band = [float(part[0]) for part in mean_band(np.array(cell)[:, None])]
+        assert [mean.y[i], mean.low[i], mean.high[i]] == pytest.approx(band, rel=1e-4)
     assert sorted(runs.y) == pytest.approx(sorted(row["test_accuracy"] for row in rows), rel=1e-4)
     assert runs.mode == "markers"
 
@@ -328,8 +351,106 @@ def test_an_axis_of_names_and_a_wide_one(tmp_path):
     plots = Plots()
     figures = [plots.figures[i] for i in draw_comparison(plots, comparison)["figures"][:2]]
     assert [(figure.x, figure.kind) for figure in figures] == [("optimizer", "category"), ("batch size", "log")]
-    assert figures[0].caption.startswith("One seed each: no spread is known.")
+    assert figures[0].caption.startswith("Dots: runs. One seed each: there is no interval.")
     assert "One seed: there is no interval, and small differences may be chance." in summary(read([folder]), [])
+
+
+def speed_up(**row):
+    return {"against": "step", "accuracy": 0.867441, "budget": 4, "needed": 6.0, "speed_up": 1.5, "low": 1.2,
+            "high": 1.9, "more_than": False, "at_most": False, "claim": "faster", "n": 5, **row}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "cells", "ends", "says"),
+    [
+        ({}, "1.5 (1.2 to 1.9) in 4 epochs, n = 5", ["6", "1.5", "1.2 to 1.9", "faster"], (1.2, 1.9), "Whiskers"),
+        (
+            {"low": None, "claim": None}, "1.5 (up to 1.9) in 4 epochs, n = 5",
+            ["6", "1.5", "up to 1.9", "none claimed"], (None, 1.9), "Arrows",
+        ),
+        (
+            {"needed": 8, "speed_up": 2.0, "low": 1.7, "high": None, "more_than": True},
+            "more than 2 (from 1.7) in 4 epochs, n = 5",
+            ["more than 8", "more than 2", "from 1.7", "faster"], (1.7, None), "Hollow",
+        ),
+        (
+            {"needed": 2, "speed_up": 0.5, "low": None, "high": 0.6, "at_most": True, "claim": "slower"},
+            "at most 0.5 (up to 0.6) in 4 epochs, n = 5",
+            ["at most 2", "at most 0.5", "up to 0.6", "slower"], (None, 0.6), "Hollow",
+        ),
+        (
+            {"low": None, "high": None, "more_than": True}, "more than 1.5 (open) in 4 epochs, n = 5",
+            ["more than 6", "more than 1.5", "open", "faster"], (None, None), "Arrows",
+        ),
+        (
+            {"low": None, "high": None, "n": 1, "claim": None}, "1.5 in 4 epochs, n = 1",
+            ["6", "1.5", "-", "none claimed: one seed"], (1.5, 1.5), "One seed",
+        ),
+    ],
+)  # fmt: skip
+def test_every_speed_up_is_drawn_and_in_the_table(tmp_path, row, text, cells, ends, says):
+    (comparison,) = read([write_comparison(tmp_path / "c", runs=False, speed_up=[speed_up(**row)])]).comparisons
+    plots = Plots()
+    drawn = draw_comparison(plots, comparison)
+    figure = plots.figures[drawn["figures"][-1]]
+    (series,) = figure.series
+    assert (figure.title, figure.level, series.mode) == ("Speed-up at equal accuracy", 1.0, "intervals")
+    assert (series.x, series.text, (series.low[0], series.high[0])) == ([86.74], [text], ends)
+    assert series.bound == [bool(row.get("more_than")) - bool(row.get("at_most"))]
+    assert says in figure.caption
+    assert plots.keys[series.key].label == "step" and len(drawn["keys"]) == 2
+    found = speed_up_table(comparison)
+    assert found.columns == ["against", "accuracy", "budget", "n", "needed", "speed up", "interval", "difference"]
+    assert [cell.text for cell in found.rows[0][-4:]] == cells
+    json.dumps(plots.plain(), allow_nan=False)
+
+
+def test_a_speed_up_at_a_setting_has_a_line_of_its_own_in_the_legend(tmp_path):
+    rows = [speed_up(against="step at dropout 0.2"), speed_up(against="step"), {"accuracy": 0.5}, 3]
+    (comparison,) = read([write_comparison(tmp_path / "c", runs=False, speed_up=rows)]).comparisons
+    plots = Plots()
+    drawn = draw_comparison(plots, comparison)
+    assert [plots.keys[i].label for i in drawn["keys"]] == ["one_cycle", "step", "against step at dropout 0.2"]
+
+
+def test_runs_of_a_comparison_lead_to_their_folders(tmp_path):
+    folder = write_comparison(tmp_path / "a b", epochs=(1, 2))
+    record = json.loads((folder / "compare.json").read_text())
+    (folder / "runs/0/report.html").write_text("")
+    outside = write_run(tmp_path / "outside")
+    for i, where in enumerate(["../outside", str(outside), "javascript:alert(1)", "runs/gone"], 2):
+        record["table"][i]["run"] = where
+    (folder / "compare.json").write_text(json.dumps(record))
+    records = read([folder])
+
+    def links(at):
+        return [row[0].href for row in comparison_table(records.comparisons[0], at).rows]
+
+    assert links(folder) == ["runs/0/report.html", "runs/1", None, None, None, None, "runs/6", "runs/7"]
+    assert links(folder / "runs" / "7")[:2] == ["../0/report.html", "../1"]
+    assert set(links(tmp_path)) == set(links(None)) == {None}
+    text = html(records, plotly="", at=folder)
+    assert '<a href="runs/0/report.html">0</a>' in text and "javascript:alert(1)</td>" in text
+    assert "<a href" not in html(records, plotly="").split("<main")[1]
+    hostile = folder / "runs" / HOSTILE.replace("/", "")
+    hostile.mkdir()
+    record["table"][0]["run"] = f"runs/{hostile.name}"
+    (folder / "compare.json").write_text(json.dumps(record))
+    href = comparison_table(read([folder]).comparisons[0], folder).rows[0][0].href
+    assert href.startswith("runs/%3Cscript%3E") and not set(href) & set("<>\"'")
+
+
+def test_a_comparison_that_was_stopped_says_so(tmp_path):
+    folder = write_comparison(tmp_path / "c", status="interrupted", runs=False)
+    record = json.loads((folder / "compare.json").read_text())
+    record["table"][1] |= {"status": "waiting", "test_accuracy": None}
+    record["tuning"] = [{"policy": "step", "seed": 9, "lr_max": 0.25, "run": "trials/x", "chosen": True}]
+    (folder / "compare.json").write_text(json.dumps(record))
+    said = summary(read([folder]), [])
+    assert "It was interrupted: the command below goes on with it." in said
+    assert said[-1] == "c: 4 runs (3 finished, 1 waiting)."
+    text = html(read([folder]), plotly="")
+    assert ">waiting</td>" in text and "How each policy was tuned" in text and ">0.25</td>" in text
 
 
 def test_over_time_a_comparison_shows_its_main_setting_first(tmp_path):

@@ -10,12 +10,12 @@ from onecycle.errors import ConfigError, MissingDependency
 from onecycle.report import range_figure as module
 from onecycle.report.range_figure import (
     _is_linear,
-    _loss_axis,
     _number,
     _tick_labels,
     _ticks,
     _traced,
     average,
+    loss_axis,
     range_figure,
     range_text,
 )
@@ -363,13 +363,13 @@ def test_even_steps_are_told_from_even_factors(lrs, linear):
 def test_the_axis_of_the_loss():
     lr = np.arange(1.0, 9.0)
     falls = np.array([3.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.4, 1.2])
-    assert _loss_axis([(lr, falls)]).high == 2.5
-    assert _loss_axis([(lr, np.append(falls[:-1], np.inf)[:-1])]).low == 1
-    assert _loss_axis([(lr, falls), (lr, falls + 1)]) == module.Axis(1.0, 4.0, log=False)
+    assert loss_axis([(lr, falls)]).high == 2.5
+    assert loss_axis([(lr, np.append(falls[:-1], np.inf)[:-1])]).low == 1
+    assert loss_axis([(lr, falls), (lr, falls + 1)]) == module.Axis(1.0, 4.0, log=False)
     rises = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 4.0, 9.0])
-    assert _loss_axis([(lr, rises)]).high == 2.2
+    assert loss_axis([(lr, rises)]).high == 2.2
     mild = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.4, 2.1])
-    assert _loss_axis([(lr, mild)]).high == 2.1
+    assert loss_axis([(lr, mild)]).high == 2.1
 
 
 def test_a_steep_line_has_no_gaps():

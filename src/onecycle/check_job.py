@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,9 @@ def check(
     first repeat: several times the cost.
 
     Returns plain data, what `RangeTest.to_dict` says and before it ``out``, the folder, and ``train``, the command to
-    go on with. With `out`, ``check.json`` in that folder has the same, with configuration, versions and hardware, and
-    ``check.png`` is its picture, where matplotlib is installed. Nothing else is written.
+    go on with. With `out`, ``check.json`` in that folder has the same, with configuration, versions and hardware;
+    ``check.png`` is its picture, where matplotlib is installed, and ``report.html`` its page, where plotly and jinja2
+    are. Nothing else is written.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`; as `Learner.range_test`.
@@ -151,10 +153,11 @@ def _write(folder: Path | None, test: RangeTest, config: Mapping[str, Any]) -> N
 
 
 def _draw(test: RangeTest, folder: Path) -> None:
-    """The picture, where matplotlib is installed: a check does not fail for want of one."""
+    """The picture and the page, where what they need is installed: a check does not fail for want of one."""
     from .report.figures import save
+    from .report.page import page
 
-    try:
+    with suppress(MissingDependency):
         save(test.plot(), folder / "check.png")
-    except MissingDependency:
-        return
+    with suppress(MissingDependency):
+        page([folder], folder / "report.html")

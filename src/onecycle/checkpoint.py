@@ -48,7 +48,7 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
         manifest = {"schema": SCHEMA, "step": step, **_fingerprint(beside / "state.pt")}
         write_json(beside / "manifest.json", manifest)
         if final.exists():
-            _remove(final)
+            remove(final)
         beside.rename(final)
         sync_folder(folder)
         _tidy(folder, final, keep)
@@ -191,10 +191,10 @@ def _tidy(folder: Path, last: Path, keep: int) -> None:
     found = checkpoints(folder)
     end = found.index(last) + 1
     for path in (*found[: max(0, end - keep)], *found[end:]):
-        _remove(path)
+        remove(path)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Out of sight first, so that a reader never meets half a checkpoint."""
     gone = path.with_name(f".removing-{path.name}")
     shutil.rmtree(gone, ignore_errors=True)

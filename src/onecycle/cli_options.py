@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from .errors import ConfigError
 
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from .job import Job
 
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+
+
+def _whole(_: type, tokens: Sequence[Token]) -> int:
+    try:
+        return int(tokens[0].value)  # where cyclopts would round 2.7 to 3
+    except ValueError:
+        raise ValueError(f"it is a whole number; received {tokens[0].value!r}") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
 Json = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
 ]

@@ -29,7 +29,7 @@ def report(
     out
         The page. Default: report.html in the first folder.
     format
-        Draw the figure of each run or range test beside its records instead, for print: png, svg or pdf.
+        Draw the figures of each run, range test or comparison beside its records instead, for print: png, svg or pdf.
     markdown
         Print the summary as Markdown instead.
     open
@@ -53,7 +53,7 @@ def report(
 
 
 def draw(folder: Path, format: str) -> list[Path]:
-    """The figure of the run and of the range test in `folder`, drawn anew from their records.
+    """The figures of the run, the range test or the comparison in `folder`, drawn anew from their records.
 
     Raises:
         ConfigError: an unknown format.
@@ -68,8 +68,12 @@ def draw(folder: Path, format: str) -> list[Path]:
     records = read([folder])
     if records.comparisons:
         from .experiments.comparison import Comparison
+        from .report.paper import comparison_drawings
 
-        return [save(Comparison.read(folder).plot(), folder / f"compare.{format}")]
+        drawings = {"compare": Comparison.read(folder).plot()}
+        for comparison in records.comparisons:
+            drawings |= {f"compare-{name}": drawing for name, drawing in comparison_drawings(comparison).items()}
+        return [save(drawing, folder / f"{name}.{format}") for name, drawing in drawings.items()]
     drawn = [
         save(history_figure(run.steps, run.epochs, title=run.name), folder / f"curves.{format}") for run in records.runs
     ]
@@ -89,6 +93,7 @@ def runs(folder: Path = Path("runs"), *, sort: str = "created", json: Json = Fal
     sort
         Column to sort by: created, run, status, data, model, optimizer, budget, lr_max, valid, test or seconds.
     """
+    from .progress import notes
     from .runs import listing
 
     rows = listing(folder)
@@ -102,6 +107,7 @@ def runs(folder: Path = Path("runs"), *, sort: str = "created", json: Json = Fal
         return
     columns = [name for name in rows[0] if name != "error"]
     print_table(columns, [["" if row[c] is None else text(row[c]) for c in columns] for row in rows])
+    notes(row["error"] for row in rows if row["status"] == "unreadable")
 
 
 def _order(value: Any) -> tuple[int, float, str]:

@@ -6,6 +6,7 @@ import json
 import shlex
 import textwrap
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,8 +88,18 @@ def check_lines(result: Mapping[str, Any], width: int | None = None, *, ascii: b
         spent = f"{cost['updates']:,} updates and {cost['evaluations']:,} measurements in {_seconds(cost['seconds'])}"
         lines += _wrapped([f"It took {spent}{share}. Everything is as before."], width)
     if result["out"]:
-        lines += _wrapped([f"The check is in {result['out']}"], width)
+        lines += _wrapped([f"The check is in {result['out']}", *page_line(result["out"])], width)
     return lines + (["", "To train:", *command_lines(result["train"], width)] if result["train"] else [])
+
+
+def page_line(folder: str | Path) -> list[str]:
+    """Where the page about a folder is; nothing where it has none.
+
+    >>> page_line("runs/digits-1")
+    []
+    """
+    page = Path(folder) / "report.html"
+    return [f"Its page is {page}"] if page.exists() else []
 
 
 def command_lines(command: str, width: int | None = None) -> list[str]:

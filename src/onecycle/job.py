@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from . import runs
 from .budget import Budget
 from .checkpoint import latest, load_weights
 from .data import Data, load
-from .errors import CheckpointError, ConfigError, MissingDependency, did_you_mean
+from .errors import CheckpointError, ConfigError, Interrupted, MissingDependency, TrainingError, did_you_mean
 from .evaluation import predict
 from .learner import Learner
 from .models import build
@@ -29,10 +30,10 @@ class Job:
     """Everything that decides how a run goes. None means: the default that fits the rest, which is then said.
 
     `data` and `model` are names as in `onecycle.load` and `onecycle.models.build`, `model_options` are those of the
-    latter; `budget` is read by `Budget.parse`; `lr_max` is a number, "auto" for the peak that a range test finds (see
-    `Learner.fit_one_cycle`), or None for the optimizer's default; `momentum` is a number or ``(high, low)`` pair for a
-    cycle; `policy` is `Policy.to_dict` data, in place of `preset` and `lr_max`. The other fields are arguments of
-    `Learner`.
+    latter, `preset_options` those of the preset, such as ``{"peak_at": 0.3}``; `budget` is read by `Budget.parse`;
+    `lr_max` is a number, "auto" for the peak that a range test finds (see `Learner.fit_one_cycle`), or None for the
+    optimizer's default; `momentum` is a number or ``(high, low)`` pair for a cycle; `policy` is `Policy.to_dict` data,
+    in place of `preset` and `lr_max`. The other fields are arguments of `Learner`.
     """
 
     data: str = "digits"
@@ -56,6 +57,7 @@ class Job:
     device: str | None = None
     compile: bool = False
     model_options: dict[str, Any] | None = None
+    preset_options: dict[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
@@ -82,7 +84,7 @@ def run(
     (each a loss in nats or squared units and the metrics; None where there is no such split), ``lr_max``, ``epochs``,
     ``updates``, ``seconds`` and ``samples_per_second``. With `resume`, the run in `out` goes on from its last good
     checkpoint and ends as if it had never stopped; one that has ended already gives its result. Without `test` the
-    test set is left alone, as by a run that something is chosen by; without `draw` there is no picture.
+    test set is left alone, as by a run that something is chosen by; without `draw` there is no picture and no page.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
@@ -96,12 +98,17 @@ def run(
     ready = prepare(job, verbose)
     learner, test_data = ready.learner, ready.data.test if test else None
     where: dict[str, Any] = {"out": folder, "resume": resume, "config": ready.config}
-    if job.policy is not None:
-        fitted = learner.fit(job.budget, Policy.from_dict(job.policy), **where)
-    else:
-        fitted = learner.fit_one_cycle(
-            budget=job.budget, lr_max=job.lr_max, preset=job.preset, **_options(job), **where
-        )
+    try:
+        if job.policy is not None:
+            fitted = learner.fit(job.budget, Policy.from_dict(job.policy), **where)
+        else:
+            fitted = learner.fit_one_cycle(
+                budget=job.budget, lr_max=job.lr_max, preset=job.preset, **policy_options(job), **where
+            )
+    except (TrainingError, Interrupted):
+        if draw:
+            _page(folder)
+        raise
     measured = None if test_data is None else learner.evaluate(test_data)
     result = {"run": str(folder), **asdict(fitted)}
     result = {**{key: result[key] for key in ("run", "train", "valid")}, "test": measured, **result}
@@ -210,7 +217,7 @@ def _check(job: Job) -> None:
     if isinstance(peak, str):
         raise ConfigError(f'lr_max is a number, "auto", or None for the optimizer\'s default; received {peak!r}')
     if job.policy is None:
-        preset(job.preset, peak, 10**6, **_options(job))
+        preset(job.preset, peak, 10**6, **policy_options(job))
     recipe(job.optimizer)
 
 
@@ -219,8 +226,9 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def _options(job: Job) -> dict[str, Any]:
-    return {} if job.momentum is None else {"momentum": job.momentum}
+def policy_options(job: Job) -> dict[str, Any]:
+    """What a job says of its preset beside the peak."""
+    return {**(job.preset_options or {}), **({} if job.momentum is None else {"momentum": job.momentum})}
 
 
 def _learner(job: Job, data: Data, model: Any, verbose: bool) -> Learner:
@@ -292,10 +300,17 @@ def _load_weights(model: Any, folder: Path) -> None:
 
 
 def _draw(learner: Learner, folder: Path, job: Job) -> None:
-    """The curves, where matplotlib is installed: a run does not fail for want of a picture."""
+    """The curves and the page, where what they need is installed: a run does not fail for want of a picture."""
     from .report.figures import save
 
-    try:
+    with suppress(MissingDependency):
         save(learner.history.plot(title=f"{job.data}, {job.preset}, {job.budget}"), folder / "curves.png")
-    except MissingDependency:
-        return
+    _page(folder)
+
+
+def _page(folder: Path) -> None:
+    """The page, where what it needs is installed; a run that broke off before its first record has none."""
+    from .report.page import page
+
+    with suppress(MissingDependency, CheckpointError):
+        page([folder], folder / "report.html")

@@ -141,6 +141,43 @@ def test_hovering_shows_the_values(tab):
     assert " to " in label.text_content()  # the band
 
 
+def test_a_speed_up_without_an_end_has_an_arrow(tab):
+    plot = plot_named(tab, "Speed-up at equal accuracy")
+    plot.locator(".annotation-arrow-g").first.wait_for(state="attached")
+    drawn = "p => p.data.map(t => [t.marker.symbol, t.error_y.array, t.text])"
+    (symbols, above, texts) = plot.evaluate(drawn)[0]
+    assert [symbol.endswith("-open") for symbol in symbols] == [False, True]
+    assert above == pytest.approx([0.4, 0.0])
+    assert texts[1] == "more than 2 (from 1.5)"
+    assert plot.locator(".annotation-arrow-g").count() == 1
+    below = plot.evaluate("p => p.querySelector('.annotation-arrow-g').getBoundingClientRect().top")
+    assert below >= plot.bounding_box()["y"]  # within the frame
+
+
+def test_the_lines_decide_what_is_in_the_frame(tab):
+    plot = plot_named(tab, "Validation accuracy")
+    (low, high), ys = plot.evaluate("p => [p.layout.yaxis.range, p.data.flatMap(t => t.y)]")
+    assert all(low <= y <= high for y in ys)
+    plot = plot_named(tab, "Budget: test accuracy against epochs")
+    low, high = plot.evaluate("p => p.layout.yaxis.range")
+    drawn, band = plot.evaluate(
+        "p => [p.data.filter(t => !t.fill).flatMap(t => t.y), p.data.filter(t => t.fill).flatMap(t => t.y)]"
+    )
+    room = max(drawn) - min(drawn)
+    assert min(drawn) - room < low < min(drawn) and max(drawn) < high < max(drawn) + room
+    assert max(band) > max(drawn)
+
+
+def test_a_run_of_a_comparison_is_a_link_to_its_page(browser, tmp_path):
+    folder = write_comparison(tmp_path / "a b", policies=(HOSTILE,))
+    page([folder / "runs/0"], folder / "runs/0/report.html")
+    tab = browser.new_page()
+    tab.goto(page([folder], folder / "report.html").as_uri())
+    tab.get_by_role("link", name="0", exact=True).click()
+    tab.wait_for_function("document.title === '0 \u2013 onecycle'")
+    tab.close()
+
+
 def test_arrow_keys_read_the_values(tab):
     plot = plot_named(tab, "Learning rate")
     plot.focus()

@@ -215,7 +215,7 @@ def test_killed_at_random_moments_and_resumed_each_time(name, finished):
         "right after a checkpoint": ("checkpoint.save", 4, "after"),
         "while a manifest is written": ("checkpoint.write_json", 4, "before"),
         "before a checkpoint gets its name": ("checkpoint._fingerprint", 4, "after"),
-        "while an old checkpoint is removed": ("checkpoint._remove", 2, "before"),
+        "while an old checkpoint is removed": ("checkpoint.remove", 2, "before"),
         "between the last update of an epoch and its end": ("loop._end_epoch", 2, "before"),
         "before the validation of an epoch": ("learner.Learner.evaluate", 2, "before"),
         "between the record of an epoch and its checkpoint": ("observers.epoch_record", 2, "after"),

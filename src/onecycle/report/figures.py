@@ -6,21 +6,19 @@ The figures belong to no window and to no global state: a notebook shows one tha
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ConfigError, MissingDependency
+from .rows import Row, column, kept, moving_mean, spans_decades, updates, value_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Row = Mapping[str, Any]
 
 # Okabe & Ito's colours, told apart by colour-blind readers too.
 TRAIN, VALID = "#0072B2", "#D55E00"
@@ -29,8 +27,6 @@ LABELS = {"lr": "learning rate"}
 FORMATS = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 # More points than this are drawn as the lowest and the highest of each of half as many pieces.
 POINTS = 3000
-# Losses that fall by more than this factor are drawn on a logarithmic axis.
-LOG_FROM = 30
 
 
 def policy_figure(rows: Sequence[Row], *, updates_per_epoch: int | None = None, title: str | None = None) -> Figure:
@@ -85,9 +81,9 @@ def history_figure(steps: Sequence[Row], epochs: Sequence[Row], *, title: str | 
     if not steps and not epochs:
         raise ConfigError("nothing is recorded yet: a figure of a run needs at least one update or epoch")
     metric = _main_metric(steps, epochs)
-    values = _value_names([*steps[:1], *epochs])
+    values = value_names([*steps[:1], *epochs])
     figure, panels = _panels([3.0] + [2.0] * bool(metric) + [1.2] * len(values), title)
-    x, ends = _updates(steps), _updates(epochs)
+    x, ends = updates(steps), updates(epochs)
     _draw_measure(panels[0], "loss", x, steps, ends, epochs)
     _legend(figure, panels[0])
     if metric:
@@ -123,6 +119,11 @@ def save(figure: Figure, path: str | Path) -> Path:
     return path
 
 
+def plain(text: str) -> str:
+    """Text that matplotlib takes for no mathematics."""
+    return text.replace("$", r"\$")
+
+
 def _rendered(figure: Figure, kind: str) -> bytes:
     from matplotlib import rc_context
 
@@ -155,15 +156,15 @@ def _panels(heights: list[float], title: str | None) -> tuple[Figure, list[Axes]
         panel.yaxis.set_major_formatter("{x:.4g}")
     panels[-1].set_xlabel("updates")
     if title:
-        figure.suptitle(title, fontsize="medium", wrap=True)
+        figure.suptitle(plain(title), fontsize="medium", wrap=True)
     return figure, panels
 
 
 def _draw_values(panels: Sequence[Axes], x: np.ndarray, rows: Sequence[Row], names: Sequence[str]) -> None:
     for i, (panel, name) in enumerate(zip(panels, names, strict=True)):
-        y = _column(rows, name)
+        y = column(rows, name)
         _line(panel, x, y, color=VALUES[i % len(VALUES)], linewidth=1.8)
-        panel.set_title(LABELS.get(name, name.replace("_", " ")), loc="left", fontsize="small")
+        panel.set_title(plain(LABELS.get(name, name.replace("_", " "))), loc="left", fontsize="small")
         known = np.unique(y[np.isfinite(y)])
         if len(known) == 1:
             panel.set_yticks(known)
@@ -175,8 +176,8 @@ def _draw_measure(
     panel: Axes, name: str, x: np.ndarray, steps: Sequence[Row], ends: np.ndarray, epochs: Sequence[Row]
 ) -> None:
     """A loss or a metric: by update in training, and by epoch in training and validation."""
-    each, train, valid = _column(steps, name), _column(epochs, "train_" + name), _column(epochs, "valid_" + name)
-    means, width = _moving_mean(each)
+    each, train, valid = column(steps, name), column(epochs, "train_" + name), column(epochs, "valid_" + name)
+    means, width = moving_mean(each)
     _line(panel, x, each, color=TRAIN, linewidth=0.6, alpha=0.35, label="training, each update")
     if width > 1:
         _line(panel, x, means, color=TRAIN, linewidth=1.8, label=f"training, mean of {width:,} updates")
@@ -184,16 +185,16 @@ def _draw_measure(
     points = {"marker": "o", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
     _line(panel, (starts + ends) / 2, train, color=TRAIN, linewidth=0, label="training, mean of the epoch", **points)
     _line(panel, ends, valid, color=VALID, linewidth=1, label="validation", **points)
-    panel.set_title(name.replace("_", " "), loc="left", fontsize="small")
-    if name == "loss" and _spans_decades(np.concatenate([means, train, valid])):
+    panel.set_title(plain(name.replace("_", " ")), loc="left", fontsize="small")
+    if name == "loss" and spans_decades(np.concatenate([means, train, valid])):
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter("{x:.4g}")
 
 
 def _line(panel: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
     """A line through the known values; a single one is a point."""
-    known = np.isfinite(y)
-    x, y = _envelope(x[known], y[known])
+    keep = kept(y, POINTS)
+    x, y = x[keep], y[keep]
     if len(x) == 1:
         style |= {"marker": "o", "alpha": 1.0}
     if len(x):
@@ -225,26 +226,6 @@ def _epoch_axis(panel: Axes, updates_per_epoch: int) -> None:
     panel.set_title("epochs", loc="center", fontsize="small")
 
 
-def _updates(rows: Sequence[Row]) -> np.ndarray:
-    """The update of each row, counted on where a run begins again at 0."""
-    steps = np.array([row["step"] for row in rows], dtype=float)
-    begins = np.flatnonzero(np.diff(steps) <= 0)
-    offsets = np.zeros(len(steps))
-    offsets[begins + 1] = steps[begins] + 1
-    return steps + np.cumsum(offsets)
-
-
-def _column(rows: Sequence[Row], name: str) -> np.ndarray:
-    """A column as floats; what a row lacks is NaN."""
-    return np.array([row.get(name) for row in rows], dtype=float)
-
-
-def _value_names(rows: Sequence[Row]) -> list[str]:
-    """The scheduled values: the columns before the loss."""
-    before = (name for row in rows for name in takewhile(lambda name: name not in ("loss", "train_loss"), row))
-    return [name for name in dict.fromkeys(before) if name not in ("step", "epoch")]
-
-
 def _main_metric(steps: Sequence[Row], epochs: Sequence[Row]) -> str | None:
     """The first metric beside the loss."""
     if steps:
@@ -254,30 +235,3 @@ def _main_metric(steps: Sequence[Row], epochs: Sequence[Row]) -> str | None:
         names = [name.removeprefix("train_") for name in epochs[0] if name.startswith("train_")]
     names += [name.removeprefix("valid_") for row in epochs[:1] for name in row if name.startswith("valid_")]
     return next((name for name in names if name not in ("loss", "seconds")), None)
-
-
-def _moving_mean(y: np.ndarray) -> tuple[np.ndarray, int]:
-    """The centred mean over about 2 % of the values, shorter at the ends, without the unknown ones; and its width."""
-    half = len(y) // 100 or min(2, len(y) // 10)
-    known = np.isfinite(y)
-    total = np.concatenate([[0.0], np.cumsum(np.where(known, y, 0.0))])
-    count = np.concatenate([[0], np.cumsum(known)])
-    index = np.arange(len(y))
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(y))
-    n = count[high] - count[low]
-    return np.where(n > 0, (total[high] - total[low]) / np.maximum(n, 1), np.nan), 2 * half + 1
-
-
-def _envelope(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `POINTS` of the points, peaks and troughs among them: the lowest and the highest of each piece."""
-    if len(x) <= POINTS:
-        return x, y
-    pieces = np.array_split(np.arange(len(x)), POINTS // 2 - 1)
-    extremes = [piece[f(y[piece])] for piece in pieces for f in (np.argmin, np.argmax)]
-    keep = np.unique([0, *extremes, len(x) - 1])
-    return x[keep], y[keep]
-
-
-def _spans_decades(y: np.ndarray) -> bool:
-    y = y[np.isfinite(y)]
-    return len(y) > 0 and y.min() > 0 and y.max() / y.min() > LOG_FROM

@@ -16,8 +16,8 @@ from .page_compare import draw_comparison, run_keys
 from .page_figures import draw_runs, draw_test
 from .page_groups import compared, groups
 from .page_read import Records, items, part, read
-from .page_series import Plots
-from .page_tables import Table, comparison_table, origins, runs_table, speed_up_table
+from .page_series import MARKS, Plots
+from .page_tables import Table, comparison_table, origins, runs_table, speed_up_table, tuning_table
 from .page_words import notices, of_test, summary
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -40,8 +40,8 @@ def page(folders: Sequence[str | Path], out: str | Path) -> Path:
     Traceback (most recent call last):
     onecycle.errors.ConfigError: a page needs a list of at least one folder of a run; received []
     """
-    content = html(read(folders)).encode("utf-8", "replace")  # a path can hold what is no text
     out = Path(out)
+    content = html(read(folders), at=out.parent).encode("utf-8", "replace")  # a path can hold what is no text
     try:
         out.write_bytes(content)
     except OSError as error:
@@ -74,8 +74,8 @@ def markdown(folders: Sequence[str | Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def html(records: Records, plotly: str | None = None) -> str:
-    """The page about `records` as text; `plotly` in place of the script of the installed plotly."""
+def html(records: Records, plotly: str | None = None, at: Path | None = None) -> str:
+    """The page about `records` as text, for a file in the folder `at`; `plotly` in place of the installed plotly.js."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
@@ -89,7 +89,7 @@ def html(records: Records, plotly: str | None = None) -> str:
         lstrip_blocks=True,
     )
     inlined = {name: Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")}
-    contents = _contents(records)
+    contents = _contents(records, at)
     data = Markup(embedded(contents["plots"].plain()))
     script = Markup(_plotly() if plotly is None else plotly)
     return environment.get_template("page.html").render(
@@ -115,14 +115,15 @@ def title(records: Records) -> str:
     return ", ".join(f"{len(of)} {name}{'s' if len(of) > 1 else ''}" for of, name in counts if of)
 
 
-def _contents(records: Records) -> dict[str, Any]:
+def _contents(records: Records, at: Path | None) -> dict[str, Any]:
     plots, mates = Plots(), groups(records.runs)
     comparisons = [
         {
             "name": comparison.name,
             "plots": draw_comparison(plots, comparison),
             "speed_up": speed_up_table(comparison),
-            "table": comparison_table(comparison),
+            "table": comparison_table(comparison, at),
+            "tuning": tuning_table(comparison),
             "runs": draw_runs(plots, compared(comparison), run_keys(comparison)),
         }
         for comparison in records.comparisons
@@ -151,6 +152,7 @@ def _contents(records: Records) -> dict[str, Any]:
         "common": common,
         "origins": own,
         "plots": plots,
+        "marks": MARKS,
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -10,7 +9,9 @@ from typing import Any
 
 from .page_groups import axes, compared
 from .page_read import Comparison, items, number
-from .page_series import COLOURS, DASHES, Figure, Key, Plots, Series, numbers, style
+from .page_series import DASHES, Figure, Key, Plots, Series, ends, numbers, of_seeds, stacked, style
+from .page_words import interval_of, speed_up_text
+from .rows import mean_band
 
 Row = Mapping[str, Any]
 NAMES = {"epochs": "Budget", "seconds": "Seconds", "fraction": "Limited data"}
@@ -38,21 +39,22 @@ def draw_comparison(plots: Plots, comparison: Comparison) -> dict[str, list[int]
         for i, policy in enumerate(dict.fromkeys(str(r["policy"]) for r in rows))
     }
     found = [_against(rows, keys, measure, axis) for axis in ("epochs", "seconds", *axes(rows))]
-    figures = [plots.figure(figure) for figure in found if figure is not None]
-    return {"keys": list(keys.values()), "figures": figures + _speed_up(plots, comparison)}
+    figures = [plots.figure(figure) for figure in (*found, _speed_up(plots, keys, comparison)) if figure is not None]
+    return {"keys": list(keys.values()), "figures": figures}
 
 
 def run_keys(comparison: Comparison) -> list[Key]:
     """How the runs of each group are drawn over time: a colour a policy, a dash a setting; the main one shown."""
     main = {axis: _base(comparison.rows, axis) for axis in ("epochs", *axes(comparison.rows))}
     policies: dict[str, int] = {}
-    settings: dict[str, int] = {}
+    settings = {str(main): 0}  # so that the main one has the same looks as against the budget
     keys = []
     for group in compared(comparison):
         at = {axis: group.axes.get(axis) for axis in main}
         policy = policies.setdefault(str(group.axes.get("policy")), len(policies))
         setting = settings.setdefault(str(at), len(settings))
-        colour, dash = COLOURS[policy % len(COLOURS)], DASHES[(policy + setting) % len(DASHES)]
+        colour, dash = style(policy)
+        dash = DASHES[(DASHES.index(dash) + setting) % len(DASHES)]
         keys.append(Key(group.label, colour, dash, shown=at == main))
     return keys
 
@@ -103,18 +105,16 @@ def _cells(rows: Sequence[Row], measure: str, axis: str, by: str) -> list[Cell]:
 
 
 def _lines(key: int, cells: Sequence[Cell], numeric: bool) -> list[Series]:
-    """The mean and band over the cells, and a dot a run."""
+    """The mean and its interval over the cells, and a dot a run."""
     if not cells:
         return []
     at = [(fmean(cell.x) if numeric else cell.x[0], cell.y) for cell in cells]
     if numeric:
         at.sort(key=lambda point: point[0])
     x, each = [x for x, _ in at], [x for cell in cells for x in cell.x]
-    band: dict[str, Any] = {}
-    if any(len(y) > 1 for _, y in at):
-        band = {"low": numbers([min(y) for _, y in at]), "high": numbers([max(y) for _, y in at])}
+    mean, low, high = mean_band(stacked([y for _, y in at]).T)
     return [
-        Series(key, _plain(x, numeric), numbers([fmean(y) for _, y in at]), **band),
+        Series(key, _plain(x, numeric), numbers(mean), **ends(low, high), mode="lines+markers"),
         Series(key, _plain(each, numeric), numbers([y for cell in cells for y in cell.y]), mode="markers"),
     ]
 
@@ -132,38 +132,47 @@ def _base(rows: Sequence[Row], axis: str) -> Any:
 
 
 def _caption(cells: Sequence[Cell], held: Mapping[str, Any]) -> str:
-    counts = sorted({len(cell.y) for cell in cells})
-    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    said = f"Dots: runs. Lines: means over seeds, n = {n}; bands: from the lowest to the highest."
-    if counts == [1]:
-        said = "One seed each: no spread is known."
     at = ", ".join(f"{axis.replace('_', ' ')} {value}" for axis, value in held.items() if value is not None)
-    return said + (f" At {at}." if at else "")
+    return f"Dots: runs. {of_seeds([len(cell.y) for cell in cells])}" + (f" At {at}." if at else "")
 
 
-def _speed_up(plots: Plots, comparison: Comparison) -> list[int]:
-    """The speed-up at each accuracy, from rows with ``accuracy``, ``speed_up``, ``low`` and ``high``."""
+def _speed_up(plots: Plots, keys: dict[str, int], comparison: Comparison) -> Figure | None:
+    """The speed-up at each accuracy, against whichever standard policy was the best there.
+
+    From rows with ``accuracy``, ``speed_up``, ``low``, ``high``, ``more_than`` and ``at_most``. Those who have no line
+    of their own yet get a key among `keys`.
+    """
     rows = [row for row in items(comparison.record, "speed_up") if isinstance(row, Mapping)]
-    known = [row for row in rows if number(row.get("accuracy")) is not None and number(row.get("speed_up")) is not None]
-    if not known:
-        return []
+    rows = [row for row in rows if number(row.get("accuracy")) is not None and number(row.get("speed_up")) is not None]
     found: dict[str, list[Row]] = {}
-    for row in sorted(known, key=lambda row: row["accuracy"]):
+    for row in sorted(rows, key=lambda row: row["accuracy"]):
         found.setdefault(str(row.get("against") or "the best standard policy"), []).append(row)
-    series = []
-    for i, (against, mine) in enumerate(found.items()):
-        edges = {side: numbers([_or_nan(row.get(side)) for row in mine]) for side in ("low", "high")}
-        band: dict[str, Any] = edges if all(v is not None for side in edges.values() for v in side) else {}
-        key = plots.key(Key(f"against {against}", *style(i)))
-        x, y = ([row[name] for row in mine] for name in ("accuracy", "speed_up"))
-        series.append(Series(key, numbers(x), numbers(y), **band, mode="lines+markers"))
+    for against in found:
+        if against not in keys:
+            keys[against] = plots.key(Key(f"against {against}", *style(len(keys))))
+    if not found:
+        return None
     said = f"The budget of {', '.join(found)} over that of 1cycle at equal accuracy: above 1, 1cycle is faster."
-    said += " Bands: intervals." if any(line.low for line in series) else ""
-    return [
-        plots.figure(Figure("Speed-up at equal accuracy", said, "accuracy", "speed-up", "linear", series, level=1.0))
-    ]
+    intervals = [interval_of(row) for row in rows]
+    said += " Whiskers: 95 % intervals." if any(intervals) else " One seed: there is no interval."
+    if any(pair and None in pair for pair in intervals):
+        said += " Arrows: ends beyond the budgets that were tried."
+    if any(row.get("more_than") or row.get("at_most") for row in rows):
+        said += " Hollow: so is the speed-up itself."
+    series = [_intervals(keys[against], mine) for against, mine in found.items()]
+    return Figure("Speed-up at equal accuracy", said, "accuracy of 1cycle (%)", "speed-up", "linear", series, level=1.0)
 
 
-def _or_nan(value: Any) -> float:
-    known = number(value)
-    return math.nan if known is None else known
+def _intervals(key: int, rows: Sequence[Row]) -> Series:
+    """A point a speed-up, with its interval as far as it is known."""
+    low, high = zip(*(interval_of(row) or (row["speed_up"], row["speed_up"]) for row in rows), strict=True)
+    return Series(
+        key,
+        [float(f"{100 * row['accuracy']:.4g}") for row in rows],
+        numbers([row["speed_up"] for row in rows]),
+        low=list(low),
+        high=list(high),
+        mode="intervals",
+        text=[speed_up_text(row) for row in rows],
+        bound=[1 if row.get("more_than") else -1 if row.get("at_most") else 0 for row in rows],
+    )

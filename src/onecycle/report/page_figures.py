@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..curve import Band
-from .figures import LABELS, TRAIN, VALID, VALUES, _column, _moving_mean, _spans_decades, _value_names
+from ..curve import Band, Curve
+from .figures import LABELS, TRAIN, VALID, VALUES
 from .page_groups import Group
 from .page_read import RangeTest, items, number, part
-from .page_series import Figure, Key, Plots, Series, budget, curve, numbers, style
+from .page_series import Figure, Key, Plots, Series, budget, curve, ends, numbers, of_seeds, style
+from .range_figure import loss_axis
+from .rows import column, moving_mean, spans_decades, value_names
 
 
 class Line(NamedTuple):
@@ -33,7 +35,7 @@ def draw_runs(plots: Plots, groups: Sequence[Group], looks: Sequence[Key] | None
     if not known:
         return {}
     groups = [group for group, _ in known]
-    metrics, values = _metrics(groups), dict.fromkeys(name for g in groups for name in _value_names(_some_rows(g)))
+    metrics, values = _metrics(groups), dict.fromkeys(name for g in groups for name in value_names(_some_rows(g)))
     points = budget(len(groups) * (2 * len(metrics) + len(values)))
     lines = [Line(group, plots.key(key), plots.clock(group), points) for group, key in known]
     keys, figures = _one(plots, lines[0], metrics) if len(lines) == 1 else _several(plots, lines, metrics)
@@ -43,32 +45,47 @@ def draw_runs(plots: Plots, groups: Sequence[Group], looks: Sequence[Key] | None
 
 
 def draw_test(plots: Plots, test: RangeTest) -> dict[str, list[int]]:
-    """What was seen at which learning rate, the suggested range shaded."""
+    """What was seen at which learning rate: the suggested range shaded, the edge of divergence marked."""
     if test.curve is None or not test.curve.lr:
         return {}
     result, curve = test.result, test.curve
-    peak, least = number(result.get("lr_max")), number(result.get("lr_min"))
+    peak, least, edge = (number(result.get(name)) for name in ("lr_max", "lr_min", "edge"))
     shade = (least, peak) if peak and least and least < peak else None
+    said = "The suggested range is shaded." if shade else f"Dotted: the peak {peak:.3g}." if peak else ""
+    said = said or "No learning rate is suggested."
+    said += f" Dotted: training diverges above {edge:.3g}." if edge else ""
+    said += _repeats(len(curve.sweeps))
+    marks = tuple(at for at in (None if shade else peak, edge) if at)
+    where: dict[str, Any] = {"caption": said, "x": "learning rate", "kind": "log", "shade": shade, "marks": marks}
     each = plots.key(Key("each repeat, each update", TRAIN, faint=True))
     mean = plots.key(Key("training, smoothed", TRAIN))
     held = plots.key(Key("held-out", VALID, "dash"))
-    said = "The suggested range is shaded, its peak marked." if peak else "No learning rate is suggested."
-    said += _repeats(len(curve.sweeps))
-    loss = [Series(each, numbers(s.lr), numbers(s.loss)) for s in curve.sweeps if s.loss]
-    loss += [_band(mean, curve.smooth_loss)] + ([_band(held, curve.valid_loss)] if curve.valid_loss.lr else [])
-    where: dict[str, Any] = {"x": "learning rate", "kind": "log", "shade": shade, "mark": peak}
-    figures = [Figure("Loss against the learning rate", said, y="loss", series=loss, log=_decades(loss[-2:]), **where)]
+    figures = _losses(curve, each, mean, held, where)
     if curve.valid_accuracy.lr:
         line = _band(held, curve.valid_accuracy)
         title = "Held-out accuracy against the learning rate"
-        figures.append(Figure(title, said, y="accuracy", series=[line], percent=True, **where))
+        figures.append(Figure(title, y="accuracy", series=[line], percent=True, **where))
     return {"keys": [each, mean, held], "figures": [*map(plots.figure, figures), *_sharpness(plots, result)]}
+
+
+def _losses(curve: Curve, each: int, mean: int, held: int, where: Mapping[str, Any]) -> list[Figure]:
+    """The losses, in a frame that a divergence leaves."""
+    trained = [(np.array(s.lr), np.array(s.loss)) for s in curve.sweeps if s.loss]
+    measured = [(np.array(s.valid_lr), np.array(s.valid_loss)) for s in curve.sweeps if s.valid_loss]
+    if not trained and not measured:
+        return []
+    axis = loss_axis(trained + measured)
+    series = [Series(each, numbers(lr), numbers(loss)) for lr, loss in trained]
+    series += [_band(mean, curve.smooth_loss)] if trained else []
+    series += [_band(held, curve.valid_loss)] if measured else []
+    frame = (axis.value(-0.05), axis.value(1.05)) if axis.high > axis.low else None
+    return [Figure("Loss against the learning rate", y="loss", series=series, log=axis.log, frame=frame, **where)]
 
 
 def _one(plots: Plots, line: Line, metrics: Sequence[str]) -> tuple[list[int], list[int]]:
     """Training and validation in one panel a measure."""
     group, points = line.group, line.points
-    width = _moving_mean(_column(group.drawn[0].steps, "loss"))[1]
+    width = moving_mean(column(group.drawn[0].steps, "loss"))[1]
     what = f"mean of {width:,} updates" if width > 1 else "each update" if group.drawn[0].steps else "each epoch"
     train, valid = plots.key(Key(f"training, {what}", TRAIN)), plots.key(Key("validation", VALID, "dash"))
     each = plots.key(Key("training, each update", TRAIN, faint=True)) if width > 1 and len(group.drawn) == 1 else None
@@ -112,7 +129,7 @@ def _lines(lines: Sequence[Line], name: str, **how: bool) -> list[Series]:
 
 def _schedule(name: str, series: list[Series]) -> Figure:
     title = LABELS.get(name, name.replace("_", " "))
-    return Figure(title.capitalize(), "As it was at each update.", "", title, "time", series, low=True)
+    return Figure(title.capitalize(), "", "", title, "time", series, low=True)
 
 
 def _measure(title: str, name: str, series: list[Series], caption: str) -> Figure:
@@ -123,16 +140,12 @@ def _measure(title: str, name: str, series: list[Series], caption: str) -> Figur
 
 
 def _bands(series: Sequence[Series], lines: Sequence[Line]) -> str:
-    counts = sorted({len(line.group.drawn) for line in lines})
-    if any(line.low for line in series):
-        n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        return f"Lines: means over seeds, n = {n}. Bands: from the lowest to the highest."
-    return "One seed each: no spread is known." if len(lines) > 1 else ""
+    counts = [len(line.group.drawn) for line in lines]
+    return of_seeds(counts) if len(lines) > 1 or any(line.low for line in series) else ""
 
 
 def _band(key: int, band: Band) -> Series:
-    several = any(low < high for low, high in zip(band.low, band.high, strict=True))
-    edges: dict[str, Any] = {"low": numbers(band.low), "high": numbers(band.high)} if several else {}
+    edges = ends(np.array(band.low), np.array(band.high))
     return Series(key, numbers(band.lr), numbers(band.mean), **edges, mode=_mode(band.lr))
 
 
@@ -164,7 +177,7 @@ def _repeats(n: int) -> str:
 def _metrics(groups: Sequence[Group]) -> list[str]:
     """The metrics and the loss that were recorded, accuracy first."""
     runs = [run for group in groups for run in group.drawn]
-    names = [name for run in runs for row in run.steps[:1] for name in row if name not in _value_names([row])]
+    names = [name for run in runs for row in run.steps[:1] for name in row if name not in value_names([row])]
     rows = [row for run in runs for row in run.epochs[:1]]
     names += [name[6:] for row in rows for name in row if name.startswith(("train_", "valid_"))]
     known = dict.fromkeys(name for name in names if name not in ("step", "epoch", "seconds"))
@@ -180,7 +193,7 @@ def _mode(x: Sequence[Any], most: int = 30) -> str:
 
 
 def _decades(series: Sequence[Series]) -> bool:
-    return bool(_spans_decades(np.array([y for line in series for y in line.y], dtype=float)))
+    return spans_decades(np.array([y for line in series for y in line.y], dtype=float))
 
 
 def _numbers(values: Sequence[Any]) -> list[float | None]:

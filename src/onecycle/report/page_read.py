@@ -177,7 +177,11 @@ def _load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     found = record.get("schema") if isinstance(record, dict) else None
     if found != SCHEMA:
-        raise CheckpointError(f"{path} has schema {found!r}; this version of onecycle reads {SCHEMA}")
+        newer = isinstance(found, int) and found > SCHEMA
+        mend = (
+            "a newer one has written it: pip install --upgrade onecycle" if newer else "name a folder that it has made"
+        )
+        raise CheckpointError(f"{path} has schema {found!r}; this version of onecycle reads {SCHEMA}: {mend}")
     return record
 
 

@@ -8,12 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from .figures import TRAIN, VALID, VALUES, _column, _moving_mean, _updates
+from .figures import TRAIN, VALID, VALUES
 from .page_groups import Group
+from .rows import column, kept, mean_band, moving_mean, updates
 
-# Okabe & Ito's colours, and a dash with each: lines are told apart in grey too.
+# Okabe & Ito's colours, and with each a dash, to which the page adds a mark: lines are told apart in grey too.
 COLOURS = (TRAIN, VALID, *VALUES)
 DASHES = ("solid", "dash", "dot", "dashdot")
+# The marks as paths in a legend's 30 by 10 pixels.
+MARKS = {
+    "solid": "M12 5a3 3 0 1 0 6 0a3 3 0 1 0 -6 0",
+    "dash": "M12 2h6v6h-6z",
+    "dot": "M15 1l4 4-4 4-4-4z",
+    "dashdot": "M14 1h2v3h3v2h-3v3h-2v-3h-3v-2h3z",
+}
 # Points of all lines over time on a page, at most so many and at least so few in one.
 BUDGET, MOST, LEAST = 36_000, 1000, 40
 KNOTS = 48
@@ -32,9 +40,11 @@ class Key:
 
 @dataclass(frozen=True)
 class Series:
-    """A line or markers: `x`, `y` and the band from `low` to `high`, [n] each; the looks of `key`.
+    """`x`, `y` and the band from `low` to `high`, [n] each; the looks of `key`. `text` is shown in place of `y`.
 
-    Where `clock` is given, `x` are updates, and the clock says at which epoch and second each was.
+    `mode` is "lines", "lines+markers", "markers", or "intervals": points, each with its own interval. There an end
+    that is None is open, and `bound` says of each point whether it is a value (0) or `y` is less than it (1) or more
+    (-1). Where `clock` is given, `x` are updates, and the clock says at which epoch and second each was.
     """
 
     key: int
@@ -44,6 +54,8 @@ class Series:
     high: list[float | None] | None = None
     clock: int | None = None
     mode: str = "lines"
+    text: list[str] | None = None
+    bound: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,9 @@ class Figure:
     log: bool = False
     percent: bool = False
     low: bool = False
+    frame: tuple[float, float] | None = None
     shade: tuple[float, float] | None = None
-    mark: float | None = None
+    marks: tuple[float, ...] = ()
     level: float | None = None
 
 
@@ -110,7 +123,7 @@ def budget(lines: int) -> int:
 
 
 def curve(group: Group, name: str, *, points: int, smooth: bool = False, by_epoch: bool = False) -> dict[str, Any]:
-    """A column over the updates: ``x`` and ``y``, and ``low`` and ``high`` where the group has several runs.
+    """A column over the updates: ``x`` and the mean ``y``, and its 95 % interval where the group has several runs.
 
     With `smooth` the moving mean of each run is taken first. Empty where no run has the column.
     """
@@ -118,29 +131,39 @@ def curve(group: Group, name: str, *, points: int, smooth: bool = False, by_epoc
     tables = [rows for rows in tables if any(name in row for row in rows)]
     if not tables:
         return {}
-    columns = [_column(rows, name) for rows in tables]
-    columns = [_moving_mean(column)[0] if smooth else column for column in columns]
-    stack = np.full((len(columns), max(map(len, columns))), np.nan)
-    for i, column in enumerate(columns):
-        stack[i, : len(column)] = column
-    values = np.ma.masked_invalid(stack)
-    mean, low, high = (np.ma.filled(f(axis=0), np.nan) for f in (values.mean, values.min, values.max))
-    x = _updates(max(tables, key=len))
+    columns = [column(rows, name) for rows in tables]
+    if smooth:
+        columns = [moving_mean(values)[0] for values in columns]
+    mean, low, high = mean_band(stacked(columns))
+    x = updates(max(tables, key=len))
     keep = kept(mean, points)
     found = {"x": [int(v) for v in x[keep]], "y": numbers(mean[keep])}
-    if np.any(high[keep] > low[keep]):
-        found |= {"low": numbers(low[keep]), "high": numbers(high[keep])}
-    return found
+    return found | ends(low[keep], high[keep])
 
 
-def kept(y: np.ndarray, points: int) -> np.ndarray:
-    """The known values to draw: the lowest and the highest of each of half as many pieces, the first and the last."""
-    known = np.flatnonzero(np.isfinite(y))
-    if len(known) <= points:
-        return known
-    pieces = np.array_split(known, points // 2 - 1)
-    extremes = [piece[f(y[piece])] for piece in pieces for f in (np.argmin, np.argmax)]
-    return np.unique([known[0], *extremes, known[-1]])
+def stacked(columns: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
+    """Columns as the rows of one array, [columns, longest]; NaN where one has ended."""
+    stack = np.full((len(columns), max(map(len, columns))), np.nan)
+    for row, values in zip(stack, columns, strict=True):
+        row[: len(values)] = values
+    return stack
+
+
+def ends(low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    """``low`` and ``high`` of a band, where it is wider than the last bit."""
+    wide = np.any(high - low > 1e-9 * np.abs(high + low))
+    return {"low": numbers(low), "high": numbers(high)} if wide else {}
+
+
+def of_seeds(counts: Sequence[int]) -> str:
+    """What lines and bands are, from the number of runs behind each line."""
+    least, most = min(counts), max(counts)
+    if most == 1:
+        return "One seed each: there is no interval."
+    n = str(most) if least == most else f"{least} to {most}"
+    return f"Lines: means over seeds, n = {n}. Bands: 95 % t intervals of the mean" + (
+        ", where n is above 1." if least == 1 else "."
+    )
 
 
 def clock(group: Group) -> dict[str, Any]:
@@ -148,8 +171,8 @@ def clock(group: Group) -> dict[str, Any]:
     runs = group.drawn
     longest = max(runs, key=lambda run: (len(run.steps), len(run.epochs)))
     times = [_times(run.steps, run.epochs) for run in runs]
-    updates, _ = _times(longest.steps, longest.epochs)
-    knots = updates[np.unique(np.linspace(0, len(updates) - 1, KNOTS).round().astype(int))] if len(updates) else updates
+    known, _ = _times(longest.steps, longest.epochs)
+    knots = known[np.unique(np.linspace(0, len(known) - 1, KNOTS).round().astype(int))] if len(known) else known
     seconds = [np.interp(knots, x, y) for x, y in times if len(x)]
     return {
         "update": [int(knot) for knot in knots],
@@ -166,14 +189,14 @@ def numbers(values: Sequence[float] | np.ndarray) -> list[float | None]:
 def _times(steps: Sequence[Any], epochs: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Updates and the seconds since the start at each."""
     if steps:
-        return _updates(steps), np.maximum.accumulate(np.nan_to_num(_column(steps, "seconds")))
+        return updates(steps), np.maximum.accumulate(np.nan_to_num(column(steps, "seconds")))
     if epochs:
-        return _updates(epochs), np.cumsum(np.nan_to_num(_column(epochs, "seconds")))
+        return updates(epochs), np.cumsum(np.nan_to_num(column(epochs, "seconds")))
     return np.array([]), np.array([])
 
 
 def _per_epoch(steps: Sequence[Any], epochs: Sequence[Any]) -> int | None:
     if epochs:  # the last one can be a piece
-        return int(np.diff(_updates(epochs), prepend=-1).max())
+        return int(np.diff(updates(epochs), prepend=-1).max())
     later = [i for i, row in enumerate(steps) if row.get("epoch", 0) > steps[0].get("epoch", 0)]
     return later[0] if later else None

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote
 
 from .page_groups import flat, shared, varying
 from .page_read import Comparison, RangeTest, Records, Run, items, number, part
-from .page_words import command, value_text
+from .page_words import bounded, command, ends_text, interval_of, value_text
 
 # Longer texts in cells, and longer lists, are cut.
 WIDEST = 300
 GAP = "-"
+# Columns of a comparison's table that come first, and those of a speed-up that are put in words.
+FIRST = ("run", "status", "error")
+RESULT = ("needed", "speed_up", "low", "high", "more_than", "at_most", "claim")
 TITLES = {"Configuration": "config", "Versions": "versions", "Hardware": "hardware"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and what it is sorted by: a number, or the text itself."""
+    """A text, what it is sorted by (a number, or the text itself), and where it leads."""
 
     text: str
     value: float | None = None
+    href: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,31 @@ def runs_table(runs: Sequence[Run]) -> Table:
     return table("Runs", rows)
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """The comparison's own rows, a row a run."""
-    return table(f"Runs of {comparison.name}", comparison.rows)
+def comparison_table(comparison: Comparison, at: Path | None = None) -> Table:
+    """The comparison's own rows, a row a run; from a page in the comparison's folder, `at`, each leads to its run."""
+    rows = [{name: row.get(name) for name in (*FIRST, *row)} for row in comparison.rows]
+    found = table(f"Runs of {comparison.name}", rows)
+    for row, cells in zip(rows, found.rows, strict=True):
+        where = row["run"]
+        if isinstance(where, str) and where:
+            cells[0] = Cell(_cut(PurePath(where).name), href=at and _href(comparison.folder, where, at))
+    return found
+
+
+def tuning_table(comparison: Comparison) -> Table:
+    """The trial runs that the peaks were chosen by."""
+    rows = [row for row in items(comparison.record, "tuning") if isinstance(row, Mapping)]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("run", "seed")]
+    return table("Trial runs", [{name: row.get(name) for name in names} for row in rows])
 
 
 def speed_up_table(comparison: Comparison) -> Table:
-    """What was found about the speed-up."""
-    return table("Speed-up", [row for row in items(comparison.record, "speed_up") if isinstance(row, Mapping)])
+    """What was found about the speed-up, in words where it is a bound."""
+    rows = [row for row in items(comparison.record, "speed_up") if isinstance(row, Mapping)]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in RESULT]
+    found = table("Speed-up of 1cycle", [{name: row.get(name) for name in names} for row in rows])
+    cells = [[*cells, *_speed_up(row)] for row, cells in zip(rows, found.rows, strict=True)]
+    return replace(found, columns=[*found.columns, "needed", "speed up", "interval", "difference"], rows=cells)
 
 
 def table(caption: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -104,6 +128,25 @@ def origins(records: Records) -> tuple[dict[str, list[tuple[str, str]]], list[Or
     return {title: _pairs(pairs) for title, pairs in common.items() if pairs}, own
 
 
+def _speed_up(row: Mapping[str, Any]) -> list[Cell]:
+    """What is needed, the speed-up, its interval, and what may be claimed."""
+    values = [(name, number(row.get(name))) for name in ("needed", "speed_up")]
+    cells = [Cell(GAP) if value is None else Cell(bounded(row, name), value) for name, value in values]
+    interval = interval_of(row)
+    if interval is None:
+        return [*cells, Cell(GAP), Cell("none claimed: one seed")]
+    return [*cells, Cell(ends_text(*interval), interval[0] or 0), Cell(str(row.get("claim") or "none claimed"))]
+
+
+def _href(folder: Path, run: str, at: Path) -> str | None:
+    """From a page in the folder `at` to a run's page, or to its folder; None where that is not within `folder`."""
+    home, to, at = folder.resolve(), (folder / run).resolve(), at.resolve()
+    if not (to.is_dir() and to.is_relative_to(home) and at.is_relative_to(home)):
+        return None
+    page = to / "report.html"
+    return quote(os.fsencode(os.path.relpath(page if page.exists() else to, at)))
+
+
 def _facts(item: Run | RangeTest | Comparison) -> dict[str, dict[str, Any]]:
     found = {title: flat(part(item.record, name)) for title, name in TITLES.items()}
     if commit := item.record.get("git_commit"):
@@ -121,7 +164,10 @@ def _origin(item: Run | RangeTest | Comparison, facts: dict[str, list[tuple[str,
 
 def _pairs(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values; None is what was left to its default."""
-    named = {name.removeprefix("facts.").replace("_", " "): value for name, value in settings.items()}
+    named = {
+        name.removeprefix("facts.").removeprefix("settings.").replace("_", " "): value
+        for name, value in settings.items()
+    }
     return [(name, "default" if value is None else _text(value)) for name, value in named.items()]
 
 
@@ -130,6 +176,8 @@ def _text(value: Any) -> str:
         return _cut(", ".join(_text(v) for v in value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value == {}:
+        return "none"
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 

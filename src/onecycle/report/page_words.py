@@ -9,8 +9,11 @@ from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from .page_groups import Group, differences
 from .page_read import Comparison, RangeTest, Records, Run, items, number, part
+from .rows import mean_band
 
 # More groups than this are in the table, and of the best a sentence each.
 SENTENCES, BEST = 12, 3
@@ -78,9 +81,10 @@ def of_group(group: Group) -> str:
     for split, name in (("test", "test"), ("valid", "validation")):
         found = [value for run in finished if (value := main_value(part(run.result, split)))]
         if found:
-            metric, values = found[0][0], [value for _, value in found]
-            spread = f" ({value_text(metric, min(values))} to {value_text(metric, max(values))}, n = {len(values)})"
-            said.append(f"mean {name} {measure(metric, fmean(values))}" + (spread if len(values) > 1 else " (n = 1)"))
+            metric, values = found[0][0], np.array([[value] for _, value in found])
+            mean, *ends = (float(part[0]) for part in mean_band(values))
+            interval = f"95 % interval {' to '.join(value_text(metric, end) for end in ends)}, "
+            said.append(f"mean {name} {measure(metric, mean)} ({interval * (len(found) > 1)}n = {len(found)})")
     rest = len(group.runs) - len(finished)
     said += [f"{rest} of {len(group.runs)} runs did not finish"] if rest else []
     return f"{group.label}: {', '.join(said) or 'finished'}."
@@ -106,6 +110,9 @@ def of_test(test: RangeTest) -> str:
 def of_comparison(comparison: Comparison) -> list[str]:
     """A comparison's own sentences, and how many of its runs came to their end."""
     said = [str(sentence) for sentence in items(comparison.record, "summary")]
+    if comparison.record.get("status") in ("running", "interrupted"):
+        how = {"running": "It has no end yet", "interrupted": "It was interrupted"}[comparison.record["status"]]
+        said.append(f"{how}: the command below goes on with it.")
     status = [str(row.get("status")) for row in comparison.rows]
     counts = [f"{status.count(name)} {name}" for name in dict.fromkeys(status)]
     seeds = {str(row.get("seed")) for row in comparison.rows}
@@ -117,6 +124,50 @@ def of_comparison(comparison: Comparison) -> list[str]:
         if status
         else f"{comparison.name}: no runs yet.",
     ]
+
+
+def interval_of(row: Mapping[str, Any]) -> tuple[float | None, float | None] | None:
+    """The ends of the interval of a recorded speed-up, None for an open one; None where one seed allows none.
+
+    >>> interval_of({"low": 1.2, "high": None, "n": 5}), interval_of({"low": None, "high": None, "n": 1})
+    ((1.2, None), None)
+    """
+    low, high, n = (number(row.get(name)) for name in ("low", "high", "n"))
+    return None if low is None and high is None and (n is None or n < 2) else (low, high)
+
+
+def speed_up_text(row: Mapping[str, Any]) -> str:
+    """A recorded speed-up in words.
+
+    >>> speed_up_text({"speed_up": 1.294, "low": 1.04, "high": 1.75, "budget": 4, "n": 5})
+    '1.294 (1.04 to 1.75) in 4 epochs, n = 5'
+    >>> speed_up_text({"speed_up": 1.0, "low": 1.0, "high": None, "more_than": True})
+    'more than 1 (from 1)'
+    """
+    interval, budget, n = interval_of(row), number(row.get("budget")), number(row.get("n"))
+    return (
+        bounded(row, "speed_up")
+        + (f" ({ends_text(*interval)})" if interval else "")
+        + (f" in {budget:g} epochs" if budget is not None else "")
+        + (f", n = {n}" if n is not None else "")
+    )
+
+
+def bounded(row: Mapping[str, Any], name: str) -> str:
+    """A value of a recorded speed-up, said to be a bound where it is one."""
+    how = "more than " if row.get("more_than") else "at most " if row.get("at_most") else ""
+    return how + value_text(name, row[name])
+
+
+def ends_text(low: float | None, high: float | None) -> str:
+    """``1.04 to 1.75``, ``from 1.04``, ``up to 1.75``.
+
+    >>> ends_text(1.04, 1.75), ends_text(None, None)
+    ('1.04 to 1.75', 'open')
+    """
+    if low is None or high is None:
+        return "open" if low is high else f"from {low:.4g}" if high is None else f"up to {high:.4g}"
+    return f"{low:.4g} to {high:.4g}"
 
 
 def _goodness(group: Group) -> float:

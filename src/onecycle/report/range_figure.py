@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError
-from .figures import LOG_FROM, TRAIN, VALID, VALUES, _legend, _line, _moving_mean, _panels, _spans_decades
+from .figures import TRAIN, VALID, VALUES, _legend, _line, _panels, plain
+from .rows import LOG_FROM, moving_mean, spans_decades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +26,7 @@ ANSWERS = {
     "not possible": "Super-convergence does not look possible",
     "unclear": "It is unclear whether super-convergence is possible",
 }
-# A longer line of the title is broken at its colon.
-TITLE = 90
+TITLE = 90  # A longer line of the title is broken at its colon.
 # A loss at the start is the median of so many values: the very first can be far off.
 START = 5
 # What marks lr_min, the range, lr_max and the edge, in ASCII or not.
@@ -84,7 +84,7 @@ def range_figure(test: Test) -> Figure:
     (log, accuracy, train, valid), sharpness = _read(test), _sharpness(test)
     heights = [2.6] * bool(accuracy) + [2.8] * bool(train or valid)
     figure, panels = _panels(heights + [1.5] * len(sharpness), None)
-    figure.suptitle(_title(test).replace("$", r"\$"), fontsize="medium", wrap=True)
+    figure.suptitle(plain(_title(test)), fontsize="medium", wrap=True)
     main, beside = panels[: len(heights)], panels[len(heights) :]
     if accuracy:
         main[0].set_title("held-out accuracy", loc="left", fontsize="small")
@@ -172,7 +172,7 @@ def average(curves: Curves, log: bool) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return rates[known], np.nanmean(values, axis=0), np.nanmin(values, axis=0), np.nanmax(values, axis=0)
 
 
-def _loss_axis(losses: Curves) -> Axis:
+def loss_axis(losses: Curves) -> Axis:
     """From the lowest loss to where a divergence is plain: half as far above the start as the loss fell below it."""
     low, high = (float(edge([edge(loss) for _, loss in losses])) for edge in (np.min, np.max))
     begin = max(float(np.median(loss[:START])) for _, loss in losses)
@@ -182,7 +182,7 @@ def _loss_axis(losses: Curves) -> Axis:
 
 def smooth(losses: Curves) -> Curves:
     """The moving mean of each repeat, over about 2 % of it."""
-    return [(lr, _moving_mean(loss)[0]) for lr, loss in losses]
+    return [(lr, moving_mean(loss)[0]) for lr, loss in losses]
 
 
 def _capped(losses: Curves, axis: Axis) -> Curves:
@@ -250,7 +250,7 @@ def _title(test: Test) -> str:
 
 
 def _draw_losses(panel: Axes, train: Curves, valid: Curves, log: bool) -> None:
-    axis = _loss_axis(train + valid)
+    axis = loss_axis(train + valid)
     panel.set_title("loss", loc="left", fontsize="small")
     if train:
         _draw(panel, train, smooth(_capped(train, axis)), log, TRAIN, ("training, smoothed", "training, each update"))
@@ -290,7 +290,7 @@ def _draw_sharpness(panel: Axes, name: str, lr: np.ndarray, values: np.ndarray, 
     panel.set_title(name, loc="left", fontsize="small")
     panel.plot(lr, limit, color="0.5", linewidth=1, linestyle="--")
     _line(panel, lr, values, color=SHARPNESS, linewidth=1.8, marker="o", markersize=4)
-    if _spans_decades(np.concatenate([values, limit])):
+    if spans_decades(np.concatenate([values, limit])):
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter("{x:.4g}")
 
@@ -326,10 +326,10 @@ def _shown(log: bool, accuracy: Curves, train: Curves, valid: Curves) -> tuple[s
     if accuracy:
         name, curves, limits = "held-out accuracy", accuracy, Axis(0.0, np.inf, log=False)
     elif train:
-        name, limits = "smoothed training loss", _loss_axis(train)
+        name, limits = "smoothed training loss", loss_axis(train)
         curves = smooth(_capped(train, limits))
     else:
-        name, limits = "held-out loss", _loss_axis(valid)
+        name, limits = "held-out loss", loss_axis(valid)
         curves = _capped(valid, limits)
     lr, values, _, _ = average(curves, log)
     return name, lr, values, Axis(float(values.min()), min(float(values.max()), limits.high), limits.log)

@@ -29,29 +29,84 @@
     return line.x;
   }
 
+  const SYMBOLS = { solid: "circle", dash: "square", dot: "diamond", dashdot: "cross" };
+
+  function band(line, axis) {
+    const known = line.low.map((_, i) => i).filter((i) => line.low[i] != null);
+    const at = placed(line, axis);
+    const back = [...known].reverse();
+    return {
+      x: [...known, ...back].map((i) => at[i]), y: [...known.map((i) => line.high[i]), ...back.map((i) => line.low[i])],
+      fill: "toself", mode: "lines", line: { width: 0 }, fillcolor: faded(keys[line.key].colour, 0.18),
+      hoverinfo: "skip", meta: line.key, visible: shown[line.key],
+    };
+  }
+
+  function said(line, i, percent) {
+    if (line.text) return line.text[i];
+    const ends = line.low?.[i] == null ? "" : ` (${written(line.low[i], percent)} to ${written(line.high[i], percent)})`;
+    return written(line.y[i], percent) + ends;
+  }
+
+  function marks(line) {
+    const { colour, dash } = keys[line.key];
+    const symbol = SYMBOLS[dash];
+    if (line.mode === "markers") return { color: colour, symbol, size: 5, opacity: 0.6 };
+    if (line.mode !== "intervals") return { color: colour, symbol, size: 7 };
+    return { color: colour, symbol: line.bound.map((bound) => (bound ? `${symbol}-open` : symbol)), size: 10,
+             line: { color: colour, width: 2 } };
+  }
+
+  // An open end has an arrow in place of a whisker.
+  function whiskers(line) {
+    const reach = (ends) => ends.map((end, i) => (end == null ? 0 : Math.abs(end - line.y[i])));
+    return { type: "data", symmetric: false, array: reach(line.high), arrayminus: reach(line.low),
+             color: keys[line.key].colour, thickness: 1.8, width: 6 };
+  }
+
+  function arrows(figure) {
+    const open = (line, ends, up) => ends.flatMap((end, i) => (end != null ? [] : [{
+      x: line.x[i], y: line.y[i], yshift: 44 * up, ax: 0, ay: 44 * up, text: "", showarrow: true,
+      arrowhead: 2, arrowwidth: 1.8, arrowcolor: keys[line.key].colour,
+    }]));
+    return figure.series.filter((line) => line.mode === "intervals" && shown[line.key])
+      .flatMap((line) => [...open(line, line.low, -1), ...open(line, line.high, 1)]);
+  }
+
   function traces(figure, axis) {
     const crowd = figure.series.length > 24;
-    const bands = figure.series.filter((line) => line.low).map((line) => {
-      const x = placed(line, axis);
-      return {
-        x: [...x, ...[...x].reverse()], y: [...line.high, ...[...line.low].reverse()], fill: "toself", mode: "lines",
-        line: { width: 0 }, fillcolor: faded(keys[line.key].colour, 0.18), hoverinfo: "skip", meta: line.key,
-        visible: shown[line.key],
-      };
-    });
+    const bands = figure.series.filter((line) => line.low && line.mode !== "intervals").map((line) => band(line, axis));
     const lines = figure.series.map((line) => {
       const { label, colour, dash, faint } = keys[line.key];
       const beside = line.mode === "markers" || (faint && line.clock == null); // their mean says what they are
-      const said = (i) => written(line.y[i], figure.percent) +
-        (line.low ? ` (${written(line.low[i], figure.percent)} to ${written(line.high[i], figure.percent)})` : "");
+      const intervals = line.mode === "intervals";
       return {
         x: placed(line, axis), y: line.y, meta: line.key, name: plain(label), visible: shown[line.key],
-        mode: line.mode, line: { color: colour, dash, width: faint ? 1 : crowd ? 1.4 : 2.2 }, opacity: faint ? 0.4 : crowd ? 0.8 : 1,
-        marker: { color: colour, size: line.mode === "markers" ? 5 : 7, opacity: line.mode === "markers" ? 0.6 : 1 }, text: line.y.map((_, i) => said(i)),
+        mode: intervals ? "markers" : line.mode, line: { color: colour, dash, width: faint ? 1 : crowd ? 1.4 : 2.2 },
+        opacity: faint ? 0.4 : crowd ? 0.8 : 1, marker: marks(line), text: line.y.map((_, i) => said(line, i, figure.percent)),
+        ...(intervals ? { error_y: whiskers(line) } : {}),
         ...(beside ? { hoverinfo: "skip" } : { hovertemplate: "%{text}<extra>%{fullData.name}</extra>" }),
       };
     });
     return [...bands, ...lines];
+  }
+
+  // The interval of few seeds can be far wider than all that was measured, and leave what is possible: the lines decide
+  // what is in the frame.
+  function frame(figure) {
+    if (figure.frame) return { range: figure.log ? figure.frame.map(Math.log10) : figure.frame };
+    const lines = figure.series.filter((line) => shown[line.key]);
+    const bands = lines.filter((line) => line.low && line.mode !== "intervals");
+    const scaled = (values) => values.filter((v) => v != null && (v > 0 || !figure.log)).map(figure.log ? Math.log10 : Number);
+    const [ys, lows, highs] = [lines.flatMap((l) => l.y), bands.flatMap((l) => l.low), bands.flatMap((l) => l.high)].map(scaled);
+    if (!highs.length || !ys.length) return {};
+    const [bottom, top] = [Math.min(...ys), Math.max(...ys)];
+    const [low, high] = [Math.min(bottom, ...lows), Math.max(top, ...highs)];
+    const room = (top - bottom) / 2;
+    const least = bottom >= 0 && !figure.log ? 0 : -Infinity;
+    const range = [Math.max(low, bottom - room, least), Math.min(high, top + room, figure.percent ? 1 : Infinity)];
+    const margin = (range[1] - range[0]) / 20;
+    return { range: [range[0] - margin, range[1] + margin] };
   }
 
   const wideEnough = (figure) => figure.series.filter((line) => shown[line.key]).length <= 8;
@@ -63,11 +118,11 @@
     if (figure.shade)
       shapes.push({ type: "rect", x0: figure.shade[0], x1: figure.shade[1], yref: "paper", y0: 0, y1: 1,
                     fillcolor: "rgba(0,158,115,0.16)", line: { width: 0 }, layer: "below" });
-    if (figure.mark) shapes.push({ ...line, x0: figure.mark, x1: figure.mark });
+    for (const at of figure.marks) shapes.push({ ...line, x0: at, x1: at });
     if (figure.level)
       shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: figure.level, y1: figure.level, line: line.line });
     return {
-      font, shapes, showlegend: false, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font, shapes, annotations: arrows(figure), showlegend: false, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       margin: { l: 54, r: 12, t: 8, b: 42 }, hovermode: wideEnough(figure) ? "x unified" : "closest", dragmode: false, hoverdistance: -1,
       hoverlabel: { font, namelength: 40 },
       xaxis: {
@@ -79,7 +134,7 @@
       yaxis: {
         title: { text: plain(figure.y), standoff: 6 }, zeroline: false, automargin: true, gridcolor: "#ddd", nticks: 6,
         type: figure.log ? "log" : "linear", tickformat: figure.percent ? ",.3~%" : undefined,
-        ...(figure.log ? decades(figure.series.flatMap((line) => line.y)) : {}),
+        ...(figure.log ? decades(figure.series.flatMap((line) => line.y)) : {}), ...frame(figure),
       },
     };
   }
@@ -112,10 +167,18 @@
     Plotly.react(plot, traces(figure, axis), layout(figure, axis), config);
   }
 
-  // What is far below is drawn when it comes near.
+  // What is far below is drawn when it comes near, one figure a frame: the first is there before the second is begun.
+  const due = [];
+  function drawDue() {
+    draw(due.shift());
+    if (due.length) requestAnimationFrame(drawDue);
+  }
   const seen = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries)
-      if (isIntersecting) { seen.unobserve(target); draw(target); }
+      if (isIntersecting) {
+        seen.unobserve(target);
+        if (due.push(target) === 1) requestAnimationFrame(drawDue);
+      }
   }, { rootMargin: "400px" });
   plots.forEach((plot) => seen.observe(plot));
   const redraw = (part) => part.querySelectorAll(".plot[data-drawn]").forEach(draw);
