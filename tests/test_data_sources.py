@@ -11,7 +11,7 @@ import torch
 from data_makers import idx_folder, image_folder, pixels
 from PIL import Image
 
-from onecycle.data import NAMES, Data, Split, contact_sheet, describe, find, load, read_inputs
+from onecycle.data import NAMES, Data, Split, contact_sheet, describe, find, held, load, read_inputs, sources
 from onecycle.errors import ConfigError, DataError
 
 
@@ -264,3 +264,28 @@ def test_contact_sheet_refuses(tmp_path, digits):
         contact_sheet(digits, tmp_path / "x.png", n=0)
     with pytest.raises(DataError, match="cannot be written"):
         contact_sheet(digits, tmp_path / "x.npz" / "x.png")
+
+
+# Loading many times
+
+
+def test_what_is_held_is_read_once_and_comes_out_the_same(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("a.npz", "b.npz")]
+    for i, path in enumerate(paths):
+        np.savez(path, x=np.full((40, 2), i, np.float32), y=np.arange(40) % 2)
+    options = ({"seed": 1}, {"seed": 2, "limit": 10})
+    plain = [load(paths[0], **each) for each in options]
+    read, real = [], sources._find_and_read
+    monkeypatch.setattr(sources, "_find_and_read", lambda data, options: read.append(data) or real(data, options))
+    with held():
+        for each, expected in zip(options, plain, strict=True):
+            found = load(paths[0], **each)
+            assert torch.equal(found.train.targets, expected.train.targets) and found.notes == expected.notes
+            assert torch.equal(found.valid.inputs, expected.valid.inputs)
+        assert read == paths[:1]
+        assert load(paths[1]).train.inputs.max() == 1
+        monkeypatch.setattr(sources, "HELD", 10)
+        assert load(paths[0]).train.inputs.max() == 0 and load(paths[0], seed=3).train.inputs.max() == 0
+        assert read == [*paths, paths[0], paths[0]]
+    load(paths[0]), load(paths[0])
+    assert len(read) == 6

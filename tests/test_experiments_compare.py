@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
 
-from onecycle import runs
+from onecycle import Learner, build_model, load, runs
 from onecycle.errors import CheckpointError, ConfigError, DataError, Interrupted
 from onecycle.experiments import comparison as module
 from onecycle.experiments import execute, plan
@@ -169,6 +174,7 @@ def test_a_failed_run_is_tried_once_more_and_then_shown(tmp_path: Path, monkeypa
     assert (last["status"], last["error"], last["test_accuracy"]) == ("failed", "the disk <is> full", None)
     assert [row["status"] for row in comparison.table[:-1]] == ["finished"] * 3
     assert "1 of 4 runs failed: the table says why." in comparison.summary
+    assert "with n = 1 there is no interval" in comparison.summary[0] and comparison.record["speed_up"][0]["n"] == 1
     monkeypatch.setattr(execute, "run", real)
     assert compare(out=tmp_path / "out", **UNTUNED).table[-1]["status"] == "finished"
 
@@ -223,6 +229,12 @@ def test_a_process_that_dies_is_replaced_and_then_shown(tmp_path: Path, monkeypa
     assert len(starts) == 2
 
 
+def test_a_worker_that_is_to_stop_begins_nothing(tmp_path: Path, made: list[Task]):
+    task = Task(tmp_path / "run", Job(model="mlp", limit=160, budget="1 epochs"))
+    assert execute.interruptible(task, stopping=lambda: True) == Outcome("interrupted")
+    assert made == [] and not task.folder.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -230,7 +242,8 @@ def test_a_process_that_dies_is_replaced_and_then_shown(tmp_path: Path, monkeypa
         ({"model": lambda: None}, "a function or class at the top of a module"),
         ({"model": "mpl"}, "unknown model 'mpl': did you mean mlp"),
         ({"data": "digit"}, "digits"),
-        ({"data": ([1.0], [0])}, "data is a name or a path, .* received a tuple: save arrays with numpy.savez"),
+        ({"model": "mlp", "fraction": [1, 0.01]}, "with fraction 0.01: "),
+        ({"epochs": ["1"]}, "epochs is a finite number above 0; received '1'"),
         ({"batch_size": "many"}, "batch_size"),
         ({"optimizer": ["sgd", "adamm"]}, "unknown optimizer 'adamm'"),
         ({"width": 3}, "model mlp has no option 'width'"),
@@ -238,9 +251,112 @@ def test_a_process_that_dies_is_replaced_and_then_shown(tmp_path: Path, monkeypa
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_written(options: dict, message: str, monkeypatch):
     monkeypatch.setattr(plan, "measure", lambda job, seconds: plan.prepare(job) and Speed(1000.0, 160, 100))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, DataError), match=message):
         compare(out="out", **{**UNTUNED, **options})
     assert os.listdir() == []
+
+
+class Straight(nn.Linear):
+    """A model of one's own, at the top of this module."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int):
+        super().__init__(input_shape[0], classes)
+
+
+def samples(n: int = 96, seed: int = 0) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 3, generator=generator)
+    y = (x.sum(1) > 0).long()
+    return {"train": (x[32:], y[32:]), "valid": (x[:16].numpy(), y[:16].numpy()), "test": (x[16:32], y[16:32])}
+
+
+OWN = {**UNTUNED, "model": Straight, "batch_size": 16, "limit": None, "seeds": 1}
+
+
+def test_data_and_model_of_ones_own(tmp_path: Path, made: list[Task]):
+    """A run is what a `Learner` makes of the same data, also from a copy and in another folder."""
+    digits = load("digits", limit=160)
+    comparison = compare(**{**UNTUNED, "limit": None}, data=digits)
+    assert comparison.folder == Path("comparisons/data-mlp-1")
+    model = build_model("mlp", input_shape=digits.input_shape, classes=10, seed=1)
+    learn = Learner(model, digits, optimizer="sgd", seed=1, verbose=False)
+    alone = learn.fit_one_cycle(1, 0.1, preset="step")
+    row = comparison.table[3]
+    assert (row["policy"], row["seed"], row["valid_loss"]) == ("step", 1, alone.valid["loss"])
+    assert row["test_loss"] == learn.evaluate(digits.test)["loss"]
+    made.clear()
+    assert compare(**{**UNTUNED, "limit": None}, data=load("digits", limit=160)) == comparison and made == []
+    other = compare(**OWN, data=samples())
+    assert other.folder == Path(f"comparisons/data-{__name__}-Straight-1")
+    assert [row["status"] for row in other.table] == ["finished"] * 2
+
+
+def test_other_data_are_another_comparison(tmp_path: Path):
+    compare(out="out", **OWN, data=samples())
+    with pytest.raises(CheckpointError, match=r"holds another comparison: x_train: other values; .*or another --out"):
+        compare(out="out", **OWN, data=samples(seed=1))
+    with pytest.raises(CheckpointError, match=r"x_train: float32 \[64, 3\], now float32 \[68, 3\]"):
+        compare(out="out", **OWN, data=samples(100))
+    with pytest.raises(CheckpointError, match=r"data: '.*data.npz', now 'digits'"):
+        compare(out="out", **OWN)
+    Path("out/data.npz").unlink()
+    with pytest.raises(CheckpointError, match=r"data\.npz is gone"):
+        compare(out="out", **OWN, data=samples())
+
+
+def test_a_share_of_data_of_ones_own(tmp_path: Path):
+    sizes = []
+    for n in (96, 64):  # in the same place, one after the other
+        comparison = compare(out="out", **{**OWN, "fraction": [1, 0.5]}, data=samples(n))
+        rows = [runs.read(comparison.folder / row["run"]) for row in comparison.table]
+        sizes.append([row["config"]["facts"]["samples"][0] for row in rows if row["config"]["preset"] == "step"])
+        shutil.rmtree("out")
+    assert sizes == [[64, 32], [32, 16]]
+
+
+def test_refused_data_of_ones_own_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plan, "measure", lambda job, seconds: plan.prepare(job) and Speed(1000.0, 160, 100))
+    with pytest.raises(DataError, match="received DataLoader as train"):
+        compare(out="out", **OWN, data=DataLoader(list(range(3))))
+    with pytest.raises(DataError, match="NaN or infinite inputs"):
+        compare(out="out", **OWN, data=(torch.full((64, 3), math.nan), torch.arange(64) % 2))
+    assert os.listdir() == []
+    Path("out").mkdir()
+    (Path("out") / "data.npz").write_bytes(b"left by a comparison that was killed before its first record")
+    assert compare(out="out", **OWN, data=samples()).record["status"] == "finished"
+
+
+def test_a_model_is_found_by_its_name_where_the_runs_are(monkeypatch: pytest.MonkeyPatch):
+    assert module._name_of(Straight, 2) == f"{__name__}:Straight"
+    main = type(sys)("__main__")  # as in a notebook
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    exec("def build(input_shape, classes): ...", main.__dict__)
+    assert module._name_of(main.build, 1) == "__main__:build"
+    with pytest.raises(ConfigError, match=r"'build' is defined in this session.*put it into a file.*or leave out jobs"):
+        module._name_of(main.build, 2)
+    main.__file__ = "<stdin>"
+    with pytest.raises(ConfigError, match="this one is in no file: save it, or leave out jobs"):
+        execute.check_jobs(2)
+    main.__file__ = __file__
+    assert module._name_of(main.build, 2) == "__main__:build" and execute.check_jobs(2) is None
+    monkeypatch.setattr(execute.multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(ConfigError, match="write the call under if __name__ == '__main__'"):
+        execute.check_jobs(2)
+
+
+def test_runs_that_are_done_show_while_the_peaks_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = compare(out=tmp_path / "out", **TUNED)
+    (tmp_path / "out/compare.json").write_text(json.dumps({**first.record, "status": "interrupted"}))
+    shutil.rmtree(tmp_path / "out" / first.record["tuning"][0]["run"])
+
+    def stopped(*arguments, **options):
+        raise Interrupted("stopped", signal=2)
+
+    monkeypatch.setattr(execute, "run", stopped)
+    with pytest.raises(Interrupted):
+        compare(out=tmp_path / "out", **TUNED)
+    left = Comparison.read(tmp_path / "out")
+    assert left.record["status"] == "interrupted" and left.table == first.table and left.summary == first.summary
 
 
 def test_folders_that_hold_something_else_are_refused(tmp_path: Path):
@@ -254,6 +370,9 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path):
         compare(out="newer", **UNTUNED)
     (tmp_path / "newer/compare.json").write_text('{"schema"')
     with pytest.raises(CheckpointError, match="cannot be read"):
+        Comparison.read("newer")
+    (tmp_path / "newer/compare.json").write_text('{"schema": 1, "table": []}')
+    with pytest.raises(CheckpointError, match="is damaged: it has no config, status, summary"):
         Comparison.read("newer")
     with pytest.raises(CheckpointError, match="no comparison in foreign"):
         Comparison.read("foreign")

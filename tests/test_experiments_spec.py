@@ -54,7 +54,12 @@ def test_a_file_says_the_same_as_keywords(tmp_path: Path):
         ({"tune": False}, "without tuning, one_cycle, step, cosine, constant has no peak"),
         ({"tune": False, "lr_max": {"one_cycle": 1.0}, "policies": ["one_cycle", "step"]}, "tuning, step has no peak"),
         ({"tune": False, "lr_max": {"stepp": 1.0}, "policies": ["step"]}, "lr_max has a peak for 'stepp'"),
-        ({"lr_max": 0.1}, "peaks are tuned, or given by lr_max"),
+        ({"lr_max": 0.1}, "peaks are tuned, or given by lr_max; received 0.1"),
+        ({"tune": "no"}, "tune is true or false; received 'no'"),
+        ({"data": 3}, "data is a name or a path; received 3"),
+        ({"model": ["mlp"]}, r"model is a name, or package.module:callable; received \['mlp'\]"),
+        ({"axes": 3}, "axes has a value for each hyper-parameter, by name; received 3"),
+        ({"settings": ["clip"]}, "settings has a value for each hyper-parameter"),
     ],
 )
 def test_what_cannot_be_used_is_refused(values: dict, message: str):
@@ -74,6 +79,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path):
     [
         ({"epochs": [-1]}, "epochs is a finite number above 0; received -1"),
         ({"epochs": ["two"]}, "epochs is a finite number above 0; received 'two'"),
+        ({"epochs": [1e-9]}, "cannot read the budget '1e-09 epochs'"),
         ({"momentum": (0.95, 0.85), "policies": ["one_cycle", "step"]}, "no cycle for momentum to follow"),
         ({"tune": False, "lr_max": -0.1}, "lr_max is the peak learning rate, a finite number above 0"),
         ({"augment": [["a b"], ["a-b"]]}, "two values of an axis look the same in a folder's name"),
@@ -95,6 +101,12 @@ def test_the_runs_of_all_policies_differ_in_policy_and_peak_alone():
     same = ("data", "model", "budget", "seed", "batch_size", "model_options", "augment", "limit")
     assert all(getattr(ours, name) == getattr(theirs, name) for name in same)
     assert (ours.batch_size, ours.model_options, ours.budget) == (64, {"dropout": 0.2}, "2 epochs")
+
+
+def test_large_budgets_keep_their_digits():
+    spec = Spec(epochs=(1_000_000, 1 / 3))
+    jobs = [plan.job_for(spec, cell, 0.1, 0) for cell in plan.cells(spec, ())]
+    assert {job.budget for job in jobs} == {"1000000 epochs", "0.333333333333 epochs"}
 
 
 def test_a_fraction_is_of_the_training_samples():

@@ -78,4 +78,4 @@ class Budget:
         """In words: ``10 epochs``, ``500 updates``, ``300 s``."""
         if self.seconds is not None:
             return f"{self.seconds:g} s"
-        return f"{self.updates} updates" if self.updates is not None else f"{self.epochs:g} epochs"
+        return f"{self.updates} updates" if self.updates is not None else f"{self.epochs:.12g} epochs"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from .cli_options import Flag, Json
-from .cli_text import print_json
-from .errors import ConfigError, MissingDependency
+from .cli_options import Flag, Json, Whole
+from .cli_text import page_line, print_json, print_table
+from .errors import ConfigError, MissingDependency, TrainingError
+
+if TYPE_CHECKING:
+    from .experiments.comparison import Comparison
 
 Values = Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=False)]
 
@@ -21,7 +24,7 @@ def compare(
     model: str | None = None,
     policies: str | None = None,
     epochs: str | None = None,
-    seeds: int | None = None,
+    seeds: Whole | None = None,
     fraction: str | None = None,
     batch_size: str | None = None,
     weight_decay: str | None = None,
@@ -32,8 +35,12 @@ def compare(
     settings: Values = None,
     no_tune: Flag = False,
     lr_max: str | None = None,
-    trials: int | None = None,
-    jobs: int = 1,
+    trials: Whole | None = None,
+    jobs: Whole = 1,
+    on: str | None = None,
+    cpus: Whole | None = None,
+    gpus: float | None = None,
+    target: float | None = None,
     plan: Flag = False,
     out: Path | None = None,
     json: Json = False,
@@ -80,6 +87,15 @@ def compare(
         Trial runs for each policy and budget; default 5.
     jobs
         Processes that make runs side by side; default 1.
+    on
+        Instead of --jobs: "ray" for the Ray cluster that runs here, else a new one on this machine; or the address of
+        one, ray://HOST:10001.
+    cpus
+        On Ray, CPUs of a run, and its threads; default 1.
+    gpus
+        On Ray, share of a GPU of a run, such as 0.25; default a whole one, where there are any.
+    target
+        Say too how many epochs and seconds each policy took to this validation accuracy, such as 0.9.
     plan
         Only print what would be run, and how long it takes.
     out
@@ -90,31 +106,53 @@ def compare(
         name: value for name, value in locals().items() if name in (*axes, "model", "seeds", "trials")
     }
     given = {name: _read(value) if name in axes else value for name, value in given.items() if value is not None}
-    given |= dict(map(_pair, settings or []))
     if no_tune:
         given["tune"] = False
     if lr_max is not None:
         given["lr_max"] = dict(map(_pair, lr_max.split(","))) if "=" in lr_max else _read(lr_max)
+    for name, value in map(_pair, settings or []):
+        if name in given:
+            raise ConfigError(f"{name} is given twice, as {given[name]!r} and {value!r}: leave one out")
+        given[name] = value
     from .experiments.comparison import conduct, lines, measured
+    from .experiments.execute import Ray, check_jobs
     from .experiments.spec import Spec, read_toml
-    from .progress import notes
+    from .experiments.targets import check_target
 
+    ray = Ray.wanted(on, cpus, gpus, jobs)
+    check_target(target)
     if data is not None and data.lower().endswith(".toml"):
         spec = Spec.from_dict({**read_toml(data), **given})
     else:
         spec = Spec.from_dict({**({} if data is None else {"data": data}), **given})
     if plan:
+        check_jobs(jobs)
         said = lines(spec, measured(spec), jobs)
         print_json({"config": spec.to_dict(), "plan": said}) if json else print(*said, sep="\n")
         return
-    comparison = conduct(spec, out, jobs=jobs, verbose=not json)
+    comparison = conduct(spec, out, jobs=jobs, on=ray, verbose=not json)
     with suppress(MissingDependency):
         comparison.report()
     if json:
-        print_json({"out": str(comparison.folder), **comparison.record})
-        return
+        needed = {} if target is None else {"to_target": comparison.to_target(target)}
+        print_json({"out": str(comparison.folder), **comparison.record, **needed})
+    else:
+        _tell(comparison, target)
+    if all(row["status"] == "failed" for row in comparison.table):
+        raise TrainingError(f"no run came to its end; the first failed with: {comparison.table[0]['error']}")
+
+
+def _tell(comparison: Comparison, target: float | None) -> None:
+    """The means, the sentences, and where everything is."""
+    from .experiments.tables import means
+    from .experiments.targets import target_lines
+    from .progress import notes
+
+    print_table(*means(comparison.record))
     notes(comparison.record["notes"])
-    print(*comparison.summary, f"The comparison is in {comparison.folder}", sep="\n")
+    needed = [] if target is None else target_lines(comparison.to_target(target), target)
+    where = [*page_line(comparison.folder), f"The comparison is in {comparison.folder}"]
+    print("", *comparison.summary, *needed, *where, sep="\n")
 
 
 def _read(text: Any) -> Any:

@@ -7,13 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from onecycle.cli import app, main
 from onecycle.cli_compare import compare
+from onecycle.errors import Interrupted
 from onecycle.experiments.comparison import Comparison
+from onecycle.experiments.execute import workers
+from onecycle.experiments.plan import Task
+from onecycle.job import Job
 
 if "compare" not in list(app):
     app.command(compare)
@@ -81,13 +86,17 @@ def test_from_a_specification_to_a_page_and_again(capsys, tmp_path: Path):
     main(command)
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert "the best tuned standard schedule (step)" in lines[0] and lines[-1] == "The comparison is in out"
+    assert [line.split()[:2] for line in lines[:4]] == [["epochs", "policy"], ["1", "one_cycle"], ["1", "step"], []]
+    assert "the best tuned standard schedule (step)" in lines[4] and lines[-1] == "The comparison is in out"
+    assert lines[-2] == "Its page is out/report.html"
     assert "trial 1/6, about " in err and "run 4/4  step-1 seed 1: test accuracy " in err
     assert "peak learning rate " in err and "\x1b" not in out + err
+    main([*command, "--target", "0.99"])
+    assert "- step, 1 epochs: more than 1 epochs, more than " in capsys.readouterr().out
     main([*command, "--json"])
     out, err = capsys.readouterr()
     record = json.loads(out)
-    assert err == "" and record["out"] == "out" and record["summary"] == lines[:-1]
+    assert err == "" and record["out"] == "out" and record["summary"] == lines[4:-2]
     assert [row["status"] for row in record["table"]] == ["finished"] * 4
 
 
@@ -103,7 +112,18 @@ def test_from_a_specification_to_a_page_and_again(capsys, tmp_path: Path):
         (["--model", "mpl"], "unknown model 'mpl': did you mean mlp"),
         (["--seeds", "0"], "seeds is a whole number, at least 1; received 0"),
         (["--epochs", "2,x"], "epochs is a finite number above 0; received 'x'"),
+        (["--seeds", "2.7"], "--seeds: it is a whole number; received '2.7'"),
+        (["--epochs", "0"], "epochs is a finite number above 0; received 0"),
         (["--jobs", "0"], "jobs is the number of processes"),
+        (["--jobs", "0", "--plan"], "jobs is the number of processes"),
+        (["--fraction", "2"], "fraction is a share of the training data, above 0 and at most 1; received 2"),
+        (["--fraction", "1,0.001"], "with fraction 0.001: limit = 1: the training split has"),
+        (["--batch-size", "64,0"], "batch_size is a whole number of samples, at least 1; received 0"),
+        (["--weight-decay=-1"], "weight_decay is a finite number, at least 0, such as 5e-4; received -1"),
+        (["--model", "small-cnn", "--set", "hidden=8"], "model small-cnn has no option 'hidden'"),
+        (["--batch-size", "32", "--set", "batch_size=64"], "batch_size is given twice, as 32 and 64: leave one out"),
+        (["--set", "limit=2.5"], "limit is given twice, as 160 and 2.5"),
+        (["--set", "image_size=8.5"], "image_size = 8.5: it is a whole number"),
         (["--out", "."], "is not empty and holds no comparison"),
     ],
 )
@@ -115,6 +135,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(capsys, tmp_path: Path, wo
     assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert os.listdir() == ["mine.txt"]
+
+
+def test_where_no_run_comes_to_its_end_the_command_fails(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *QUICK, "--epochs", "1", "--seeds", "1", "--no-tune", "--lr-max", "1e30", "--out", "out"])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and "error: no run came to its end; the first failed with: the loss" in err
+    assert "2 of 2 runs failed: the table says why." in out and Path("out/compare.json").exists()
 
 
 def test_killed_in_the_middle_and_called_again(tmp_path: Path, whole: list, capsys):
@@ -142,3 +170,14 @@ def test_ctrl_c_with_processes_leaves_a_comparison_to_go_on_with(tmp_path: Path,
     assert left["status"] == "interrupted" and "finished" in [row["status"] for row in left["table"]]
     main(["compare", *LONG, "--out", "out"])
     assert measures(tmp_path / "out") == whole
+
+
+def test_ctrl_c_while_the_processes_start(tmp_path: Path, capfd):
+    """They do not die of it half-way, and begin nothing of what they were given."""
+    tasks = [Task(tmp_path / str(i), Job(model="mlp", limit=160, seed=i)) for i in range(8)]
+    with pytest.raises(Interrupted), workers(2) as work:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        for _ in work(tasks):
+            pass
+    assert capfd.readouterr().err == ""
+    assert sum((task.folder / "run.json").exists() for task in tasks) <= 2

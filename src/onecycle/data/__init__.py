@@ -2,7 +2,7 @@
 
 from .inputs import read_inputs
 from .sheet import contact_sheet
-from .sources import NAMES, describe, find, load
+from .sources import NAMES, describe, find, held, load
 from .splits import Data, Split, Stream
 
-__all__ = ["NAMES", "Data", "Split", "Stream", "contact_sheet", "describe", "find", "load", "read_inputs"]
+__all__ = ["NAMES", "Data", "Split", "Stream", "contact_sheet", "describe", "find", "held", "load", "read_inputs"]

@@ -38,7 +38,11 @@ def read_npz(path: Path) -> Found:
     uint8 [n, h, w], [n, h, w, c] and [n, c, h, w] are images; all other numbers are float32 arrays. Labels are
     integers [n] or, for regression, floats [n, ...].
     """
+    from .stored import ABOUT, from_arrays  # which is built on this module
+
     arrays = load_arrays(path)
+    if ABOUT in arrays:
+        return from_arrays(arrays)
     pairs = {split: pair for split, known in KEYS.items() for pair in known if pair[0] in arrays}
     if "train" not in pairs:
         raise DataError(
@@ -51,7 +55,7 @@ def read_npz(path: Path) -> Found:
         if arrays[x].ndim == 0 or arrays[y].ndim == 0 or len(arrays[x]) != len(arrays[y]):
             raise DataError(f"{path}: {x} is {_brief(arrays[x])} and {y} is {_brief(arrays[y])}. Both need n samples.")
         kinds[split], inputs = as_inputs(arrays[x], f"{path}: {x}")
-        parts[split] = Split(inputs, _targets(arrays[y], f"{path}: {y}"))
+        parts[split] = Split(inputs, as_targets(arrays[y], f"{path}: {y}"))
     if len(set(kinds.values())) > 1:
         raise DataError(
             f"{path}: images (uint8) in some splits and not in others: {kinds}. Store all of them the same way."
@@ -95,7 +99,8 @@ def _channels_first(array: np.ndarray, name: str) -> np.ndarray:
     )
 
 
-def _targets(array: np.ndarray, name: str) -> Tensor:
+def as_targets(array: np.ndarray, name: str) -> Tensor:
+    """Float32 targets of a regression [n, ...], or int64 labels [n]."""
     if array.dtype.kind == "f":
         return torch.from_numpy(np.ascontiguousarray(array, np.float32))
     if array.dtype.kind not in "iub" or array.size != len(array):

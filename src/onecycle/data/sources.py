@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ConfigError, DataError, did_you_mean
 from .splits import LIMIT, STATS, VALID, Data, Found, Split, Stream, check, choose, cut, take
 
+HELD = 2**28  # bytes of a split that is kept in memory by `held`
 SYSTEM = Path("/usr/share/datasets")  # where the packages of Debian put data sets
 
 
@@ -54,6 +56,10 @@ class Options:
     context: int
 
 
+# What was read within `held`; None outside.
+_held: dict[tuple[str | Path, Options], tuple[str, Found]] | None = None
+
+
 def load(
     data: str | Path = "digits",
     *,
@@ -90,12 +96,26 @@ def load(
     """
     options = Options(seed, limit, valid_fraction, image_size, in_memory_bytes, context)
     _check_options(options)
-    name, found = _find_and_read(data, options)
+    name, found = _read_once(data, options)
     if image_size is not None:
         if found.kind != "image":
             raise ConfigError(f"image_size = {image_size} is for images, and {name} is {found.kind}. Leave it out.")
         found = _resized(found, image_size)
     return _prepare(name, found, options)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Within the block what `load` reads stays in memory, for those that load the same data many times.
+
+    One data set does, of up to `HELD` bytes; that its files change is not seen.
+    """
+    global _held
+    before, _held = _held, {}
+    try:
+        yield
+    finally:
+        _held = before
 
 
 def find(name: str) -> str | None:
@@ -145,12 +165,29 @@ def _known(data: str | Path) -> str | None:
 def _check_options(options: Options) -> None:
     if not 0 < options.valid_fraction < 1:
         raise ConfigError(f"valid_fraction = {options.valid_fraction}: it is a share between 0 and 1, such as 0.1.")
+    for name in ("limit", "image_size", "context"):
+        value = getattr(options, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError(f"{name} = {value!r}: it is a whole number.")
     for name in ("image_size", "in_memory_bytes", "context"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value}: it is at least 1.")
     if options.seed < 0:
         raise ConfigError(f"seed = {options.seed}: it is 0 or more.")
+
+
+def _read_once(data: str | Path, options: Options) -> tuple[str, Found]:
+    if _held is None:
+        return _find_and_read(data, options)
+    key = (data, replace(options, seed=0, limit=None))  # which are of what is done with it
+    if key not in _held:
+        _held.clear()
+        name, found = _find_and_read(data, options)
+        if not all(isinstance(part, Split) and part.inputs.nbytes <= HELD for part in found.parts.values()):
+            return name, found
+        _held[key] = name, found
+    return _held[key]
 
 
 def _find_and_read(data: str | Path, options: Options) -> tuple[str, Found]:
@@ -266,7 +303,7 @@ def _resized(found: Found, size: int) -> Found:
     def square(part: Split | Stream) -> Split | Stream:
         return part if isinstance(part, Stream) else Split(resize(part.inputs, size), part.targets)
 
-    return replace(found, parts={name: square(part) for name, part in found.parts.items()})
+    return replace(found, parts={name: square(part) for name, part in found.parts.items()}, statistics=None)
 
 
 def _prepare(name: str, found: Found, options: Options) -> Data:
@@ -281,7 +318,7 @@ def _prepare(name: str, found: Found, options: Options) -> Data:
     if options.limit is not None:
         parts["train"] = _limited(parts["train"], found, options)
         notes.append(f"train: limited to {options.limit} samples, seed {options.seed}")
-    mean, std, measured = _statistics(parts, found.kind)
+    mean, std, measured = (*found.statistics, ()) if found.statistics else _statistics(parts, found.kind)
     return Data(
         name=name,
         kind=found.kind,

@@ -109,7 +109,10 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a reader hands over: the splits that the source itself has ("train", "valid", "test")."""
+    """What a reader hands over: the splits that the source itself has ("train", "valid", "test").
+
+    `statistics` are mean and std by channel, where the source has its own; None: they are measured.
+    """
 
     kind: str
     parts: dict[str, Split | Stream]
@@ -117,6 +120,7 @@ class Found:
     origin: str
     notes: tuple[str, ...] = ()
     augment: tuple[str, ...] = ()
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 def shape_of(part: Split | Stream) -> tuple[int, ...]:

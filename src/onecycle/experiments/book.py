@@ -15,7 +15,7 @@ from ..errors import CheckpointError, DataError, TrainingError
 from ..job import prepare
 from ..optimizers import recipe
 from . import plan, tables
-from .execute import Outcome, Work, known
+from .execute import Outcome, Work, ended, known
 from .live import Silent
 from .plan import Cell, Setting, Speed, Task
 from .spec import Spec
@@ -38,6 +38,13 @@ class Book:
         self.trials: list[tuple[Cell, dict[str, Any]]] = []
         self.notes: list[str] = []
         self.origin = runs.origin()
+
+    def recall(self) -> None:
+        """Take down the runs that have come to their end before, so that they show while the peaks are found again."""
+        for cell, seed in self._keys():
+            folder = self.folder / self._run(cell, seed)
+            if outcome := ended(folder):
+                self.outcomes[cell, seed], self.peaks[cell] = outcome, runs.read(folder)["lr_max"]
 
     def tune(self) -> None:
         """Find each cell's own peak by trial runs."""
@@ -100,13 +107,17 @@ class Book:
             return
         if len(missing) < len(tasks):
             self.says.say(f"{len(tasks) - len(missing)} of {len(tasks)} {label}s are there already")
-        seconds = {t.folder: self.speeds[cells[t.folder].setting].seconds(cells[t.folder].epochs) for t in missing}
-        self.says.start(label, list(seconds.values()))
+        seconds = {task.folder: self._seconds(cells[task.folder]) for task in missing}
+        to_come = [cell for cell, seed in self._keys() if (cell, seed) not in self.outcomes]
+        after = 0.0 if label == "run" else sum(map(self._seconds, to_come))
+        self.says.start(label, list(seconds.values()), after)
         for task, outcome in self.work(missing):
             if outcome.status != "interrupted":
                 words = note(task, outcome)
                 self.write("running")
-                self.says.done(words, seconds[task.folder], self.table())
+                rows = [row for _, row in self.trials] if task.trial else self.table()
+                failed = outcome.status == "failed" and not task.trial
+                self.says.done(words, seconds[task.folder], rows, failed)
 
     def _centre(self, cell: Cell) -> float:
         """About which peaks are tried: the range test's, else the optimizer's default."""
@@ -160,6 +171,9 @@ class Book:
 
     def _keys(self) -> list[tuple[Cell, int]]:
         return [(cell, seed) for seed in range(self.spec.seeds) for group in self.cells.values() for cell in group]
+
+    def _seconds(self, cell: Cell) -> float:
+        return self.speeds[cell.setting].seconds(cell.epochs)
 
     def _run(self, cell: Cell, seed: int) -> str:
         return f"runs/{cell.name}-seed{seed}"

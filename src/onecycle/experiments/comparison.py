@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import runs
 from ..checkpoint import check_schema
-from ..errors import CheckpointError, ConfigError
-from . import plan
+from ..data import held
+from ..errors import CheckpointError, ConfigError, OneCycleError
+from . import own_data, plan
 from .book import FILE, SCHEMA, Book
-from .execute import workers
+from .execute import Ray, check_jobs, workers
 from .live import Lines, LiveTable, Silent
 from .plan import Setting, Speed
 from .spec import Spec
+from .targets import to_targets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .own_data import Arrays
+
+# What a comparison that was killed before its first record left behind.
+OURS = (f".writing-{FILE}", own_data.DATA, f".writing-{own_data.DATA}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,12 @@ class Comparison:
             raise CheckpointError(f"no comparison in {folder} (it has no {FILE}): name the folder of one") from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
-        return cls(Path(folder), check_schema(path, record, SCHEMA))
+        record = check_schema(path, record, SCHEMA)
+        if missing := {"config", "status", "table", "summary"} - set(record):
+            raise CheckpointError(
+                f"{path} is damaged: it has no {', '.join(sorted(missing))}. Restore it, or give another folder"
+            )
+        return cls(Path(folder), record)
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -55,6 +67,19 @@ class Comparison:
     def summary(self) -> list[str]:
         """What came out, in sentences."""
         return self.record["summary"]
+
+    def to_target(self, target: float) -> list[dict[str, Any]]:
+        """Epochs and seconds until the validation accuracy first was at `target`.
+
+        A record for each policy, budget and setting, with medians over runs and 95 % intervals: ``{"needed": {"epochs":
+        {"median", "low", "high", "reached", "n", ...}, "seconds": ...}}``. Runs that never got there count: they needed
+        more than their budget.
+
+        Raises:
+            ConfigError: a target outside (0, 1).
+            CheckpointError: the records of a run cannot be read.
+        """
+        return to_targets(self.folder, self.record, target)
 
     def plot(self) -> Figure:
         """Accuracy against the budget, a line a policy with 95 % intervals; a panel for each setting.
@@ -79,10 +104,13 @@ class Comparison:
 
 def compare(
     model: str | Callable[..., Any] | None = None,
-    data: str | Path = "digits",
+    data: Any = "digits",
     *,
     out: str | Path | None = None,
     jobs: int = 1,
+    on: str | None = None,
+    cpus: int | None = None,
+    gpus: float | None = None,
     verbose: bool = True,
     **options: Any,
 ) -> Comparison:
@@ -91,10 +119,15 @@ def compare(
     Args:
         model: a name as in `build_model`, or a function or class at the top of a module, called with those of
             ``input_shape`` and ``classes`` that it takes.
-        data: a name or path as in `load`.
+        data: a name or path as in `load`; or a `Data`, ``(inputs, targets)``, or ``{"train": (inputs, targets)}`` with
+            "valid" and "test" beside it, of arrays or tensors, which are kept in ``data.npz`` for the runs to read.
         out: folder of the comparison; called again with the same one and the same arguments, only what is missing is
             done. Default: ``comparisons/DATA-MODEL-1``, or the next number that is not another comparison's.
         jobs: processes that make runs side by side, and divide the threads between them.
+        on: instead of `jobs`, "ray" for the Ray cluster that runs here, else a new one on this machine; or the address
+            of one, "ray://HOST:10001".
+        cpus: on Ray, the CPUs of a run, which has as many threads; default 1.
+        gpus: on Ray, the share of a GPU of a run, such as 0.25; default a whole one, where there are any.
         verbose: say the plan and the progress.
         options: of `Spec`: policies, epochs, seeds, axes, tune, lr_max, trials; and any field of a `Job` with its
             value, or with a list of values, which makes it an axis.
@@ -112,27 +145,38 @@ def compare(
     >>> [(row["policy"], row["seed"], row["status"]) for row in comparison.table]
     [('one_cycle', 0, 'finished'), ('step', 0, 'finished'), ('one_cycle', 1, 'finished'), ('step', 1, 'finished')]
     """
-    if not isinstance(data, str | Path):
-        raise ConfigError(
-            f"data is a name or a path, as in onecycle.load, so that each run can read it anew; received a "
-            f"{type(data).__name__}: save arrays with numpy.savez, and give the path of the .npz"
-        )
-    spec = Spec.from_dict({"data": str(data), "model": _name_of(model), **options})
-    return conduct(spec, out, jobs=jobs, verbose=verbose)
+    ray = Ray.wanted(on, cpus, gpus, jobs)
+    named, own = (str(data), None) if isinstance(data, str | Path) else ("data", _arrays(data))
+    spec = Spec.from_dict({"data": named, "model": _name_of(model, jobs, ray), **options})
+    return conduct(spec, out, jobs=jobs, on=ray, verbose=verbose, own=own)
 
 
-def conduct(spec: Spec, out: str | Path | None = None, *, jobs: int = 1, verbose: bool = False) -> Comparison:
-    """Make the comparison that `spec` describes, or what is missing of it. Arguments and errors as for `compare`."""
-    folder = _home(out, spec)
+def conduct(
+    spec: Spec,
+    out: str | Path | None = None,
+    *,
+    jobs: int = 1,
+    on: Ray | None = None,
+    verbose: bool = False,
+    own: Arrays | None = None,
+) -> Comparison:
+    """Make the comparison that `spec` describes, or what is missing of it. Arguments and errors as for `compare`.
+
+    `own` are the arrays of data that have no name or path, which then takes the place of `spec.data`.
+    """
+    check_jobs(jobs)
+    folder = _home(out, spec, own)
+    spec = _with_data(spec, own, folder)
     if _is_done(folder, spec):
         return Comparison.read(folder)
-    with workers(jobs) as work:  # refuses its argument first; processes start with the first run
+    with workers(jobs, on) as work, own_data.kept(own, folder), held():
         speeds = measured(spec)
         says = _voice(spec, jobs, verbose)
         for line in lines(spec, speeds, jobs):
             says.say(line)
         book = Book(spec, folder, speeds, says, work)
         try:
+            book.recall()
             book.write("running")
             book.tune()
             book.measure()
@@ -154,7 +198,17 @@ def measured(spec: Spec) -> dict[Setting, Speed]:
     """
     plan.check(spec)
     found = plan.settings(spec)
-    return {setting: plan.measure(plan.base_job(spec, setting), 1 / len(found)) for setting in found}
+    return {setting: _measured(spec, setting, 1 / len(found)) for setting in found}
+
+
+def _measured(spec: Spec, setting: Setting, seconds: float) -> Speed:
+    try:
+        return plan.measure(plan.base_job(spec, setting), seconds)
+    except OneCycleError as error:
+        fraction = {**spec.settings, **dict(setting)}.get("fraction")
+        if fraction is not None:
+            error.args = (f"with fraction {fraction:g}: {error}",)
+        raise
 
 
 def lines(spec: Spec, speeds: Mapping[Setting, Speed], jobs: int = 1) -> list[str]:
@@ -186,7 +240,7 @@ def _voice(spec: Spec, jobs: int, verbose: bool) -> Silent:
     return LiveTable(list(spec.axes), jobs) if sys.stderr.isatty() else Lines(jobs)
 
 
-def _home(out: str | Path | None, spec: Spec) -> Path:
+def _home(out: str | Path | None, spec: Spec, own: Arrays | None = None) -> Path:
     """The folder of the comparison: a free one, or the one in which it was begun.
 
     Raises:
@@ -195,25 +249,30 @@ def _home(out: str | Path | None, spec: Spec) -> Path:
     if out is None:
         stem = plan.slug([Path(spec.data).stem, *([spec.model] if spec.model else [])])
         folders = (Path("comparisons") / f"{stem}-{i}" for i in range(1, 10**9))
-        return next(f for f in folders if not f.exists() or ((f / FILE).exists() and not _other(f, spec)))
+        return next(f for f in folders if not f.exists() or ((f / FILE).exists() and not _other(f, spec, own)))
     folder = Path(out)
     if (folder / FILE).exists():
-        if different := _other(folder, spec):
+        if different := _other(folder, spec, own):
             raise CheckpointError(
                 f"{folder} holds another comparison: {'; '.join(different)}. Give the same arguments to go on with it, "
                 "or another --out"
             )
-    elif folder.exists() and (not folder.is_dir() or any(p.name != f".writing-{FILE}" for p in folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(p.name not in OURS for p in folder.iterdir())):
         raise CheckpointError(f"{folder} is not empty and holds no comparison: give another --out")
     return folder
 
 
-def _other(folder: Path, spec: Spec) -> list[str]:
+def _other(folder: Path, spec: Spec, own: Arrays | None) -> list[str]:
     """In what a comparison that was begun differs; it may get more seeds."""
+    spec = _with_data(spec, own, folder)
     config, wanted = Comparison.read(folder).record["config"], json.loads(json.dumps(spec.to_dict()))
     if spec.seeds > config["seeds"]:
         config = {**config, "seeds": spec.seeds}
-    return runs.differing(config, wanted)
+    return runs.differing(config, wanted) or own_data.differing(own, folder)
+
+
+def _with_data(spec: Spec, own: Arrays | None, folder: Path) -> Spec:
+    return spec if own is None else replace(spec, data=own_data.path_in(folder))
 
 
 def _is_done(folder: Path, spec: Spec) -> bool:
@@ -225,14 +284,30 @@ def _is_done(folder: Path, spec: Spec) -> bool:
     return ended and record["config"]["seeds"] == spec.seeds
 
 
-def _name_of(model: str | Callable[..., Any] | None) -> str | None:
-    """By which a model is found again, in another process too."""
+def _arrays(data: Any) -> Arrays:
+    from ..data.stored import to_arrays  # with numpy
+
+    return to_arrays(data)
+
+
+def _name_of(model: str | Callable[..., Any] | None, jobs: int, ray: Ray | None = None) -> str | None:
+    """By which a model is found again, in another process too.
+
+    Raises:
+        ConfigError: it cannot be found by a name; or in this process alone, and there are to be others.
+    """
     if model is None or isinstance(model, str):
         return model
     name, module = getattr(model, "__qualname__", None), getattr(model, "__module__", None)
-    if not module or not name or not name.isidentifier():
+    found = getattr(sys.modules.get(module or ""), name or "", None)
+    if not module or not name or found is not model:
         raise ConfigError(
             f"model is a name, or a function or class at the top of a module, so that each run can make it anew; "
-            f"received {model!r}"
+            f"received {model!r}: write def build(input_shape, classes): ... at the top of a file or notebook cell"
+        )
+    if module == "__main__" and (ray or (jobs != 1 and not hasattr(sys.modules[module], "__file__"))):
+        raise ConfigError(
+            f"the model {name!r} is defined in this session, where other processes cannot find it: put it into a file, "
+            f"such as models.py, and import it from there; or leave out {'on' if ray else 'jobs'}"
         )
     return f"{module}:{name}"

@@ -14,7 +14,7 @@ from typing import Any
 from ..budget import Budget
 from ..data import load
 from ..errors import ConfigError
-from ..job import Job, prepare
+from ..job import Job, policy_options, prepare
 from ..presets import preset
 from .spec import MODEL_OPTIONS, Spec
 
@@ -106,6 +106,7 @@ def check(spec: Spec) -> None:
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
     """
+    _train_samples.cache_clear()  # what lies at a path may be other data than for the last comparison
     names = [cell.name for setting in settings(spec) for cell in cells(spec, setting)]
     if len(set(names)) < len(names):
         raise ConfigError(f"two values of an axis look the same in a folder's name: {', '.join(names)}")
@@ -113,8 +114,8 @@ def check(spec: Spec) -> None:
         for cell in cells(spec, setting):
             peak = 0.1 if spec.tune else spec.peak(cell.policy)
             job = job_for(spec, cell, peak or 0.0, 0)
-            options = {} if job.momentum is None else {"momentum": job.momentum}
-            preset(job.preset, peak or 0.0, 10**6, **options)
+            Budget.parse(job.budget)
+            preset(job.preset, peak or 0.0, 10**6, **policy_options(job))
 
 
 def measure(job: Job, seconds: float) -> Speed:
@@ -158,10 +159,10 @@ def in_words(setting: Setting) -> str:
 
 
 def in_short(value: Any) -> str:
-    """``0.0001`` for numbers; the names in a tuple joined."""
+    """``0.0001`` for numbers; the names in a tuple or list joined."""
     if isinstance(value, float):
         return f"{value:g}"
-    return "+".join(map(in_short, value)) if isinstance(value, tuple) else str(value)
+    return "+".join(map(in_short, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _words(setting: Setting) -> list[str]:

@@ -46,6 +46,7 @@ class Spec:
     trials: int = 5
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_values("policies", self.policies)
         _check_values("epochs", self.epochs)
         for epochs in self.epochs:
@@ -71,8 +72,8 @@ class Spec:
         own = [f.name for f in fields(cls)]
         given = {name: value for name, value in values.items() if name in own}
         rest = {name: value for name, value in values.items() if name not in own}
-        axes = {**given.pop("axes", {}), **{k: v for k, v in rest.items() if isinstance(v, list)}}
-        settings = {**given.pop("settings", {}), **{k: v for k, v in rest.items() if not isinstance(v, list)}}
+        axes = {**_table(given, "axes"), **{k: v for k, v in rest.items() if isinstance(v, list)}}
+        settings = {**_table(given, "settings"), **{k: v for k, v in rest.items() if not isinstance(v, list)}}
         for name in ("policies", "epochs"):
             if name in given:
                 given[name] = _tuple(given[name])
@@ -109,6 +110,16 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the specification {str(path)!r}: {error}") from error
 
 
+def _check_types(spec: Spec) -> None:
+    for name, kinds, words in (
+        ("data", str, "a name or a path"),
+        ("model", str | None, "a name, or package.module:callable"),
+        ("tune", bool, "true or false"),
+    ):
+        if not isinstance(getattr(spec, name), kinds):
+            raise ConfigError(f"{name} is {words}; received {getattr(spec, name)!r}")
+
+
 def _check_axes(axes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     for name in (*axes, *settings):
         if name in OWN_WORDS:
@@ -142,12 +153,23 @@ def _check_peaks(spec: Spec) -> None:
                                   f"{did_you_mean(str(policy), spec.policies)}")  # fmt: skip
     if spec.tune:
         if spec.lr_max is not None:
-            raise ConfigError("peaks are tuned, or given by lr_max: leave it out, or turn the tuning off (--no-tune)")
+            raise ConfigError(
+                f"peaks are tuned, or given by lr_max; received {spec.lr_max!r}: leave it out, or turn the tuning off "
+                "(--no-tune, tune = false)"
+            )
         return
     missing = [policy for policy in spec.policies if spec.peak(policy) is None]
     if missing:
         raise ConfigError(f"without tuning, {', '.join(missing)} has no peak learning rate: give lr_max, a number or "
                           "one for each policy, or leave the tuning on")  # fmt: skip
+
+
+def _table(values: dict[str, Any], name: str) -> Mapping[str, Any]:
+    """Take the mapping of that name out."""
+    found = values.pop(name, {})
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{name} has a value for each hyper-parameter, by name; received {found!r}")
+    return found
 
 
 def _tuple(values: Any) -> tuple[Any, ...]:

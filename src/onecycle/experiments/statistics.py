@@ -183,7 +183,7 @@ class SpeedUp:
         target: what 1cycle reaches within `budget`, with Student's interval over seeds.
         needed: a budget; where `more_than`, the largest tried, which was not enough; where `at_most`, the smallest.
         tried: the smallest and the largest budget at which the standard policies are compared.
-        n: the seeds of the cell that has fewest; below 2 there is no interval.
+        n: the seeds of the cell that has fewest; below 2 there is no interval, below 3 no claim: it covers too little.
         failed: runs left out because they failed.
         reached_share: resamples in which a standard policy gets there; None without an interval.
         claim: "faster" or "slower" where the interval leaves out S = 1, else None.
@@ -307,7 +307,7 @@ def _speed_up(
         more_than=bool(point == math.inf),
         at_most=bool(point == 0),
         reached_share=float((needed[:, 1:].min(axis=0) < math.inf).mean()) if n > 1 else None,
-        claim="faster" if faster else "slower" if high is not None and high < 1 else None,
+        claim=None if n < 3 else "faster" if faster else "slower" if high is not None and high < 1 else None,
     )
 
 
@@ -330,7 +330,8 @@ def sentence(result: SpeedUp, unit: str = "epochs", *, tuned: bool = True) -> st
         low = f"under {_number(result.tried[0])}" if result.low is None else _number(result.low * result.budget)
         high = f"over {_number(result.tried[1])}" if result.high is None else _number(result.high * result.budget)
         all_beyond = (result.more_than and result.low == result.s) or (result.at_most and result.high == result.s)
-        words += "" if all_beyond else f" [{low}, {high}]"
+        nothing = result.low == result.high and result.tried[0] == result.tried[1]
+        words += "" if all_beyond or nothing else f" [{low}, {high}]"
         claimed = f" ({100 * result.target.level:g} % intervals, n = {result.n})"
         words += claimed if result.claim else f": no difference can be claimed at n = {result.n}"
     return words + (f"; failed runs left out: {result.failed}" if result.failed else "")

@@ -1,0 +1,66 @@
+"""The data of a comparison that were made in Python: kept in its folder, where each run finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint import sync_folder
+from ..errors import CheckpointError
+from .book import FILE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray]
+
+DATA = "data.npz"
+
+
+def path_in(folder: Path) -> str:
+    """Where the data lie, for runs that are made in another process."""
+    return str((folder / DATA).resolve())
+
+
+def differing(arrays: Arrays | None, folder: Path) -> list[str]:
+    """In what other data are kept in the folder."""
+    from ..data import stored  # with numpy
+
+    return [] if arrays is None else stored.differing(arrays, folder / DATA)
+
+
+@contextmanager
+def kept(arrays: Arrays | None, folder: Path) -> Iterator[None]:
+    """Within the block the arrays are in the folder, and afterwards too if a comparison has begun there.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    if arrays is None or (folder / FILE).exists():
+        yield
+        return
+    fresh = not folder.exists()
+    try:
+        _write(arrays, folder / DATA)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the data to {folder}: {error}. Give another folder") from error
+    try:
+        yield
+    finally:
+        if not (folder / FILE).exists():
+            (folder / DATA).unlink()
+            if fresh:
+                folder.rmdir()
+
+
+def _write(arrays: Mapping[str, Any], path: Path) -> None:
+    """In one step: a reader finds all of it or nothing."""
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".writing-{DATA}")
+    np.savez(beside, **arrays)
+    beside.replace(path)
+    sync_folder(path.parent)
