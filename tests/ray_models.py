@@ -1,0 +1,37 @@
+"""Models that runs in other processes find by name; each says in a file of the working directory that it was built."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from torch import Tensor, nn
+
+
+class Slow(nn.Sequential):
+    """Sleeps in each forward pass, and after some waits while there is a file ``hold``: the middle of a run."""
+
+    passes = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        time.sleep(0.02)
+        self.passes += 1
+        while self.passes > 20 and Path("hold").exists():
+            time.sleep(0.02)
+        return super().forward(input)
+
+
+def quick(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    return _net(nn.Sequential, input_shape, classes)
+
+
+def slow(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    with Path("built.txt").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return _net(Slow, input_shape, classes)
+
+
+def _net(kind: type[nn.Sequential], input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    pixels = input_shape[0] * input_shape[1] * input_shape[2]
+    return kind(nn.Flatten(), nn.Linear(pixels, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, classes))
