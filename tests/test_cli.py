@@ -79,11 +79,10 @@ def test_every_option_reaches_its_setting(training):
     ])  # fmt: skip
     job, out, resume, verbose = training[0]
     assert vars(job) == {
-        "data": "cifar10", "model": "resnet9", "model_options": None, "budget": "2.5 epochs", "lr_max": 0.3,
-        "preset": "paper", "policy": None, "optimizer": "adamw", "momentum": (0.95, 0.85), "weight_decay": 0.01,
-        "batch_size": 128,
-        "smoothing": 0.1, "augment": ("flip", "crop"), "accumulate": 2, "clip": 1.0, "seed": 3, "limit": 100,
-        "image_size": 32, "precision": "bf16", "device": "cpu", "compile": True,
+        "data": "cifar10", "model": "resnet9", "model_options": None, "preset_options": None, "budget": "2.5 epochs",
+        "lr_max": 0.3, "preset": "paper", "policy": None, "optimizer": "adamw", "momentum": (0.95, 0.85),
+        "weight_decay": 0.01, "batch_size": 128, "smoothing": 0.1, "augment": ("flip", "crop"), "accumulate": 2,
+        "clip": 1.0, "seed": 3, "limit": 100, "image_size": 32, "precision": "bf16", "device": "cpu", "compile": True,
     }  # fmt: skip
     assert (out, resume, verbose) == (Path("here"), False, False)
 

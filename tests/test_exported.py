@@ -16,6 +16,7 @@ EXPECTED = (
     "check",
     "untouched",
     "range_test",
+    "reproduce",
     "judge",
     "Verdict",
     "RangeTest",
@@ -39,6 +40,7 @@ EXPECTED = (
     "Policy",
     "Progress",
     "Recorder",
+    "Reproduction",
     "Result",
     "Runtime",
     "Split",
@@ -58,7 +60,10 @@ EXPECTED = (
     "train",
 )
 
-HEAVY = {"PIL", "accelerate", "cyclopts", "datasets", "matplotlib", "pandas", "pyarrow", "rich", "scipy"}
+HEAVY = {
+    "PIL", "accelerate", "cyclopts", "datasets", "jinja2", "matplotlib", "pandas", "plotly", "pyarrow", "ray", "rich",
+    "scipy",
+}  # fmt: skip
 
 
 def test_public_names_are_pinned():

@@ -35,6 +35,7 @@ from .policy import Driver, Policy
 from .presets import one_cycle, preset
 from .progress import Progress
 from .range_test import RangeTest, range_test
+from .reproduction.reproduce import Reproduction, reproduce
 from .runtime import Runtime
 from .schedules import Piecewise
 from .state import TrainState
@@ -65,6 +66,7 @@ __all__ = [
     "Progress",
     "RangeTest",
     "Recorder",
+    "Reproduction",
     "Result",
     "Runtime",
     "Split",
@@ -85,6 +87,7 @@ __all__ = [
     "preset",
     "presets",
     "range_test",
+    "reproduce",
     "run",
     "train",
     "untouched",

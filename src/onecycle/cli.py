@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from .cli_compare import compare
-from .cli_options import Flag, Json, job_from, momentum_from
+from .cli_options import Flag, Json, Whole, job_from, momentum_from
 from .cli_report import report, runs
-from .cli_text import check_lines, print_json, print_table, repr_class, show_policy, text
+from .cli_reproduce import reproduce
+from .cli_text import check_lines, page_line, print_json, print_table, repr_class, show_policy, text
 from .errors import ConfigError, Interrupted, OneCycleError
 
 app = App(
@@ -24,7 +25,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for command in (compare, report, runs):
+for command in (compare, reproduce, report, runs):
     app.command(command)
 
 # Options of a check that are the test's own; the others describe what is tested.
@@ -77,21 +78,21 @@ def check(
     model: str | None = None,
     optimizer: str | None = None,
     epochs: float | None = None,
-    updates: int | None = None,
-    repeats: int | None = None,
+    updates: Whole | None = None,
+    repeats: Whole | None = None,
     lr_low: float | None = None,
     lr_high: float | None = None,
     full: Flag = False,
     momentum: str | None = None,
     weight_decay: float | None = None,
-    batch_size: int | None = None,
+    batch_size: Whole | None = None,
     smoothing: float | None = None,
     augment: str | None = None,
-    accumulate: int | None = None,
+    accumulate: Whole | None = None,
     clip: float | None = None,
-    seed: int | None = None,
-    limit: int | None = None,
-    image_size: int | None = None,
+    seed: Whole | None = None,
+    limit: Whole | None = None,
+    image_size: Whole | None = None,
     precision: str | None = None,
     device: str | None = None,
     out: Path | None = None,
@@ -144,7 +145,7 @@ def check(
     device
         cpu, cuda, cuda:1, mps. Default: the best one here.
     out
-        Folder for check.json and check.png. Without it nothing is written.
+        Folder for check.json, its picture and its page. Without it nothing is written.
     """
     given = {k: v for k, v in locals().items() if v is not None and v is not False and k not in ("out", "json")}
     from . import check_job
@@ -176,14 +177,14 @@ def train(
     optimizer: str | None = None,
     momentum: str | None = None,
     weight_decay: float | None = None,
-    batch_size: int | None = None,
+    batch_size: Whole | None = None,
     smoothing: float | None = None,
     augment: str | None = None,
-    accumulate: int | None = None,
+    accumulate: Whole | None = None,
     clip: float | None = None,
-    seed: int | None = None,
-    limit: int | None = None,
-    image_size: int | None = None,
+    seed: Whole | None = None,
+    limit: Whole | None = None,
+    image_size: Whole | None = None,
     precision: str | None = None,
     device: str | None = None,
     compile: Annotated[bool | None, Parameter(negative="")] = None,
@@ -256,7 +257,7 @@ def train(
         return
     from .progress import summary
 
-    print(*summary(result, width=_width()), sep="\n")
+    print(*summary(result, width=_width()), *page_line(result["run"]), sep="\n")
 
 
 @app.command
@@ -288,7 +289,7 @@ def policy(
     *,
     lr_max: float = 0.1,
     epochs: float = 10,
-    steps_per_epoch: int = 100,
+    steps_per_epoch: Whole = 100,
     momentum: str | None = None,
     out: Path | None = None,
     json: Json = False,
@@ -332,7 +333,7 @@ def policy(
 
 
 @app.command
-def data(data: str | None = None, *, out: Path | None = None, seed: int = 0, json: Json = False) -> None:
+def data(data: str | None = None, *, out: Path | None = None, seed: Whole = 0, json: Json = False) -> None:
     """List the known data sets, or look at one: where it was found, size, classes and a contact sheet of samples.
 
     Parameters

@@ -1,0 +1,1 @@
+"""The figures of the papers, from one command each: protocols, runs, verdicts."""

@@ -1,0 +1,107 @@
+"""The runs that a protocol asks for, as records; what is there already is not run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import runs
+from ..check_job import check
+from ..curve import Curve
+from ..errors import CheckpointError
+from ..experiments.comparison import conduct
+from ..experiments.spec import Spec
+from ..job import Job, run
+from ..verdict import judge
+from .protocol import Points, Protocol, published
+
+Row = dict[str, Any]
+# Accuracy of ten classes by chance: what a run counts for in which training diverged.
+CHANCE = 0.1
+# Points of a curve that are kept.
+POINTS = 200
+
+
+def gather(protocol: Protocol, folder: Path, *, verbose: bool = False, **where: Any) -> list[Row]:
+    """Make the runs of `protocol` in `folder`, or what is missing of them; one record a run.
+
+    A record has ``part``, ``seed``, ``value`` (what claims are about), ``status``, the settings, and ``curve``, its
+    (x, y) over training, where the figure shows it.
+
+    Args:
+        where: of `conduct`: jobs, on.
+
+    Raises:
+        OneCycleError: as `conduct`, `check` and `run`.
+    """
+    makers = {"comparisons": _comparisons, "range-tests": _range_tests, "schedules": _schedules}
+    return list(makers[protocol.kind](protocol, folder, verbose=verbose, **where))
+
+
+def specs(protocol: Protocol) -> dict[str, Spec]:
+    """The comparisons of a protocol, by name; none where it consists of something else."""
+    if protocol.kind != "comparisons":
+        return {}
+    return {name: Spec.from_dict({**protocol.common, **part}) for name, part in protocol.parts.items()}
+
+
+def _comparisons(protocol: Protocol, folder: Path, **options: Any) -> Iterator[Row]:
+    for name, spec in specs(protocol).items():
+        home = folder / name
+        for row in conduct(spec, home, **options).table:
+            value = CHANCE if row["status"] == "failed" else row["test_accuracy"]
+            found = {**spec.settings, "part": name, **row, "value": value}
+            if protocol.by is None:
+                found["curve"] = _validation(home / row["run"])
+            yield found
+
+
+def _validation(folder: Path) -> Points:
+    """Validation accuracy over the updates of a run."""
+    path = folder / "epochs.jsonl"
+    epochs = runs.read_records(path) if path.exists() else []
+    return [(row["step"] + 1, row["valid_accuracy"]) for row in epochs if "valid_accuracy" in row]
+
+
+def _range_tests(protocol: Protocol, folder: Path, verbose: bool, **_: Any) -> Iterator[Row]:
+    for name, part in protocol.parts.items():
+        job = Job.from_dict({**protocol.common, **part, "augment": (protocol.common["augment"],)})
+        for seed, sweep in enumerate(_tested(job, folder / name, protocol.options, verbose)["curve"]["sweeps"]):
+            kept = judge(Curve.from_dict({"sweeps": [sweep]})).score
+            curve = list(zip(sweep["valid_lr"], sweep["valid_accuracy"], strict=False))
+            yield {"part": name, "seed": seed, "value": kept, "status": "finished", "curve": curve}
+
+
+def _tested(job: Job, folder: Path, options: Mapping[str, Any], verbose: bool) -> dict[str, Any]:
+    if (folder / "check.json").exists():
+        return json.loads((folder / "check.json").read_text(encoding="utf-8"))["result"]
+    return check(job, folder, **options, verbose=verbose)
+
+
+def _schedules(protocol: Protocol, folder: Path, **_: Any) -> Iterator[Row]:
+    log = published(protocol.name)
+    for name, part in protocol.parts.items():
+        settings = {**protocol.common, **part}
+        for seed in range(settings.pop("seeds")):
+            home = folder / f"{name}-seed{seed}"
+            run(Job.from_dict({**settings, "seed": seed}), home, resume=home.exists(), test=False, draw=False)
+            steps = runs.read_records(home / "steps.jsonl")
+            for measure, key, scale in (("learning rate", "lr", 1 / settings["lr_max"]), ("momentum", "momentum", 1)):
+                values = [scale * step[key] for step in steps if key in step]
+                if not values:  # a policy that leaves the optimizer's momentum alone
+                    continue
+                theirs = next(points for label, points in log.items() if label.startswith(measure))
+                yield {
+                    "part": name, "seed": seed, "measure": measure, "status": "finished",
+                    "value": largest_error(values, theirs),
+                    "curve": list(enumerate(values))[:: -(-len(values) // POINTS)],
+                }  # fmt: skip
+
+
+def largest_error(values: list[float], log: Points) -> float:
+    """The largest relative difference from the values that were logged at some of the updates."""
+    if len(values) <= log[-1][0]:
+        raise CheckpointError(f"the run has {len(values)} updates, and the log goes to update {log[-1][0]:g}")
+    return max(abs(values[int(k)] - value) / value for k, value in log)

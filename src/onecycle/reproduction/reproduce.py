@@ -1,0 +1,164 @@
+"""Reproduce a figure of the papers: make its runs, draw them beside what was published, say whether the claim held."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import runs
+from ..checkpoint import check_schema, write_json
+from ..errors import CheckpointError, ConfigError
+from ..experiments.execute import Ray
+from .claims import Finding, settle, words
+from .evidence import gather
+from .protocol import Protocol, read
+
+FILE, SCHEMA = "reproduction.json", 1
+SAID = {
+    "held": "The claim held here.",
+    "refuted": "The claim did not hold here: the opposite did.",
+    "undecided": "Undecided here: the interval reaches to both sides.",
+}
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came out: the findings, the published claim's first, the runs as records, and the folder they are in."""
+
+    protocol: Protocol
+    folder: Path
+    findings: tuple[Finding, ...]
+    rows: list[dict[str, Any]]
+
+    @property
+    def summary(self) -> list[str]:
+        """What was claimed, what came out, and whether the one holds by the other."""
+        protocol = self.protocol
+        scale, unit = (1.0, "") if protocol.kind == "schedules" else (100.0, " points")
+        failed = sum(row["status"] == "failed" for row in self.rows)
+        return [
+            f"{protocol.title} ({protocol.source})",
+            f"Claimed: {protocol.claim}",
+            SAID[self.findings[0].answer],
+            *[f"- {words(finding, scale, unit)}" for finding in self.findings],
+            *([f"{failed} of {len(self.rows)} runs diverged, and count as chance."] if failed else []),
+        ]
+
+
+def reproduce(
+    name: str,
+    size: str = "small",
+    out: str | Path | None = None,
+    *,
+    seeds: int | None = None,
+    jobs: int = 1,
+    on: str | None = None,
+    cpus: int | None = None,
+    gpus: float | None = None,
+    verbose: bool = False,
+) -> Reproduction:
+    """Put a published claim to the test.
+
+    Args:
+        name: schedule, range-test, accuracy, limited-data, batch-size, weight-decay, dropout or momentum.
+        size: "small" for two CPU cores and about ten minutes; "paper", the paper's own protocol, for a GPU.
+        out: folder of the runs, ``reproduction.json`` and ``figure.png`` (where matplotlib is installed); default
+            ``reproductions/NAME-SIZE``. Called again with the same one, only what is missing is run.
+        seeds: repeats of everything, at least 2; default: the protocol's, 3 to 5.
+        jobs, on, cpus, gpus: where the runs are made, as in `compare`.
+        verbose: say the plan and the progress.
+
+    Raises:
+        OneCycleError: anything that cannot be used, see `onecycle.errors`.
+        Interrupted: stopped by a signal; called again it goes on.
+    """
+    protocol, ray = with_seeds(read(name, size), seeds), Ray.wanted(on, cpus, gpus, jobs)
+    folder = home(protocol, out)
+    rows = gather(protocol, folder, verbose=verbose, jobs=jobs, on=ray)
+    found = Reproduction(protocol, folder, tuple(settle(claim, rows) for claim in protocol.claims), rows)
+    _write(found)
+    return found
+
+
+def with_seeds(protocol: Protocol, seeds: int | None) -> Protocol:
+    """The same with another number of repeats.
+
+    Raises:
+        ConfigError: fewer than two, of which no interval can be made.
+    """
+    if seeds is None:
+        return protocol
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
+        raise ConfigError(f"seeds is a whole number, at least 2 for an interval; received {seeds!r}")
+    if protocol.kind == "range-tests":
+        total = protocol.options["updates"] // protocol.options["repeats"] * seeds
+        return replace(protocol, options={**protocol.options, "repeats": seeds, "updates": total})
+    return replace(protocol, common={**protocol.common, "seeds": seeds})
+
+
+def home(protocol: Protocol, out: str | Path | None) -> Path:
+    """The folder of a reproduction.
+
+    Raises:
+        CheckpointError: it holds something else.
+    """
+    folder = Path("reproductions") / f"{protocol.name}-{protocol.size}" if out is None else Path(out)
+    wanted = _identity(protocol)
+    record = folder / FILE
+    if record.exists():
+        if different := runs.differing(_kept(record, protocol.common.get("seeds")), wanted):
+            raise CheckpointError(f"{folder} holds another reproduction: {'; '.join(different)}. Give another --out")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} is not empty and holds no reproduction: give another --out")
+    else:
+        _keep(record, wanted)
+    return folder
+
+
+def _identity(protocol: Protocol) -> dict[str, Any]:
+    """What makes it this reproduction and no other, as JSON gives it back."""
+    return json.loads(json.dumps({"schema": SCHEMA, "protocol": asdict(protocol)}))
+
+
+def _kept(path: Path, seeds: int | None) -> dict[str, Any]:
+    """The identity of the reproduction that is there; it may get more seeds."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Remove it, or give another --out") from error
+    protocol = check_schema(path, record, SCHEMA)["protocol"]
+    if seeds is not None and protocol["common"].get("seeds", seeds) < seeds:
+        protocol["common"]["seeds"] = seeds
+    return {"schema": SCHEMA, "protocol": protocol}
+
+
+def _write(found: Reproduction) -> None:
+    record = {
+        **_identity(found.protocol), **runs.origin(), "summary": found.summary,
+        "findings": [{"text": f.claim.text, "answer": f.answer, **asdict(f.contrast)} for f in found.findings],
+        "table": [{key: value for key, value in row.items() if key != "curve"} for row in found.rows],
+    }  # fmt: skip
+    _keep(found.folder / FILE, record)
+
+
+def _keep(path: Path, record: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {path.parent}: {error}. Give a folder that can be written") from error
+
+
+def draw(found: Reproduction, format: str = "png") -> Path:
+    """Write its figure: ``figure.png`` in its folder, or another format.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    from ..report.figures import save
+    from .figure import figure
+
+    return save(figure(found.protocol, found.rows), found.folder / f"figure.{format}")
