@@ -25,7 +25,7 @@ def report(
     Parameters
     ----------
     folders
-        Of runs, range tests and comparisons.
+        Of runs, range tests, comparisons and reproductions.
     out
         The page. Default: report.html in the first folder.
     format
@@ -37,6 +37,7 @@ def report(
     """
     if not folders:
         raise ConfigError("name at least one folder of a run, a range test or a comparison: onecycle report RUN...")
+    first, folders = folders[0], tuple(part for folder in folders for part in _parts(folder))
     if format is not None:
         print(*(f"drawn in {path}" for folder in folders for path in draw(folder, format)), sep="\n")
         return
@@ -46,10 +47,17 @@ def report(
     if markdown:
         print(words(folders))
         return
-    written = page(folders, out or folders[0] / "report.html")
+    written = page(folders, out or first / "report.html")
     print(f"written: {written}")
     if open:
         webbrowser.open(written.resolve().as_uri())
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folders with records of a reproduction; of anything else the folder itself."""
+    if not (folder / "reproduction.json").exists():
+        return [folder]
+    return sorted({path.parent for name in ("run", "check", "compare") for path in folder.glob(f"*/{name}.json")})
 
 
 def draw(folder: Path, format: str) -> list[Path]:

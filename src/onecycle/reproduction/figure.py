@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import MissingDependency
 from ..experiments.figure import COLOURS, MARKS
 from ..experiments.statistics import Interval, mean_interval
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 # Curves of more points are drawn without marks.
 MARKED = 20
+# A logarithmic axis of so few points has its ticks at them.
+TICKS = 8
 
 
 def figure(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -28,9 +32,10 @@ def figure(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise MissingDependency("figures are drawn by matplotlib: pip install onecycle[plot]") from error
-    drawn = Figure(figsize=(11, 4.6), layout="constrained")
+    drawn = Figure(figsize=(11, 4.8), layout=ConstrainedLayoutEngine(h_pad=0.1))
     theirs, ours = drawn.subplots(1, 2)
     for i, (label, points) in enumerate(published(protocol.name).items()):
         _line(theirs, i, label, [x for x, _ in points], [y for _, y in points])
@@ -82,6 +87,10 @@ def _frame(panel: Axes, about: Panel) -> None:
     panel.set_ylabel(about.y)
     if about.log:
         panel.set_xscale("log")
+        places = np.unique(np.concatenate([np.asarray(line.get_xdata(), float) for line in panel.lines]))
+        if len(places) <= TICKS:
+            panel.set_xticks(places, [f"{x:,g}" for x in places.tolist()])
+            panel.set_xticks([], minor=True)
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(color="0.92", linewidth=0.8)
     panel.legend(frameon=False, fontsize="small")
