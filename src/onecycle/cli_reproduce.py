@@ -36,7 +36,7 @@ def reproduce(
     size
         small, for two CPU cores and about ten minutes; paper, the paper's own protocol, for a GPU.
     seeds
-        Repeats of everything; default 3 to 5.
+        Repeats of everything; default 3 to 8.
     jobs
         Processes that make runs side by side; default 1.
     on

@@ -68,7 +68,8 @@ def _draw(panel: Axes, i: int, line: Line, rows: Sequence[Mapping[str, Any]], by
     n = max((m.n for _, m in found), default=0)
     drawn = _line(panel, i, f"{line.label} (n = {n})", xs, mean)
     if by is None:
-        panel.fill_between(xs, low, high, color=drawn, alpha=0.2, linewidth=0)
+        whole = [m.n == n for _, m in found]  # an interval of the few that got further tells little
+        panel.fill_between(xs, low, high, where=whole, color=drawn, alpha=0.2, linewidth=0)
     else:
         below, above = ([abs(a - b) for a, b in zip(mean, ends, strict=True)] for ends in (low, high))
         panel.errorbar(xs, mean, yerr=[below, above], fmt="none", color=drawn, capsize=3)
@@ -93,7 +94,7 @@ def _frame(panel: Axes, about: Panel) -> None:
             panel.set_xticks([], minor=True)
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(color="0.92", linewidth=0.8)
-    panel.legend(frameon=False, fontsize="small")
+    panel.legend(frameon=False, fontsize="small", loc=about.legend)
 
 
 def _in_words(value: Any) -> str:

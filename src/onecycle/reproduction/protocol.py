@@ -41,12 +41,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of the figure: its title, what its axes show, and whether x is logarithmic."""
+    """A panel of the figure: its title, what its axes show, whether x is logarithmic, and where the legend is."""
 
     title: str
     x: str
     y: str
     log: bool = False
+    legend: str = "best"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read(name: str, size: str = "small") -> Protocol:
         ConfigError: an unknown name or size.
 
     >>> read("accuracy").claims[0].text
-    '1cycle in 5 epochs is above step decay in 40'
+    '1cycle in 4 epochs is above step decay in 32'
     """
     if name not in NAMES:
         raise ConfigError(f"nothing is known to reproduce as {name!r}: {did_you_mean(name, NAMES)}")
@@ -102,7 +103,7 @@ def read(name: str, size: str = "small") -> Protocol:
         size=size,
         **{key: values[key] for key in ("title", "claim", "source")},
         published=Panel(**values["published"]),
-        panel=Panel(**{key: own.pop(key) for key in ("title", "x", "y", "log") if key in own}),
+        panel=Panel(**{key: own.pop(key) for key in ("title", "x", "y", "log", "legend") if key in own}),
         claims=tuple(
             Claim(c["text"], tuple(c.get("plus", ())), tuple(c.get("minus", ())), c.get("than", 0.0))
             for c in own["claims"]

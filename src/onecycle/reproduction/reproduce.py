@@ -17,6 +17,8 @@ from .evidence import gather
 from .protocol import Protocol, read
 
 FILE, SCHEMA = "reproduction.json", 1
+# Of a protocol, what its runs follow from.
+RUNS = ("name", "size", "kind", "common", "parts", "options")
 SAID = {
     "held": "The claim held here.",
     "refuted": "The claim did not hold here: the opposite did.",
@@ -67,7 +69,7 @@ def reproduce(
         size: "small" for two CPU cores and about ten minutes; "paper", the paper's own protocol, for a GPU.
         out: folder of the runs, ``reproduction.json`` and ``figure.png`` (where matplotlib is installed); default
             ``reproductions/NAME-SIZE``. Called again with the same one, only what is missing is run.
-        seeds: repeats of everything, at least 2; default: the protocol's, 3 to 5.
+        seeds: repeats of everything, at least 2; default: the protocol's, 3 to 8.
         jobs, on, cpus, gpus: where the runs are made, as in `compare`.
         verbose: say the plan and the progress.
 
@@ -119,8 +121,8 @@ def home(protocol: Protocol, out: str | Path | None) -> Path:
 
 
 def _identity(protocol: Protocol) -> dict[str, Any]:
-    """What makes it this reproduction and no other, as JSON gives it back."""
-    return json.loads(json.dumps({"schema": SCHEMA, "protocol": asdict(protocol)}))
+    """What its runs follow from, as JSON gives it back; claims and figures may change."""
+    return json.loads(json.dumps({"schema": SCHEMA, "protocol": {key: getattr(protocol, key) for key in RUNS}}))
 
 
 def _kept(path: Path, seeds: int | None) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def _kept(path: Path, seeds: int | None) -> dict[str, Any]:
     protocol = check_schema(path, record, SCHEMA)["protocol"]
     if seeds is not None and protocol["common"].get("seeds", seeds) < seeds:
         protocol["common"]["seeds"] = seeds
-    return {"schema": SCHEMA, "protocol": protocol}
+    return {"schema": SCHEMA, "protocol": {key: protocol.get(key) for key in RUNS}}
 
 
 def _write(found: Reproduction) -> None:
