@@ -9,7 +9,7 @@ from onecycle.cli import main
 from onecycle.errors import CheckpointError, ConfigError, DataError
 from onecycle.experiments import plan
 from onecycle.reproduction.claims import is_in, settle, words
-from onecycle.reproduction.evidence import gather, largest_error, specs
+from onecycle.reproduction.evidence import gather, largest_error, specs, value_of
 from onecycle.reproduction.figure import figure, means
 from onecycle.reproduction.protocol import NAMES, Claim, Line, Panel, Protocol, published, read
 from onecycle.reproduction.reproduce import Reproduction, draw, home, reproduce, with_seeds
@@ -103,7 +103,10 @@ def test_only_seeds_that_all_cells_have_count_and_none_is_an_error():
 
 def test_the_words_have_the_numbers():
     found = settle(A_ABOVE_B, runs(a=[0.93, 0.92, 0.925], b=[0.90, 0.90, 0.90]))
-    assert words(found) == "held: a is above b (+2.50 points, 95 % interval 1.26 to 3.74, n = 3)."
+    assert words(found) == "held: a is above b (+2.5 points, 95 % interval 1.26 to 3.74, n = 3)."
+    claim = Claim("b is at most .95", minus=({"name": "b"},), than=-0.95)
+    said = words(settle(claim, runs(b=[0.93, 0.92, 0.925])))
+    assert said == "held: b is at most .95 (92.5 points, 95 % interval 91.3 to 93.7, below 95, n = 3)."
 
 
 COMMON = {"data": "digits", "model": "mlp", "optimizer": "sgd", "limit": 320, "seeds": 2, "tune": False}
@@ -158,6 +161,24 @@ def test_a_run_that_diverges_counts_as_chance(tmp_path):
     found = Reproduction(protocol, tmp_path, (settle(protocol.claims[0], rows),), rows)
     assert found.summary[-1] == "4 of 4 runs diverged, and count as chance."
     assert found.findings[0].answer == "undecided"
+
+
+def test_a_run_that_fails_for_another_reason_is_no_evidence(tmp_path):
+    row = {"status": "failed", "error": "its process died", "test_accuracy": None}
+    assert value_of(row) is None
+    found = Reproduction(
+        SMALL, tmp_path, (settle(A_ABOVE_B, runs(a=[0.9, 0.8], b=[0.8, 0.7])),), [row | {"value": None}]
+    )
+    assert found.summary[-1] == "1 of 1 runs failed, and are left out."
+
+
+def test_a_sweep_that_does_not_say_is_no_evidence(tmp_path):
+    flat = {"lr": [0.1, 0.2, 0.3, 0.4], "loss": [1.0] * 4, "valid_lr": [0.1, 0.2, 0.3, 0.4], "valid_loss": [1.0] * 4,
+            "valid_accuracy": [0.1] * 4, "stopped": "end"}  # fmt: skip
+    (tmp_path / "mlp").mkdir()
+    (tmp_path / "mlp/check.json").write_text(json.dumps({"result": {"curve": {"sweeps": [flat]}}}))
+    protocol = replace(SMALL, kind="range-tests", parts={"mlp": {}}, common={"augment": "none"})
+    assert [row["value"] for row in gather(protocol, tmp_path)] == [None]
 
 
 def test_range_tests_are_gathered_once_a_repeat_a_record(tmp_path):

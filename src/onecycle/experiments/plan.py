@@ -97,7 +97,7 @@ def base_job(spec: Spec, setting: Setting) -> Job:
     if fraction < 1:
         whole = _train_samples(values["data"], values.get("limit"), values.get("image_size"))
         values["limit"] = max(1, round(fraction * whole))
-    return Job.from_dict(values)
+    return Job.from_dict({**values, "preset": spec.policies[0]})
 
 
 def check(spec: Spec) -> None:

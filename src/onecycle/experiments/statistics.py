@@ -341,8 +341,7 @@ def _percent(accuracy: Interval) -> str:
     """``91.2 +- 0.2 %``, to the digits that the interval bears out."""
     if accuracy.low is None:
         return f"{100 * accuracy.mean:.1f} %"
-    half = 100 * (accuracy.mean - accuracy.low)
-    digits = 1 if half >= 0.1 else 2
+    digits = 1 if (half := 100 * (accuracy.mean - accuracy.low)) >= 0.1 else 2
     return f"{100 * accuracy.mean:.{digits}f} ± {half:.{digits}f} %"
 
 

@@ -84,10 +84,12 @@ def plain(value: Any) -> Any:
 
 
 def words(finding: Finding, scale: float = 100, unit: str = " points") -> str:
-    """A sentence with the numbers."""
+    """A sentence with the numbers: what was measured, its interval, and the limit that was claimed, if it is not 0."""
     claim, found = finding.claim, finding.contrast
-    number = f"{scale * found.mean:.2g}" if abs(scale * found.mean) < 0.1 else f"{scale * found.mean:+.2f}"
-    interval = "no interval"
-    if found.low is not None and found.high is not None:
-        interval = f"95 % interval {scale * found.low:.3g} to {scale * found.high:.3g}"
-    return f"{finding.answer}: {claim.text} ({number}{unit}, {interval}, n = {found.n})."
+    sign = 1 if claim.plus else -1  # a claim about what is small is said as such
+    ends = sorted(sign * end for end in (found.low, found.high) if end is not None)
+    interval = f"95 % interval {scale * ends[0]:.3g} to {scale * ends[1]:.3g}" if ends else "no interval"
+    limit = f", {'above' if sign > 0 else 'below'} {sign * scale * claim.than:g}" if claim.than else ""
+    differs = "+" if claim.plus and claim.minus else ""
+    value = f"{sign * scale * found.mean:{differs}.3g}"
+    return f"{finding.answer}: {claim.text} ({value}{unit}, {interval}{limit}, n = {found.n})."

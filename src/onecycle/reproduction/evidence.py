@@ -14,12 +14,12 @@ from ..errors import CheckpointError
 from ..experiments.comparison import conduct
 from ..experiments.spec import Spec
 from ..job import Job, run
-from ..verdict import judge
+from ..verdict import LOW, judge
 from .protocol import Points, Protocol, published
 
 Row = dict[str, Any]
-# Accuracy of ten classes by chance: what a run counts for in which training diverged.
-CHANCE = 0.1
+# Accuracy of ten classes by chance: what a run counts for in which training diverged, and how its error begins.
+CHANCE, DIVERGED = 0.1, "the loss became"
 # Points of a curve that are kept.
 POINTS = 200
 
@@ -51,11 +51,19 @@ def _comparisons(protocol: Protocol, folder: Path, **options: Any) -> Iterator[R
     for name, spec in specs(protocol).items():
         home = folder / name
         for row in conduct(spec, home, **options).table:
-            value = CHANCE if row["status"] == "failed" else row["test_accuracy"]
-            found = {**spec.settings, "part": name, **row, "value": value}
+            found = {**spec.settings, "part": name, **row, "value": value_of(row)}
             if protocol.by is None:
                 found["curve"] = _validation(home / row["run"])
             yield found
+
+
+def value_of(row: Mapping[str, Any]) -> float | None:
+    """Test accuracy; None for a run that failed for a reason that is not its settings', such as a full disk.
+
+    >>> value_of({"status": "failed", "error": "the loss became nan at update 3", "test_accuracy": None})
+    0.1
+    """
+    return CHANCE if row["status"] == "failed" and row["error"].startswith(DIVERGED) else row["test_accuracy"]
 
 
 def _validation(folder: Path) -> Points:
@@ -69,7 +77,8 @@ def _range_tests(protocol: Protocol, folder: Path, verbose: bool, **_: Any) -> I
     for name, part in protocol.parts.items():
         job = Job.from_dict({**protocol.common, **part, "augment": (protocol.common["augment"],)})
         for seed, sweep in enumerate(_tested(job, folder / name, protocol.options, verbose)["curve"]["sweeps"]):
-            kept = judge(Curve.from_dict({"sweeps": [sweep]})).score
+            said = judge(Curve.from_dict({"sweeps": [sweep]}))
+            kept = None if said.answer == "unclear" and said.score <= LOW else said.score  # the sweep does not say
             curve = list(zip(sweep["valid_lr"], sweep["valid_accuracy"], strict=False))
             yield {"part": name, "seed": seed, "value": kept, "status": "finished", "curve": curve}
 
@@ -86,7 +95,8 @@ def _schedules(protocol: Protocol, folder: Path, **_: Any) -> Iterator[Row]:
         settings = {**protocol.common, **part}
         for seed in range(settings.pop("seeds")):
             home = folder / f"{name}-seed{seed}"
-            run(Job.from_dict({**settings, "seed": seed}), home, resume=home.exists(), test=False, draw=False)
+            begun = (home / "run.json").exists()
+            run(Job.from_dict({**settings, "seed": seed}), home, resume=begun, test=False, draw=False)
             steps = runs.read_records(home / "steps.jsonl")
             for measure, key, scale in (("learning rate", "lr", 1 / settings["lr_max"]), ("momentum", "momentum", 1)):
                 values = [scale * step[key] for step in steps if key in step]

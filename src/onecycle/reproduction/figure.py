@@ -60,16 +60,20 @@ def means(rows: Sequence[Mapping[str, Any]], by: str | None) -> list[tuple[Any, 
 
 def _draw(panel: Axes, i: int, line: Line, rows: Sequence[Mapping[str, Any]], by: str | None) -> None:
     found = means(rows, by)
+    n = max((m.n for _, m in found), default=0)
+    whole = by is not None or all(m.n == n for _, m in found)
+    if not whole:  # a mean over those that got further would flatter
+        found = [(x, m) for x, m in found if m.n == n]
     names = any(isinstance(x, tuple) for x, _ in found)  # a pair, such as a momentum that moves, stands beside numbers
     if not names:
         found = sorted(found)
     xs = [_in_words(x) for x, _ in found] if names else [x for x, _ in found]
-    mean, low, high = ([getattr(m, end) or m.mean for _, m in found] for end in ("mean", "low", "high"))
-    n = max((m.n for _, m in found), default=0)
-    drawn = _line(panel, i, f"{line.label} (n = {n})", xs, mean)
+    mean = [m.mean for _, m in found]
+    low = [m.mean if m.low is None else m.low for _, m in found]
+    high = [m.mean if m.high is None else m.high for _, m in found]
+    drawn = _line(panel, i, f"{line.label} (n = {n}{'' if whole else ', until the first diverged'})", xs, mean)
     if by is None:
-        whole = [m.n == n for _, m in found]  # an interval of the few that got further tells little
-        panel.fill_between(xs, low, high, where=whole, color=drawn, alpha=0.2, linewidth=0)
+        panel.fill_between(xs, low, high, color=drawn, alpha=0.2, linewidth=0)
     else:
         below, above = ([abs(a - b) for a, b in zip(mean, ends, strict=True)] for ends in (low, high))
         panel.errorbar(xs, mean, yerr=[below, above], fmt="none", color=drawn, capsize=3)

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ConfigError, did_you_mean
 
@@ -47,7 +47,7 @@ class Panel:
     x: str
     y: str
     log: bool = False
-    legend: str = "best"
+    legend: Literal["best", "lower right"] = "best"
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,17 @@ class Reproduction:
         """What was claimed, what came out, and whether the one holds by the other."""
         protocol = self.protocol
         scale, unit = (1.0, "") if protocol.kind == "schedules" else (100.0, " points")
-        failed = sum(row["status"] == "failed" for row in self.rows)
+        failed = [row["value"] is None for row in self.rows if row["status"] == "failed"]
+        endings = (
+            ("diverged, and count as chance", len(failed) - sum(failed)),
+            ("failed, and are left out", sum(failed)),
+        )
         return [
             f"{protocol.title} ({protocol.source})",
             f"Claimed: {protocol.claim}",
             SAID[self.findings[0].answer],
             *[f"- {words(finding, scale, unit)}" for finding in self.findings],
-            *([f"{failed} of {len(self.rows)} runs diverged, and count as chance."] if failed else []),
+            *[f"{n} of {len(self.rows)} runs {ending}." for ending, n in endings if n],
         ]
 
 
@@ -113,7 +117,7 @@ def home(protocol: Protocol, out: str | Path | None) -> Path:
     if record.exists():
         if different := runs.differing(_kept(record, protocol.common.get("seeds")), wanted):
             raise CheckpointError(f"{folder} holds another reproduction: {'; '.join(different)}. Give another --out")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(p.name != f".writing-{FILE}" for p in folder.iterdir())):
         raise CheckpointError(f"{folder} is not empty and holds no reproduction: give another --out")
     else:
         _keep(record, wanted)
