@@ -4,13 +4,13 @@
 
 Cost: the same runs made bare and by `compare`, in turn, in one process with one thread.
 
-Bare: what one would write in a notebook. The data are read once; for each policy and seed a model is built, trained by
+Bare: what one would write in a notebook. For each policy and seed a model is built, trained by
 `Learner.fit_one_cycle` with its validation data measured after each epoch, and evaluated on the test data. Nothing is
-written. Ours: `conduct(spec, tune=False)` of the same runs, in a new folder: reads the data, writes the records,
-checkpoints and weights of each run, ``compare.json`` after each, and at the end statistics and sentences. The second of
-training that the plan measures is left out of it and given beside: it is the same for 4 runs and for 400. Imports are
-done before. Both train the same weights, which is checked. Ratios are of wall time and of the process's CPU time (which
-tells more on a machine that others use); below 1.03 is the aim.
+written. Ours: `conduct(spec, tune=False)` of the same runs, in a new folder: writes the records, checkpoints and
+weights of each run, ``compare.json`` after each, and at the end statistics and sentences. The plan, which reads the
+data and trains for a second, is left out of it and given beside: it is the same for 4 runs and for 400. So is reading
+the data left out of the bare runs. Imports are done before. Both train the same weights, which is checked. Ratios are
+of wall time and of the process's CPU time (which tells more on a machine that others use); below 1.03 is the aim.
 
 Processes: the wall time of the runs of a comparison by one process and by two, which have started before, each with one
 thread, and with the threads that PyTorch takes by default, divided between the two.
@@ -56,14 +56,12 @@ def since(start: tuple[float, float]) -> tuple[float, float]:
 
 
 def bare(spec: Spec) -> tuple[tuple[float, float], list[float]]:
-    """Seconds, and the accuracy of each run."""
-    start = clocks()
-    found, loaded = [], {}
-    for seed in range(spec.seeds):
+    """Seconds, without reading the data, and the accuracy of each run."""
+    # each seed has its own validation cut, as in a comparison
+    loaded = [onecycle.load(spec.data, seed=seed, limit=spec.settings["limit"]) for seed in range(spec.seeds)]
+    start, found = clocks(), []
+    for seed, data in enumerate(loaded):
         for policy in spec.policies:
-            if seed not in loaded:  # each seed has its own validation cut, as in a comparison
-                loaded[seed] = onecycle.load(spec.data, seed=seed, limit=spec.settings["limit"])
-            data = loaded[seed]
             model = onecycle.build_model(spec.model, input_shape=data.input_shape, classes=data.n_classes, seed=seed)
             learn = onecycle.Learner(model, data, optimizer="sgd", seed=seed, verbose=False)
             learn.fit_one_cycle(spec.epochs[0], LR, preset=policy)
