@@ -102,3 +102,11 @@ def test_other_data_are_told_from_the_kept(tmp_path: Path):
     both = {"train": (x, LABELS), "test": (x, LABELS)}
     assert differing(to_arrays(both), path)[0] == "x_test: none, now float32 [12, 3]"
     assert "classes: ['0', '1', '2'], now None" in differing(to_arrays((x, LABELS / 2)), path)
+
+
+def test_nan_is_no_difference(tmp_path: Path):
+    x = np.array([[0.0], [np.nan], [2.0]], np.float32)
+    arrays = to_arrays((x[:, :1] * 0 + 1, LABELS[:3])) | {"x_train": x}
+    np.savez(tmp_path / "data.npz", **arrays)
+    assert differing(arrays, tmp_path / "data.npz") == []
+    assert differing(arrays | {"x_train": x[::-1].copy() + 1}, tmp_path / "data.npz") == ["x_train: other values"]

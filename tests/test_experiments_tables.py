@@ -75,6 +75,13 @@ def test_no_claim_where_the_difference_holds_zero():
     assert said(SPEC, rows)[-1].endswith("no difference can be claimed.")
 
 
+def test_no_claim_of_two_seeds():
+    spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=2)
+    words = said(spec, rows_of(spec))[-1]
+    assert "5.00 points better than step" in words and "n = 2): no difference can be claimed." in words
+    assert not said(SPEC, rows_of(SPEC))[-1].endswith("no difference can be claimed.")
+
+
 def test_one_epoch_and_more_in_words():
     spec = Spec(policies=("one_cycle", "step"), epochs=(1,), seeds=3)
     words = said(spec, rows_of(spec))

@@ -50,6 +50,17 @@ def test_times_are_medians_over_runs_and_none_is_dropped(tmp_path):
     assert "more than 3 epochs, more than 6 s (0 of 2 runs reached 80 %)" in lines[2]
 
 
+def test_a_cell_whose_runs_all_failed_is_said(tmp_path):
+    record = comparison(tmp_path, one_cycle=[[0.5, 0.8, 0.9]], step=["failed", "failed", "failed", "waiting"])
+    ours, step = to_targets(tmp_path, record, 0.8)
+    for unit in ("epochs", "seconds"):
+        needed = step["needed"][unit]
+        assert set(needed) == set(ours["needed"][unit])
+        assert (needed["median"], needed["reached"], needed["n"]) == (None, 0, 3)
+    line = "- step, 3 epochs at batch size 64: none of 3 runs came to its end"
+    assert target_lines([ours, step], 0.8)[2] == line
+
+
 def test_a_curve_counts_epochs_of_the_budget_and_seconds_from_the_start(tmp_path):
     run(tmp_path / "a", [0.5, 0.75], seconds=1.5)
     assert curve(tmp_path / "a", 1.0, "epochs") == [(0.5, 0.5), (1.0, 0.75)]

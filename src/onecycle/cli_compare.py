@@ -127,7 +127,7 @@ def compare(
         spec = Spec.from_dict({**({} if data is None else {"data": data}), **given})
     if plan:
         check_jobs(jobs)
-        said = lines(spec, measured(spec), jobs)
+        said = lines(spec, measured(spec), jobs, ray)
         print_json({"config": spec.to_dict(), "plan": said}) if json else print(*said, sep="\n")
         return
     comparison = conduct(spec, out, jobs=jobs, on=ray, verbose=not json)

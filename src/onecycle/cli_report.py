@@ -37,6 +37,7 @@ def report(
     """
     if not folders:
         raise ConfigError("name at least one folder of a run, a range test or a comparison: onecycle report RUN...")
+    _refuse_ignored(format, markdown, out, open)
     first, folders = folders[0], tuple(part for folder in folders for part in _parts(folder))
     if format is not None:
         print(*(f"drawn in {path}" for folder in folders for path in draw(folder, format)), sep="\n")
@@ -51,6 +52,18 @@ def report(
     print(f"written: {written}")
     if open:
         webbrowser.open(written.resolve().as_uri())
+
+
+def _refuse_ignored(format: str | None, markdown: bool, out: Path | None, open: bool) -> None:
+    """Refuse what is about the page where none is written."""
+    instead = "--format" if format is not None else "--markdown"
+    others = {"--markdown": markdown and format is not None, "--out": out is not None, "--open": open}
+    ignored = [name for name, given in others.items() if given]
+    if ignored and (markdown or format is not None):
+        raise ConfigError(
+            f"with {instead} no page is written, and {' and '.join(ignored)} would be ignored: give {instead} alone, "
+            "or leave it out"
+        )
 
 
 def _parts(folder: Path) -> list[Path]:

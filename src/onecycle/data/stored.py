@@ -128,4 +128,5 @@ def _difference(kept: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray],
     a, b = (f"{x[name].dtype} {list(x[name].shape)}" if name in x else "none" for x in (kept, given))
     if a != b:
         return f"{name}: {a}, now {b}"
-    return None if np.array_equal(kept[name], given[name]) else f"{name}: other values"
+    same = np.array_equal(kept[name], given[name], equal_nan=kept[name].dtype.kind == "f")
+    return None if same else f"{name}: other values"

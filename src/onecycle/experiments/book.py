@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from .. import runs
 from ..checkpoint import write_json
-from ..errors import CheckpointError, DataError, TrainingError
+from ..errors import CheckpointError, DataError, Interrupted, TrainingError
 from ..job import prepare
 from ..optimizers import recipe
 from . import plan, tables
@@ -96,7 +97,11 @@ class Book:
     def _make(
         self, label: str, tasks: Sequence[Task], cells: Mapping[Path, Cell], note: Callable[[Task, Outcome], str]
     ) -> None:
-        """Make the runs that are missing; `note` takes down each and says it in words."""
+        """Make the runs that are missing; `note` takes down each and says it in words.
+
+        Raises:
+            Interrupted: a run was stopped, though not by a stop of the comparison; the others have been made.
+        """
         missing = []
         for task in tasks:
             if (outcome := known(task)) is None:
@@ -111,13 +116,18 @@ class Book:
         to_come = [cell for cell, seed in self._keys() if (cell, seed) not in self.outcomes]
         after = 0.0 if label == "run" else sum(map(self._seconds, to_come))
         self.says.start(label, list(seconds.values()), after)
+        stopped = []
         for task, outcome in self.work(missing):
-            if outcome.status != "interrupted":
+            if outcome.status == "interrupted":
+                stopped.append(task)
+            else:
                 words = note(task, outcome)
                 self.write("running")
                 rows = [row for _, row in self.trials] if task.trial else self.table()
                 failed = outcome.status == "failed" and not task.trial
                 self.says.done(words, seconds[task.folder], rows, failed)
+        if stopped:
+            raise Interrupted(f"{len(stopped)} of {len(tasks)} {label}s were stopped", signal=signal.SIGINT)
 
     def _centre(self, cell: Cell) -> float:
         """About which peaks are tried: the range test's, else the optimizer's default."""
@@ -129,7 +139,7 @@ class Book:
         name = plan.slug(["range", *(f"{key}{value}" for key, value in setting)])
         path = self.folder / "trials" / f"{name}.json"
         if path.exists():
-            return json.loads(path.read_text(encoding="utf-8"))["peaks"]
+            return _peaks_in(path)
         ready = prepare(replace(plan.base_job(self.spec, setting), lr_max=None, seed=plan.TRIAL_SEED))
         record: dict[str, Any] = {"peaks": {}}
         try:
@@ -177,6 +187,13 @@ class Book:
 
     def _run(self, cell: Cell, seed: int) -> str:
         return f"runs/{cell.name}-seed{seed}"
+
+
+def _peaks_in(path: Path) -> dict[str, float | None]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["peaks"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error!r}. Remove it to test anew") from error
 
 
 def _score(outcome: Outcome) -> Score | None:

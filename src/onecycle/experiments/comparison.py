@@ -50,7 +50,10 @@ class Comparison:
         except FileNotFoundError:
             raise CheckpointError(f"no comparison in {folder} (it has no {FILE}): name the folder of one") from None
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
+            raise CheckpointError(
+                f"{path} cannot be read: {error}. Restore it, or give another --out; the runs are in "
+                f"{Path(folder) / 'runs'}"
+            ) from error
         record = check_schema(path, record, SCHEMA)
         if missing := {"config", "status", "table", "summary"} - set(record):
             raise CheckpointError(
@@ -172,7 +175,7 @@ def conduct(
     with workers(jobs, on) as work, own_data.kept(own, folder), held():
         speeds = measured(spec)
         says = _voice(spec, jobs, verbose)
-        for line in lines(spec, speeds, jobs):
+        for line in lines(spec, speeds, jobs, on):
             says.say(line)
         book = Book(spec, folder, speeds, says, work)
         try:
@@ -211,7 +214,7 @@ def _measured(spec: Spec, setting: Setting, seconds: float) -> Speed:
         raise
 
 
-def lines(spec: Spec, speeds: Mapping[Setting, Speed], jobs: int = 1) -> list[str]:
+def lines(spec: Spec, speeds: Mapping[Setting, Speed], jobs: int = 1, on: Ray | None = None) -> list[str]:
     """The plan in words: what is run, and about how long it takes."""
     from ..report.page_words import duration
 
@@ -230,6 +233,7 @@ def lines(spec: Spec, speeds: Mapping[Setting, Speed], jobs: int = 1) -> list[st
         f"runs: {measured_runs}",
         f"time: about {duration(float(f'{seconds / jobs:.2g}'))}"
         + (f" in {jobs} processes" if jobs > 1 else "")
+        + (" if one after the other" if on else "")
         + ", from a measured second of training",
     ]
 

@@ -179,6 +179,9 @@ def workers(jobs: int, on: Ray | None = None) -> Iterator[Work]:
     pool = _Pool(jobs)
     try:
         yield pool.work
+    except Exception:  # such as a full disk: the runs under way would go on to their end first
+        pool.stop()
+        raise
     finally:
         pool.close()
 
@@ -234,13 +237,17 @@ class _Pool:
         if stop.signal is None:
             return
         running = {future for future in waiting if not future.cancel()}
+        self.stop()
+        while running and self._processes():
+            running = wait(running, LOOK).not_done
+        raise Interrupted(f"stopped by {signal.Signals(stop.signal).name}", signal=stop.signal)
+
+    def stop(self) -> None:
+        """Have the runs under way write their checkpoints and end, and begin no other."""
         self._stopping.set()  # for those that were handed out and have not begun
         for process in self._processes():
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGINT)
-        while running and self._processes():
-            running = wait(running, LOOK).not_done
-        raise Interrupted(f"stopped by {signal.Signals(stop.signal).name}", signal=stop.signal)
 
     def _start(self) -> ProcessPoolExecutor:
         self._before = set(multiprocessing.active_children())

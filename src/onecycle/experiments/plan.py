@@ -13,7 +13,7 @@ from typing import Any
 
 from ..budget import Budget
 from ..data import load
-from ..errors import ConfigError
+from ..errors import ConfigError, OneCycleError, TrainingError
 from ..job import Job, policy_options, prepare
 from ..presets import preset
 from .spec import MODEL_OPTIONS, Spec
@@ -119,15 +119,25 @@ def check(spec: Spec) -> None:
 
 
 def measure(job: Job, seconds: float) -> Speed:
-    """Train for about so many seconds, and keep nothing of it."""
+    """Train for about so many seconds, and keep nothing of it.
+
+    Raises:
+        OneCycleError: anything that cannot be used; what a model of one's own raises in training is a `TrainingError`.
+    """
     prepare(Job("digits", model="mlp"))  # what is imported once is no cost of a run
-    began = time.perf_counter()
-    ready = prepare(replace(job, lr_max=1e-4, seed=TRIAL_SEED))
-    if ready.data.valid is None:
-        raise ConfigError(f"{job.data} has no validation data, which peaks are chosen by: give data that have")
-    start, policy = time.perf_counter() - began, preset("constant", 1e-4)
-    ready.learner.fit("1 updates", policy)  # the first update pays for what is made once
-    result = ready.learner.fit(f"{seconds:.3f} s", policy)
+    policy = preset("constant", 1e-4)
+    try:
+        began = time.perf_counter()
+        ready = prepare(replace(job, lr_max=1e-4, seed=TRIAL_SEED))
+        start = time.perf_counter() - began
+        if ready.data.valid is None:
+            raise ConfigError(f"{job.data} has no validation data, which peaks are chosen by: give data that have")
+        ready.learner.fit("1 updates", policy)  # the first update pays for what is made once
+        result = ready.learner.fit(f"{seconds:.3f} s", policy)
+    except OneCycleError:
+        raise
+    except Exception as error:  # whatever the code of a model raises
+        raise TrainingError(f"the model cannot be trained on these data: {type(error).__name__}: {error}") from error
     train, *held_out = ready.config["facts"]["samples"]
     return Speed(result.samples_per_second, train, sum(held_out), start)
 

@@ -142,7 +142,7 @@ def _difference(spec: Spec, rows: Sequence[Row], setting: Setting) -> str | None
     gap, wide = (paired_difference(cells[ours], others[rival], level) for level in (0.95, 1 - 0.05 / len(others)))
     if gap.low is None or wide.high is None:
         return None
-    claimed = gap.low > 0 or wide.high < 0
+    claimed = gap.n > 2 and (gap.low > 0 or wide.high < 0)
     words = "better" if gap.mean > 0 else "worse"
     choice = f" from the best of {len(others)}" if len(others) > 1 else ""
     end = "" if claimed else ": no difference can be claimed"

@@ -21,7 +21,8 @@ def to_targets(folder: Path, record: Mapping[str, Any], target: float) -> list[d
 
     A record has ``policy``, ``epochs`` (the budget) and the axes; for epochs and for seconds ``median``, ``low`` and
     ``high`` as `ToTarget` has them, ``reached`` and ``n``, and ``words``. Runs that never got there are not dropped:
-    they needed more than their budget. Failed runs count as such; what is still to be run does not count.
+    they needed more than their budget. Failed runs count as such, also where all failed; what is still to be run does
+    not count.
 
     Raises:
         ConfigError: a target outside (0, 1).
@@ -51,11 +52,14 @@ def check_target(target: float | None) -> None:
 
 
 def _cell(folder: Path, rows: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any]:
-    """Both times of the runs that differ in their seed alone; nothing where none of them has come to its end."""
-    from .statistics import to_target
+    """Both times of the runs that differ in their seed alone; nothing where none of them has ended."""
+    from .statistics import ToTarget, to_target
 
     finished = [row for row in rows if row["status"] == "finished"]
     failed = sum(row["status"] == "failed" for row in rows)
+    if failed and not finished:
+        none = asdict(ToTarget(target, failed, 0, None, None, None, limit=0.0))
+        return {"needed": {unit: {**none, "words": f"none of {failed} runs came to its end"} for unit in UNITS}}
     times = {}
     for unit in UNITS:
         if curves := [points for row in finished if (points := curve(folder / row["run"], row["epochs"], unit))]:
@@ -89,8 +93,7 @@ def target_lines(found: Sequence[Mapping[str, Any]], target: float) -> list[str]
     for row in found:
         setting: Setting = tuple((k, v) for k, v in row.items() if k not in ("policy", "epochs", "needed"))
         where = f" at {in_words(setting)}" if setting else ""
-        epochs, seconds = (row["needed"][unit]["words"].split(" (", 1) for unit in UNITS)
-        said.append(
-            f"- {row['policy']}, {row['epochs']:g} epochs{where}: {epochs[0]} epochs, {seconds[0]} s ({epochs[1]}"
-        )
+        (epochs, _, runs_there), (seconds, *_) = (row["needed"][unit]["words"].partition(" (") for unit in UNITS)
+        times = f"{epochs} epochs, {seconds} s ({runs_there}" if runs_there else epochs
+        said.append(f"- {row['policy']}, {row['epochs']:g} epochs{where}: {times}")
     return said
