@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -231,7 +232,12 @@ def test_a_process_that_dies_is_replaced_and_then_shown(tmp_path: Path, monkeypa
 
 def test_a_worker_that_is_to_stop_begins_nothing(tmp_path: Path, made: list[Task]):
     task = Task(tmp_path / "run", Job(model="mlp", limit=160, budget="1 epochs"))
-    assert execute.interruptible(task, stopping=lambda: True) == Outcome("interrupted")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert execute.interruptible(task, stopping=lambda: True) == Outcome("interrupted")
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # between two runs, where nothing would catch it
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert made == [] and not task.folder.exists()
 
 

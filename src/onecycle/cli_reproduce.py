@@ -13,6 +13,7 @@ from .errors import MissingDependency
 
 def reproduce(
     name: str,
+    /,
     *,
     size: str = "small",
     seeds: Whole | None = None,

@@ -311,7 +311,7 @@ def _in_worker(task: Task) -> Outcome:
 def interruptible(task: Task, stopping: Callable[[], bool] = lambda: False) -> Outcome:
     """In a worker: as `execute`, which a SIGINT stops after the update under way and its checkpoint.
 
-    Where it is `stopping` already, nothing is begun.
+    Where it is `stopping` already, nothing is begun. Afterwards SIGINT is ignored: nothing would catch it.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
