@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from onecycle.reproduction.protocol import NAMES, read
-from onecycle.reproduction.reproduce import Reproduction, draw, reproduce
+from onecycle.reproduction.reproduce import Reproduction, reproduce
 
 IMAGES = Path(__file__).parents[1] / "docs/images/reproduction"
 
@@ -43,7 +43,7 @@ def main() -> None:
         began = time.perf_counter()
         found = reproduce(name, out=options.out / name, jobs=options.jobs)
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        shutil.copy(draw(found), IMAGES / f"{name}.png")
+        shutil.copy(found.draw(), IMAGES / f"{name}.png")
         print(section(found), end="\n\n", flush=True)
 
 

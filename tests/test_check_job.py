@@ -127,7 +127,7 @@ def test_a_disk_that_is_full(monkeypatch):
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(check_job, "write_json", full)
+    monkeypatch.setattr("onecycle.checkpoint.write_json", full)
     with pytest.raises(CheckpointError, match="cannot write to out: No space left on device"):
         check(TINY, "out", repeats=1)
 

@@ -14,7 +14,7 @@ from onecycle.reproduction.claims import is_in, settle, words
 from onecycle.reproduction.evidence import gather, largest_error, specs, value_of
 from onecycle.reproduction.figure import figure, means
 from onecycle.reproduction.protocol import NAMES, Claim, Line, Panel, Protocol, published, read
-from onecycle.reproduction.reproduce import Reproduction, draw, home, reproduce, with_seeds
+from onecycle.reproduction.reproduce import Reproduction, home, reproduce, with_seeds
 
 SIZES = [(name, size) for name in NAMES for size in ("small", "paper") if (name, size) != ("schedule", "paper")]
 
@@ -146,7 +146,7 @@ def test_comparisons_are_gathered_once_and_drawn(tmp_path):
     assert ours.lines[0].get_label() == "peak .2 (n = 2)"
     assert list(ours.lines[0].get_ydata()) == [sum(r["value"] for r in rows[i::2]) / 2 for i in (0, 1)]
     found = Reproduction(SMALL, tmp_path, (settle(SMALL.claims[0], rows),), rows)
-    assert draw(found, "svg").read_bytes().startswith(b"<?xml")
+    assert found.draw("svg").read_bytes().startswith(b"<?xml")
     assert found.summary[:2] == ["A small one (here)", "Claimed: More is less."]
 
 

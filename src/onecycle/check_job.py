@@ -12,7 +12,7 @@ from typing import Any
 
 from . import runs
 from .budget import Budget
-from .checkpoint import write_json
+from .checkpoint import write_record
 from .curve import Curve
 from .errors import CheckpointError, DataError, MissingDependency
 from .job import Job, prepare
@@ -144,11 +144,7 @@ def _write(folder: Path | None, test: RangeTest, config: Mapping[str, Any]) -> N
     record = {
         "schema": SCHEMA, **runs.origin(), "config": dict(config), "notes": list(test.notes), "result": test.to_dict(),
     }  # fmt: skip
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "check.json", record)
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {folder}: {error}. Give a folder that can be written") from error
+    write_record(folder / "check.json", record)
     _draw(test, folder)
 
 

@@ -164,6 +164,19 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     sync_folder(path.parent)
 
 
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON as `write_json` does, in a folder that is made for it.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {path.parent}: {error}. Give a folder that can be written") from error
+
+
 def check_schema(path: Path, record: Any, schema: int) -> dict[str, Any]:
     """The record that was read from `path`; a `CheckpointError` where it is of another kind or version."""
     found = record.get("schema") if isinstance(record, dict) else None

@@ -54,8 +54,8 @@ def reproduce(
         Of the figure: png, svg or pdf.
     """
     from .reproduction.protocol import read
-    from .reproduction.reproduce import draw, with_seeds
     from .reproduction.reproduce import reproduce as run
+    from .reproduction.reproduce import with_seeds
 
     if plan:
         protocol = with_seeds(read(name, size), seeds)
@@ -65,7 +65,7 @@ def reproduce(
     found = run(name, size, out, seeds=seeds, jobs=jobs, on=on, cpus=cpus, gpus=gpus, verbose=not json)
     drawn = None
     with suppress(MissingDependency):
-        drawn = draw(found, format)
+        drawn = found.draw(format)
     if json:
         print_json({"out": str(found.folder), "figure": drawn and str(drawn), "answer": found.findings[0].answer,
                     "summary": found.summary})  # fmt: skip

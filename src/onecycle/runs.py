@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .checkpoint import check_schema, write_json
+from .checkpoint import check_schema, write_json, write_record
 from .errors import CheckpointError, did_you_mean
 
 SCHEMA = 1
@@ -39,11 +39,7 @@ def create(
         "result": None,
         "error": None,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "run.json", record)
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {folder}: {error}. Give a folder that can be written") from error
+    write_record(folder / "run.json", record)
     return folder
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import runs
-from ..checkpoint import write_json
+from ..checkpoint import write_record
 from ..errors import CheckpointError, DataError, Interrupted, TrainingError
 from ..job import prepare
 from ..optimizers import recipe
@@ -149,8 +149,7 @@ class Book:
         else:
             record = {"peaks": {f"{epochs:g}": test.peak(epochs) for epochs in self.spec.epochs}, **test.to_dict()}
             line = test.line()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+        write_record(path, record)
         self.says.say(f"{plan.in_words(setting)}: {line}".removeprefix(": "))
         return record["peaks"]
 
@@ -171,13 +170,7 @@ class Book:
             "table": rows, "speed_up": tables.speed_up_rows(found),
             "tuning": [{**row, "chosen": row["lr_max"] == self.peaks[cell]} for cell, row in self.trials],
         }  # fmt: skip
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / FILE, record)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write to {self.folder}: {error}. Give a folder that can be written"
-            ) from error
+        write_record(self.folder / FILE, record)
 
     def _keys(self) -> list[tuple[Cell, int]]:
         return [(cell, seed) for seed in range(self.spec.seeds) for group in self.cells.values() for cell in group]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .. import runs
-from ..checkpoint import check_schema, write_json
+from ..checkpoint import check_schema, write_record
 from ..errors import CheckpointError, ConfigError
 from ..experiments.execute import Ray
 from .claims import Finding, settle, words
@@ -53,6 +52,17 @@ class Reproduction:
             *[f"{n} of {len(self.rows)} runs {ending}." for ending, n in endings if n],
         ]
 
+    def draw(self, format: str = "png") -> Path:
+        """Write its figure: ``figure.png`` in its folder, or another format.
+
+        Raises:
+            MissingDependency: matplotlib is not installed.
+        """
+        from ..report.figures import save
+        from .figure import figure
+
+        return save(figure(self.protocol, self.rows), self.folder / f"figure.{format}")
+
 
 def reproduce(
     name: str,
@@ -71,7 +81,7 @@ def reproduce(
     Args:
         name: schedule, range-test, accuracy, limited-data, batch-size, weight-decay, dropout or momentum.
         size: "small" for two CPU cores and about ten minutes; "paper", the paper's own protocol, for a GPU.
-        out: folder of the runs, ``reproduction.json`` and ``figure.png`` (where matplotlib is installed); default
+        out: folder of the runs, ``reproduction.json`` and what `Reproduction.draw` writes; default
             ``reproductions/NAME-SIZE``. Called again with the same one, only what is missing is run.
         seeds: repeats of everything, at least 2; default: the protocol's, 3 to 8.
         jobs, on, cpus, gpus: where the runs are made, as in `compare`.
@@ -120,7 +130,7 @@ def home(protocol: Protocol, out: str | Path | None) -> Path:
     elif folder.exists() and (not folder.is_dir() or any(p.name != f".writing-{FILE}" for p in folder.iterdir())):
         raise CheckpointError(f"{folder} is not empty and holds no reproduction: give another --out")
     else:
-        _keep(record, wanted)
+        write_record(record, wanted)
     return folder
 
 
@@ -147,24 +157,4 @@ def _write(found: Reproduction) -> None:
         "findings": [{"text": f.claim.text, "answer": f.answer, **asdict(f.contrast)} for f in found.findings],
         "table": [{key: value for key, value in row.items() if key != "curve"} for row in found.rows],
     }  # fmt: skip
-    _keep(found.folder / FILE, record)
-
-
-def _keep(path: Path, record: Mapping[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {path.parent}: {error}. Give a folder that can be written") from error
-
-
-def draw(found: Reproduction, format: str = "png") -> Path:
-    """Write its figure: ``figure.png`` in its folder, or another format.
-
-    Raises:
-        MissingDependency: matplotlib is not installed.
-    """
-    from ..report.figures import save
-    from .figure import figure
-
-    return save(figure(found.protocol, found.rows), found.folder / f"figure.{format}")
+    write_record(found.folder / FILE, record)
