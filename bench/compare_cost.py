@@ -33,9 +33,9 @@ import torch
 import onecycle
 from onecycle.experiments import comparison, plan
 from onecycle.experiments.comparison import conduct
-from onecycle.experiments.execute import workers
 from onecycle.experiments.plan import Task
 from onecycle.experiments.spec import Spec
+from onecycle.experiments.workers import workers
 
 DATA = "fashion-mnist"
 POLICIES = ("one_cycle", "cosine")

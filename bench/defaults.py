@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import onecycle
-from onecycle.optimizers import RECIPES
+from onecycle.optim.build import RECIPES
 
 # data, model, training samples, epochs, metric
 CASES = [

@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import onecycle
-from onecycle.progress import Progress
+from onecycle.records.progress import Progress
 
 CASES = {"mlp, batch 128": ("mlp", 128), "mlp, batch 512": ("mlp", 512), "small-cnn, batch 128": ("small-cnn", 128)}
 
@@ -121,7 +121,7 @@ def main() -> None:
         ratios = compare(name, size, 1, 10 * arguments.pairs, data, xy, record=False)
         print(line(f"one update, {case}", ratios), flush=True)
     print(line("import onecycle - import torch", start_up("import onecycle"), " s"))
-    help_code = "import sys; sys.argv = ['onecycle', '--help']; from onecycle.cli import main; main()"
+    help_code = "import sys; sys.argv = ['onecycle', '--help']; from onecycle.commands.app import main; main()"
     print(line("onecycle --help - import torch", start_up(help_code), " s"))
 
 

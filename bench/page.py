@@ -28,9 +28,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from onecycle.job import Job, run
+from onecycle.jobs.job import Job, run
+from onecycle.records.read import read
 from onecycle.report.page import html, page
-from onecycle.report.page_read import read
 
 # When the first figure and those in view, or all of them, are drawn and painted: milliseconds since the navigation.
 DRAWN = """all => new Promise(done => {

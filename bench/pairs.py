@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import onecycle
-from onecycle.data.loaders import TensorBatches
+from onecycle.data.batches import TensorBatches
 
 OUT = Path(__file__).parent / "out"
 

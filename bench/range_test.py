@@ -21,9 +21,10 @@ import torch
 from pairs import PEAK_PAIRS, keep, rows
 
 import onecycle
-from onecycle import suggestion
-from onecycle.steps import update
-from onecycle.suggestion import suggest
+from onecycle.optim.groups import write
+from onecycle.range_test import peak as suggestion
+from onecycle.range_test.peak import suggest
+from onecycle.training.step import update
 
 OPTIMIZERS, EPOCHS, SEEDS, TEST_SEEDS = ("sgd", "adamw", "muon"), (2, 8), (0, 1, 2), (100, 101, 102, 103, 104)
 MIDDLE = {"sgd": 0.2, "adamw": 0.008, "muon": 0.04}
@@ -94,7 +95,7 @@ def rival_sweep(pair, optimizer, seed, spec, validated=False):
     policy = onecycle.Policy({"lr": lambda lr: lr})
 
     def step(lr):
-        policy.write(learn.optimizer, lr)
+        write(policy, learn.optimizer, lr)
         if not learn.model.training:
             learn.model.train()
         return update(learn.state, [next(stream)])[0].item()

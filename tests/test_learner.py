@@ -31,7 +31,7 @@ from onecycle import (
     one_cycle,
     preset,
 )
-from onecycle.optimizers import RECIPES
+from onecycle.optim.build import RECIPES
 
 X, Y = blobs(48)
 VALID = blobs(21, seed=1)
@@ -376,7 +376,7 @@ def test_metrics_of_every_kind():
 def test_torchmetrics_in_a_fit():
     torchmetrics = pytest.importorskip("torchmetrics")
     learn = learner(
-        metrics=[torchmetrics.Accuracy("multiclass", num_classes=3, average="micro"), onecycle.steps.accuracy]
+        metrics=[torchmetrics.Accuracy("multiclass", num_classes=3, average="micro"), onecycle.training.step.accuracy]
     )
     valid = learn.fit_one_cycle(1, 0.1).valid
     assert valid["multiclassaccuracy"] == pytest.approx(valid["accuracy"])

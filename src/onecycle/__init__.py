@@ -8,12 +8,8 @@
 True
 """
 
-from . import presets
-from .budget import Budget
-from .check_job import check
-from .curve import Curve
 from .data import Data, Split, load
-from .data.loaders import as_batches
+from .data.batches import as_batches
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -24,24 +20,29 @@ from .errors import (
     OneCycleError,
     TrainingError,
 )
-from .evaluation import evaluate, predict
 from .experiments.comparison import Comparison, compare
-from .job import Job, run
+from .jobs.check import check
+from .jobs.job import Job, run
 from .learner import Learner
-from .loop import EpochEnd, Update, train
 from .models import build as build_model
-from .observers import Checkpointer, History, Recorder, Result
-from .policy import Driver, Policy
-from .presets import one_cycle, preset
-from .progress import Progress
-from .range_test import RangeTest, range_test
+from .optim.driver import Driver
+from .range_test.api import RangeTest, range_test
+from .range_test.verdict import Verdict, judge
+from .records.curve import Curve
+from .records.history import Checkpointer, History, Recorder, Result
+from .records.progress import Progress
 from .reproduction.reproduce import Reproduction, reproduce
-from .runtime import Runtime
-from .schedules import Piecewise
-from .state import TrainState
-from .steps import Supervised
-from .untouched import untouched
-from .verdict import Verdict, judge
+from .schedules import presets
+from .schedules.budget import Budget
+from .schedules.piecewise import Piecewise
+from .schedules.policy import Policy
+from .schedules.presets import one_cycle, preset
+from .training.evaluate import evaluate, predict
+from .training.loop import EpochEnd, Update, train
+from .training.restore import untouched
+from .training.runtime import Runtime
+from .training.state import TrainState
+from .training.step import Supervised
 
 __all__ = [
     "Budget",

@@ -1,6 +1,6 @@
 """``python -m onecycle`` is the command ``onecycle``."""
 
-from .cli import main
+from .commands.app import main
 
 if __name__ == "__main__":
     main()

@@ -12,23 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import evaluation, optimizers, runs, tasks
-from .budget import Budget
-from .checking import range_test_of
-from .checkpoint import load_weights, save_weights
+from .data.batches import as_tensor, first_batch
 from .data.feed import Feed, feed_for
-from .data.loaders import as_tensor, first_batch
 from .errors import ConfigError, Interrupted
-from .interrupt import stop_requests
-from .loop import EpochEnd, resolve, train, updates_per_epoch
-from .observers import History, Observer, Result
-from .policy import Policy
-from .presets import preset as make_preset
-from .range_test import EPOCHS, FEWEST, SHARE, RangeTest
-from .recording import Recording
-from .runtime import Runtime
-from .state import TrainState
-from .steps import Loss, pair
+from .optim import build as optimizers
+from .optim.groups import bind
+from .range_test.api import EPOCHS, FEWEST, SHARE, RangeTest
+from .range_test.learner import range_test_of
+from .records import run as runs
+from .records.checkpoint import load_weights, save_weights
+from .records.history import History, Observer, Result
+from .records.recording import Recording
+from .schedules.budget import Budget
+from .schedules.policy import Policy
+from .schedules.presets import preset as make_preset
+from .training import evaluate as evaluation
+from .training import objectives as tasks
+from .training.loop import EpochEnd, resolve, train, updates_per_epoch
+from .training.runtime import Runtime
+from .training.signals import stop_requests
+from .training.state import TrainState
+from .training.step import Loss, pair
 
 BATCH_SIZE = 64
 # A range test is worth its while where the run is so many times as long as the shortest one, or takes a minute. Where
@@ -149,7 +153,7 @@ class Learner:
         """
         budget = Budget.parse(budget)
         policy = resolve(policy, self._updates(budget))
-        policy.bind(self.optimizer)  # what the optimizer does not have is refused before anything is written
+        bind(policy, self.optimizer)  # what the optimizer does not have is refused before anything is written
         with ExitStack() as stack:
             recording = self._begin(
                 None if out is None else Path(out), resume, config or {"budget": str(budget)}, policy, stack
@@ -307,7 +311,7 @@ class Learner:
     def _progress(self, stack: ExitStack, budget: Budget) -> list[Observer]:
         if not self.verbose:
             return []
-        from .progress import Progress
+        from .records.progress import Progress
 
         unit = "samples" if self._feed.normalise is None else "images"
         progress = Progress(epochs=budget.epochs, unit=unit)
@@ -374,7 +378,7 @@ class Learner:
 
     def _say(self, *notes: str) -> None:
         if self.verbose:
-            from .progress import notes as show
+            from .records.progress import notes as show
 
             show(notes)
 

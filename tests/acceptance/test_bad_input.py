@@ -17,9 +17,11 @@ import torch
 from cyclopts import CycloptsError
 from data_makers import image_folder, pixels
 
-from onecycle import OneCycleError, job, runs
-from onecycle.checkpoint import checkpoints, latest
-from onecycle.cli import main
+from onecycle import OneCycleError
+from onecycle.commands.app import main
+from onecycle.jobs import job
+from onecycle.records import run as runs
+from onecycle.records.checkpoint import checkpoints, latest
 
 QUICK = ["--model", "mlp", "--epochs", "2", "--limit", "320"]
 
@@ -207,9 +209,8 @@ def test_where_nothing_can_be_written(refused):
 
 FULL = """
 import resource, sys, torch
-from onecycle import job
-from onecycle.cli import main
-from onecycle.observers import Checkpointer
+from onecycle.commands.app import main
+from onecycle.records.history import Checkpointer
 torch.set_num_threads(1)
 save = Checkpointer.save
 
@@ -244,12 +245,12 @@ def test_a_disk_that_fills_up():
 @pytest.fixture
 def broken(monkeypatch) -> Path:
     """A run that stopped on the way, with two checkpoints."""
-    from onecycle.observers import Checkpointer
+    from onecycle.records.history import Checkpointer
 
     with monkeypatch.context() as patch:
         patch.setitem(Checkpointer.__init__.__kwdefaults__, "every", 0.0)
         patch.setitem(Checkpointer.__init__.__kwdefaults__, "share", 1e9)
-        patch.setattr("onecycle.observers.History.result", lambda *_: exit(3))
+        patch.setattr("onecycle.records.history.History.result", lambda *_: exit(3))
         with pytest.raises(SystemExit):
             main(["train", *QUICK, "--out", "run"])
     assert len(checkpoints("run/checkpoints")) == 2

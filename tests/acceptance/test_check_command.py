@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onecycle import job, runs
-from onecycle.cli import main
-from onecycle.curve import Curve
+from onecycle.commands.app import main
+from onecycle.jobs import job
 from onecycle.learner import Learner
-from onecycle.verdict import judge
+from onecycle.range_test.verdict import judge
+from onecycle.records import run as runs
+from onecycle.records.curve import Curve
 
 QUICK = ["--model", "mlp", "--limit", "320"]
 LONG = ["--optimizer", "adamw", "--batch-size", "2", "--budget", "340 updates", "--augment", "none"]
@@ -202,9 +203,9 @@ def test_train_says_where_its_peak_is_from(capsys):
 def test_killed_and_resumed_it_keeps_the_peak_that_it_found(capsys, monkeypatch):
     """A real kill -9 in the middle; the same weights as a run that was never stopped, and no second range test."""
     words = ["train", *QUICK, *LONG, "--device", "cpu"]
-    slow = "import time; from onecycle import cli, observers\n"
-    slow += "observers.Recorder.__call__ = lambda self, event, was=observers.Recorder.__call__: "
-    slow += "(time.sleep(0.01), was(self, event))[1]\ncli.main()"
+    slow = "import time; from onecycle.commands import app; from onecycle.records import history\n"
+    slow += "history.Recorder.__call__ = lambda self, event, was=history.Recorder.__call__: "
+    slow += "(time.sleep(0.01), was(self, event))[1]\napp.main()"
     process = subprocess.Popen([sys.executable, "-c", slow, *words, "--out", "cut"], stderr=subprocess.DEVNULL)
     steps = Path("cut/steps.jsonl")
     while process.poll() is None and not (steps.exists() and steps.stat().st_size > 1000):

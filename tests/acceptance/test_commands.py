@@ -16,10 +16,12 @@ import torch
 from data_makers import image_folder
 from PIL import Image
 
-from onecycle import job, load, runs
-from onecycle.cli import main
-from onecycle.optimizers import RECIPES
-from onecycle.presets import PRESETS
+from onecycle import load
+from onecycle.commands.app import main
+from onecycle.jobs import job
+from onecycle.optim.build import RECIPES
+from onecycle.records import run as runs
+from onecycle.schedules.presets import PRESETS
 
 KEYS = ["run", "train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second"]
 QUICK = ["--model", "mlp", "--epochs", "1", "--limit", "320"]
@@ -212,7 +214,7 @@ def test_resume_goes_on_and_says_where(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("onecycle.observers.History.result", stop)
+        patch.setattr("onecycle.records.history.History.result", stop)
         with pytest.raises(SystemExit) as stopped:
             main(["train", *QUICK, "--out", "run"])
     assert stopped.value.code == 130

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from onecycle.cli import app, main
-from onecycle.cli_compare import compare
+from onecycle.commands.app import app, main
+from onecycle.commands.compare import compare
 from onecycle.errors import Interrupted
 from onecycle.experiments.comparison import Comparison
-from onecycle.experiments.execute import workers
 from onecycle.experiments.plan import Task
-from onecycle.job import Job
+from onecycle.experiments.workers import workers
+from onecycle.jobs.job import Job
 
 if "compare" not in list(app):
     app.command(compare)
@@ -27,7 +27,7 @@ QUICK = ["digits", "--model", "mlp", "--limit", "160", "--optimizer", "sgd", "--
 # Runs that take about a second, to be stopped in the middle of one.
 LONG = ["digits", "--model", "mlp", "--optimizer", "sgd", "--policies", "one_cycle,step", "--seeds", "2"]
 LONG += ["--epochs", "12", "--no-tune", "--lr-max", "0.1"]
-START = "import test_compare_command; from onecycle.cli import main; main()"
+START = "import test_compare_command; from onecycle.commands.app import main; main()"
 
 
 @pytest.fixture(autouse=True)

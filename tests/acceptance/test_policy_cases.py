@@ -12,7 +12,9 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 import onecycle
-from onecycle import Piecewise, Policy, presets
+from onecycle import Piecewise, Policy
+from onecycle.optim.driver import Driver
+from onecycle.schedules import presets
 
 POLICY = presets.fastai(0.05)
 
@@ -57,7 +59,7 @@ def one_step(model: nn.Module, optimizer: Optimizer, k: int) -> list[tuple[float
 def test_case_1_past_the_end_the_values_stay_with_one_warning():
     policy = presets.paper(1.0)
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
-    driver = policy.attach(optimizer, 10)
+    driver = Driver(policy, optimizer, 10)
     used = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -90,7 +92,7 @@ ORDERS = [
 def test_case_2_a_checkpoint_restores_the_cycle_in_any_load_order(make, order, stop):
     model = small_model()
     optimizer = make(model)
-    driver = POLICY.attach(optimizer, 10)
+    driver = Driver(POLICY, optimizer, 10)
     saved, uninterrupted = io.BytesIO(), []
     for k in range(10):
         if k == stop:
@@ -107,7 +109,7 @@ def test_case_2_a_checkpoint_restores_the_cycle_in_any_load_order(make, order, s
     optimizer = make(again)
     for what in order:
         if what == "attach":
-            driver = POLICY.attach(optimizer, 10)
+            driver = Driver(POLICY, optimizer, 10)
         elif what == "load":
             optimizer.load_state_dict(of_optimizer)
         else:
@@ -130,7 +132,7 @@ def test_case_3_overflows_in_fp16_do_not_move_the_position(make, fused):
     """The gradient of a sum is the scale: in fp16, at most 65504, so 2^18, 2^17 and 2^16 overflow and 2^15 does not."""
     layer = nn.Linear(1, 1)
     optimizer = make(layer.parameters(), lr=1.0, fused=fused)
-    driver = presets.linear(0.1).attach(optimizer, 7)
+    driver = Driver(presets.linear(0.1), optimizer, 7)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**18)
     positions, used = [], []
     for _ in range(10):
@@ -154,7 +156,7 @@ def test_case_3_overflows_in_fp16_do_not_move_the_position(make, fused):
 def test_case_3_overflows_in_the_middle_of_the_cycle(fused):
     weight = nn.Parameter(torch.ones(2))
     optimizer = SGD([weight], lr=1.0, fused=fused)
-    driver = presets.linear(0.1).attach(optimizer, 7)
+    driver = Driver(presets.linear(0.1), optimizer, 7)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     used = []
     for k in range(10):
@@ -220,7 +222,7 @@ def test_case_10_tensor_lr_more_betas_and_a_group_added_mid_cycle(make, tensors)
     weight.grad, late.grad = torch.ones(2), torch.ones(2)
     policy = Policy({"lr": Piecewise(((0, 1.0), (1, 0.0))), "momentum": Piecewise(((0, 0.75), (1, 0.5)))})
     optimizer = make([weight], lr=lr, betas=betas)
-    driver = policy.attach(optimizer, 9)
+    driver = Driver(policy, optimizer, 9)
     for k in range(9):
         if k == 4:
             optimizer.add_param_group({"params": [late]})
@@ -242,7 +244,7 @@ def test_case_10_tensor_lr_more_betas_and_a_group_added_mid_cycle(make, tensors)
     again = make([weight], lr=torch.tensor(0.5), betas=betas)
     again.add_param_group({"params": [late]})
     again.load_state_dict(state["optimizer"])
-    driver = policy.attach(again, 17)
+    driver = Driver(policy, again, 17)
     driver.load_state_dict(state["driver"])
     again.step()
     assert [float(group["lr"]) for group in again.param_groups] == [1 - 9 / 16] * 2

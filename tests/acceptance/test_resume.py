@@ -25,11 +25,15 @@ from typing import Any
 import pytest
 import torch
 
-import onecycle.loop
-from onecycle import CheckpointError, Job, build_model, job, load, observers, recording, runs
-from onecycle.checkpoint import checkpoints
-from onecycle.cli import main
+import onecycle.training.loop
+from onecycle import CheckpointError, Job, build_model, load
+from onecycle.commands.app import main
+from onecycle.jobs import job
 from onecycle.learner import Learner
+from onecycle.records import history as observers
+from onecycle.records import recording
+from onecycle.records import run as runs
+from onecycle.records.checkpoint import checkpoints
 
 NETS = """
 import time
@@ -116,13 +120,17 @@ def _work(work: Job, out: str, resume: bool, home: Path, faults: dict[str, Any])
 
 
 def _owner(name: str) -> tuple[Any, str]:
-    """The object that holds ``module.attribute`` or ``module.Class.attribute``."""
-    first, *rest, last = name.split(".")
-    if first == "safetensors":
+    """The object that holds ``package.module.attribute`` or ``package.module.Class.attribute``."""
+    if name.startswith("safetensors."):
         import safetensors.torch as owner
-    else:
-        owner = os if first == "os" else sys.modules[f"onecycle.{first}"]
-    return functools.reduce(getattr, rest, owner), last
+
+        return owner, name.rpartition(".")[2]
+    if name.startswith("os."):
+        return os, name.removeprefix("os.")
+    *path, last = name.split(".")
+    ends = (i for i in range(len(path), 0, -1) if "onecycle." + ".".join(path[:i]) in sys.modules)
+    end = next(ends)
+    return functools.reduce(getattr, path[end:], sys.modules["onecycle." + ".".join(path[:end])]), last
 
 
 def _before(name: str, action: Callable[[], None], after: bool = False) -> None:
@@ -210,16 +218,16 @@ def test_killed_at_random_moments_and_resumed_each_time(name, finished):
 @pytest.mark.parametrize(
     ("window", "die"),
     {
-        "before the first update": ("loop._run", 1, "before"),
-        "between the records and their checkpoint": ("checkpoint.save", 4, "before"),
-        "right after a checkpoint": ("checkpoint.save", 4, "after"),
-        "while a manifest is written": ("checkpoint.write_json", 4, "before"),
-        "before a checkpoint gets its name": ("checkpoint._fingerprint", 4, "after"),
-        "while an old checkpoint is removed": ("checkpoint.remove", 2, "before"),
-        "between the last update of an epoch and its end": ("loop._end_epoch", 2, "before"),
+        "before the first update": ("training.loop._run", 1, "before"),
+        "between the records and their checkpoint": ("records.checkpoint.save", 4, "before"),
+        "right after a checkpoint": ("records.checkpoint.save", 4, "after"),
+        "while a manifest is written": ("records.checkpoint.write_json", 4, "before"),
+        "before a checkpoint gets its name": ("records.checkpoint._fingerprint", 4, "after"),
+        "while an old checkpoint is removed": ("records.checkpoint.remove", 2, "before"),
+        "between the last update of an epoch and its end": ("training.loop._end_epoch", 2, "before"),
         "before the validation of an epoch": ("learner.Learner.evaluate", 2, "before"),
-        "between the record of an epoch and its checkpoint": ("observers.epoch_record", 2, "after"),
-        "after the last epoch": ("observers.History.result", 1, "before"),
+        "between the record of an epoch and its checkpoint": ("records.history.epoch_record", 2, "after"),
+        "after the last epoch": ("records.history.History.result", 1, "before"),
         "before the weights have their name": ("safetensors.save_model", 1, "after"),
         "before the run is called finished": ("learner.Learner.save", 1, "after"),
         "before the test set is measured": ("learner.Learner.evaluate", 4, "before"),
@@ -245,12 +253,12 @@ def test_killed_with_half_a_checkpoint_written(call, finished):
 
 
 def test_killed_again_while_it_resumes(finished):
-    assert child(ADAMW, "run", die=("checkpoint.save", 5, "after")) == -signal.SIGKILL
+    assert child(ADAMW, "run", die=("records.checkpoint.save", 5, "after")) == -signal.SIGKILL
     for die in (
-        ("runs.truncate_records", 1, "after"),
-        ("runs.truncate_records", 2, "after"),
-        ("runs.change", 1, "before"),
-        ("checkpoint.save", 1, "before"),
+        ("records.run.truncate_records", 1, "after"),
+        ("records.run.truncate_records", 2, "after"),
+        ("records.run.change", 1, "before"),
+        ("records.checkpoint.save", 1, "before"),
     ):
         assert child(ADAMW, "run", True, die=die) == -signal.SIGKILL
     assert child(ADAMW, "run", True) == 0
@@ -267,14 +275,14 @@ def test_killed_before_there_is_a_run(finished):
 
 
 def test_killed_before_the_first_checkpoint_begins_anew(finished):
-    assert child(SGD, "run", often=False, die=("loop._end_epoch", 1, "before")) == -signal.SIGKILL
+    assert child(SGD, "run", often=False, die=("training.loop._end_epoch", 1, "before")) == -signal.SIGKILL
     assert not checkpoints("run/checkpoints")
     assert child(SGD, "run", True, often=False) == 0
     assert_same_run("run", finished("sgd"))
 
 
 def test_a_damaged_last_checkpoint_costs_only_time(finished):
-    assert child(SGD, "run", die=("checkpoint.save", 17, "after")) == -signal.SIGKILL
+    assert child(SGD, "run", die=("records.checkpoint.save", 17, "after")) == -signal.SIGKILL
     state = checkpoints("run/checkpoints")[-1] / "state.pt"
     state.write_bytes(state.read_bytes()[:-100])
     assert child(SGD, "run", True) == 0
@@ -297,7 +305,7 @@ def test_a_changed_configuration_is_refused_by_its_keys(finished):
 def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     """On a clock of its own: each look at it takes 30 ms."""
     ticks = iter(range(10**9))
-    monkeypatch.setattr(onecycle.loop, "time", type("Clock", (), {"perf_counter": lambda: next(ticks) * 0.03}))
+    monkeypatch.setattr(onecycle.training.loop, "time", type("Clock", (), {"perf_counter": lambda: next(ticks) * 0.03}))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(job, "_draw", lambda *_: None)
     monkeypatch.setattr(recording, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))

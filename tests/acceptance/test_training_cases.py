@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from onecycle import Learner, Piecewise, Policy, Runtime, Supervised, TrainState, Update, one_cycle, train
-from onecycle.steps import cross_entropy
+from onecycle.optim.driver import Driver
+from onecycle.training.step import cross_entropy
 
 CYCLE = Policy(
     {"lr": Piecewise(((0, 0.04), (0.3, 1), (1, 0))), "momentum": Piecewise(((0, 0.95), (0.3, 0.85), (1, 0.95)))}
@@ -53,7 +54,7 @@ def used_values(state: TrainState) -> list[tuple[float, float]]:
 def test_case_1_stepping_past_the_end_stays_at_lr_end_with_one_warning():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    CYCLE.with_(lr=Piecewise(((0, 0.04), (0.3, 1), (1, 4e-6)))).attach(optimizer, updates=10)
+    Driver(CYCLE.with_(lr=Piecewise(((0, 0.04), (0.3, 1), (1, 4e-6)))), optimizer, updates=10)
     used = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

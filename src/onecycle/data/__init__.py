@@ -1,7 +1,7 @@
 """Data sets: found by name or path, decoded once, checked, and split with a seed."""
 
+from .contact_sheet import contact_sheet
 from .inputs import read_inputs
-from .sheet import contact_sheet
 from .sources import NAMES, describe, find, held, load
 from .splits import Data, Split, Stream
 

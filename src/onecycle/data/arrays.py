@@ -38,7 +38,7 @@ def read_npz(path: Path) -> Found:
     uint8 [n, h, w], [n, h, w, c] and [n, c, h, w] are images; all other numbers are float32 arrays. Labels are
     integers [n] or, for regression, floats [n, ...].
     """
-    from .stored import ABOUT, from_arrays  # which is built on this module
+    from .npz import ABOUT, from_arrays  # which is built on this module
 
     arrays = load_arrays(path)
     if ABOUT in arrays:

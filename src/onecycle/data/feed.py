@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ConfigError
 from .augment import augmenter
-from .loaders import Batches, ImageTransform, as_batches
+from .batches import Batches, ImageTransform, as_batches
 
 
 @dataclass(frozen=True)

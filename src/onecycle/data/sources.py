@@ -238,7 +238,7 @@ def _named(found: Found, known: Known) -> Found:
 
 def _layout(path: Path) -> str | None:
     """What kind of source a path is, None when nothing here reads it."""
-    from .originals import ARCHIVES, find_cifar, find_idx
+    from .idx_cifar import ARCHIVES, find_cifar, find_idx
     from .parquet import parquet_files
 
     if path.is_dir():
@@ -252,7 +252,8 @@ def _layout(path: Path) -> str | None:
 
 
 def _read_path(path: Path, options: Options) -> Found:
-    from . import arrays, originals, text
+    from . import arrays, text
+    from . import idx_cifar as originals
 
     layout = _layout(path)
     if layout in ("folder", "parquet") or (layout is None and path.is_dir()):

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import runs
-from ..checkpoint import check_schema
 from ..data import held
 from ..errors import CheckpointError, ConfigError, OneCycleError
+from ..records import run as runs
+from ..records.checkpoint import check_schema
 from . import own_data, plan
-from .book import FILE, SCHEMA, Book
-from .execute import Ray, check_jobs, workers
-from .live import Lines, LiveTable, Silent
+from .campaign import FILE, SCHEMA, Book
+from .console import Lines, LiveTable, Silent
 from .plan import Setting, Speed
 from .spec import Spec
 from .targets import to_targets
+from .workers import Ray, check_jobs, workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -289,7 +289,7 @@ def _is_done(folder: Path, spec: Spec) -> bool:
 
 
 def _arrays(data: Any) -> Arrays:
-    from ..data.stored import to_arrays  # with numpy
+    from ..data.npz import to_arrays  # with numpy
 
     return to_arrays(data)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, MissingDependency
 from .plan import Setting, in_words
+from .results import measure_of
 from .statistics import summary
-from .tables import measure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import checkpoints, remove, sync_folder
+from ..records.checkpoint import checkpoints, remove, sync_folder
 
 # Records that were cut off and written anew end in another time: so many bytes tell them from those that only grew.
 TAIL = 64

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import sync_folder
 from ..errors import CheckpointError
-from .book import FILE
+from ..records.checkpoint import sync_folder
+from .campaign import FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ def path_in(folder: Path) -> str:
 
 def differing(arrays: Arrays | None, folder: Path) -> list[str]:
     """In what other data are kept in the folder."""
-    from ..data import stored  # with numpy
+    from ..data import npz as stored  # with numpy
 
     return [] if arrays is None else stored.differing(arrays, folder / DATA)
 

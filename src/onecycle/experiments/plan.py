@@ -11,11 +11,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..budget import Budget
 from ..data import load
 from ..errors import ConfigError, OneCycleError, TrainingError
-from ..job import Job, policy_options, prepare
-from ..presets import preset
+from ..jobs.job import Job, policy_options, prepare
+from ..schedules.budget import Budget
+from ..schedules.presets import preset
 from .spec import MODEL_OPTIONS, Spec
 
 Setting = tuple[tuple[str, Any], ...]

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..budget import Budget
 from ..errors import ConfigError, did_you_mean
-from ..job import Job
-from ..presets import PRESETS
+from ..jobs.job import Job
+from ..schedules.budget import Budget
+from ..schedules.presets import PRESETS
 
 # Options of the reference models, which can be varied as the fields of a job can.
 MODEL_OPTIONS = ("dropout", "hidden", "width", "depth", "heads", "bn_momentum")

@@ -8,8 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from .. import runs
 from ..errors import ConfigError, did_you_mean
+from ..records import run as runs
 from .plan import Setting, in_words
 
 UNITS = ("epochs", "seconds")

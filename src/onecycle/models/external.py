@@ -100,13 +100,17 @@ def _accepted(maker: Callable[..., Any], offered: dict[str, Any]) -> dict[str, A
 
 @contextmanager
 def _current_directory_importable() -> Iterator[None]:
-    """The installed command does not look for modules in the current directory, as ``python -m`` does."""
-    before = list(sys.path)
+    """The installed command does not look for modules in the current directory, as ``python -m`` does.
+
+    No byte code is written meanwhile: a user's folder stays as it was.
+    """
+    before, written = list(sys.path), sys.dont_write_bytecode
     sys.path.insert(0, os.getcwd())
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:], sys.dont_write_bytecode = before, written
 
 
 def _in_words(error: BaseException) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from ..records.read import Comparison, items, number
 from .page_groups import axes, compared
-from .page_read import Comparison, items, number
 from .page_series import DASHES, Figure, Key, Plots, Series, ends, numbers, of_seeds, stacked, style
 from .page_words import interval_of, speed_up_text
 from .rows import mean_band

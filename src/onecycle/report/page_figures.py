@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..curve import Band, Curve
+from ..records.curve import Band, Curve
+from ..records.read import RangeTest, items, number, part
 from .figures import LABELS, TRAIN, VALID, VALUES
 from .page_groups import Group
-from .page_read import RangeTest, items, number, part
 from .page_series import Figure, Key, Plots, Series, budget, curve, ends, numbers, of_seeds, style
 from .range_figure import loss_axis
 from .rows import column, moving_mean, spans_decades, value_names

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .page_read import Comparison, Run
+from ..records.read import Comparison, Run
 
 # Facts that decide whether two measures are of the same thing; the mean and the spread of the pixels follow the seed.
 DATA = (

@@ -10,8 +10,8 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
+from ..records.read import Comparison, RangeTest, Records, Run, items, number, part
 from .page_groups import flat, shared, varying
-from .page_read import Comparison, RangeTest, Records, Run, items, number, part
 from .page_words import bounded, command, ends_text, interval_of, value_text
 
 # Longer texts in cells, and longer lists, are cut.

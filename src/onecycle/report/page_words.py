@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..records.read import Comparison, RangeTest, Records, Run, items, number, part
 from .page_groups import Group, differences
-from .page_read import Comparison, RangeTest, Records, Run, items, number, part
 from .rows import mean_band
 
 # More groups than this are in the table, and of the best a sentence each.

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import runs
-from ..check_job import check
-from ..curve import Curve
 from ..errors import CheckpointError
 from ..experiments.comparison import conduct
 from ..experiments.spec import Spec
-from ..job import Job, run
-from ..verdict import LOW, judge
+from ..jobs.check import check
+from ..jobs.job import Job, run
+from ..range_test.verdict import LOW, judge
+from ..records import run as runs
+from ..records.curve import Curve
 from .protocol import Points, Protocol, published
 
 Row = dict[str, Any]

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import runs
-from ..checkpoint import check_schema, write_record
 from ..errors import CheckpointError, ConfigError
-from ..experiments.execute import Ray
+from ..experiments.workers import Ray
+from ..records import run as runs
+from ..records.checkpoint import check_schema, write_record
 from .claims import Finding, settle, words
 from .evidence import gather
 from .protocol import Protocol, read

@@ -1,0 +1,138 @@
+"""The commands that look back: a page about runs, and what has been run."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ConfigError, did_you_mean
+from .options import Flag, Json
+from .printing import print_json, print_table, text
+
+FIGURES = ("png", "svg", "pdf")
+
+
+def report(
+    *folders: Path,
+    out: Path | None = None,
+    format: str | None = None,
+    markdown: Flag = False,
+    open: Flag = False,
+) -> None:
+    """Write one page about runs, range tests and comparisons: self-contained, it works offline.
+
+    Parameters
+    ----------
+    folders
+        Of runs, range tests, comparisons and reproductions.
+    out
+        The page. Default: report.html in the first folder.
+    format
+        Draw the figures of each run, range test or comparison beside its records instead, for print: png, svg or pdf.
+    markdown
+        Print the summary as Markdown instead.
+    open
+        Show the page in the browser.
+    """
+    if not folders:
+        raise ConfigError("name at least one folder of a run, a range test or a comparison: onecycle report RUN...")
+    _refuse_ignored(format, markdown, out, open)
+    first, folders = folders[0], tuple(part for folder in folders for part in _parts(folder))
+    if format is not None:
+        print(*(f"drawn in {path}" for folder in folders for path in draw(folder, format)), sep="\n")
+        return
+    from ..report.page import markdown as words
+    from ..report.page import page
+
+    if markdown:
+        print(words(folders))
+        return
+    written = page(folders, out or first / "report.html")
+    print(f"written: {written}")
+    if open:
+        webbrowser.open(written.resolve().as_uri())
+
+
+def _refuse_ignored(format: str | None, markdown: bool, out: Path | None, open: bool) -> None:
+    """Refuse what is about the page where none is written."""
+    instead = "--format" if format is not None else "--markdown"
+    others = {"--markdown": markdown and format is not None, "--out": out is not None, "--open": open}
+    ignored = [name for name, given in others.items() if given]
+    if ignored and (markdown or format is not None):
+        raise ConfigError(
+            f"with {instead} no page is written, and {' and '.join(ignored)} would be ignored: give {instead} alone, "
+            "or leave it out"
+        )
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folders with records of a reproduction; of anything else the folder itself."""
+    if not (folder / "reproduction.json").exists():
+        return [folder]
+    return sorted({path.parent for name in ("run", "check", "compare") for path in folder.glob(f"*/{name}.json")})
+
+
+def draw(folder: Path, format: str) -> list[Path]:
+    """The figures of the run, the range test or the comparison in `folder`, drawn anew from their records.
+
+    Raises:
+        ConfigError: an unknown format.
+        CheckpointError: nothing there to draw.
+    """
+    from ..records.read import read
+    from ..report.figures import history_figure, save
+    from ..report.range_figure import range_figure
+
+    if format not in FIGURES:
+        raise ConfigError(f"unknown format {format!r}: {did_you_mean(format, FIGURES)}")
+    records = read([folder])
+    if records.comparisons:
+        from ..experiments.comparison import Comparison
+        from ..report.paper import comparison_drawings
+
+        drawings = {"compare": Comparison.read(folder).plot()}
+        for comparison in records.comparisons:
+            drawings |= {f"compare-{name}": drawing for name, drawing in comparison_drawings(comparison).items()}
+        return [save(drawing, folder / f"{name}.{format}") for name, drawing in drawings.items()]
+    drawn = [
+        save(history_figure(run.steps, run.epochs, title=run.name), folder / f"curves.{format}") for run in records.runs
+    ]
+    drawn += [save(range_figure(test.record["result"]), folder / f"check.{format}") for test in records.tests]
+    if not drawn:
+        raise CheckpointError(f"{folder} holds no run and no range test whose figure could be drawn")
+    return drawn
+
+
+def runs(folder: Path = Path("runs"), *, sort: str = "created", json: Json = False) -> None:
+    """List what has been run in a folder, and in the folders inside it.
+
+    Parameters
+    ----------
+    folder
+        Where to look.
+    sort
+        Column to sort by: created, run, status, data, model, optimizer, budget, lr_max, valid, test or seconds.
+    """
+    from ..records.progress import notes
+    from ..records.run import listing
+
+    rows = listing(folder)
+    if not rows:
+        raise CheckpointError(f"there is no run in {folder}: onecycle train makes one")
+    if sort not in rows[0]:
+        raise ConfigError(f"unknown column {sort!r}: {did_you_mean(sort, rows[0])}")
+    rows = sorted(rows, key=lambda row: _order(row[sort]))
+    if json:
+        print_json({"runs": rows})
+        return
+    columns = [name for name in rows[0] if name != "error"]
+    print_table(columns, [["" if row[c] is None else text(row[c]) for c in columns] for row in rows])
+    notes(row["error"] for row in rows if row["status"] == "unreadable")
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Numbers, then words, then what is missing."""
+    if value is None:
+        return (2, 0.0, "")
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))

@@ -1,0 +1,382 @@
+"""From anything that holds data to batches whose order is a function of (seed, epoch) alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count, islice
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from ..errors import ConfigError, DataError
+from .seeds import derive_seed, seeded_everywhere
+
+Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
+"""From a batch and a generator for its draws to the batch that the model sees."""
+
+
+class Batches(Protocol):
+    """Batches, epoch by epoch. `len`, where there is one, is the number of batches of an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """The batches of `epoch` (from 0) from batch `start` on: the same ones at every call."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class TensorBatches:
+    """Batches of tensors that lie in memory, on any device: one index each, no worker and no copy but the batch.
+
+    Args:
+        tensors: of equal length n along dimension 0, on one device.
+        batch_size: samples a batch, at most n.
+        seed: the order of epoch e is a function of (seed, e).
+        shuffle: False: in the order of the data.
+        drop_last: leave out the ragged last batch; another one each epoch where the order is shuffled.
+        transform: applied to each batch; its generator is derived from (seed, epoch, batch).
+
+    Raises:
+        DataError: no tensors, unequal lengths, NaN or infinite values.
+        ConfigError: a batch size below 1 or larger than the data.
+
+    >>> batches = TensorBatches((torch.arange(5),), batch_size=2, shuffle=False)
+    >>> [batch[0].tolist() for batch in batches.epoch(0)], len(batches)
+    ([[0, 1], [2, 3], [4]], 3)
+    """
+
+    tensors: tuple[Tensor, ...]
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = True
+    drop_last: bool = False
+    transform: Transform | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(t) for t in self.tensors}
+        if len(lengths) != 1 or lengths == {0}:
+            raise DataError(
+                f"tensors need one common length above 0; received {[tuple(t.shape) for t in self.tensors]}"
+            )
+        _check_batch_size(self.batch_size, len(self.tensors[0]))
+        for i, tensor in enumerate(self.tensors):
+            _check_finite(tensor, "inputs" if i == 0 else "targets")
+
+    def __len__(self) -> int:
+        n = len(self.tensors[0])
+        return n // self.batch_size if self.drop_last else math.ceil(n / self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """See `Batches.epoch`."""
+        device, size = self.tensors[0].device, self.batch_size
+        order = epoch_order(len(self.tensors[0]), self.seed, epoch).to(device) if self.shuffle else None
+        generator = torch.Generator(device)
+        for i in range(start, len(self)):
+            where = slice(i * size, (i + 1) * size)
+            if order is None:
+                batch = tuple(t[where] for t in self.tensors)
+            else:
+                index = order[where]
+                batch = tuple(t.index_select(0, index) for t in self.tensors)
+            if self.transform is not None:
+                generator.manual_seed(derive_seed(self.seed, "augment", epoch, i))
+                batch = self.transform(batch, generator)
+            yield batch
+
+
+@dataclass(frozen=True)
+class DatasetBatches:
+    """Batches from a map-style torch `Dataset`, read by worker processes where `workers` is above 0.
+
+    Order as in `TensorBatches`; sample i draws from generators seeded by (seed, epoch, i), so that neither the number
+    of workers nor a restart in mid-epoch changes a value.
+    """
+
+    dataset: Dataset[Any]
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = True
+    drop_last: bool = False
+    transform: Transform | None = None
+    workers: int = 0
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+
+    def __post_init__(self) -> None:
+        _check_batch_size(self.batch_size, self._n)
+
+    @property
+    def _n(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return self._n // self.batch_size if self.drop_last else math.ceil(self._n / self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """See `Batches.epoch`."""
+        order = epoch_order(self._n, self.seed, epoch) if self.shuffle else torch.arange(self._n)
+        indices = [part.tolist() for part in order.split(self.batch_size)][: len(self)]
+        rows = _SeededRows(self.dataset, self.seed, epoch)
+        loader = DataLoader(
+            rows, batch_sampler=indices[start:], num_workers=self.workers, generator=torch.Generator(),
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+        generator = torch.Generator(self.device)
+        for i, batch in enumerate(loader, start):
+            if self.transform is not None:
+                generator.manual_seed(derive_seed(self.seed, "augment", epoch, i))
+                batch = self.transform(tuple(part.to(self.device, non_blocking=True) for part in batch), generator)
+            yield batch
+
+
+class _SeededRows(Dataset[Any]):
+    def __init__(self, dataset: Dataset[Any], seed: int, epoch: int):
+        self._dataset, self._seed, self._epoch = dataset, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self._dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, i: int) -> Any:
+        with seeded_everywhere(derive_seed(self._seed, "sample", self._epoch, i)):
+            return self._dataset[i]
+
+
+@dataclass(frozen=True)
+class LoaderBatches:
+    """Batches from a `DataLoader` or any other iterable of batches.
+
+    What it draws from the global generators of torch, Python and numpy, or from its own ``generator``, is derived from
+    (seed, epoch, batch), and these generators are left as they were. `start` is reached by reading and dropping.
+    """
+
+    iterable: Iterable[Any]
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.iterable)  # type: ignore[arg-type]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """See `Batches.epoch`."""
+        loader = self.iterable
+        sampler = getattr(loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            cast(Any, sampler).set_epoch(epoch)
+        holders = (loader, sampler, getattr(getattr(loader, "batch_sampler", None), "sampler", None))
+        found = (getattr(holder, "generator", None) for holder in holders)
+        own = [generator for generator in found if isinstance(generator, torch.Generator)]
+        with seeded_everywhere(derive_seed(self.seed, "order", epoch), *own):
+            iterator = iter(loader)
+        yield from islice(_seeded_batches(iterator, self.seed, epoch, 0, own), start, None)
+
+
+def _seeded_batches(
+    iterator: Iterator[Any], seed: int, epoch: int, first: int, own: Sequence[torch.Generator] = ()
+) -> Iterator[Any]:
+    """What is left in `iterator`; the next one counts as batch `first` of `epoch`."""
+    for i in count(first):
+        with seeded_everywhere(derive_seed(seed, "batch", epoch, i), *own):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
+
+
+@dataclass
+class OneShotBatches:
+    """Batches from an iterator, which can be gone through once; what `peek` looked at is not lost."""
+
+    iterator: Iterator[Any]
+    seed: int = 0
+    _peeked: list[Any] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.iterator)  # type: ignore[arg-type]
+
+    def peek(self, count: int = 1) -> list[Any]:
+        """The first batches, as many as there are of `count`, which `epoch` still gives."""
+        have = len(self._peeked)
+        self._peeked += islice(_seeded_batches(self.iterator, self.seed, 0, have), max(0, count - have))
+        return self._peeked[:count]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """See `Batches.epoch`; a second epoch is empty."""
+        while self._peeked:
+            start += 1
+            yield self._peeked.pop(0)
+        yield from _seeded_batches(self.iterator, self.seed, epoch, start)
+
+
+@dataclass(frozen=True)
+class ListBatches:
+    """Batches that lie in a list, in its order at every epoch."""
+
+    batches: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """See `Batches.epoch`."""
+        return islice(self.batches, start, None)
+
+
+def as_batches(
+    data: Any,
+    batch_size: int = 64,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    transform: Transform | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> Batches:
+    """Batches from anything that holds data.
+
+    * a `DataLoader`, or any iterable of batches: as they come; the other arguments but `seed` do not apply
+    * a tuple of tensors or arrays of equal length, or a `Split`: in memory, on `device`
+    * a torch `Dataset`, or a `datasets.Dataset`: through worker processes where `workers` is above 0
+
+    float64 arrays become float32.
+
+    Raises:
+        DataError: none of these, or data that cannot be trained on.
+        ConfigError: a batch size that does not fit the data.
+
+    >>> len(as_batches((torch.zeros(10, 3), torch.zeros(10)), 4, drop_last=True))
+    2
+    """
+    device = torch.device(device)
+    if hasattr(data, "epoch") and callable(data.epoch):
+        return data
+    if hasattr(data, "inputs") and hasattr(data, "targets"):
+        data = (data.inputs, data.targets)
+    if isinstance(data, tuple) and data and all(hasattr(part, "shape") for part in data):
+        tensors = tuple(as_tensor(part).to(device) for part in data)
+        return TensorBatches(tensors, batch_size, seed, shuffle, drop_last, transform)
+    if isinstance(data, list) and data:
+        return ListBatches(data)
+    if type(data).__module__.startswith("datasets."):
+        data = HubRows(data)
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        return DatasetBatches(data, batch_size, seed, shuffle, drop_last, transform, workers, device)
+    if isinstance(data, IterableDataset):
+        data = DataLoader(data, batch_size=batch_size, num_workers=workers)
+    if isinstance(data, Iterator):
+        return OneShotBatches(data, seed)
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict | torch.Tensor):
+        return LoaderBatches(data, seed)
+    raise DataError(
+        f"cannot make batches of a {type(data).__name__}: give a DataLoader, a list or iterable of batches, a tuple "
+        "(inputs, targets) of tensors or arrays, a torch Dataset, a datasets.Dataset, or a split of onecycle.load(...)"
+    )
+
+
+def first_batch(batches: Batches) -> Any:
+    """The first batch of the first epoch, without taking it away.
+
+    Raises:
+        DataError: there is none.
+    """
+    for batch in batches.peek() if isinstance(batches, OneShotBatches) else batches.epoch(0):
+        return batch
+    raise DataError("there are no batches: the data are empty")
+
+
+class HubRows(Dataset[Any]):
+    """A `datasets.Dataset` as rows: dicts of tensors, or ``(image, label)`` where it has both.
+
+    An image is float32 [c, h, w] from 0 to 1.
+    """
+
+    def __init__(self, dataset: Any):
+        features = dataset.features or {}
+        kinds = {name: type(feature).__name__ for name, feature in features.items()}
+        self._image = next((name for name, kind in kinds.items() if kind == "Image"), None)
+        labels = [name for name, kind in kinds.items() if kind == "ClassLabel"] or [n for n in kinds if n == "label"]
+        self._label = labels[0] if labels else None
+        pair = self._image is not None and self._label is not None
+        self._pair, self._dataset = pair, dataset if pair else dataset.with_format("torch")
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, i: int) -> Any:
+        row = self._dataset[int(i)]
+        return (_pixels(row[self._image]), int(row[self._label])) if self._pair else row
+
+
+def _pixels(image: Any) -> Tensor:
+    import numpy as np
+
+    pixels = torch.from_numpy(np.array(image if image.mode == "L" else image.convert("RGB")))
+    return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)).float() / 255
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """uint8 images [n, c, h, w] to normalised float32, (x / 255 - mean) / std by channel, then augmentation.
+
+    Args:
+        mean, std: of each channel, in units where 255 is 1.
+        augment: from (images, generator) to images, or None.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+
+    def __call__(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+        images, *rest = batch
+        if images.dtype != torch.uint8:
+            return batch
+        scales = [1 / (255 * std) for std in self.std]
+        shifts = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        if len(scales) == 1:  # Passes over memory are what this costs: one fewer than below.
+            x = torch.add(torch.tensor(shifts[0], device=images.device), images, alpha=scales[0])
+        else:
+            x = images.float()
+            x.mul_(x.new_tensor(scales)[:, None, None]).add_(x.new_tensor(shifts)[:, None, None])
+        return (x if self.augment is None else self.augment(x, generator), *rest)
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """The permutation of 0 ... n - 1 that epoch `epoch` follows, int64 [n].
+
+    >>> bool((epoch_order(5, 0, 1) == epoch_order(5, 0, 1)).all()), sorted(epoch_order(3, 0, 0).tolist())
+    (True, [0, 1, 2])
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(n, generator=generator)
+
+
+def as_tensor(values: Any) -> Tensor:
+    """A tensor of a tensor or array; float64 arrays as float32, since that is what models compute in."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"cannot make a tensor of a {type(values).__name__}: {error}. Give numbers") from error
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def _check_batch_size(size: Any, n: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ConfigError(f"batch_size is a whole number of samples, at least 1; received {size!r}")
+    if size > n:
+        raise ConfigError(f"batch_size {size} is larger than the data, {n} samples: at most {n}")
+
+
+def _check_finite(tensor: Tensor, what: str) -> None:
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
+        return
+    bad = (~torch.isfinite(tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None])).any(1).nonzero().flatten()
+    raise DataError(
+        f"{what} must be finite: {len(bad)} of {len(tensor)} samples hold NaN or infinity, the first is {int(bad[0])}"
+    )

@@ -1,0 +1,1 @@
+"""One run, one check, one prediction as plain data."""

@@ -1,0 +1,159 @@
+"""A range test as plain data: what the command line, a file or a queue asks for."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, DataError, MissingDependency
+from ..range_test.api import EPOCHS, RangeTest
+from ..range_test.verdict import judge
+from ..records import run as runs
+from ..records.checkpoint import write_record
+from ..records.curve import Curve
+from ..schedules.budget import Budget
+from .job import Job, prepare
+
+SCHEMA = 1
+
+
+def check(
+    job: Job,
+    out: str | Path | None = None,
+    *,
+    updates: int | None = None,
+    repeats: int = 2,
+    lr_low: float | None = None,
+    lr_high: float | None = None,
+    full: bool = False,
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """Test the learning rates of what `job` describes: which peak it can take, and whether it can super-converge.
+
+    Of the job count the data, the model, the optimizer and what changes an update, and the epochs of its budget, 10
+    where it is not in epochs; its peak, preset and policy do not. The sweep's ends, `lr_low` and `lr_high`, are found
+    where they are not given. Each repeat has initial weights of its own. In `full`, the sharpness is measured along the
+    first repeat: several times the cost.
+
+    Returns plain data, what `RangeTest.to_dict` says and before it ``out``, the folder, and ``train``, the command to
+    go on with. With `out`, ``check.json`` in that folder has the same, with configuration, versions and hardware;
+    ``check.png`` is its picture, where matplotlib is installed, and ``report.html`` its page, where plotly and jinja2
+    are. Nothing else is written.
+
+    Raises:
+        OneCycleError: anything that cannot be used, see `onecycle.errors`; as `Learner.range_test`.
+        Interrupted: stopped by a signal; nothing is written.
+
+    >>> result = check(Job("digits", model="mlp"), repeats=1)
+    >>> result["verdict"]["answer"] in ("possible", "not possible", "unclear"), 0.01 < result["lr_max"] < 2
+    (True, True)
+    """
+    folder = _free(out)
+    options = {"updates": updates, "repeats": repeats, "lr_low": lr_low, "lr_high": lr_high, "full": full}
+    ready = prepare(job, verbose)
+    test = ready.learner.range_test(
+        **options,
+        epochs=Budget.parse(job.budget).epochs or EPOCHS,
+        build=ready.build,
+        title=f"{job.data}, {ready.config['model']}, {job.optimizer}",
+    )
+    test = replace(test, notes=tuple(ready.learner.notes))
+    _write(folder, test, {**ready.config, **options})
+    return {"out": None if folder is None else str(folder), "train": train_command(job, test.lr_max), **test.to_dict()}
+
+
+def check_curve(path: str | Path, out: str | Path | None = None) -> dict[str, Any]:
+    """Judge a range test that is there already: a CSV file with the columns ``lr`` and ``test_accuracy``.
+
+    Nothing is trained. Of a log that goes on after its highest learning rate, only the rise counts. Returns and writes
+    what `check` does, without a peak and a command.
+
+    Raises:
+        DataError: no such table, or one without accuracies.
+        CheckpointError: the folder `out` cannot be written, or has a check.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "curve.csv"
+    ...     _ = path.write_text("lr,test_accuracy\\n0.1,0.7\\n0.5,0.8\\n1,0.8\\n2,0.78\\n3,0.75\\n")
+    ...     check_curve(path)["lr_max"] is None
+    True
+    """
+    folder = _free(out)
+    curve = Curve.from_csv(path)
+    if not curve.valid_accuracy.lr:
+        raise DataError(f"{path} has no values in a column test_accuracy, which the verdict is read from")
+    nothing = dict.fromkeys(("lr_max", "lr_min", "edge", "reason", "decades"))
+    test = RangeTest(
+        curve, **nothing, verdict=judge(curve), epochs=EPOCHS, kind="adaptive", batch_norm=False,
+        title=Path(path).name,
+    )  # fmt: skip
+    _write(folder, test, {"curve": str(path)})
+    return {"out": None if folder is None else str(folder), "train": None, **test.to_dict()}
+
+
+def train_command(job: Job, lr_max: float | None) -> str:
+    """The command that trains `job` at the peak `lr_max`, at the optimizer's own where it is None.
+
+    >>> train_command(Job("cifar10", model="resnet20", budget="30 epochs", augment=("crop", "flip")), 0.2345)
+    'onecycle train cifar10 --model resnet20 --epochs 30 --lr-max 0.23 --augment crop,flip'
+    """
+    words = ["onecycle", "train", job.data]
+    for field in fields(Job):
+        value = getattr(job, field.name)
+        if field.name == "lr_max":
+            words += ["--lr-max", "default" if lr_max is None else f"{lr_max:.2g}"]
+        elif field.name == "budget":
+            epochs = Budget.parse(value).epochs
+            words += ["--budget", value] if epochs is None else ["--epochs", f"{epochs:g}"]
+        elif field.name not in ("data", "policy") and value != field.default:
+            words += _option(field.name, value)
+    return shlex.join(words)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    option = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [option]
+    if isinstance(value, tuple):
+        return [option, ",".join(map(str, value))]
+    return [option, str(value)]
+
+
+def _free(out: str | Path | None) -> Path | None:
+    """The folder, where there is none yet or one without a check; what cannot be written is refused before the test."""
+    if out is None:
+        return None
+    folder = Path(out)
+    if (folder / "check.json").exists():
+        raise CheckpointError(f"{folder} holds another check: give another --out, or remove {folder / 'check.json'}")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise CheckpointError(f"cannot write to {nearest}: --out is a folder, for check.json and check.png")
+    return folder
+
+
+def _write(folder: Path | None, test: RangeTest, config: Mapping[str, Any]) -> None:
+    if folder is None:
+        return
+    record = {
+        "schema": SCHEMA, **runs.origin(), "config": dict(config), "notes": list(test.notes), "result": test.to_dict(),
+    }  # fmt: skip
+    write_record(folder / "check.json", record)
+    _draw(test, folder)
+
+
+def _draw(test: RangeTest, folder: Path) -> None:
+    """The picture and the page, where what they need is installed: a check does not fail for want of one."""
+    from ..report.figures import save
+    from ..report.page import page
+
+    with suppress(MissingDependency):
+        save(test.plot(), folder / "check.png")
+    with suppress(MissingDependency):
+        page([folder], folder / "report.html")

@@ -1,0 +1,254 @@
+"""Optimizers by name, and the parameter groups that they get."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ..errors import ConfigError, did_you_mean
+from ..schedules.piecewise import constant
+from ..schedules.policy import Policy
+from .groups import bind
+from .muon import Muon, inner_matrices
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An optimizer with the settings that are its defaults here: measured, see docs/log.md."""
+
+    make: Callable[..., Optimizer]
+    lr_max: float
+    momentum: float
+    weight_decay: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+RECIPES: dict[str, Recipe] = {
+    "sgd": Recipe(
+        torch.optim.SGD, lr_max=0.2, momentum=0.9, weight_decay=5e-4, options={"nesterov": True, "fused": True}
+    ),
+    "adam": Recipe(torch.optim.Adam, lr_max=0.005, momentum=0.9, weight_decay=0.0, options={"fused": True}),
+    "adamw": Recipe(torch.optim.AdamW, lr_max=0.007, momentum=0.9, weight_decay=0.05, options={"fused": True}),
+    "muon": Recipe(Muon, lr_max=0.04, momentum=0.8, weight_decay=0.1),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called `name`.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(
+            f"unknown optimizer {name!r}: {did_you_mean(str(name), RECIPES)}, or any class of torch.optim"
+        )
+    return RECIPES[name]
+
+
+def build_optimizer(
+    optimizer: Any, model: nn.Module, *, momentum: float | None = None, weight_decay: float | None = None
+) -> tuple[Optimizer, list[str]]:
+    """An optimizer over the model's parameters, and notes that say what was decided.
+
+    Args:
+        optimizer: a name of `RECIPES`, a class of torch.optim, a factory from parameter groups, or an instance, which
+            is used as it is.
+        momentum: of SGD, or beta1 of Adam's kin; None: the recipe's, or the class's own.
+        weight_decay: of weights with two or more dimensions; None: the recipe's, or the class's own. Biases and the
+            scales and shifts of norms get none.
+
+    Raises:
+        ConfigError: an unknown name, what does not make an optimizer, or an optimizer of another model.
+    """
+    if isinstance(optimizer, Optimizer):
+        _check_same_model(optimizer, model)
+        return optimizer, []
+    if weight_decay is not None and not 0 <= weight_decay < math.inf:
+        raise ConfigError(f"weight_decay is a finite number, at least 0, such as 5e-4; received {weight_decay!r}")
+    own = recipe(optimizer) if isinstance(optimizer, str) else None
+    make = own.make if own else optimizer
+    if not callable(make):
+        raise ConfigError(f"optimizer is a name, a class, a factory or an instance; received {optimizer!r}")
+    momentum = own.momentum if own and momentum is None else momentum
+    decay = own.weight_decay if own and weight_decay is None else weight_decay
+    groups = muon_groups(model, decay, momentum) if make is Muon else parameter_groups(model, decay)
+    try:
+        made = make(groups, **_arguments(make, own, momentum))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{_name(make)} cannot be made from the model's parameter groups: {error}") from error
+    if not isinstance(made, Optimizer):
+        raise ConfigError(f"the optimizer factory must return a torch optimizer; received {made!r}")
+    return made, _decay_weights_alone(made)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float | None) -> list[dict[str, Any]]:
+    """Weights in one group, and biases, scales and shifts in another, without weight decay.
+
+    >>> [(len(g["params"]), g["weight_decay"]) for g in parameter_groups(nn.Linear(2, 1), 0.1)]
+    [(1, 0.1), (1, 0.0)]
+
+    Raises:
+        ConfigError: the model has no parameters.
+    """
+    groups: list[dict[str, Any]] = []
+    for decayed in (True, False):
+        params = [p for p in model.parameters() if (p.ndim > 1) is decayed]
+        if params:
+            decay = {} if weight_decay is None else {"weight_decay": weight_decay * decayed}
+            groups.append({"params": params, "lr_ratio": 1.0, "weight_decay_ratio": float(decayed), **decay})
+    if not groups:
+        raise ConfigError("the model has no parameters to train")
+    return groups
+
+
+def muon_groups(model: nn.Module, weight_decay: float | None, momentum: float | None) -> list[dict[str, Any]]:
+    """The matrices inside the network in a group for Muon; the rest, without weight decay, in one for its AdamW.
+
+    >>> model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    >>> [(len(g["params"]), g.get("momentum")) for g in muon_groups(model, 0.1, 0.8)]
+    [(1, 0.8), (3, None)]
+    """
+    inner = inner_matrices(model)
+    held = {id(p) for p in inner}
+    rest = [p for p in model.parameters() if id(p) not in held]
+    decay, mu = weight_decay or 0.0, RECIPES["muon"].momentum if momentum is None else momentum
+    groups = [
+        {"params": inner, "momentum": mu, "weight_decay": decay, "weight_decay_ratio": 1.0, "lr_ratio": 1.0},
+        {"params": rest, "weight_decay": 0.0, "weight_decay_ratio": 0.0, "lr_ratio": 1.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def layers_of(
+    model: nn.Module, optimizer: Optimizer, given: Sequence[nn.Module] | None = None
+) -> list[list[nn.Parameter]]:
+    """The layer groups: the user's, those of an optimizer that came with several groups, or the model's children.
+
+    Raises:
+        ConfigError: modules that do not hold all of the model.
+    """
+    if given is None:
+        groups = optimizer.param_groups
+        own = len(groups) > 1 and not any("lr_ratio" in group for group in groups)
+        return [group["params"] for group in groups] if own else layer_groups(model)
+    layers = [list(module.parameters()) for module in given]
+    held = {id(p) for layer in layers for p in layer}
+    missing = [name for name, p in model.named_parameters() if id(p) not in held]
+    if missing:
+        raise ConfigError(f"layer_groups must hold all of the model; {missing[0]} is in none of them")
+    return layers
+
+
+def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters by the model's children, from the input on; a single child is looked into.
+
+    Each parameter is in one group only; those that belong to no child come first.
+    """
+    children = [child for child in model.children() if any(True for _ in child.parameters())]
+    own = list(model.parameters(recurse=False))
+    if len(children) == 1 and not own:
+        return layer_groups(children[0])
+    seen: set[int] = set()
+    groups = []
+    for params in [own, *(list(child.parameters()) for child in children)]:
+        fresh = [p for p in params if id(p) not in seen]
+        seen.update(map(id, fresh))
+        if fresh:
+            groups.append(fresh)
+    return groups
+
+
+def spread(
+    optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], lowest: float | None, highest: float
+) -> None:
+    """Give `layers`, first to last, learning rates from `lowest` to `highest` in equal ratios; the last gets `highest`.
+
+    Without `lowest`, all but the last get a tenth, as in fastai. Parameter groups that reach over several layers are
+    split; parameters of no layer count as the last. Source: Howard & Ruder, 1801.06146, section 3.2.
+    """
+    bind(Policy({"lr": constant(highest)}), optimizer)  # so that ratios of the optimizer's own are known, and come back
+    last = len(layers) - 1
+    layer_of = {id(p): i for i, layer in enumerate(layers) for p in layer}
+    split = []
+    for group in optimizer.param_groups:
+        group.setdefault("lr_ratio_before", group["lr_ratio"])
+        parts: dict[int, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(layer_of.get(id(parameter), last), []).append(parameter)
+        for i, params in sorted(parts.items()):
+            ratio = (1.0 if i == last else 0.1) if lowest is None else (lowest / highest) ** ((last - i) / max(1, last))
+            split.append({**group, "params": params, "lr_ratio": ratio})
+    optimizer.param_groups[:] = split
+
+
+def spread_slice(optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], peaks: slice) -> float:
+    """`spread` as ``slice(a, b)`` says, or ``slice(b)``; the largest peak.
+
+    Raises:
+        ConfigError: not 0 < a <= b.
+    """
+    low, high = (None, peaks.stop) if peaks.start is None else (peaks.start, peaks.stop)
+    if not isinstance(high, int | float) or not high > 0 or not (low is None or 0 < low <= high):
+        raise ConfigError(f"lr_max=slice(a, b) takes 0 < a <= b, the first and last layers' peaks; received {peaks}")
+    spread(optimizer, layers, low, high)
+    return high
+
+
+def gather(optimizer: Optimizer) -> None:
+    """Undo `spread`."""
+    for group in optimizer.param_groups:
+        if "lr_ratio_before" in group:
+            group["lr_ratio"] = group.pop("lr_ratio_before")
+
+
+def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:
+    """Do not train the first `count` layers, and train the others.
+
+    Raises:
+        ConfigError: none would be left to train.
+    """
+    last = len(layers) - 1
+    if not 0 <= count <= last:
+        raise ConfigError(f"layers to freeze are 0 to {last}, so that one is left to train; received {count!r}")
+    for i, layer in enumerate(layers):
+        for parameter in layer:
+            parameter.requires_grad_(i >= count)
+            parameter.grad = None
+
+
+def _arguments(make: Any, own: Recipe | None, momentum: float | None) -> dict[str, Any]:
+    """What to call an optimizer with: a recipe's settings, and momentum under the name that it has there."""
+    settings = {"lr": own.lr_max, **own.options} if own else {}
+    if momentum is None or make is Muon:  # whose groups have it
+        return settings
+    if "momentum" in inspect.signature(make).parameters:
+        return {**settings, "momentum": momentum}
+    return {**settings, "betas": (momentum, 0.99)}
+
+
+def _decay_weights_alone(optimizer: Optimizer) -> list[str]:
+    """Take a class's own weight decay from biases and norms too; the note that says what is decayed."""
+    for group in optimizer.param_groups:
+        if "weight_decay" in group:
+            group["weight_decay"] *= group.get("weight_decay_ratio", 1.0)
+    most = max(float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups)
+    return [f"weight decay {most:g} on weights, none on biases and norms"] if most else []
+
+
+def _name(make: Any) -> str:
+    return getattr(make, "__name__", None) or repr(make)
+
+
+def _check_same_model(optimizer: Optimizer, model: nn.Module) -> None:
+    own = {id(p) for p in model.parameters()}
+    theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not own & theirs:
+        raise ConfigError("this optimizer holds no parameter of this model: make it from model.parameters()")

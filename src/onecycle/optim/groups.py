@@ -1,0 +1,88 @@
+"""From a policy to the parameter groups of an optimizer: the share of each value that a group gets, and its writing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from ..errors import ConfigError
+from ..schedules.policy import Policy
+
+
+def bind(policy: Policy, optimizer: Optimizer) -> None:
+    """Give the parameter groups their ratios, once: groups that have one keep it.
+
+    A group's value is the scheduled one times the group's ratio, ``group["lr_ratio"]`` and so on. The ratios come from
+    the values that the groups have, the largest being 1. So discriminative learning rates keep their proportions,
+    groups without weight decay stay without, and so does an optimizer without momentum. A group added later takes part
+    in full, unless it comes with a ratio, or without weight decay or momentum of its own.
+
+    Raises:
+        ConfigError: a name that no group has.
+    """
+    for name in policy.schedules:
+        _unshare(optimizer, name)
+        _bind(optimizer, name)
+
+
+def write(policy: Policy, optimizer: Optimizer, progress: float) -> dict[str, float]:
+    """Write the values at `progress` into every parameter group, in place where they are tensors; return them."""
+    values = policy(progress)
+    for group in optimizer.param_groups:
+        for name, value in values.items():
+            if name + "_ratio" not in group:
+                bind(policy, optimizer)
+            _write(group, name, value * group[name + "_ratio"])
+    return values
+
+
+def _read(group: dict[str, Any], name: str) -> Any:
+    if name == "momentum" and name not in group and "betas" in group:
+        return group["betas"][0]
+    return group.get(name)
+
+
+def _bind(optimizer: Optimizer, name: str) -> None:
+    groups, key = optimizer.param_groups, name + "_ratio"
+    if name != "momentum" and all(_read(group, name) is None for group in groups):
+        raise ConfigError(f"no parameter group has {name!r}; they have {sorted(set(groups[0]) - {'params'})}")
+    new = [group for group in groups if key not in group]
+    numbers = [float(_read(group, name) or 0.0) for group in new]
+    largest = max(numbers, default=0.0)
+    for group, number in zip(new, numbers, strict=True):
+        if len(new) < len(groups):
+            # The others are somewhere on their schedule, so there is nothing to compare with.
+            group[key] = float(name == "lr" or number > 0)
+        else:
+            group[key] = number / largest if largest > 0 else float(name != "momentum")
+
+
+def _unshare(optimizer: Optimizer, name: str) -> None:
+    """A tensor for each group, where torch gives one to all: written in place, it could hold one value only."""
+    seen: set[int] = set()
+    for group in optimizer.param_groups:
+        value = group.get(name)
+        if isinstance(value, torch.Tensor):
+            if id(value) in seen:
+                group[name] = value.clone()
+            seen.add(id(value))
+
+
+def _write(group: dict[str, Any], name: str, value: float) -> None:
+    if name == "momentum" and name not in group:
+        if "betas" in group:
+            group["betas"] = _with_first(group["betas"], value)
+        return
+    if isinstance(group.get(name), torch.Tensor):
+        group[name].fill_(value)
+    elif name in group:
+        group[name] = value
+
+
+def _with_first(betas: Any, value: float) -> Any:
+    if isinstance(betas[0], torch.Tensor):
+        betas[0].fill_(value)
+        return betas
+    return (value, *betas[1:])

@@ -1,0 +1,176 @@
+"""From the curve of a range test to the peak of a 1cycle run. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import geometric_mean, median, stdev
+
+from ..errors import ConfigError, did_you_mean
+from ..records.curve import Curve, Sweep, fit
+
+# A loss has fallen where that is so many times its standard error; a smoothed loss is the mean of about so many.
+CLEAR, NEAR = 5.0, 6
+# Held-out measurements that make a curve of their own.
+ENOUGH = 6
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The peak for 4 epochs is `factor` times a landmark; for others it goes with a power of the epochs.
+
+    The power is `normed` where batch norms follow the weights, else `plain`.
+    """
+
+    landmark: str
+    factor: float
+    normed: float
+    plain: float
+
+    def peak(self, basis: float, epochs: float, batch_norm: bool) -> float:
+        """The peak from the landmark's learning rate."""
+        return self.factor * basis * (epochs / 4) ** (self.normed if batch_norm else self.plain)
+
+
+# By how an optimizer makes its update of a gradient: in proportion ("gradient": SGD), scaled for each weight
+# ("adaptive": Adam and its kin), or a matrix's made orthogonal ("orthogonal": Muon). Fitted to bench/range_test.py, see
+# docs/log.md.
+RULES = {
+    "gradient": Rule("edge", factor=0.17, normed=0.52, plain=0.0),
+    "adaptive": Rule("most", factor=3.2, normed=0.37, plain=-0.13),
+    "orthogonal": Rule("most", factor=1.6, normed=0.0, plain=0.0),
+}
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """What there is to see on one sweep; learning rates, None where it does not show them.
+
+    They are read from the held-out loss where it was measured often enough, since no batch's noise is on it; else from
+    the training loss.
+
+    Args:
+        level, noise: the loss where the learning rate is too small to matter, and its standard deviation.
+        half, most: the loss has fallen half, and four fifths, of its way.
+        steepest, slope, error: the fall is fastest, in loss a decade, with the standard error of that.
+        lowest: the smoothed loss is lowest.
+        rise: it has come back a quarter of its way.
+        edge: the last learning rate before divergence.
+    """
+
+    level: float
+    noise: float
+    half: float | None
+    most: float | None
+    steepest: float | None
+    slope: float
+    error: float
+    lowest: float | None
+    rise: float | None
+    edge: float | None
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A peak and where it comes from: learning rates, or None with the `reason`.
+
+    `decades` is the standard error of the peak over the repeats, in decades; None for a single one.
+    """
+
+    lr_max: float | None
+    lr_min: float | None
+    edge: float | None
+    reason: str | None
+    decades: float | None = None
+
+
+def landmarks(sweep: Sweep) -> Landmarks:
+    """Read a sweep."""
+    held_out = len(sweep.valid_loss) >= ENOUGH
+    rates, losses = (sweep.valid_lr, sweep.valid_loss) if held_out else (sweep.lr, sweep.loss)
+    points = [(math.log10(lr), loss) for lr, loss in zip(rates, losses, strict=False) if lr > 0]
+    x, y = [a for a, _ in points], [b for _, b in points]
+    edge = sweep.lr[-1] if sweep.lr and sweep.stopped != "end" else None
+    if len(x) < ENOUGH:
+        return Landmarks(math.nan, math.nan, None, None, None, 0.0, math.inf, None, None, edge)
+    lines = [fit(x, y, a) for a in x]
+    s = [line.value for line in lines]
+    start = max(2 if held_out else 4, len(x) // 8)
+    level = math.fsum(y[:start]) / start
+    noise = 1.4826 * median(abs(b - v) for b, v in zip(y, s, strict=True))
+    noise = max(noise, 1e-6 * max(1.0, abs(level)))
+    low = min(range(len(s)), key=s.__getitem__)
+    drop = level - s[low]
+    clear = CLEAR * noise * math.sqrt(1 / start + 1 / NEAR)
+    steepest = min(range(low + 1), key=lambda i: lines[i].slope)
+    slope, error = lines[steepest].slope, lines[steepest].error
+    if drop < clear or slope >= 0 or (math.isfinite(error) and slope > -3 * error):
+        return Landmarks(level, noise, None, None, None, 0.0, math.inf, None, None, edge)
+    down = x[: low + 1], [-v for v in s[: low + 1]]
+    half, most = (_crossing(*down, share * drop - level) for share in (0.5, 0.8))
+    rise = _crossing(x[low:], s[low:], s[low] + drop / 4) if max(s[low:]) - s[low] > clear else None
+    return Landmarks(level, noise, half, most, 10 ** x[steepest], slope, error, 10 ** x[low], rise, edge)
+
+
+def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_norm: bool = False) -> Suggestion:
+    """The peak of a 1cycle run of `epochs` epochs.
+
+    Where the size of an update does not grow with the gradient's (Adam, Muon and their kin), what limits the peak is
+    how fast the weights move: it is a multiple of the learning rate by which the loss has fallen most of its way. With
+    plain gradient steps it is the edge of divergence: the peak is a share of where the scout lost the loss. Weights
+    that batch norms follow grow under large steps, and longer runs then bear larger ones (1706.05350); without, the
+    peak stays or falls with the length of the run (2409.19913).
+
+    Args:
+        curve: of a range test.
+        epochs: of the run that is to follow.
+        kind: of the optimizer, one of `RULES`.
+        batch_norm: the model has batch norms.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    if kind not in RULES:
+        raise ConfigError(f"unknown kind of optimizer {kind!r}: {did_you_mean(str(kind), RULES)}")
+    rule, marks = RULES[kind], [landmarks(sweep) for sweep in curve.sweeps]
+    edges = [m.edge for m in marks if m.edge is not None]
+    edge = geometric_mean(edges) if edges else None
+    halves, mosts = ([r for m in marks if (r := getattr(m, name))] for name in ("half", "most"))
+    basis = mosts if rule.landmark == "most" else [curve.scouted] if curve.scouted else edges
+    reason = _missing(curve, marks, basis)
+    if reason is not None:
+        return Suggestion(None, None, edge, reason)
+    peak = rule.peak(geometric_mean(basis), epochs, batch_norm)
+    peak = min([peak, *edges])  # the scout is fast, and can miss a divergence that takes time
+    error = stdev(map(math.log10, basis)) / math.sqrt(len(basis)) if len(basis) > 1 else None
+    return Suggestion(peak, min([geometric_mean(halves), peak / 3] if halves else [peak / 3]), edge, None, error)
+
+
+def _missing(curve: Curve, marks: Sequence[Landmarks], basis: Sequence[float]) -> str | None:
+    """Why the curve does not tell a peak, in words; None where it does."""
+    fell = [m for m in marks if m.lowest is not None]
+    ended = all(m.edge is None and m.rise is None for m in marks)
+    if not fell and ended:
+        return "the loss never moved clearly: look at the data, the model and the optimizer, or sweep further"
+    if not fell:
+        return (
+            "the loss never fell clearly before it diverged: the model may be trained already, or the batches be too "
+            "noisy or too few to tell (larger batches, more updates)"
+        )
+    if ended or not basis:
+        return f"the sweep ended at {curve.lr[-1]:.2g}, before the loss diverged: go further with a larger lr_high"
+    if all(m.half is not None and m.half <= curve.lr[0] * 1.01 for m in fell):
+        return f"the loss fell from the first learning rate on: begin below {curve.lr[0]:.2g} with a smaller lr_low"
+    return None
+
+
+def _crossing(x: Sequence[float], y: Sequence[float], level: float) -> float | None:
+    """Ten to the first x where y, which begins below `level`, reaches it, by straight lines; None where it does not."""
+    for i, value in enumerate(y):
+        if value >= level:
+            if i == 0:
+                return 10 ** x[0]
+            share = (level - y[i - 1]) / (value - y[i - 1])
+            return 10 ** (x[i - 1] + share * (x[i] - x[i - 1]))
+    return None

@@ -1,0 +1,324 @@
+"""A training with a rising learning rate, of anything that has a step, which leaves no trace."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from statistics import median_low
+from typing import Any, SupportsFloat
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..data.batches import Batches
+from ..data.seeds import derive_seed, seeded, seeded_everywhere
+from ..errors import ConfigError, DataError, Interrupted, TrainingError
+from ..optim.driver import stepped
+from ..optim.groups import write
+from ..records.curve import Sweep
+from ..schedules.policy import Policy
+from ..training.restore import untouched
+from ..training.runtime import generators
+from ..training.signals import StopRequest
+
+Measure = Callable[[], Mapping[str, float]]
+# Called after each update, with its learning rate and whether measurements are due there.
+Probe = Callable[[float, bool], None]
+
+# An update that changes the weights by this share does not move the loss; one that changes them by so much has lost it.
+STILL, WILD = 1e-5, 30.0
+# The scout's learning rate grows by this factor at every update; the sweeps reach from the edge it found so far down,
+# and so far up.
+SCOUT, BELOW, ABOVE = 2.0, 1000.0, 4.0
+# Losses at the start that its level and noise are read from.
+START = 4
+# The learning rate of a progress that is the learning rate.
+AS_GIVEN = Policy({"lr": lambda lr: lr})
+
+
+class Watch:
+    """Tells divergence by the loss at the start and its noise, whatever the loss's scale and sign.
+
+    The mean of the last three losses is, twice in a row, clearly above the start; or, once it had clearly fallen, back
+    at it.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self._lowest = math.inf
+        self._above = 0
+        self.moved = False
+
+    def diverged(self, loss: float) -> bool:
+        """Take in the next loss, a finite number."""
+        self.losses.append(loss)
+        if len(self.losses) < START + 3:
+            return False
+        start = self.losses[:START]
+        level, noise = sum(start) / START, max(start) - min(start)
+        noise = max(noise, 1e-6 * max(1.0, abs(level)))
+        now = sum(self.losses[-3:]) / 3
+        self._lowest = min(self._lowest, now)
+        fell = self._lowest < level - 2 * noise
+        self._above = self._above + 1 if now > level + (0.0 if fell else 2 * noise) else 0
+        self.moved |= fell or self._above > 0
+        return self._above >= 2
+
+
+@dataclass
+class Subject:
+    """What is tested: a step of any kind, over batches that are recycled."""
+
+    step: Callable[[Any], Any]
+    optimizers: Sequence[Optimizer]
+    batches: Batches
+    evaluate: Measure | None
+    restart: Callable[[int], None] | None
+    modules: Sequence[nn.Module]
+    keep: Sequence[Any]
+    seed: int
+    stop: StopRequest
+    scales: list[float] = field(init=False)
+    updates: int = 0
+    calls: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        peaks = [max((float(g["lr"]) for g in optimizer.param_groups), default=0.0) for optimizer in self.optimizers]
+        self.scales = [peak / peaks[0] if peaks[0] else 1.0 for peak in peaks]
+        devices = {p.device for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]}
+        self.generators = generators(*devices)
+
+    @contextmanager
+    def begin(self, repeat: int) -> Iterator[Run]:
+        """The subject as it was at first, with a data order and (where it can be restarted) weights of this repeat."""
+        with untouched(self.optimizers, self.modules, self.keep), ExitStack() as stack:
+            if repeat > 1 and self.restart is not None:
+                again = derive_seed(self.seed, "restart", repeat)
+                with seeded_everywhere(again, *self.generators):
+                    self.restart(again)
+            run = Run(self, repeat)
+            for i, optimizer in enumerate(self.optimizers):
+                stack.callback(optimizer.register_step_post_hook(run.counts(i)).remove)
+            yield run
+
+    @property
+    def calls_per_update(self) -> int:
+        """Calls of the step that an update takes, more than one where gradients are accumulated."""
+        return median_low(self.calls) if self.calls else 1
+
+    def obey(self) -> None:
+        """Stop where a signal asked for it.
+
+        Raises:
+            Interrupted: it did.
+        """
+        if self.stop.signal is not None:
+            name = signal.Signals(self.stop.signal).name
+            raise Interrupted(f"the range test was stopped by {name}; everything is as before", signal=self.stop.signal)
+
+
+class Run:
+    """A subject under way."""
+
+    def __init__(self, subject: Subject, repeat: int):
+        self.subject, self.repeat = subject, repeat
+        self.updates = 0
+        self._applied = [0] * len(subject.optimizers)
+        self._stream = _recycled(subject.batches, repeat)
+
+    def counts(self, i: int) -> Callable[..., None]:
+        """A hook that counts the steps of optimizer `i`, but for those that skip in fp16."""
+
+        def count(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            self._applied[i] += stepped(optimizer)
+
+        return count
+
+    def update(self, lr: float) -> float:
+        """One update of every optimizer at `lr`: the mean loss of the batches that it took.
+
+        A batch that only accumulates gradients, or whose gradients overflow, makes no update and no point of its own.
+        A loss that is not finite is returned at once.
+        """
+        subject = self.subject
+        subject.obey()
+        subject.updates += 1
+        for optimizer, scale in zip(subject.optimizers, subject.scales, strict=True):
+            write(AS_GIVEN, optimizer, lr * scale)
+        self._applied = [0] * len(subject.optimizers)
+        losses: list[float] = []
+        while not all(self._applied):
+            if len(losses) >= 64 + 4 * subject.calls_per_update:
+                return self._never(len(losses))
+            where = derive_seed(subject.seed, "range test", self.repeat, self.updates, len(losses))
+            with seeded(subject.generators, where):
+                losses.append(_loss(subject.step(next(self._stream))))
+            if not math.isfinite(losses[-1]):
+                return losses[-1]
+        self.updates += 1
+        subject.calls.append(len(losses))
+        return sum(losses) / len(losses)
+
+    def measure(self) -> Mapping[str, float]:
+        """The held-out measurements of the model as it stands, batch norms with the held-out data's own statistics."""
+        modes = [(part, part.training) for module in self.subject.modules for part in module.modules()]
+        try:
+            with own_statistics(self.subject.modules):
+                found = self.subject.evaluate() if self.subject.evaluate else {}
+        finally:
+            for part, training in modes:
+                part.training = training
+        if not isinstance(found, Mapping) or not found.keys() & {"loss", "accuracy"}:
+            raise ConfigError(f'evaluate returns {{"loss": ..., "accuracy": ...}} or one of them; received {found!r}')
+        return {
+            name: _number(found[name], f"evaluate returns the {name}") for name in ("loss", "accuracy") if name in found
+        }
+
+    def _never(self, calls: int) -> float:
+        if self.updates:
+            return math.nan  # gradients that overflow at any scale
+        raise TrainingError(
+            f"{calls} calls of the step made no update of every optimizer: a step takes a batch, calls backward() and "
+            "optimizer.step(), and returns the loss"
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the scout found: where the loss does not move yet, and where it is lost.
+
+    Where the loss was not lost up to the wildest learning rate, that is the `edge`, and `lost` is False; `moved` is
+    False where it did not even change.
+    """
+
+    still: float
+    edge: float
+    lost: bool
+    moved: bool
+
+
+def scout(subject: Subject) -> Found:
+    """Find the learning rates between which a sweep has something to show, whatever the optimizer.
+
+    One update at a learning rate of 1 tells how far the weights move; from a rate that moves them by `STILL`, it
+    doubles until the loss diverges.
+
+    Raises:
+        TrainingError: the loss is NaN from the start, or no weight moves.
+    """
+    with subject.begin(0) as run:
+        parameters = [p for group in subject.optimizers[0].param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in parameters]
+        first = run.update(1.0)
+        change = _norm(p.detach() - b for p, b in zip(parameters, before, strict=True))
+        # Weights that begin at zero count as if they were of an ordinary size.
+        relative = change / max(_norm(before), 0.01 * math.sqrt(sum(b.numel() for b in before)))
+    if not math.isfinite(first):
+        raise TrainingError(
+            f"the loss is {first} before any update: look at the data (NaN, infinite or far too large values), at the "
+            "initial weights, and in fp16 try precision bf16 or fp32"
+        )
+    if not math.isfinite(relative) or relative == 0.0:
+        raise TrainingError(
+            "an update does not move the weights, or makes them infinite: are they frozen, are gradients zero or NaN?"
+        )
+    with subject.begin(0) as run:
+        watch, lr = Watch(), STILL / relative
+        while lr < WILD / relative:
+            loss = run.update(lr)
+            if not math.isfinite(loss) or watch.diverged(loss):
+                return Found(STILL / relative, lr / SCOUT, lost=True, moved=True)
+            lr *= SCOUT
+        return Found(STILL / relative, lr / SCOUT, lost=False, moved=watch.moved)
+
+
+def sweep(subject: Subject, repeat: int, lrs: Sequence[float], every: int, probe: Probe | None = None) -> Sweep:
+    """The subject trained through these learning rates, until it diverges; measured after every `every` updates."""
+    watch, lr, loss = Watch(), [], []
+    measured: list[tuple[float, Mapping[str, float]]] = []
+    stopped = "end"
+    with subject.begin(repeat + 1) as run:
+        for k, rate in enumerate(lrs):
+            value = run.update(rate)
+            if not math.isfinite(value):
+                stopped = "nan"
+                break
+            lr.append(rate)
+            loss.append(value)
+            if watch.diverged(value):
+                stopped = "diverged"
+            due = k % every == every - 1 or stopped != "end"
+            if probe is not None:
+                probe(rate, due)
+            if subject.evaluate is not None and due:
+                measurement = run.measure()
+                if all(map(math.isfinite, measurement.values())):
+                    measured.append((rate, measurement))
+                else:
+                    stopped = "nan" if stopped == "end" else stopped
+            if stopped != "end":
+                break
+    losses, accuracies = (tuple(m[name] for _, m in measured if name in m) for name in ("loss", "accuracy"))
+    return Sweep(tuple(lr), tuple(loss), tuple(rate for rate, _ in measured), losses, accuracies, stopped)
+
+
+@contextmanager
+def own_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block batch norms in evaluation mode use the statistics of the batch they see.
+
+    Running means lag behind weights that change fast: at a large learning rate they make a good model look broken.
+    They stay in use for a batch of one value a channel, which has no variance of its own.
+    """
+    before = {norm: (norm.running_mean, norm.running_var) for norm in batch_norms(modules)}
+
+    def choose(norm: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        many = inputs[0].numel() > inputs[0].shape[1]
+        norm.running_mean, norm.running_var = (None, None) if many else before[norm]
+
+    hooks = [norm.register_forward_pre_hook(choose) for norm in before]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm, (mean, variance) in before.items():
+            norm.running_mean, norm.running_var = mean, variance
+
+
+def batch_norms(modules: Iterable[nn.Module]) -> set[nn.modules.batchnorm._BatchNorm]:
+    """The batch norms among the modules and inside them."""
+    parts = (part for module in modules for part in module.modules())
+    return {part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)}
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(math.fsum(float(t.detach().square().sum()) for t in tensors))
+
+
+def _recycled(batches: Batches, repeat: int) -> Iterator[Any]:
+    epoch = 1_000_000 * (repeat + 1)
+    while True:
+        empty = True
+        for batch in batches.epoch(epoch):
+            yield batch
+            empty = False
+        if empty:
+            raise DataError(
+                "the batches ended and cannot be gone through again: give a DataLoader, a list of batches, or anything "
+                "that begins anew at every iter()"
+            )
+        epoch += 1
+
+
+def _loss(returned: Any) -> float:
+    loss = returned[0] if isinstance(returned, tuple) and returned else returned
+    return _number(loss, "a step returns the loss of its batch")
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, SupportsFloat) and math.prod(getattr(value, "shape", ())) == 1:
+        return float(value.item() if isinstance(value, Tensor) else value)
+    raise ConfigError(f"{what}, one number; received {value!r}")

@@ -1,0 +1,232 @@
+"""Checkpoints: written beside, fsynced, renamed; verified when read; never unpickled with code in them.
+
+A checkpoint is a folder ``step-XXXXXXXX`` with ``state.pt`` (tensors and plain data) and ``manifest.json`` (schema,
+step, size and SHA-256 of the former). It appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+from ..training.state import all_or_nothing
+
+SCHEMA = 1
+
+
+def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int = 2) -> Path:
+    """Write `state` as the checkpoint of `step` into `folder`, and remove all but the last `keep` up to it.
+
+    Checkpoints beyond `step` are removed too: a run that goes on from an earlier one has left them behind.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; the checkpoints before are untouched.
+    """
+    folder = Path(folder)
+    final = folder / f"step-{step:08d}"
+    beside = folder / f".writing-{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*-step-*"):  # of a process that was killed here
+            shutil.rmtree(leftover)
+        beside.mkdir()
+        with (beside / "state.pt").open("wb") as file:
+            torch.save(dict(state), file)
+            _sync(file)
+        manifest = {"schema": SCHEMA, "step": step, **_fingerprint(beside / "state.pt")}
+        write_json(beside / "manifest.json", manifest)
+        if final.exists():
+            remove(final)
+        beside.rename(final)
+        sync_folder(folder)
+        _tidy(folder, final, keep)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        # torch hides what the system said behind a complaint of its own
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise CheckpointError(
+            f"cannot write the checkpoint {final}: {reason}. Free some space or give another folder; what was saved "
+            "before is intact"
+        ) from error
+    return final
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read one checkpoint folder, on the CPU.
+
+    Raises:
+        CheckpointError: missing, damaged, of another program or a newer version, or holding pickled code.
+    """
+    path = Path(path)
+    manifest = _manifest(path)
+    if _fingerprint(path / "state.pt") != {key: manifest.get(key) for key in ("bytes", "sha256")}:
+        raise CheckpointError(f"{path} is damaged: state.pt is not what its manifest says")
+    try:
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds pickled code and is refused: only tensors and plain data are read from a checkpoint. "
+            "Nothing of it was run"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not the state of a run")
+    return state
+
+
+def latest(folder: str | Path) -> dict[str, Any] | None:
+    """The newest good checkpoint in `folder`; None where there is none. A damaged one is named in a warning.
+
+    Raises:
+        CheckpointError: there are some and none of them is good.
+    """
+    bad: list[str] = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            saved = load(path)
+        except CheckpointError as error:
+            bad.append(str(error))
+            continue
+        for message in bad:
+            warnings.warn(f"{message}. Going on from {path.name}, which is good", stacklevel=2)
+        return saved
+    if bad:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be used: {'; '.join(bad)}. Restore one, or remove that folder to begin the "
+            "run anew"
+        )
+    return None
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The finished checkpoints in `folder`, oldest first."""
+    return sorted(Path(folder).glob("step-*"), key=lambda path: (len(path.name), path.name))
+
+
+def save_weights(model: nn.Module, path: str | Path) -> Path:
+    """Write the model's weights as safetensors, in one step.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; what was there stays.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_model
+
+    path = Path(path)
+    beside = path.with_name(f".writing-{path.name}")
+    try:
+        save_model(model, str(beside))
+        beside.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path}: {error}. Give a path that can be written") from error
+    return path
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Read weights that `save_weights` wrote; all of them or, where they do not fit, none.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or weights of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        with all_or_nothing(model):
+            load_model(model, str(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"cannot load {path} into this model: {error}") from error
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader finds the old file or the new one, never a piece."""
+    beside = path.with_name(f".writing-{path.name}")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(data, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        _sync(file)
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON as `write_json` does, in a folder that is made for it.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {path.parent}: {error}. Give a folder that can be written") from error
+
+
+def check_schema(path: Path, record: Any, schema: int) -> dict[str, Any]:
+    """The record that was read from `path`; a `CheckpointError` where it is of another kind or version."""
+    found = record.get("schema") if isinstance(record, dict) else None
+    if found != schema:
+        raise CheckpointError(f"{path} has schema {found!r}; this version of onecycle reads {schema}")
+    return record
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _tidy(folder: Path, last: Path, keep: int) -> None:
+    found = checkpoints(folder)
+    end = found.index(last) + 1
+    for path in (*found[: max(0, end - keep)], *found[end:]):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Out of sight first, so that a reader never meets half a checkpoint."""
+    gone = path.with_name(f".removing-{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of onecycle, or its manifest is damaged: {error}") from error
+    return check_schema(path, manifest, SCHEMA)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"bytes": file.tell(), "sha256": digest}
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error

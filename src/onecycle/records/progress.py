@@ -1,0 +1,240 @@
+"""What a run says while it trains: one bar on a terminal, one line an epoch, and a closing table."""
+
+from __future__ import annotations
+
+import math
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ..training.loop import EpochEnd, Event, Update
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+
+# Seconds between two looks at the loss: reading it waits for an accelerator, and drawing takes about a millisecond.
+LOOK = 0.2
+# How much a new value counts in the running loss and rate.
+WEIGHT = 0.3
+# Columns of the bar itself, at least and at most.
+BAR = (6, 40)
+GAP = "  "
+
+
+class Progress:
+    """An observer that shows how far a run is.
+
+    On a terminal: one bar with updates done, loss, learning rate, momentum, rate and time left, as much of it as the
+    width holds, and one lasting line an epoch. Elsewhere: one plain line an epoch. The bar's loss is a running mean of
+    those that it saw, a few a second; the lines have the true means.
+
+    Args:
+        epochs: how many the run has, where that is known.
+        stream: where to write, standard error at default.
+        unit: what a sample is called, such as "images".
+        terminal: draw as on a terminal; whether `stream` is one, at default.
+
+    >>> progress = Progress(epochs=2, stream=sys.stdout, terminal=False)
+    >>> progress(EpochEnd(0, 40, {"loss": 0.91}, {"loss": 0.75, "accuracy": 0.8125}, {"lr": 0.1}, 5120, 2.5))
+    epoch 1/2  train loss 0.9100  valid loss 0.7500  valid accuracy 0.8125  2.5 s
+    """
+
+    def __init__(
+        self, *, epochs: float | None, stream: TextIO | None = None, unit: str = "samples", terminal: bool | None = None
+    ):
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty() if terminal is None else terminal
+        self._epochs, self._unit = epochs, unit
+        self._live: Live | None = None
+        self._loss: float | None = None
+        self._rate: float | None = None
+        # Samples and time are counted from `_since` on: not through an evaluation, nor before a run was resumed.
+        self._samples, self._since = 0, None
+        # A run that is over before the first look never pays for a bar.
+        self._due = LOOK if self._terminal else math.inf
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event; for nearly all updates, that is a comparison of times."""
+        if isinstance(event, EpochEnd):
+            self._since = None
+            self._say(_fitted(_epoch_fields(event, self._epochs), self._width))
+            return
+        if self._since is None:
+            self._samples, self._since = 0, event.seconds
+        else:
+            self._samples += event.samples
+        if event.seconds >= self._due:
+            self._look(event)
+
+    def close(self) -> None:
+        """Remove the bar and give the terminal its cursor back; more than once is harmless."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def table(self, result: Mapping[str, Any]) -> None:
+        """Remove the bar and write the closing table of a result: see `summary`."""
+        self.close()
+        for line in summary(result, unit=self._unit, width=self._width):
+            self._say(line)
+
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(file=self._stream, force_terminal=True, highlight=False)
+
+    @property
+    def _width(self) -> int | None:
+        return self._console.width if self._terminal else None
+
+    def _say(self, line: str) -> None:
+        """Write a line that stays, above the bar if there is one."""
+        if self._live is not None:
+            self._console.print(line, markup=False, emoji=False, no_wrap=True, overflow="ellipsis", crop=True)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def _look(self, event: Update) -> None:
+        self._due = event.seconds + LOOK
+        self._loss = _running(self._loss, event.loss)
+        if self._samples and self._since is not None and event.seconds > self._since:
+            self._rate = _running(self._rate, self._samples / (event.seconds - self._since))
+        self._samples, self._since = 0, event.seconds
+        self._draw(_update_fields(event, self._loss, self._rate, self._unit), _share(event))
+
+    def _draw(self, fields: list[tuple[int, str]], share: float) -> None:
+        from rich.live import Live
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        width = self._console.width - 1  # a full last column makes some terminals wrap
+        text = _fitted(fields, width - BAR[0] - len(GAP))
+        line = Table.grid(padding=(0, len(GAP), 0, 0))
+        room = width - len(text) - len(GAP)
+        if room >= BAR[0]:
+            line.add_row(ProgressBar(total=1.0, completed=share, width=min(room, BAR[1])), text)
+        else:
+            line.add_row(text)
+        if self._live is None:
+            # Without a thread of its own: it is drawn when an update says so. Other people's prints go above the bar.
+            self._live = Live(
+                console=self._console, auto_refresh=False, transient=True,
+                redirect_stdout=sys.stdout.isatty(), redirect_stderr=sys.stderr.isatty(),
+            )  # fmt: skip
+            self._live.start()
+        self._live.update(line, refresh=True)
+
+
+def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | None = None) -> list[str]:
+    """The closing table of a result, as lines no wider than `width`.
+
+    >>> result = {
+    ...     "train": {"loss": 0.0123, "accuracy": 0.9987}, "valid": {"loss": 0.0456, "accuracy": 0.99}, "test": None,
+    ...     "run": "runs/one", "lr_max": 0.06, "epochs": 10, "updates": 1000, "seconds": 83.2,
+    ...     "samples_per_second": 12345.6,
+    ... }
+    >>> print(*summary(result, unit="images"), sep="\\n")
+             loss  accuracy
+    train  0.0123    0.9987
+    valid  0.0456    0.9900
+    1,000 updates (10 epochs) in 1 min 23 s, 12,346 images/s, peak learning rate 0.06
+    The run is in runs/one
+    """
+    splits = {split: result[split] for split in ("train", "valid", "test") if result.get(split)}
+    names = dict.fromkeys(name for means in splits.values() for name in means)
+    lines = ["".ljust(5), *(split.ljust(5) for split in splits)]
+    for name in names:
+        cells = [name, *(_number(means[name]) if name in means else "" for means in splits.values())]
+        wide = max(map(len, cells))
+        if width is None or len(lines[0]) + len(GAP) + wide <= width:
+            lines = [line + GAP + cell.rjust(wide) for line, cell in zip(lines, cells, strict=True)]
+    said = (
+        f"{result['updates']:,} updates ({result['epochs']:g} epochs) in {_duration(result['seconds'])}, "
+        f"{_rate(result['samples_per_second'])} {unit}/s, peak learning rate {result['lr_max']:g}"
+    )
+    lines += textwrap.wrap(said, width) if width else [said]
+    return lines + ([f"The run is in {result['run']}"] if result.get("run") else [])
+
+
+def notes(lines: Iterable[str], stream: TextIO | None = None) -> None:
+    """Print notes on what was decided, a line each, to standard error at default.
+
+    >>> notes(["loss: cross-entropy, since the targets are int64 classes"], sys.stdout)
+    note: loss: cross-entropy, since the targets are int64 classes
+    """
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr if stream is None else stream, flush=True)
+
+
+def _epoch_fields(event: EpochEnd, epochs: float | None) -> list[tuple[int, str]]:
+    """The pieces of an epoch's line, each with its rank: the largest goes first where room is short."""
+    last = "" if epochs is None else f"{math.ceil(epochs)}"
+    fields = [(0, f"epoch {event.epoch + 1:>{len(last)}}" + (f"/{last}" if last else ""))]
+    split, means = ("train", event.train) if event.valid is None else ("valid", event.valid)
+    if event.valid is not None and "loss" in event.train:
+        fields.append((4, f"train loss {_number(event.train['loss'])}"))
+    main = next((name for name in means if name != "loss"), "loss")
+    for name, value in means.items():
+        rank = 1 if name == main else 3 if name == "loss" else 5
+        fields.append((rank, f"{split} {name} {_number(value)}"))
+    return [*fields, (2, _duration(event.seconds))]
+
+
+def _update_fields(event: Update, loss: float, rate: float | None, unit: str) -> list[tuple[int, str]]:
+    """The pieces of the bar's line, ranked as in `_epoch_fields` and padded so that they stay in place."""
+    share = _share(event)
+    if event.updates is None:
+        fields = [(0, f"{share:4.0%}")]
+    else:
+        total = f"{event.updates:,}"
+        fields = [(0, f"{event.step + 1:>{len(total)},}/{total}")]
+    fields += [(1, f"loss {_number(loss)}"), (3, f"lr {event.lr:<8.3g}")]
+    if "momentum" in event.values:
+        fields.append((5, f"momentum {event.values['momentum']:.3f}"))
+    if rate is not None:
+        fields.append((4, f"{_rate(rate)} {unit}/s"))
+    if share > 0:
+        fields.append((2, f"{_duration(round(event.seconds * (1 - share) / share))} left"))
+    return fields
+
+
+def _fitted(fields: list[tuple[int, str]], width: int | None) -> str:
+    """One line of the pieces, without the least important ones where they are too wide together."""
+    text = GAP.join(piece for _, piece in fields)
+    if width is None or len(text) <= width or len(fields) == 1:
+        return text
+    least = max(fields)
+    return _fitted([field for field in fields if field is not least], width)
+
+
+def _share(event: Update) -> float:
+    return (event.step + 1) / event.updates if event.updates else event.progress
+
+
+def _running(mean: float | None, value: float) -> float:
+    return value if mean is None or not math.isfinite(mean) else mean + WEIGHT * (value - mean)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.3e}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{round(seconds, 1):g} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

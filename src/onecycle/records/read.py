@@ -1,0 +1,223 @@
+"""What folders hold, read for a page: runs, range tests and comparisons, each with what is wrong with its records."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
+from .curve import Curve
+
+SCHEMA = 1
+FILES = ("run.json", "check.json", "compare.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: ``run.json`` and its records, read up to the first damaged line."""
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+    steps: Sequence[Mapping[str, float]]
+    epochs: Sequence[Mapping[str, float]]
+    damage: Sequence[str] = ()
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return part(self.record, "config")
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return part(self.config, "facts")
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        return part(self.record, "result")
+
+    @property
+    def finished(self) -> bool:
+        return self.record.get("status") == "finished"
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """A range test: ``check.json``; `curve` is None where it came to no end."""
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+    curve: Curve | None
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        return part(self.record, "result")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison: ``compare.json``, its rows, and the runs below its folder, each with its row."""
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    runs: Sequence[tuple[Mapping[str, Any], Run]]
+    damage: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Records:
+    """Everything on a page, in the order in which it was given."""
+
+    runs: list[Run] = field(default_factory=list)
+    tests: list[RangeTest] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+
+def read(folders: Sequence[str | Path]) -> Records:
+    """What the folders hold.
+
+    Raises:
+        ConfigError: no folders.
+        CheckpointError: a folder holds nothing of the kind, or something of another version, or it cannot be read.
+    """
+    if isinstance(folders, str | Path) or not folders:
+        raise ConfigError(f"a page needs a list of at least one folder of a run; received {folders!r}")
+    given = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
+    records = Records()
+    for name, folder in zip(_names(given), given, strict=True):
+        found = [file for file in FILES if (folder / file).is_file()]
+        if not found:
+            raise CheckpointError(_nothing_in(folder))
+        if "run.json" in found:
+            records.runs.append(read_run(folder, name))
+        if "check.json" in found:
+            records.tests.append(_read_test(folder, name))
+        if "compare.json" in found:
+            records.comparisons.append(_read_comparison(folder, name))
+    return records
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """A run of which ``run.json`` is whole."""
+    record = _load(folder / "run.json")
+    steps, steps_damage = read_rows(folder / "steps.jsonl")
+    epochs, epochs_damage = read_rows(folder / "epochs.jsonl")
+    return Run(name, folder, record, steps, epochs, [d for d in (steps_damage, epochs_damage) if d])
+
+
+def read_rows(path: Path) -> tuple[list[dict[str, float]], str | None]:
+    """The numbers of each line of a ``.jsonl`` file, up to one that is cut off or damaged, and a sentence about it."""
+    rows = []
+    for i, line in enumerate(_guarded(path, lambda: path.read_bytes() if path.exists() else b"").split(b"\n")):
+        if line.strip():
+            row = _row(line)
+            if row is None:
+                return rows, f"{path.name} breaks off in line {i + 1}, and is shown up to there"
+            rows.append(row)
+    return rows, None
+
+
+def part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A mapping within a record; empty where there is none."""
+    value = record.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def items(record: Mapping[str, Any], name: str) -> list[Any]:
+    """A list within a record; empty where there is none."""
+    value = record.get(name)
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def number(value: Any) -> float | None:
+    """`value` where it is a finite number.
+
+    >>> number(2), number(float("nan")), number("2")
+    (2, None, None)
+    """
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _read_test(folder: Path, name: str) -> RangeTest:
+    path = folder / "check.json"
+    record = _load(path)
+    data = part(record, "result").get("curve")
+    try:
+        curve = None if data is None else Curve.from_dict(data)
+    except DataError as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Run the range test again") from error
+    return RangeTest(str(part(record, "result").get("title") or name), folder, record, curve)
+
+
+def _read_comparison(folder: Path, name: str) -> Comparison:
+    record = _load(folder / "compare.json")
+    rows = [row for row in items(record, "table") if isinstance(row, Mapping)]
+    runs, damage = [], []
+    for row in rows:
+        where = row.get("run")
+        if isinstance(where, str) and where:
+            try:
+                runs.append((row, read_run(folder / where, where)))
+            except CheckpointError as error:
+                if row.get("status") == "finished":  # one that was not begun has left nothing
+                    damage.append(str(error))
+    return Comparison(name, folder, record, rows, runs, damage)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(_guarded(path, path.read_bytes))
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    found = record.get("schema") if isinstance(record, dict) else None
+    if found != SCHEMA:
+        newer = isinstance(found, int) and found > SCHEMA
+        mend = (
+            "a newer one has written it: pip install --upgrade onecycle" if newer else "name a folder that it has made"
+        )
+        raise CheckpointError(f"{path} has schema {found!r}; this version of onecycle reads {SCHEMA}: {mend}")
+    return record
+
+
+def _guarded(path: Path, read: Callable[[], bytes]) -> bytes:
+    try:
+        return read()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _row(line: bytes) -> dict[str, float] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or number(row.get("step")) is None:
+        return None
+    return {key: value if isinstance(value, int | float) else math.nan for key, value in row.items()}
+
+
+def _nothing_in(folder: Path) -> str:
+    wanted = "neither a run.json nor a check.json nor a compare.json"
+    if not folder.is_dir():
+        wanted = "there is no such folder"
+    below = sorted({path.parent for file in FILES for path in folder.glob(f"*/{file}")})
+    if below:
+        return f"nothing to report in {folder} ({wanted}): name what is in it, such as {below[0]}"
+    beside = {path.parent.name for file in FILES for path in folder.parent.glob(f"*/{file}")}
+    near = did_you_mean(folder.name, beside) if beside else "there is nothing beside it either"
+    return f"nothing to report in {folder} ({wanted}): {near}"
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    depth = 1
+    while len({p[-depth:] for p in parts}) < len(parts):
+        depth += 1
+    return ["/".join(p[-depth:]) for p in parts]

@@ -1,0 +1,1 @@
+"""Schedules, policies over them, and budgets: from progress to values. No torch."""

@@ -1,0 +1,85 @@
+"""A policy says what each hyper-parameter of the optimizer is at each moment of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import ConfigError
+from .piecewise import Piecewise, Schedule, constant
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A schedule for each scheduled hyper-parameter: ``{"lr": schedule, "momentum": schedule, ...}``.
+
+    A name is a key of the optimizer's parameter groups (``lr``, ``weight_decay``, ...). ``momentum`` means the key
+    of that name or, where the groups have ``betas``, their first element; the others stay as they are. A number stands
+    for a constant. What is not named is left alone.
+
+    How the values reach an optimizer is in `onecycle.optim`: `onecycle.Driver` for a loop of your own.
+
+    >>> policy = Policy({"lr": Piecewise(((0, 0.1), (1, 0))), "momentum": 0.9})
+    >>> policy(0.5)
+    {'lr': 0.05, 'momentum': 0.9}
+
+    Raises:
+        ConfigError: no ``lr``, or a schedule that is neither a number nor callable.
+    """
+
+    schedules: Mapping[str, Schedule]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedules, Mapping) or "lr" not in self.schedules:
+            raise ConfigError(f'a policy names at least "lr", as in Policy({{"lr": 0.1}}); received {self.schedules!r}')
+        checked = {name: _as_schedule(name, value) for name, value in self.schedules.items()}
+        object.__setattr__(self, "schedules", checked)
+
+    def __call__(self, progress: float) -> dict[str, float]:
+        """The value of each hyper-parameter at `progress`, 0 at the first update and 1 at the last."""
+        return {name: schedule(progress) for name, schedule in self.schedules.items()}
+
+    def with_(self, **schedules: Schedule | float) -> Policy:
+        """The same policy with some schedules replaced or added.
+
+        >>> Policy({"lr": 0.1}).with_(weight_decay=1e-4)(0)
+        {'lr': 0.1, 'weight_decay': 0.0001}
+        """
+        return Policy({**self.schedules, **schedules})  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a configuration file; `from_dict` is its inverse where every schedule is a `Piecewise`."""
+        return {name: s.to_dict() if isinstance(s, Piecewise) else repr(s) for name, s in self.schedules.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Policy:
+        """From ``{"lr": {"points": [[0, 0.1], [1, 0]], "easing": "cosine"}, "momentum": 0.9}``."""
+        return cls({k: Piecewise.from_dict(v) if isinstance(v, Mapping) else v for k, v in data.items()})
+
+    def plot(self, updates: int = 1000, *, updates_per_epoch: int | None = None, title: str | None = None) -> Figure:
+        """Draw learning rate, momentum and the rest against updates, and epochs where `updates_per_epoch` is given."""
+        from ..report.figures import policy_figure
+
+        rows = [self(position(k, updates)) for k in range(updates)]
+        return policy_figure(rows, updates_per_epoch=updates_per_epoch, title=title)
+
+
+def position(step: int, updates: int) -> float:
+    """Progress of update `step` (from 0) of `updates`: ``step / (updates - 1)``, so that both ends are met.
+
+    >>> position(0, 11), position(10, 11), position(0, 1)
+    (0.0, 1.0, 0.0)
+    """
+    return step / (updates - 1) if updates > 1 else 0.0
+
+
+def _as_schedule(name: str, value: Any) -> Schedule:
+    if callable(value):
+        return cast(Schedule, value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return constant(value)
+    raise ConfigError(f"the schedule of {name} is a number, a Piecewise or a function of progress; received {value!r}")

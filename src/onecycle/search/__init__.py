@@ -1,0 +1,1 @@
+"""Which peak to train with: short trial runs and the decisions between them."""

@@ -1,0 +1,95 @@
+"""Numbers, shares, times and counts in words: one way to write each, in terminal, figures, pages and notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+
+def count(n: float, noun: str) -> str:
+    """So many of something, in the singular for one.
+
+    >>> count(1, "epoch"), count(2.5, "epochs"), count(1234, "update"), count(2, "loss"), count(3, "policy")
+    ('1 epoch', '2.5 epochs', '1,234 updates', '2 losses', '3 policies')
+    """
+    plural = noun.endswith("s") and not noun.endswith("ss")
+    one = noun[:-1] if plural else noun
+    many = (
+        noun if plural else noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("ss") else "s")
+    )
+    whole = float(n).is_integer()
+    return f"{int(n):,} {one if n == 1 else many}" if whole else f"{n:.12g} {many}"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits and a short exponent.
+
+    >>> number(0.12346), number(1234567), number(0.00002), number(2.0), number(float("nan"))
+    ('0.1235', '1.235e6', '2e-5', '2', 'nan')
+    """
+    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def rate(value: float) -> str:
+    """So many a second, as a whole number where that is enough.
+
+    >>> rate(12345.6), rate(3.14159)
+    ('12,346', '3.14')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A share in percent, with so many digits after the point.
+
+    >>> percent(0.98049), percent(0.05, 0)
+    ('98.05 %', '5 %')
+    """
+    return f"{100 * value:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(0.9), duration(59.26), duration(90), duration(250), duration(7300)
+    ('0.9 s', '59.3 s', '1 min 30 s', '4 min 10 s', '2 h 01 min')
+    """
+    if not math.isfinite(seconds):
+        return f"{seconds} s"
+    if seconds < 59.95:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{round(seconds, 1):g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def measure(name: str, value: float) -> str:
+    """A value of the metric `name`: accuracies in percent, all else as a number.
+
+    >>> measure("test_accuracy", 0.98049), measure("loss", 0.15427)
+    ('98.05 %', '0.1543')
+    """
+    return percent(value) if name.endswith("accuracy") else number(value)
+
+
+def bounds(low: float | None, high: float | None, digits: int = 4) -> str:
+    """The ends of an interval, None for an open one.
+
+    >>> bounds(1.04, 1.75), bounds(1.04, None), bounds(None, 1.75), bounds(None, None)
+    ('1.04 to 1.75', 'from 1.04', 'up to 1.75', 'open')
+    """
+    if low is None and high is None:
+        return "open"
+    if low is None or high is None:
+        return f"from {number(low, digits)}" if low is not None else f"up to {number(high or 0.0, digits)}"
+    return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """Words in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")
+    ('a', 'a and b', 'a, b or c')
+    """
+    words = list(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)

@@ -1,0 +1,167 @@
+"""A block that leaves no trace: weights, buffers, optimizers, scalers and generators are put back to the bit."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import ConfigError
+from .runtime import generators
+from .signals import stop_requests
+
+Restore = Callable[[], object]
+
+
+@contextmanager
+def untouched(
+    optimizers: Sequence[Optimizer], modules: Iterable[nn.Module] | None = None, keep: Iterable[Any] = ()
+) -> Iterator[None]:
+    """Whatever happens within the block, afterwards everything is as it was, bit for bit.
+
+    Put back are: the optimizers' parameters, their gradients, state and settings; every parameter, buffer and mode of
+    `modules`; the objects in `keep`; and the global generators of torch (every device in use), Python and numpy. It
+    happens on success, on an error and on Ctrl-C, and a Ctrl-C that comes meanwhile takes effect after it.
+
+    Args:
+        optimizers: those that the block steps.
+        modules: what has buffers, such as running means; None: every living module with a parameter of the optimizers.
+        keep: whatever else changes, generators and anything with `state_dict` and `load_state_dict`: a gradient scaler,
+            a scheduler, a moving average of the weights.
+
+    Raises:
+        ConfigError: something in `keep` cannot be put back.
+
+    >>> model = nn.Linear(2, 1)
+    >>> before, optimizer = model.weight.clone(), torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with untouched([optimizer]):
+    ...     model(torch.ones(1, 2)).sum().backward()
+    ...     optimizer.step()
+    >>> bool((model.weight == before).all()), model.weight.grad
+    (True, None)
+    """
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    found = modules_of(parameters) if modules is None else list(modules)
+    tensors = {id(t): t for t in parameters}
+    for module in found:
+        tensors |= {id(t): t for t in (*module.parameters(), *module.buffers())}
+    restore: list[Restore] = [_generators({t.device for t in tensors.values()})]
+    restore += [_tensor(tensor) for tensor in tensors.values()]
+    restore += [_module(part) for module in found for part in module.modules()]
+    restore += [_optimizer(optimizer) for optimizer in optimizers]
+    restore += [_stateful(thing) for thing in keep]
+    try:
+        yield
+    finally:
+        with stop_requests() as stop, ExitStack() as stack:  # each of them, even where another fails
+            for put_back in restore:
+                stack.callback(put_back)
+        if stop.signal is not None:
+            signal.raise_signal(stop.signal)
+
+
+def modules_of(parameters: Sequence[nn.Parameter]) -> list[nn.Module]:
+    """The living modules that hold any of these parameters.
+
+    >>> model = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1))
+    >>> any(module is model[1] for module in modules_of([model[1].weight]))
+    True
+    """
+    wanted = {id(p) for p in parameters}
+    # By type: asking an object for its class can run code of its own.
+    living = [
+        thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module) and "_parameters" in vars(thing)
+    ]
+    return [module for module in living if any(id(p) in wanted for p in module.parameters())]
+
+
+def _tensor(tensor: Tensor) -> Restore:
+    value, gradient, trained = tensor.detach().clone(), tensor.grad, tensor.requires_grad
+    gradient_value = None if gradient is None else gradient.detach().clone()
+
+    def restore() -> None:
+        with torch.no_grad():
+            tensor.copy_(value)
+            if gradient is not None and gradient_value is not None:
+                gradient.copy_(gradient_value)
+        if tensor.is_leaf:
+            tensor.requires_grad_(trained).grad = gradient
+
+    return restore
+
+
+def _module(module: nn.Module) -> Restore:
+    """Mode, and which tensor is which buffer: some modules replace theirs."""
+    training, buffers = module.training, dict(module._buffers)
+
+    def restore() -> None:
+        module.training = training
+        module._buffers.clear()
+        module._buffers.update(buffers)
+
+    return restore
+
+
+def _optimizer(optimizer: Optimizer) -> Restore:
+    state = {parameter: copy.deepcopy(values) for parameter, values in optimizer.state.items()}
+    groups = [(group, dict(group)) for group in optimizer.param_groups]
+    tensors = [t for _, group in groups for k, v in group.items() if k != "params" for t in _tensors_in(v)]
+    numbers = [t.detach().clone() for t in tensors]
+
+    def restore() -> None:
+        optimizer.state.clear()
+        optimizer.state.update(state)
+        optimizer.param_groups[:] = [group for group, _ in groups]
+        for group, before in groups:
+            group.clear()
+            group.update(before)
+        with torch.no_grad():
+            for tensor, number in zip(tensors, numbers, strict=True):
+                tensor.copy_(number)
+
+    return restore
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    """A learning rate may be a tensor, and so may each of a pair of betas."""
+    return [v for v in (value if isinstance(value, tuple | list) else (value,)) if isinstance(v, Tensor)]
+
+
+def _stateful(thing: Any) -> Restore:
+    if isinstance(thing, torch.Generator):
+        return partial(thing.set_state, thing.get_state())
+    if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+        raise ConfigError(f"what is to be put back has state_dict() and load_state_dict(); received {thing!r}")
+    state = copy.deepcopy(thing.state_dict())
+
+    def restore() -> None:
+        thing.load_state_dict(state)
+        if isinstance(thing, torch.amp.GradScaler):  # an update that was broken off leaves its stage
+            thing._per_optimizer_states.clear()
+
+    return restore
+
+
+def _generators(devices: set[torch.device]) -> Restore:
+    own = generators(*devices)
+    states, python, numpy = [g.get_state() for g in own], random.getstate(), sys.modules.get("numpy")
+    numpy_state = None if numpy is None else numpy.random.get_state()
+
+    def restore() -> None:
+        for generator, state in zip(own, states, strict=True):
+            generator.set_state(state)
+        random.setstate(python)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
+
+    return restore

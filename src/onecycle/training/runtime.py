@@ -1,0 +1,94 @@
+"""Where and in which precision a run computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError, did_you_mean
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device, a precision and a memory format; make one with `Runtime.choose`."""
+
+    device: torch.device
+    precision: str = "fp32"
+    channels_last: bool = False
+
+    @classmethod
+    def choose(cls, device: str | torch.device | None = None, precision: str = "fp32") -> Runtime:
+        """The given device, or the best one here (CUDA, then Apple's MPS, then the CPU).
+
+        `precision` is "fp32", "bf16" or "fp16": the last two through autocast, fp16 with a gradient scaler; weights
+        stay in float32.
+
+        Raises:
+            ConfigError: a device that is not here, an unknown precision, or several ranks.
+        """
+        if precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision {precision!r}: {did_you_mean(str(precision), PRECISIONS)}")
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world > 1:
+            raise ConfigError(f"onecycle trains on one rank; WORLD_SIZE is {world}: start it without torchrun")
+        return cls(_device(device), precision)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        dtype = PRECISIONS[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """A gradient scaler, where the precision needs one."""
+        return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move `model` to the device, convolutions in the memory format that is fastest there."""
+        memory_format = torch.channels_last if self.channels_last else torch.preserve_format
+        return model.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
+
+    def move(self, batch: Any) -> Any:
+        """The batch on the device: tensors, and what has a `to`, in tuples, lists and dicts, however deep."""
+        if isinstance(batch, torch.Tensor):
+            return batch if batch.device == self.device else batch.to(self.device, non_blocking=True)
+        if hasattr(batch, "to"):
+            return batch.to(self.device)
+        if isinstance(batch, Mapping):
+            return {key: self.move(value) for key, value in batch.items()}
+        if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+            return type(batch)(*map(self.move, batch))
+        if isinstance(batch, tuple | list):
+            return type(batch)(map(self.move, batch))
+        return batch
+
+
+def generators(*devices: torch.device) -> list[torch.Generator]:
+    """torch's global generators that a computation on `devices` draws from: the CPU's, and theirs."""
+    found = [torch.default_generator]
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.init()
+            found.append(torch.cuda.default_generators[device.index or 0])
+        elif device.type == "mps":
+            found.append(torch.mps._get_default_mps_generator())
+    return found
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ConfigError(f"cannot use the device {str(device)!r}; here: {', '.join(here)} ({error})") from error
+    return torch.device("cuda", torch.cuda.current_device()) if chosen == torch.device("cuda") else chosen

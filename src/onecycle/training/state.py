@@ -1,0 +1,203 @@
+"""Everything that changes while training, in one place that can be saved and restored to the bit."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import CheckpointError, ConfigError, NonFiniteLoss
+from .runtime import Runtime, generators
+from .step import Loss
+
+
+@dataclass
+class RunningMeans:
+    """Sample-weighted means over the updates of an epoch, added in order: the same sums however often they are read.
+
+    Tensors are kept until `read`, so that an accelerator is not made to wait at every update.
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+    seconds: float = 0.0
+    pending: list[tuple[int, float, int, Tensor, dict[str, Tensor]]] = field(default_factory=list)
+
+    def add(self, step: int, lr: float, samples: int, loss: Tensor, metrics: dict[str, Tensor]) -> None:
+        """Take in update `step`: its learning rate, number of samples, loss and metrics."""
+        self.pending.append((step, lr, samples, loss, metrics))
+
+    def read(self, strict: bool = True) -> None:
+        """Add what is pending.
+
+        Raises:
+            NonFiniteLoss: where `strict`, naming the first update whose loss is NaN or infinite, and its learning rate.
+        """
+        pending, self.pending = self.pending, []
+        for step, lr, samples, loss, metrics in pending:
+            value = loss.item()
+            if strict and not math.isfinite(value):
+                raise _diverged(value, step, lr)
+            self.samples += samples
+            self.sums["loss"] = self.sums.get("loss", 0.0) + value * samples
+            for name, metric in metrics.items():
+                self.sums[name] = self.sums.get(name, 0.0) + metric.item() * samples
+
+    def means(self, strict: bool = True) -> dict[str, float]:
+        """The means so far; empty where there was no sample."""
+        self.read(strict)
+        return {name: total / self.samples for name, total in self.sums.items()}
+
+
+@dataclass
+class Position:
+    """Where a run is: counted in updates, epochs, batches of the epoch under way, and seconds spent.
+
+    `progress` is the one that the last update used.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    progress: float = 0.0
+
+    def advance(self, batches: int, seconds: float, progress: float) -> None:
+        """One update was applied."""
+        self.step += 1
+        self.batch += batches
+        self.seconds, self.progress = seconds, progress
+
+
+@dataclass
+class TrainState:
+    """A model in training: what `onecycle.train` reads and changes.
+
+    Args:
+        model: the network, already on the runtime's device.
+        optimizer: any torch optimizer over its parameters.
+        loss: ``loss(model, batch)`` returns the batch's mean loss, or ``(loss, {metric: mean})``.
+        runtime: device and precision.
+        seed: what dropout, batch order and augmentation are derived from.
+        accumulate: batches for each update.
+        clip: largest norm of the gradient, over all parameters; None: not clipped.
+        forward: what to call in the model's place, such as ``torch.compile(model)``.
+
+    `at` is the position over the model's whole life, `begun` where the run under way began (None: none is).
+
+    Raises:
+        ConfigError: accumulate below 1, or clip not above 0.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    loss: Loss
+    runtime: Runtime = field(default_factory=Runtime.choose)
+    seed: int = 0
+    accumulate: int = 1
+    clip: float | None = None
+    forward: Any = None
+    at: Position = field(default_factory=Position)
+    begun: Position | None = None
+    means: RunningMeans = field(default_factory=RunningMeans)
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ConfigError(
+                f"accumulate is the number of batches for each update, at least 1; received {self.accumulate}"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError(f"clip is the largest norm of the gradient, above 0; received {self.clip}")
+        self.forward = self.model if self.forward is None else self.forward
+        self.scaler = self.runtime.scaler()
+        self.generators = generators(self.runtime.device)
+
+    @property
+    def step(self) -> int:
+        """Updates applied over the model's whole life."""
+        return self.at.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data; loads with ``torch.load(weights_only=True)``."""
+        self.means.read()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "seed": self.seed,
+            "at": asdict(self.at),
+            "begun": None if self.begun is None else asdict(self.begun),
+            "means": {"sums": dict(self.means.sums), "samples": self.means.samples, "seconds": self.means.seconds},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved state; all of it or, where it does not fit, nothing.
+
+        Raises:
+            CheckpointError: saved for another model or another optimizer.
+        """
+        try:
+            with all_or_nothing(self.model):
+                self.model.load_state_dict(state["model"])
+                _check_same_kind(self.optimizer, state["optimizer"])
+                self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch itself keeps the tensors
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"this state is of another model or optimizer: {error}") from error
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.seed = state["seed"]
+        self.at = Position(**state["at"])
+        self.begun = None if state["begun"] is None else Position(**state["begun"])
+        self.means = RunningMeans(**copy.deepcopy(state["means"]))
+
+    def end_run(self) -> None:
+        """Give up the run under way, if there is one: the next `onecycle.train` begins a new one, with a new epoch."""
+        if self.at.batch:
+            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+        self.begun, self.means = None, RunningMeans()
+
+    def check_finite(self) -> None:
+        """Read what is pending, and look at every weight.
+
+        Raises:
+            NonFiniteLoss: a loss or a weight is NaN or infinite.
+        """
+        self.means.read()
+        for name, tensor in self.model.named_parameters():
+            if not bool(torch.isfinite(tensor).all()):
+                lr = float(self.optimizer.param_groups[0]["lr"])
+                raise _diverged(f"non-finite weights in {name}", self.step - 1, lr)
+
+
+@contextmanager
+def all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Where loading into `model` fails within the block, its weights and buffers are put back."""
+    before = copy.deepcopy(model.state_dict())
+    try:
+        yield
+    except BaseException:
+        model.load_state_dict(before)
+        raise
+
+
+def _check_same_kind(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """torch itself takes over the settings of any optimizer, and fails at the next step."""
+    missing = [name for name in optimizer.defaults if not all(name in group for group in saved["param_groups"])]
+    if missing:
+        raise ValueError(f"{type(optimizer).__name__} has settings that were not saved: {', '.join(missing)}")
+
+
+def _diverged(what: object, step: int, lr: float) -> NonFiniteLoss:
+    return NonFiniteLoss(
+        f"the loss became {what} at update {step}, at learning rate {lr:.4g}. Try a smaller lr_max "
+        f"(such as {lr / 3:.2g}), clip=1.0, or a longer warm-up; in fp16, precision bf16 or fp32",
+        step=step,
+        lr=lr,
+    )

@@ -1,0 +1,241 @@
+"""Rows, speed-ups and sentences of a comparison; its lines while it runs; its figure."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import pytest
+
+from onecycle.errors import ConfigError
+from onecycle.experiments import results as tables
+from onecycle.experiments.console import Lines, LiveTable, best_so_far, interim
+from onecycle.experiments.figure import comparison_figure
+from onecycle.experiments.plan import Cell
+from onecycle.experiments.spec import Spec
+from onecycle.experiments.workers import Outcome
+
+OURS = {1: 0.90, 2: 0.95}
+THEIRS = {1: 0.70, 2: 0.90}
+
+
+def rows_of(spec: Spec, *, split: str = "test", shift: float = 0.0) -> list[tables.Row]:
+    """1cycle needs half the epochs of step decay; seeds differ a little."""
+    found = []
+    for setting in (dict(zip(spec.axes, values, strict=True)) for values in zip(*spec.axes.values(), strict=True)) if (
+        spec.axes) else ({},):  # fmt: skip
+        for policy, curve in (("one_cycle", OURS), ("step", THEIRS)):
+            for epochs in spec.epochs:
+                for seed in range(spec.seeds):
+                    accuracy = curve[int(epochs)] + 0.001 * seed + shift
+                    result = {split: {"accuracy": accuracy, "loss": 0.5}, "seconds": epochs, "updates": 9}
+                    cell = Cell(policy, epochs, tuple(setting.items()))
+                    found.append(tables.row(cell, seed, 0.1, f"runs/{cell.name}", Outcome("finished", result)))
+    return found
+
+
+SPEC = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=3)
+
+
+def said(spec: Spec, rows: list[tables.Row]) -> list[str]:
+    return tables.sentences(spec, rows, tables.speed_ups(spec, rows))
+
+
+def test_a_row_is_flat_and_says_how_the_run_ended():
+    cell = Cell("step", 2, (("batch_size", 64),))
+    row = tables.row(cell, 1, 0.2, "runs/x", Outcome("failed", error="disk full"))
+    assert row == {
+        "policy": "step", "epochs": 2, "batch_size": 64, "seed": 1, "lr_max": 0.2, "test_accuracy": None,
+        "valid_accuracy": None, "updates": None, "seconds": None, "status": "failed", "error": "disk full",
+        "run": "runs/x",
+    }  # fmt: skip
+    assert tables.row(cell, 1, None, "runs/x", None)["status"] == "waiting"
+    assert rows_of(SPEC)[0]["test_accuracy"] == 0.90 and rows_of(SPEC)[0]["test_loss"] == 0.5
+
+
+def test_the_speed_up_is_found_and_said():
+    rows = rows_of(SPEC)
+    records = tables.speed_up_rows(tables.speed_ups(SPEC, rows))
+    assert [r["against"] for r in records] == ["step", "step"]
+    assert records[0]["speed_up"] == pytest.approx(2) and records[0]["budget"] == 1
+    assert records[1]["more_than"] and records[1]["claim"] == "faster"
+    assert json.loads(json.dumps(records)) == records
+    words = said(SPEC, rows)
+    assert words[0].startswith("1cycle reaches 90.1 ± 0.2 % in 1 epoch; the best tuned standard schedule (step) needs")
+    assert "In 2 epochs 1cycle is 5.00 points better than step, seed by seed" in words[2]
+    assert "no difference" not in words[2]
+
+
+def test_no_claim_where_the_difference_holds_zero():
+    rows = rows_of(SPEC)
+    for row in rows:
+        if row["policy"] == "step":
+            row["test_accuracy"] = 0.951 + 0.02 * (row["seed"] - 1)
+    assert said(SPEC, rows)[-1].endswith("no difference can be claimed.")
+
+
+def test_no_claim_of_two_seeds():
+    spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=2)
+    words = said(spec, rows_of(spec))[-1]
+    assert "5.00 points better than step" in words and "n = 2): no difference can be claimed." in words
+    assert not said(SPEC, rows_of(SPEC))[-1].endswith("no difference can be claimed.")
+
+
+def test_one_epoch_and_more_in_words():
+    spec = Spec(policies=("one_cycle", "step"), epochs=(1,), seeds=3)
+    words = said(spec, rows_of(spec))
+    assert words[0].endswith("(step) needs more than 1 (95 % intervals, n = 3).") and words[1].startswith(
+        "In 1 epoch 1cycle"
+    )
+
+
+def test_the_best_of_many_is_no_better_than_they_are():
+    """The best of several is a little lucky: to be worse than it takes more than to be worse than a given one."""
+
+    def words(rivals: tuple[str, ...]) -> str:
+        spec = Spec(policies=("one_cycle", *rivals), epochs=(2,), seeds=4)
+        rows = []
+        for policy in spec.policies:
+            for seed, gain in enumerate((0.006, 0.011, 0.009, 0.014) if policy == "step" else (0, 0, 0, 0)):
+                outcome = Outcome("finished", {"test": {"accuracy": 0.9 + gain}})
+                rows.append(tables.row(Cell(policy, 2, ()), seed, 0.1, "", outcome))
+        return said(spec, rows)[-1]
+
+    one, six = words(("step",)), words(("step", "cosine", "constant", "linear", "wsd", "clr"))
+    assert one.endswith("seed by seed (95 % interval of the difference: -1.54 to -0.46, n = 4).")
+    assert "1cycle is 1.00 points worse than step" in one and "1cycle is 1.00 points worse than step" in six
+    assert six.endswith("from the best of 6: -1.54 to +0.05, n = 4): no difference can be claimed.")
+
+
+def test_a_cell_a_line():
+    spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=3, axes={"hidden": ((8,), (16, 8))})
+    rows = json.loads(json.dumps(rows_of(Spec(policies=spec.policies, epochs=spec.epochs, seeds=3))))
+    rows = [{**row, "hidden": hidden} for hidden in ([8], [16, 8]) for row in rows]
+    rows[0] |= {"test_accuracy": None, "status": "failed"}
+    for row in rows[6:9]:
+        row |= {"test_accuracy": None, "lr_max": None, "status": "failed"}
+    columns, lines = tables.means({"config": json.loads(json.dumps(spec.to_dict())), "table": rows})
+    assert columns == ["hidden", "epochs", "policy", "peak", "n", "failed", "test accuracy"]
+    assert lines[0] == ["8", "1", "one_cycle", "0.1", "2", "1", "90.15 % [89.51 %, 90.79 %]"]
+    assert lines[2] == ["8", "1", "step", "", "0", "3", ""]
+    assert lines[-1][:5] == ["16+8", "2", "step", "0.1", "3"]
+
+
+def test_settings_are_told_apart():
+    spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=3, axes={"batch_size": (32, 64)})
+    rows = rows_of(spec)
+    assert {r["against"] for r in tables.speed_up_rows(tables.speed_ups(spec, rows))} == {
+        "step at batch size 32", "step at batch size 64",
+    }  # fmt: skip
+    assert all(line.startswith("At batch size ") for line in said(spec, rows))
+
+
+def test_what_is_missing_is_said():
+    spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=1)
+    assert "With one seed there is no interval, and no difference can be claimed." in said(spec, rows_of(spec))
+    assert any("There is no test data" in line for line in said(SPEC, rows_of(SPEC, split="valid")))
+    rows = rows_of(SPEC)
+    rows[0] |= {"test_accuracy": None, "status": "failed"}
+    assert "1 of 12 runs failed: the table says why." in said(SPEC, rows)
+    assert said(SPEC, rows)[0].endswith(": no difference can be claimed at n = 2; failed runs left out: 1.")
+    assert [r["n"] for r in tables.speed_up_rows(tables.speed_ups(SPEC, rows))] == [2, 3]
+    assert "n = 3)" in said(SPEC, rows)[2]
+    rows[3] |= {"test_accuracy": None, "status": "failed"}
+    assert "n = 2)" in said(SPEC, rows)[2] and "2 of 12 runs failed: the table says why." in said(SPEC, rows)
+    alone = Spec(policies=("step", "cosine"), epochs=(1, 2), seeds=3)
+    assert said(alone, [r for r in rows_of(SPEC) if r["policy"] == "step"]) == []
+    for row in rows:
+        row |= {"status": "waiting", "test_accuracy": None}
+    assert said(SPEC, rows) == []
+
+
+def test_lines_say_where_the_comparison_is():
+    stream = io.StringIO()
+    lines = Lines(stream=stream)
+    lines.start("run", [1.0, 1.0])
+    lines.done("step-2 seed 0: test accuracy 90 %", 1.0, ())
+    lines.done("step-2 seed 1: failed: disk full", 1.0, ())
+    first, last = stream.getvalue().splitlines()
+    assert first.startswith("run 1/2, about ") and first.endswith(" left  step-2 seed 0: test accuracy 90 %")
+    assert last == "run 2/2  step-2 seed 1: failed: disk full"
+
+
+def test_the_time_left_is_of_all_that_follows(monkeypatch: pytest.MonkeyPatch):
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr("onecycle.experiments.console.time.perf_counter", lambda: next(clock))
+    stream = io.StringIO()
+    lines = Lines(2, stream)
+    lines.start("trial", [10.0] * 4, after=60.0)
+    for _ in range(3):
+        lines.done("", 10.0, ())
+    where = [line.split(", ")[1].strip() for line in stream.getvalue().splitlines()]
+    # two processes start with the first two runs; the third took them 10 s
+    assert where == ["about 45 s left", "about 40 s left", "about 70 s left"]
+
+
+def test_the_live_table_has_interim_means(monkeypatch: pytest.MonkeyPatch):
+    rows = rows_of(SPEC)
+    rows[2] |= {"status": "waiting", "test_accuracy": None}
+    rows[5] |= {"status": "failed", "test_accuracy": None}
+    assert interim(rows)[:2] == [
+        {"policy": "one_cycle", "epochs": "1", "runs": "2/3", "failed": "", "mean so far": "90.05 %"},
+        {"policy": "one_cycle", "epochs": "2", "runs": "3/3", "failed": "1", "mean so far": "95.05 %"},
+    ]
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    table = LiveTable(stream=stream)
+    table.start("run", [1.0])
+    table.done("[red] is no markup", 1.0, rows, failed=True)
+    table.say("a line")
+    table.close()
+    assert "a line" in stream.getvalue() and stream.getvalue().count("[red] is no markup") >= 2
+    assert "95.05 %" in stream.getvalue()
+
+
+LAST = [("one_cycle 2", "95.10 %"), ("step 1", "70.10 %"), ("step 2", "90.10 %")]
+
+
+def test_the_live_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch):
+    """Each cell is a line, the columns that say nothing are left out, and the last line is always there."""
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "60"), ("LINES", "8")):
+        monkeypatch.setenv(name, value)
+    spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=3,
+                axes={"batch_size": (32, 64), "weight_decay": (1e-3, 1e-4)})  # fmt: skip
+    table = LiveTable(list(spec.axes), stream=stream)
+    table.start("run", [1.0, 1.0])
+    before = len(stream.getvalue())
+    table.done("x" * 100, 1.0, rows_of(spec))
+    lines = [re.sub(r"\x1b\[[?\d]*[a-zA-Z]", "", line).strip() for line in stream.getvalue()[before:].splitlines()]
+    lines = [" ".join(line.split()) for line in lines if line]
+    assert lines[0] == "... 5 more" and "failed" not in lines[2]
+    assert lines[3:6] == [f"{policy} 64 0.0001 3/3 {mean}" for policy, mean in LAST]
+    assert lines[6].startswith("run 1/2, about ") and len(lines[6]) <= 60 and len(lines) == 7
+    table.close()
+
+
+def test_the_best_trials_so_far():
+    trials = [
+        {"policy": "step", "epochs": 1, "lr_max": lr, "valid_accuracy": value, "status": "finished"}
+        for lr, value in ((0.1, 0.8), (0.2, 0.9), (0.4, None))
+    ]
+    assert best_so_far(trials) == [
+        {"policy": "step", "epochs": "1", "trials": "3", "best so far": "90.00 % at 0.2"},
+    ]  # fmt: skip
+    losses = [{**row, "valid_accuracy": None, "valid_loss": row["lr_max"] / 2} for row in trials]
+    assert best_so_far(losses)[0]["best so far"] == "0.05 at 0.1"
+
+
+def test_the_figure_has_a_panel_a_setting_and_a_line_a_policy():
+    spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=3, axes={"batch_size": (32, 64)})
+    record = {"config": json.loads(json.dumps(spec.to_dict())), "table": rows_of(spec)}
+    figure = comparison_figure(record)
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["batch size 32", "batch size 64"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["one_cycle", "step"]
+    line = figure.axes[0].containers[0].lines[0]
+    assert line.get_xdata().tolist() == [1, 2] and line.get_ydata().tolist() == pytest.approx([0.901, 0.951])
+    with pytest.raises(ConfigError, match="needs a run with an accuracy"):
+        comparison_figure({**record, "table": []})

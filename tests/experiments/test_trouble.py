@@ -1,0 +1,129 @@
+"""What goes wrong around a comparison: what is said of it, and how the comparison goes on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from onecycle.errors import CheckpointError, DataError, Interrupted, TrainingError
+from onecycle.experiments import comparison as module
+from onecycle.experiments import plan
+from onecycle.experiments import workers as execute
+from onecycle.experiments.comparison import Comparison, compare, lines
+from onecycle.experiments.plan import Speed, Task
+from onecycle.experiments.spec import Spec
+from onecycle.experiments.workers import Outcome, Ray
+from onecycle.jobs.job import Job
+from onecycle.records import run as runs
+
+GIVEN = {"model": "mlp", "limit": 160, "optimizer": "sgd", "policies": ["one_cycle", "step"], "verbose": False}
+UNTUNED = {**GIVEN, "epochs": [1], "seeds": 1, "tune": False, "lr_max": 0.1}
+TUNED = {**GIVEN, "epochs": [1], "seeds": 1, "trials": 3}
+SPEED = Speed(1000.0, 160, 100)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "measure", lambda job, seconds: SPEED)
+
+
+class Unfit(nn.Linear):
+    """A model of one's own: a layer for another number of inputs, or one that breaks off in its first update."""
+
+    breaks: BaseException | None = None
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int):
+        super().__init__(64 if self.breaks else 3, classes)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self.breaks and torch.is_grad_enabled():
+            raise self.breaks
+        return super().forward(input.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "raised", "message"),
+    [
+        (None, TrainingError, "^the model cannot be trained on these data: RuntimeError: mat1 and mat2"),
+        (KeyError("mask"), TrainingError, "^the model cannot be trained on these data: KeyError: 'mask'"),
+        (DataError("no such label"), DataError, "^no such label"),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "^stop"),
+    ],
+)
+def test_what_a_model_raises_says_that_it_cannot_be_trained(breaks, raised, message, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Unfit, "breaks", breaks)
+    with pytest.raises(raised, match=message) as error:
+        plan.measure(Job(model=f"{__name__}:Unfit", limit=160, optimizer="sgd"), 0.01)
+    assert raised is not TrainingError or error.value.__cause__ is not None
+
+
+def test_a_record_that_breaks_off_says_how_to_mend_it(tmp_path: Path):
+    (tmp_path / "compare.json").write_text('{"schema": 1, "ta')
+    with pytest.raises(CheckpointError, match="Restore it, or give another --out; the runs are in ") as error:
+        Comparison.read(tmp_path)
+    assert str(error.value).endswith(str(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize("options", [UNTUNED, TUNED])
+def test_a_run_that_is_stopped_alone_is_still_to_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: None, options: dict
+):
+    """As where somebody ends one of the processes: the others go on, and the comparison is not finished."""
+    made: list[Task] = []
+
+    def work(tasks: Sequence[Task]) -> Iterator[tuple[Task, Outcome]]:
+        for i, task in enumerate(tasks):
+            made.append(task)
+            yield task, Outcome("interrupted") if i == 0 else execute.execute(task)
+
+    @contextmanager
+    def workers(*_):
+        yield work
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "workers", workers)
+        with pytest.raises(Interrupted, match="give the same command again to go on"):
+            compare(out=tmp_path / "out", **options)
+    left = Comparison.read(tmp_path / "out")
+    assert left.record["status"] == "interrupted" and "waiting" in [row["status"] for row in left.table]
+    assert all(runs.read(task.folder)["status"] == "finished" for task in made[1:])
+    assert {task.trial for task in made} == {options is TUNED}
+    whole = compare(out=tmp_path / "out", **options)
+    assert whole.record["status"] == "finished" and [row["status"] for row in whole.table] == ["finished"] * 2
+
+
+def test_an_error_here_stops_the_runs_under_way(monkeypatch: pytest.MonkeyPatch):
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda *_, **__: SimpleNamespace(shutdown=lambda **_: None))
+    monkeypatch.setattr(execute.os, "kill", lambda pid, number: sent.append((pid, number)))
+    pools: list[execute._Pool] = []
+    monkeypatch.setattr(execute, "_Pool", lambda jobs, make=execute._Pool: pools.append(make(jobs)) or pools[-1])
+    with pytest.raises(CheckpointError, match="full"), execute.workers(2):
+        monkeypatch.setattr(pools[0], "_processes", lambda: [SimpleNamespace(pid=7), SimpleNamespace(pid=None)])
+        raise CheckpointError("the disk is full")
+    assert sent == [(7, signal.SIGINT)] and pools[0]._stopping.is_set()
+    with execute.workers(2):
+        pass
+    assert len(sent) == 1 and not pools[1]._stopping.is_set()
+
+
+def test_a_damaged_range_test_is_named(tmp_path: Path, unmeasured: None):
+    (tmp_path / "out/trials").mkdir(parents=True)
+    book = module.Book(Spec.from_dict({k: v for k, v in TUNED.items() if k != "verbose"}), tmp_path / "out",
+                       {(): SPEED}, module.Silent(), lambda tasks: iter(()))  # fmt: skip
+    for text in ('{"peaks": {"1": 0.', "[]", '{"peaks": 3}', "{}"):
+        (tmp_path / "out/trials/range.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"trials/range\.json cannot be read: .*Remove it to test anew"):
+            book.tune()
+
+
+def test_on_ray_the_time_is_of_one_run_after_the_other():
+    said = {on: lines(Spec(), {(): SPEED}, 1, on)[-1] for on in (None, Ray())}
+    assert said[Ray()] == said[None].replace(", from", " if one after the other, from") != said[None]

@@ -1,0 +1,116 @@
+"""Muon against the singular value decomposition, torch's AdamW, and a formula written out."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from onecycle import ConfigError
+from onecycle.models import build
+from onecycle.optim.build import build_optimizer
+from onecycle.optim.muon import Muon, inner_matrices, orthogonal
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (4, 30), (30, 4), (1, 7), (7, 1)])
+def test_orthogonal_keeps_the_directions_and_evens_the_lengths(shape):
+    matrix = numbers(*shape)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    lengths = torch.diagonal(u.T @ orthogonal(matrix) @ v.T)
+    assert lengths.min() > 0.3 and lengths.max() < 1.3
+    rebuilt = u @ torch.diag(lengths) @ v
+    assert torch.allclose(rebuilt, orthogonal(matrix), atol=1e-4), "it has the singular vectors of the matrix"
+
+
+def test_orthogonal_of_zeros_is_zero():
+    assert not orthogonal(torch.zeros(3, 4)).any()
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (8, 3, 3, 3)])
+def test_a_matrix_step_is_the_formula(shape):
+    weight = nn.Parameter(numbers(*shape))
+    optimizer = Muon([{"params": [weight], "momentum": 0.8, "weight_decay": 0.1}], lr=0.05)
+    expected, average = weight.detach().clone(), torch.zeros(shape)
+    for seed in (1, 2, 3):
+        gradient = numbers(*shape, seed=seed)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        average = 0.8 * average + 0.2 * gradient
+        direction = orthogonal((0.8 * average + 0.2 * gradient).reshape(shape[0], -1)).reshape(shape)
+        longest = max(shape[0], math.prod(shape[1:]))
+        expected = expected * (1 - 0.05 * 0.1) - 0.05 * 0.2 * math.sqrt(longest) * direction
+    assert torch.allclose(weight, expected, atol=1e-5)
+
+
+def test_other_parameters_follow_adamw_at_a_share_of_the_rate():
+    ours, theirs = nn.Parameter(numbers(5)), nn.Parameter(numbers(5))
+    muon = Muon([{"params": [ours], "weight_decay": 0.2}], lr=0.06, adamw_scale=0.5)
+    adamw = torch.optim.AdamW([theirs], lr=0.03, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.2)
+    for seed in range(4):
+        ours.grad = numbers(5, seed=seed)
+        theirs.grad = numbers(5, seed=seed)
+        muon.step()
+        adamw.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_inner_matrices_are_neither_embeddings_nor_the_last_layer():
+    model = build("char-transformer", input_shape=(8,), classes=11, width=16, depth=1, heads=2)
+    inner = {id(p) for p in inner_matrices(model)}
+    names = {name for name, p in model.named_parameters() if id(p) in inner}
+    assert names and all("weight" in name and "embed" not in name for name in names)
+    outside = {name for name, p in model.named_parameters() if p.ndim > 1 and id(p) not in inner}
+    assert outside == {"characters.weight", "positions.weight", "head.weight"}
+
+
+def test_a_tied_last_layer_is_an_embedding():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.inner, self.head = nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False)
+            self.head.weight = self.embed.weight
+
+    model = Tied()
+    assert [id(p) for p in inner_matrices(model)] == [id(model.inner.weight)]
+
+
+def test_the_recipe_covers_every_parameter_once_and_decays_the_inside_alone():
+    model = build("small-cnn", input_shape=(1, 8, 8), classes=10)
+    optimizer, _ = build_optimizer("muon", model)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    assert all(p.ndim > 1 for p in optimizer.param_groups[0]["params"])
+
+
+def test_a_saved_state_goes_on_to_the_bit(tmp_path):
+    def start():
+        model = build("mlp", input_shape=(6,), classes=3, hidden=(5,))
+        return model, build_optimizer("muon", model)[0]
+
+    def steps(model, optimizer, seeds):
+        for seed in seeds:
+            model.zero_grad()
+            model(numbers(4, 6, seed=seed)).square().mean().backward()
+            optimizer.step()
+
+    whole, optimizer = start()
+    steps(whole, optimizer, range(6))
+    first, optimizer = start()
+    steps(first, optimizer, range(3))
+    torch.save([first.state_dict(), optimizer.state_dict()], tmp_path / "half.pt")
+    second, optimizer = start()
+    weights, state = torch.load(tmp_path / "half.pt", weights_only=True)
+    second.load_state_dict(weights)
+    optimizer.load_state_dict(state)
+    steps(second, optimizer, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+def test_a_vector_in_a_group_for_matrices_is_refused():
+    with pytest.raises(ConfigError, match="two or more dimensions"):
+        Muon([{"params": [nn.Parameter(torch.zeros(3))], "momentum": 0.8}])

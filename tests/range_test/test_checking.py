@@ -1,0 +1,407 @@
+"""The range test of a learner: its own step, data, validation part and precision, and what a fit is like after it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from range_makers import changes, snapshot
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from training_makers import blobs, differing, seeded_net, weights
+
+from onecycle import ConfigError, DataError, Learner, TrainingError
+from onecycle.optim.build import RECIPES
+from onecycle.range_test.api import FEWEST, MEASUREMENTS
+from onecycle.range_test.learner import SAMPLES
+
+X, Y = blobs(240)
+Y = torch.where(torch.arange(240) % 5 == 0, (Y + 1) % 3, Y)
+VALID = blobs(300, seed=1)
+
+
+def learner(train=(X, Y), valid=VALID, model=None, **options) -> Learner:
+    options = {"batch_size": 8, "verbose": False, "device": "cpu", "optimizer": "sgd", **options}
+    return Learner(seeded_net() if model is None else model, train, valid, **options)
+
+
+def everything(learn: Learner):
+    keep = [] if learn.state.scaler is None else [learn.state.scaler]
+    return snapshot([learn.model], [learn.optimizer], keep), vars(learn.state.at).copy(), learn.history, learn.notes[:]
+
+
+def frozen(learn: Learner, before):
+    after = everything(learn)
+    return changes(before[0], after[0]) == [] and before[1:] == after[1:]
+
+
+DATA = {
+    "tensors": lambda: (X, Y),
+    "list": lambda: list(zip(X.split(8), Y.split(8), strict=True)),
+    "shuffled loader": lambda: DataLoader(TensorDataset(X, Y), 8, shuffle=True),
+    "loader with a generator": lambda: DataLoader(
+        TensorDataset(X, Y), 8, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
+    "dataset": lambda: TensorDataset(X, Y),
+    "iterator": lambda: iter(list(zip(X.split(8), Y.split(8), strict=True))),
+}
+KINDS = [
+    *((name, {}) for name in DATA),
+    ("tensors", {"optimizer": "adamw"}),
+    ("tensors", {"optimizer": "muon"}),
+    ("tensors", {"accumulate": 4}),
+    ("iterator", {"accumulate": 4}),
+    ("tensors", {"clip": 1.0, "precision": "fp16"}),
+    ("tensors", {"precision": "bf16"}),
+]
+
+
+@pytest.mark.parametrize(("data", "options"), KINDS)
+def test_a_fit_after_it_is_as_a_fit_without_it(data, options):
+    results = []
+    for tested in (False, True):
+        torch.manual_seed(1), np.random.seed(1), random.seed(1)
+        learn = learner(DATA[data](), **options)
+        if tested:
+            before = everything(learn)
+            test = learn.range_test()
+            assert len(test.curve.sweeps) == 2 and test.curve.valid_accuracy.mean and frozen(learn, before)
+        result = learn.fit_one_cycle(lr_max=0.1, budget="7 updates" if data == "iterator" else 1)
+        results.append((weights(learn.model), result.train, result.valid, learn.optimizer.state_dict()["param_groups"]))
+        after = torch.rand(1)
+    assert differing(results[0][0], results[1][0]) == [] and results[0][1:] == results[1][1:]
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1)), "the caller's generator"
+
+
+def test_between_two_fits_it_leaves_the_optimizers_state():
+    learn, plain = learner(), learner()
+    for each in (learn, plain):
+        each.fit_one_cycle(1, 0.1)
+    before = everything(learn)
+    first, second = learn.range_test(), learn.lr_find()
+    assert first.curve == second.curve and first.lr_max == second.lr_max and frozen(learn, before)
+    for each in (learn, plain):
+        each.fit_one_cycle(1, 0.05)
+    assert differing(weights(learn.model), weights(plain.model)) == []
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("at", [1, 2, 20, 45, 46])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_error_or_a_ctrl_c_in_the_loss_leaves_nothing(error, at, precision):
+    calls = itertools.count(1)
+    active = True
+
+    def loss(model, batch):
+        if active and next(calls) == at:
+            raise error
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    learn = learner(loss=loss, precision=precision, clip=1.0)
+    before = everything(learn)
+    with pytest.raises(error):
+        learn.range_test()
+    assert frozen(learn, before)
+    active = False
+    plain = learner(loss=loss, precision=precision, clip=1.0)
+    for each in (learn, plain):
+        each.fit_one_cycle(1, 0.1)
+    assert differing(weights(learn.model), weights(plain.model)) == []
+
+
+def test_an_error_between_unscaling_and_the_step_leaves_the_scaler_usable(monkeypatch):
+    learn = learner(precision="fp16", clip=1.0)
+    with monkeypatch.context() as patch:
+
+        def broken(*args):
+            raise KeyboardInterrupt
+
+        patch.setattr(nn.utils, "clip_grad_norm_", broken)
+        with pytest.raises(KeyboardInterrupt):
+            learn.range_test()
+    learn.fit_one_cycle(1, 0.1)
+
+
+def test_validation_batches_of_an_iterator_are_still_there_for_the_fit():
+    def validation():
+        return iter(list(zip(VALID[0].split(60), VALID[1].split(60), strict=True)))
+
+    results = []
+    for tested in (False, True):
+        learn = learner(valid=validation())
+        if tested:
+            assert learn.range_test().curve.valid_loss.mean
+        results.append(learn.fit_one_cycle(1, 0.1).valid)
+    assert results[0] == results[1]
+
+
+def test_no_files_and_no_new_attributes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    learn = learner()
+    names = set(vars(learn)), set(vars(learn.state)), set(vars(learn.model))
+    learn.range_test()
+    assert list(tmp_path.iterdir()) == []
+    assert (set(vars(learn)), set(vars(learn.state)), set(vars(learn.model))) == names
+
+
+# Held-out measurements
+
+
+@pytest.mark.parametrize("kind", ["tensors", "dataset", "loader"])
+def test_it_measures_on_one_small_part_of_the_validation_data(kind):
+    valid = {"tensors": VALID, "dataset": TensorDataset(*VALID), "loader": DataLoader(TensorDataset(*VALID), 50)}[kind]
+    seen = []
+
+    def loss(model, batch):
+        if not model.training:
+            seen.append(batch[0])
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    test = learner(valid=valid, loss=loss).range_test()
+    n = test.cost["evaluations"]
+    parts = list(torch.cat(seen).split(sum(map(len, seen)) // n))
+    assert len(parts) == n and all(torch.equal(part, parts[0]) for part in parts), "always the same"
+    assert SAMPLES[0] <= len(parts[0]) <= SAMPLES[1] and len(parts[0]) < 300
+    assert {tuple(x.tolist()) for x in parts[0]} <= {tuple(x.tolist()) for x in VALID[0]}
+    if kind != "loader":
+        assert torch.equal(parts[0][0], VALID[0][0]) and torch.equal(parts[0][-1], VALID[0][-1]), "from all of it"
+    assert n >= 0.5 * MEASUREMENTS
+
+
+@pytest.mark.parametrize("n", [1, 2, 129])
+def test_validation_batches_of_one_sample_do_not_stop_a_batch_norm(n):
+    loader = DataLoader(TensorDataset(VALID[0][:n], VALID[1][:n]), 128)
+    for valid in ((VALID[0][:n], VALID[1][:n]), loader):
+        curve = learner(valid=valid, loss=lambda m, b: F.cross_entropy(m(b[0]), b[1])).range_test().curve
+        assert curve.valid_loss.mean and all(map(math.isfinite, curve.valid_loss.mean))
+
+
+def test_metrics_that_gather_are_not_disturbed():
+    class Meter:
+        def __init__(self):
+            self.log = []
+
+        def update(self, outputs, targets):
+            self.log.append(len(targets))
+
+        def reset(self):
+            self.log.append("reset")
+
+        def compute(self):
+            return 0.0
+
+    meter = Meter()
+    learn = learner(metrics={"meter": meter}, loss=nn.CrossEntropyLoss())
+    learn.range_test()
+    assert meter.log == []
+
+
+def test_without_validation_data_the_training_loss_has_to_do():
+    learn = learner(valid=None)
+    before = everything(learn)
+    test = learn.range_test()
+    assert test.curve.valid_loss.mean == test.curve.valid_accuracy.mean == () and test.cost["evaluations"] == 0
+    assert test.lr_max is not None or test.reason
+    assert frozen(learn, before)
+
+
+# Repeats
+
+
+def test_each_repeat_has_initial_weights_of_its_own_where_the_model_can_be_built():
+    def build(seed):
+        return nn.Sequential(nn.Linear(4, 3))
+
+    built = []
+
+    def recorded(seed):
+        built.append(build(seed))
+        return built[-1]
+
+    def first_losses(build):
+        learn = learner(DATA["list"](), model=build_seeded(), loss=lambda m, b: m(X).square().mean())
+        before = everything(learn)
+        test = learn.range_test(build=build, repeats=3, updates=100)
+        assert frozen(learn, before)
+        return [sweep.loss[0] for sweep in test.curve.sweeps]
+
+    def build_seeded():
+        torch.manual_seed(0)
+        return build(0)
+
+    kept, other = first_losses(None), first_losses(recorded)
+    assert kept[0] == kept[1] == kept[2] == other[0] and len(set(other)) == 3
+    assert len(built) == 2 and differing(weights(built[0]), weights(built[1]))
+
+
+def test_repeats_differ_in_their_batches():
+    sweeps = learner(model=seeded_net(dropout=0.0)).range_test(repeats=3, updates=100).curve.sweeps
+    assert len({sweep.loss for sweep in sweeps}) == 3
+
+
+# Precision and cost
+
+
+def test_overflows_in_fp16_are_no_points():
+    calls = itertools.count(1)
+
+    def loss(model, batch):
+        value = F.cross_entropy(model(batch[0]), batch[1])
+        return value * (math.inf if model.training and next(calls) % 7 == 0 else 1.0)
+
+    learn = learner(loss=loss, precision="fp16", optimizer="adamw")
+    before = everything(learn)
+    test = learn.range_test(updates=100)
+    assert frozen(learn, before)
+    for sweep in test.curve.sweeps:
+        assert len(sweep.lr) > 10 and len({round(b / a, 6) for a, b in itertools.pairwise(sweep.lr)}) == 1
+
+
+def test_gradients_that_overflow_at_any_scale_are_an_error():
+    learn = learner(loss=lambda m, b: F.cross_entropy(m(b[0]), b[1]) * math.inf, precision="fp16")
+    before = everything(learn)
+    with pytest.raises(TrainingError, match="the loss is nan before any update"):
+        learn.range_test()
+    assert frozen(learn, before)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("updates", [None, 70, 120])
+def test_updates_are_counted_and_stay_within_what_is_told(updates, accumulate):
+    learn = learner(accumulate=accumulate)
+    applied = []
+    learn.optimizer.register_step_post_hook(lambda *_: applied.append(1))
+    test = learn.range_test(updates=updates)
+    assert test.cost["updates"] == len(applied) <= (updates or FEWEST)
+    assert test.cost["share"] == pytest.approx(len(applied) / (10 * 30 / accumulate))
+
+
+def test_by_default_it_costs_under_a_twentieth_of_ten_epochs():
+    x, y = blobs(1300)
+    assert learner((x, y)).range_test().cost["share"] <= 0.05
+
+
+# A peak for the fit
+
+
+@pytest.mark.parametrize("found", [0.0712, None])
+def test_the_peak_of_a_fit_is_the_one_that_the_range_test_finds_or_the_default(found, monkeypatch):
+    asked = []
+
+    def fixed(self, **options):
+        asked.append(options)
+        return replace(real(self, **options), lr_max=found, reason=None if found else "too noisy")
+
+    real = Learner.range_test
+    monkeypatch.setattr(Learner, "range_test", fixed)
+    data = blobs(3200)
+    learn, plain = learner(data), learner(data)
+    result = learn.fit_one_cycle(1)
+    assert result.lr_max == (found or RECIPES["sgd"].lr_max) and asked == [{"epochs": 1}]
+    lines = [note for note in learn.notes if "range test" in note]
+    assert len(lines) == 1 and "\n" not in lines[0] and ("0.071" if found else "too noisy") in lines[0]
+    plain.fit_one_cycle(1, result.lr_max)
+    assert differing(weights(learn.model), weights(plain.model)) == []
+
+
+def test_a_short_run_does_not_pay_for_a_test():
+    learn = learner()
+    applied = []
+    learn.optimizer.register_step_post_hook(lambda *_: applied.append(1))
+    assert learn.fit_one_cycle(1).updates == len(applied) == 30
+    assert not [note for note in learn.notes if "range test" in note]
+
+
+# What cannot be tested, and what can
+
+
+def test_a_trained_model_is_swept():
+    learn = learner(blobs(240))
+    learn.fit_one_cycle(10, 0.1)
+    before = everything(learn)
+    test = learn.range_test()
+    assert min(map(len, (sweep.lr for sweep in test.curve.sweeps))) > 7
+    assert (test.lr_max is None) == bool(test.reason) and frozen(learn, before)
+
+
+def test_weights_that_are_nan_are_an_error_that_says_so():
+    learn = learner()
+    with torch.no_grad():
+        learn.model[2].weight.fill_(math.nan)
+    before = everything(learn)
+    with pytest.raises(TrainingError, match="the loss is nan before any update: look at the data"):
+        learn.range_test()
+    assert frozen(learn, before)
+
+
+@pytest.mark.parametrize("options", [{"updates": "100"}, {"repeats": None}, {"repeats": "2"}])
+def test_counts_that_are_none_are_named(options):
+    with pytest.raises(ConfigError, match="is a whole number, at least 1; received"):
+        learner().range_test(**options)
+
+
+@pytest.mark.parametrize("build", [lambda seed: nn.Linear(1, 1), lambda seed: None])
+def test_what_does_not_build_the_model_is_named(build):
+    learn = learner()
+    before = everything(learn)
+    with pytest.raises(ConfigError, match="makes the model that is tested"):
+        learn.range_test(build=build)
+    assert frozen(learn, before)
+
+
+def test_it_says_how_long_it_takes_before_it_begins(capsys):
+    learn = learner(blobs(1100), verbose=True)
+    capsys.readouterr()
+    learn.fit_one_cycle(3)
+    said = capsys.readouterr().err
+    assert said.index("range test: takes about the time of 68 updates") < said.index("peak learning rate")
+
+
+def test_runs_and_epochs_that_are_too_short_take_the_optimizers_peak(monkeypatch):
+    monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("tested"))
+    assert learner().fit_one_cycle(11).lr_max == 0.2  # 330 updates, but 30 an epoch
+    assert learner(blobs(1100)).fit_one_cycle(2).lr_max == 0.2  # 274 updates
+    assert learner(blobs(1100)).fit_one_cycle(budget="0.2s").lr_max == 0.2
+
+
+def test_an_optimizer_of_ones_own_needs_a_peak_where_the_test_finds_none(monkeypatch):
+    learn = learner(blobs(1100), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1))
+    monkeypatch.setattr(
+        learn, "range_test", lambda **_: replace(Learner.range_test(learn), lr_max=None, reason="it is flat")
+    )
+    with pytest.raises(ConfigError, match=r"give lr_max: .*: it is flat; and an optimizer of your own has no default"):
+        learn.fit_one_cycle(20)
+
+
+@pytest.mark.parametrize("train", [(X[:8], Y[:8]), [(X, Y)], iter([(X, Y)])], ids=["tensors", "list", "iterator"])
+def test_one_batch_is_too_few(train):
+    with pytest.raises(DataError, match=r"at least 2 batches"):
+        learner(train).range_test()
+
+
+def test_an_optimizer_whose_rates_are_zero_is_tested_all_the_same():
+    model = seeded_net()
+    learn = learner(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+    curve = learn.range_test().curve
+    assert min(curve.loss.mean) < curve.loss.mean[0] - 0.1 and learn.optimizer.param_groups[0]["lr"] == 0.0
+
+
+def test_frozen_layers_stay_as_they_are():
+    learn = learner()
+    learn.freeze()
+    before = everything(learn)
+    assert learn.range_test().curve.lr and frozen(learn, before)
+    assert [p.requires_grad for p in learn.model.parameters()] == [False] * 4 + [True] * 2
+
+
+def test_a_compiled_model_is_tested_through_its_compiled_form(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    assert learner(compile=True).range_test().curve.lr

@@ -1,0 +1,215 @@
+"""Observers write what happened, all of it and in order, and change nothing."""
+
+from __future__ import annotations
+
+import errno
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from onecycle import (
+    Checkpointer,
+    CheckpointError,
+    EpochEnd,
+    History,
+    NonFiniteLoss,
+    Recorder,
+    Runtime,
+    TrainState,
+    train,
+)
+from onecycle import Update as Event
+from onecycle.records import history as observers
+from onecycle.records.checkpoint import checkpoints
+from onecycle.records.history import epoch_record, read_history, step_record
+from onecycle.records.run import read_records
+from onecycle.schedules.presets import linear
+from onecycle.training.loop import LOOK_EVERY
+from onecycle.training.step import Supervised
+
+
+def update(step: int = 4, loss: float = 0.5, seconds: float = 0.25) -> Event:
+    return Event(
+        step=step, updates=10, epoch=1, progress=0.4, values={"lr": 0.1, "momentum": 0.9},
+        loss_tensor=torch.tensor(loss), metrics={"accuracy": torch.tensor(0.75)}, samples=8, seconds=seconds,
+    )  # fmt: skip
+
+
+def epoch_end(epoch: int = 1, valid: dict | None = None) -> EpochEnd:
+    return EpochEnd(epoch, 5 * (epoch + 1), {"loss": 0.5}, valid, {"lr": 0.1}, 40, 1.25)
+
+
+def test_records_are_flat():
+    assert step_record(update()) == {
+        "step": 4, "epoch": 1, "lr": 0.1, "momentum": 0.9, "loss": 0.5, "accuracy": 0.75, "seconds": 0.25,
+    }  # fmt: skip
+    assert epoch_record(epoch_end(valid={"loss": 0.625, "accuracy": 0.5})) == {
+        "epoch": 1, "step": 9, "lr": 0.1, "train_loss": 0.5, "valid_loss": 0.625, "valid_accuracy": 0.5, "samples": 40,
+        "seconds": 1.25,
+    }  # fmt: skip
+    assert not [key for key in epoch_record(epoch_end()) if key.startswith("valid")]
+
+
+def test_history_has_each_event_however_often_it_is_read():
+    history = History()
+    for step in range(2 * LOOK_EVERY + 3):
+        history(update(step))
+        if step in (0, 60):
+            assert len(history.steps) == step + 1
+    history(epoch_end())
+    assert [row["step"] for row in history.steps] == list(range(2 * LOOK_EVERY + 3))
+    assert history.epochs == [epoch_record(epoch_end())]
+
+
+def test_what_is_recorded_is_read_back(tmp_path):
+    recorder, history = Recorder(tmp_path), History()
+    events = [update(0, loss=1 / 3), update(1, loss=1e-9), epoch_end(0), update(2, loss=math.pi), epoch_end(1)]
+    for event in events:
+        recorder(event)
+        history(event)
+    recorder.close()
+    assert read_history(tmp_path).steps == history.steps
+    assert read_history(tmp_path).epochs == history.epochs
+
+
+def test_the_end_of_an_epoch_flushes(tmp_path):
+    recorder = Recorder(tmp_path)
+    recorder(update(0))
+    assert read_records(tmp_path / "steps.jsonl") == []
+    recorder(epoch_end(0))
+    assert len(read_records(tmp_path / "steps.jsonl")) == len(read_records(tmp_path / "epochs.jsonl")) == 1
+    recorder(update(1))
+    recorder.sync()
+    assert len(read_records(tmp_path / "steps.jsonl")) == 2
+    recorder(update(2))
+    recorder.close()
+    assert len(read_records(tmp_path / "steps.jsonl")) == 3
+
+
+def test_a_recorder_appends(tmp_path):
+    for step in range(2):
+        recorder = Recorder(tmp_path)
+        recorder(update(step))
+        recorder.close()
+    assert [row["step"] for row in read_records(tmp_path / "steps.jsonl")] == [0, 1]
+
+
+def test_a_full_disk_stops_the_recorder_and_says_how_to_go_on(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path)
+    recorder(update(0))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(observers.os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device\. Free some space and go on with --resume"):
+        recorder.sync()
+    monkeypatch.undo()
+    recorder.close()
+    assert len(read_records(tmp_path / "steps.jsonl")) == 1
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_no_file_open(tmp_path):
+    """/dev/full takes nothing: the flush of a close fails."""
+    full = tmp_path / "steps.jsonl"
+    try:
+        full.symlink_to("/dev/full")
+        full.open("a").close()
+    except OSError:
+        pytest.skip("no /dev/full here")
+    recorder = Recorder(tmp_path)
+    recorder(update(0))
+    with pytest.raises(CheckpointError, match="No space left"):
+        recorder.close()
+    assert recorder._steps.closed and recorder._epochs.closed
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot write the records"):
+        Recorder(tmp_path / "nowhere")
+
+
+class Clock:
+    """A clock that a test sets; saving takes `cost` seconds of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float = 0.0):
+        self.now, self.saved, self.cost = 1000.0, [], cost
+        monkeypatch.setattr(observers.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(observers.checkpoint, "save", self.save)
+
+    def save(self, state: dict, folder: object, step: int, keep: int) -> str:
+        self.saved.append((self.now, step, keep))
+        self.now += self.cost
+        return "path"
+
+
+def trained() -> TrainState:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return TrainState(model, optimizer, Supervised(nn.functional.mse_loss), Runtime.choose("cpu"))
+
+
+def test_a_checkpoint_is_due_by_time_and_at_the_end_of_an_epoch(tmp_path, monkeypatch):
+    clock, state = Clock(monkeypatch), trained()
+    checkpointer = Checkpointer(state, tmp_path, every=30, share=0.01, keep=3)
+    for seconds, event in ((29, update()), (1, update()), (29, update()), (0, epoch_end()), (30, update())):
+        clock.now += seconds
+        checkpointer(event)
+    assert [time - 1000 for time, _, _ in clock.saved] == [30, 59, 89]
+    assert {keep for _, _, keep in clock.saved} == {3}
+
+
+def test_saving_stays_within_its_share_of_the_time(tmp_path, monkeypatch):
+    """Each takes 1 s, epochs take 7 s: at 1 % there is one in 100 s, whatever is due."""
+    clock = Clock(monkeypatch, cost=1.0)
+    checkpointer = Checkpointer(trained(), tmp_path, every=10, share=0.01)
+    while clock.now < 2000:
+        clock.now += 7
+        checkpointer(epoch_end())
+    times = [time for time, _, _ in clock.saved]
+    assert all(after - before >= 101 for before, after in pairwise(times))
+    assert len(times) == 10
+
+
+def test_records_are_written_before_a_checkpoint_relies_on_them(tmp_path, monkeypatch):
+    order: list[str] = []
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(clock, "save", lambda *_, **__: order.append("checkpoint"))
+    monkeypatch.setattr(observers.checkpoint, "save", clock.save)
+    Checkpointer(trained(), tmp_path, before=lambda: order.append("records")).save()
+    assert order == ["records", "checkpoint"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_never_saved(bad, tmp_path):
+    state = trained()
+    checkpointer = Checkpointer(state, tmp_path)
+    good = checkpointer.save()
+    with torch.no_grad():
+        state.model.weight[0, 1] = bad
+    with pytest.raises(NonFiniteLoss, match="non-finite weights in weight"):
+        checkpointer.save()
+    assert checkpoints(tmp_path) == [good]
+
+
+def test_observers_change_nothing(tmp_path):
+    """With all of them and without any: the same weights to the bit."""
+    made = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        state = trained()
+        recorder = Recorder(tmp_path)
+        watchers = [History(), recorder, Checkpointer(state, tmp_path / "c", every=0, share=1e9, before=recorder.sync)]
+        batches = [(torch.ones(4, 2) * i, torch.ones(4, 1)) for i in range(5)]
+        before = torch.get_rng_state()
+        for event in train(state, batches, linear(0.1), 2):
+            for watch in watchers if watched else []:
+                watch(event)
+        assert torch.equal(torch.get_rng_state(), before)
+        recorder.close()
+        made.append(state.model.weight)
+    assert torch.equal(*made)
+    assert [row["step"] for row in read_records(tmp_path / "steps.jsonl")] == list(range(10))

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+import torch
+
+from onecycle.records.progress import LOOK, Progress, notes, summary
+from onecycle.training.loop import EpochEnd, Update
+
+RESULT = {
+    "run": "runs/digits", "train": {"loss": 0.0412, "accuracy": 0.9987}, "valid": {"loss": 0.05, "accuracy": 0.98},
+    "test": None, "lr_max": 0.06, "epochs": 2.0, "updates": 1200, "seconds": 83.0, "samples_per_second": 15999.7,
+}  # fmt: skip
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def of(width):
+        monkeypatch.setenv("COLUMNS", str(width))
+        return Terminal()
+
+    return of
+
+
+class Unread:
+    """A loss that nobody may look at."""
+
+    def item(self):
+        raise AssertionError("the loss was read")
+
+
+def update(step, seconds, updates=100, loss=1.0, momentum=True, progress=0.5):
+    values = {"lr": 0.0125} | ({"momentum": 0.9} if momentum else {})
+    tensor = loss if isinstance(loss, Unread) else torch.tensor(loss)
+    return Update(step, updates, 0, progress, values, tensor, {}, 128, seconds)
+
+
+def epoch_end(epoch=0, valid=True):
+    held = {"loss": 0.75, "accuracy": 0.8125} if valid else None
+    return EpochEnd(epoch, 40, {"loss": 0.91, "accuracy": 0.7}, held, {"lr": 0.1}, 5120, 2.54)
+
+
+def text(stream):
+    """What the terminal was sent, a line each, without codes."""
+    return [line for line in re.split(r"[\r\n]+", ANSI.sub("", stream.getvalue())) if line.strip()]
+
+
+def test_a_plain_stream_gets_one_line_an_epoch_and_no_codes():
+    stream = io.StringIO()
+    progress = Progress(epochs=10, stream=stream)
+    for k in range(40):
+        progress(update(k, seconds=float(k), loss=Unread()))
+    progress(epoch_end())
+    progress(epoch_end(9, valid=False))
+    progress.table(RESULT)
+    assert stream.getvalue().splitlines() == [
+        "epoch  1/10  train loss 0.9100  valid loss 0.7500  valid accuracy 0.8125  2.5 s",
+        "epoch 10/10  train loss 0.9100  train accuracy 0.7000  2.5 s",
+        *summary(RESULT),
+    ]
+
+
+@pytest.mark.parametrize(("epochs", "label"), [(None, "epoch 3  "), (2.5, "epoch 3/3  "), (3, "epoch 3/3  ")])
+def test_the_line_says_which_epoch_of_how_many(epochs, label):
+    stream = io.StringIO()
+    Progress(epochs=epochs, stream=stream)(epoch_end(2))
+    assert stream.getvalue().startswith(label)
+
+
+def test_the_bar_shows_all_there_is(terminal):
+    stream = terminal(110)
+    progress = Progress(epochs=1, stream=stream, unit="images")
+    progress(update(0, 0.0))
+    for k in range(1, 25):
+        progress(update(k, k * 0.1))
+    progress.close()
+    # The last look is at update 24, or the one before: every second update is a look.
+    last = text(stream)[-1]
+    assert re.search(r"━ +2[45]/100  loss 1\.0000  lr 0\.0125    momentum 0\.900  1,280 images/s  \d+ s left", last)
+
+
+def test_the_loss_is_a_running_mean_and_is_read_at_looks_alone(terminal):
+    stream = terminal(100)
+    progress = Progress(epochs=1, stream=stream)
+    progress(update(0, LOOK, loss=1.0))
+    for k in range(1, 50):
+        progress(update(k, LOOK * 1.5, loss=Unread()))
+    progress(update(50, LOOK * 2.1, loss=2.0))
+    progress.close()
+    assert "loss 1.3000" in text(stream)[-1]
+    progress(update(51, LOOK * 9, loss=float("nan")))
+    progress(update(52, LOOK * 18, loss=0.5))
+    progress.close()
+    assert "loss 0.5000" in text(stream)[-1]
+
+
+def test_a_run_that_is_over_at_once_draws_no_bar(terminal):
+    stream = terminal(100)
+    progress = Progress(epochs=1, stream=stream)
+    progress(update(0, LOOK / 2, updates=1, loss=Unread()))
+    progress(epoch_end())
+    progress.close()
+    assert stream.getvalue().count("\n") == 1
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_evaluation_and_the_time_before_a_resumption_do_not_count_in_the_rate(terminal):
+    stream = terminal(100)
+    progress = Progress(epochs=2, stream=stream)
+    progress(update(50, 1000.0))
+    progress(update(51, 1000.25))
+    progress(epoch_end())
+    progress(update(52, 1060.0))
+    progress(update(53, 1060.25))
+    progress.close()
+    rates = {rate for line in text(stream) for rate in re.findall(r"(\S+) samples/s", line)}
+    assert rates == {"512"}
+
+
+def test_under_a_time_budget_the_share_of_it_is_shown(terminal):
+    stream = terminal(80)
+    progress = Progress(epochs=None, stream=stream)
+    progress(update(70, 30.0, updates=None, momentum=False, progress=0.25))
+    progress.close()
+    last = text(stream)[-1]
+    assert " 25%  loss 1.0000" in last
+    assert last.rstrip().endswith("1 min 30 s left")
+    assert "momentum" not in last
+
+
+@pytest.mark.parametrize("width", [20, 40, 44, 60, 80, 200])
+def test_no_line_is_wider_than_the_terminal(terminal, width):
+    stream = terminal(width)
+    progress = Progress(epochs=12, stream=stream, unit="images")
+    for k in range(5):
+        progress(update(k, 100.0 + k, updates=100_000))
+        progress(epoch_end(k))
+    progress.table({**RESULT, "run": None})
+    lines = text(stream)
+    assert max(map(len, lines)) <= width
+    assert any("100,000" in line for line in lines)
+    if width >= 40:
+        assert any(line.rstrip() == "epoch  5/12  valid accuracy 0.8125" for line in lines) == (width == 40)
+        assert any("loss 1.0000" in line for line in lines)
+
+
+def test_the_cursor_comes_back_when_training_is_interrupted(terminal):
+    stream = terminal(80)
+    with pytest.raises(KeyboardInterrupt), Progress(epochs=1, stream=stream) as progress:
+        progress(update(0, 1.0))
+        assert HIDE in stream.getvalue() and SHOW not in stream.getvalue()
+        raise KeyboardInterrupt
+    assert stream.getvalue().rindex(SHOW) > stream.getvalue().rindex(HIDE)
+    progress.close()
+
+
+def test_no_color_is_respected(terminal, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = terminal(80)
+    with Progress(epochs=1, stream=stream) as progress:
+        progress(update(0, 1.0))
+    colours = [code for code in re.findall(r"\x1b\[([\d;]+)m", stream.getvalue()) if re.search(r"[34]8|[39]\d", code)]
+    assert "loss" in stream.getvalue() and colours == []
+
+
+def test_a_dumb_terminal_gets_the_lines_alone(terminal, monkeypatch):
+    stream = terminal(80)
+    monkeypatch.setenv("TERM", "dumb")
+    with Progress(epochs=1, stream=stream) as progress:
+        progress(update(0, 1.0))
+        progress(epoch_end())
+    assert ["2.5 s" in line for line in text(stream)] == [True]
+    assert not ANSI.search(stream.getvalue())
+
+
+def test_the_closing_table():
+    assert summary({**RESULT, "test": {"loss": 1e-5}}, unit="images") == [
+        "            loss  accuracy",
+        "train     0.0412    0.9987",
+        "valid     0.0500    0.9800",
+        "test   1.000e-05          ",
+        "1,200 updates (2 epochs) in 1 min 23 s, 16,000 images/s, peak learning rate 0.06",
+        "The run is in runs/digits",
+    ]
+    assert summary({**RESULT, "run": None, "seconds": 7265.0, "samples_per_second": 3.25})[-1] == (
+        "1,200 updates (2 epochs) in 2 h 01 min, 3.25 samples/s, peak learning rate 0.06"
+    )
+
+
+def test_a_narrow_table_has_fewer_columns():
+    lines = summary({**RESULT, "train": {"loss": 1.0, "accuracy": 0.5, "top_5_accuracy_by_class": 0.5}}, width=30)
+    assert lines[0] == "         loss  accuracy"
+    assert max(map(len, lines)) <= 30
+
+
+def test_notes_are_lines():
+    stream = io.StringIO()
+    notes(["one", "two"], stream)
+    assert stream.getvalue() == "note: one\nnote: two\n"

@@ -1,0 +1,92 @@
+"""Device, precision and the way of a batch to the device."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from onecycle import ConfigError, Runtime
+from onecycle.training.runtime import generators
+
+CPU = Runtime.choose("cpu")
+META = Runtime(torch.device("meta"))
+Pair = namedtuple("Pair", "x y")
+
+
+class Own:
+    def __init__(self, device: str = "cpu"):
+        self.device = device
+
+    def to(self, device):
+        return Own(str(device))
+
+
+def test_choices():
+    assert (CPU.device.type, CPU.precision) == ("cpu", "fp32")
+    assert Runtime.choose(torch.device("cpu"), "bf16").precision == "bf16"
+    assert Runtime.choose().device.type in ("cuda", "mps", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"device": "cup"}, "cannot use the device 'cup'; here: cpu"),
+        ({"device": "cuda:99"}, "cannot use the device 'cuda:99'; here: cpu"),
+        ({"precision": "bf61"}, "unknown precision 'bf61': did you mean bf16"),
+        ({"precision": 16}, "unknown precision 16: did you mean"),
+    ],
+)
+def test_bad_choices(options, says):
+    with pytest.raises(ConfigError, match=says):
+        Runtime.choose(**{"device": "cpu", **options})
+
+
+def test_several_ranks_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 2: start it without torchrun"):
+        Runtime.choose("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    Runtime.choose("cpu")
+
+
+def test_precision_of_a_forward_pass():
+    layer, x = nn.Linear(2, 2), torch.zeros(1, 2)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        runtime = Runtime.choose("cpu", precision)
+        with runtime.autocast():
+            assert layer(x).dtype == dtype
+        assert (runtime.scaler() is not None) == (precision == "fp16")
+
+
+def test_a_batch_moves_whole_however_deep_it_is():
+    x = torch.zeros(2)
+    moved = META.move({"a": [x, (x, "text", 3)], "pair": Pair(x, None), "own": SimpleNamespace(), "graph": Own()})
+    assert moved["a"][0].device.type == moved["a"][1][0].device.type == moved["pair"].x.device.type == "meta"
+    assert moved["a"][1][1:] == ("text", 3) and moved["pair"].y is None and isinstance(moved["pair"], Pair)
+    assert moved["graph"].device == "meta"
+
+
+def test_what_is_there_is_not_copied():
+    x = torch.zeros(2)
+    assert CPU.move(x) is x and CPU.move([x])[0] is x
+
+
+def test_a_packed_sequence_stays_one():
+    packed = nn.utils.rnn.pack_sequence([torch.zeros(3, 1), torch.zeros(2, 1)])
+    assert isinstance(CPU.move((packed, torch.zeros(2)))[0], nn.utils.rnn.PackedSequence)
+
+
+def test_place_puts_convolutions_in_the_fast_format():
+    model = nn.Conv2d(3, 4, 3)
+    before = model.weight.detach().clone()
+    Runtime(torch.device("cpu"), channels_last=True).place(model)
+    assert model.weight.is_contiguous(memory_format=torch.channels_last) and torch.equal(model.weight, before)
+    assert CPU.place(nn.Linear(2, 2)).weight.is_contiguous()
+
+
+def test_generators_of_the_cpu():
+    assert generators(torch.device("cpu")) == [torch.default_generator]

@@ -1,0 +1,192 @@
+"""What is saved and restored: all of it to the bit, or nothing."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from training_makers import CPU, TASK, adamw, blobs, differing, new_state, seeded_net, sgd, weights
+
+from onecycle import CheckpointError, ConfigError, NonFiniteLoss, Runtime, TrainState, Update, train
+from onecycle.schedules import presets
+from onecycle.training.state import Position, RunningMeans
+
+X, Y = blobs(24)
+BATCHES = [(X[i : i + 6], Y[i : i + 6]) for i in range(0, 24, 6)]
+POLICY = presets.one_cycle(0.1)
+
+
+def run(state: TrainState, updates: int | None = None) -> list:
+    """Events up to update `updates`, counted from here; to the end where it is None."""
+    events = []
+    for event in train(state, BATCHES, POLICY, 3):
+        events.append(event)
+        if updates is not None and sum(isinstance(e, Update) for e in events) == updates:
+            break
+    return events
+
+
+def stored(state: TrainState) -> dict:
+    """Through a file, as `weights_only=True` reads it."""
+    file = io.BytesIO()
+    torch.save(state.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_a_stored_state_goes_on_to_the_bit(make):
+    whole = new_state(make)
+    expected = run(whole)
+    begun = new_state(make)
+    run(begun, 6)
+    other = new_state(make, seed=77)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.add_(1)
+    other.load_state_dict(stored(begun))
+    events = run(other)
+    assert differing(weights(whole.model), weights(other.model)) == []
+    assert [e.train for e in events if not isinstance(e, Update)] == [
+        e.train for e in expected if not isinstance(e, Update)
+    ][1:]
+    assert [(e.step, e.lr, e.loss) for e in events if isinstance(e, Update)] == [
+        (e.step, e.lr, e.loss) for e in expected if isinstance(e, Update)
+    ][6:]
+
+
+def test_a_loaded_state_shares_nothing_with_what_it_came_from():
+    state = new_state()
+    run(state, 2)
+    saved = stored(state)
+    kept = copy.deepcopy(saved)
+    first = new_state()
+    first.load_state_dict(saved)
+    a = run(first)
+    assert saved["means"] == kept["means"] and saved["at"] == kept["at"] and saved["begun"] == kept["begun"]
+    second = new_state()
+    second.load_state_dict(saved)
+    b = run(second)
+    assert [e.train for e in a if hasattr(e, "train")] == [e.train for e in b if hasattr(e, "train")]
+
+
+def test_the_scale_of_fp16_is_part_of_it():
+    model = seeded_net()
+    state = TrainState(model, sgd(model), TASK, Runtime.choose("cpu", "fp16"))
+    state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 8.0})
+    other = TrainState(model, sgd(model), TASK, Runtime.choose("cpu", "fp16"))
+    other.load_state_dict(stored(state))
+    assert other.scaler.get_scale() == 8.0
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        lambda: TrainState(seeded_net(features=5), sgd(seeded_net(features=5)), TASK, CPU),
+        lambda: (lambda m: TrainState(m, sgd(m), TASK, CPU))(nn.Sequential(seeded_net()[0])),
+        lambda: new_state(adamw),
+        lambda: (lambda m: TrainState(m, sgd(m[2]), TASK, CPU))(seeded_net()),
+    ],
+    ids=["shapes", "names", "optimizer", "groups"],
+)
+def test_a_foreign_state_is_refused_and_changes_nothing(foreign):
+    state = new_state()
+    run(state, 5)
+    before = copy.deepcopy(state.state_dict())
+    other = foreign()
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.add_(1)
+    with pytest.raises(CheckpointError, match="another model or optimizer"):
+        state.load_state_dict(other.state_dict())
+    after = state.state_dict()
+    assert differing(before["model"], after["model"]) == []
+    assert before["optimizer"]["param_groups"] == after["optimizer"]["param_groups"]
+    assert (before["at"], before["begun"], before["means"]) == (after["at"], after["begun"], after["means"])
+    reference = new_state()
+    run(reference)
+    run(state)
+    assert differing(weights(reference.model), weights(state.model)) == [], "it goes on as if nothing had been tried"
+
+
+def test_giving_up_a_run_begins_the_next_one_with_an_epoch():
+    state = new_state()
+    run(state, 6)
+    state.end_run()
+    assert (state.at, state.begun) == (Position(6, 2, 0, state.at.seconds, 5 / 11), None)
+    first, *_, last = run(state)
+    assert (first.step, first.epoch, first.updates, last.epoch, last.step) == (0, 0, 12, 2, 12)
+    assert last.samples == 24
+
+
+def test_giving_up_between_epochs_skips_none():
+    state = new_state()
+    run(state)
+    state.end_run()
+    assert (state.at.step, state.at.epoch, state.at.batch) == (12, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"accumulate": 0}, "at least 1; received 0"),
+        ({"clip": 0.0}, "above 0; received 0.0"),
+        ({"clip": float("nan")}, "above 0; received nan"),
+    ],
+)
+def test_settings_that_cannot_be(options, says):
+    with pytest.raises(ConfigError, match=says):
+        new_state(**options)
+
+
+def test_means_are_weighted_by_samples_and_do_not_depend_on_when_they_are_read():
+    rows = [(0, 0.1, 4, 1.5, 0.25), (1, 0.2, 3, 2.7, 0.5), (2, 0.3, 1, 10.1, 1.0)]
+    slow = {
+        "loss": sum(r[2] * torch.tensor(r[3]).item() for r in rows) / 8,
+        "m": sum(r[2] * r[4] for r in rows) / 8,
+    }
+    for read_after in ({0, 1, 2}, {1}, set()):
+        means = RunningMeans()
+        for i, (step, lr, samples, loss, metric) in enumerate(rows):
+            means.add(step, lr, samples, torch.tensor(loss), {"m": torch.tensor(metric)})
+            if i in read_after:
+                means.read()
+        assert means.means() == slow and means.samples == 8
+    assert RunningMeans().means() == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_the_first_loss_that_is_not_finite_is_named(value):
+    means = RunningMeans()
+    for step, loss in enumerate((1.0, value, float("nan"))):
+        means.add(step, 0.3 / (step + 1), 1, torch.tensor(loss), {})
+    with pytest.raises(
+        NonFiniteLoss, match=f"the loss became {value} at update 1, at learning rate 0.15.*0.05"
+    ) as found:
+        means.read()
+    assert (found.value.step, found.value.lr) == (1, 0.15)
+
+
+def test_a_mean_that_is_only_measured_may_be_infinite():
+    means = RunningMeans()
+    means.add(0, 0.0, 1, torch.tensor(float("inf")), {})
+    assert means.means(strict=False) == {"loss": float("inf")}
+
+
+def test_weights_that_are_not_finite_are_found():
+    state = new_state()
+    state.check_finite()
+    with torch.no_grad():
+        state.model[2].bias[1] = float("nan")
+    with pytest.raises(NonFiniteLoss, match=r"non-finite weights in 2\.bias"):
+        state.check_finite()
+
+
+def test_a_state_with_a_loss_that_is_not_finite_is_not_stored():
+    state = new_state()
+    state.means.add(0, 0.1, 1, torch.tensor(float("nan")), {})
+    with pytest.raises(NonFiniteLoss):
+        state.state_dict()
