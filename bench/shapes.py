@@ -43,7 +43,7 @@ def triangle(lr, updates, *, momentum, at):
 
 def shapes():
     """Name, kind of momentum, and a function from the peak and the number of updates to a policy."""
-    makers = {"paper": presets.paper, "fastai": presets.fastai, "torch": presets.pytorch}
+    makers = {"paper": presets.paper, "fastai": presets.fastai, "torch": presets.torch}
     makers |= {f"linear {at}%": partial(triangle, at=at / 100) for at in (5, 15, 25, 40)}
     for (name, make), momentum in itertools.product(makers.items(), (CYCLED, CONSTANT)):
         yield name, "cycled" if momentum is CYCLED else "constant", partial(make, momentum=momentum)

@@ -10,19 +10,18 @@ import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
 from onecycle.errors import ConfigError
+from onecycle.schedules import presets
 from onecycle.schedules.policy import Policy, position
 from onecycle.schedules.presets import (
     PRESETS,
     author,
     clr,
-    constant_lr,
     cosine,
     fastai,
     linear,
     one_cycle,
     paper,
     preset,
-    pytorch,
     step,
     wsd,
 )
@@ -89,13 +88,13 @@ TABLES = {
         (0.95, 0.925, 0.9, 0.875, 0.85, 0.875, 0.9, 0.925, 0.95),
     ),
     "torch": (  # T = 10: the peak is update 2 of 0...9, so updates 1 and 5.5 are half-way
-        pytorch(1.0, 10),
+        presets.torch(1.0, 10),
         (0, 1 / 9, 2 / 9, 5.5 / 9, 1),
         (0.04, 0.52, 1, 0.500_002, 4e-6),
         (0.95, 0.9, 0.85, 0.9, 0.95),
     ),
     "torch without T": (
-        pytorch(1.0),
+        presets.torch(1.0),
         (0, 0.1, 0.2, 0.3, 0.65, 1),
         (0.04, 0.28, 0.76, 1, 0.500_002, 4e-6),
         (0.95, 0.925, 0.875, 0.85, 0.9, 0.95),
@@ -151,8 +150,8 @@ TABLES = {
         (0, 0.5, 1, 0.6, 0.2),
         (0.8,) * 5,
     ),
-    "constant": (constant_lr(0.1), (0, 0.5, 1), (0.1, 0.1, 0.1), None),
-    "constant after a warm-up": (constant_lr(0.1, warmup=0.5), (0, 0.25, 0.5, 1), (0, 0.05, 0.1, 0.1), None),
+    "constant": (presets.constant(0.1), (0, 0.5, 1), (0.1, 0.1, 0.1), None),
+    "constant after a warm-up": (presets.constant(0.1, warmup=0.5), (0, 0.25, 0.5, 1), (0, 0.05, 0.1, 0.1), None),
 }
 
 
@@ -227,7 +226,7 @@ def test_torch_is_torch_at_every_step(updates, peak_at, kind):
     optimizer = torch.optim.SGD([parameter], 1, momentum=0.9) if kind == "sgd" else torch.optim.AdamW([parameter], 1)
     parameter.grad = torch.zeros(1)
     rows = torch_rows(updates, peak_at, optimizer)
-    ours = pytorch(0.7, updates, peak_at=peak_at)
+    ours = presets.torch(0.7, updates, peak_at=peak_at)
     assert by_update(ours, "lr", updates) == pytest.approx([lr for lr, _ in rows], rel=1e-9)
     assert by_update(ours, "momentum", updates) == pytest.approx([m for _, m in rows], rel=1e-9)
 
@@ -242,7 +241,7 @@ def test_torch_is_torch_at_every_step(updates, peak_at, kind):
     ],
 )
 def test_torch_holds_where_the_warm_up_has_no_length(updates, peak_at, lrs, momenta):
-    ours = pytorch(0.7, updates, peak_at=peak_at)
+    ours = presets.torch(0.7, updates, peak_at=peak_at)
     for name, expected in (("lr", lrs), ("momentum", momenta)):
         found = by_update(ours, name, updates)
         assert all(math.isfinite(v) for v in found)
@@ -253,7 +252,7 @@ def test_torch_holds_where_the_warm_up_has_no_length(updates, peak_at, lrs, mome
 
 @pytest.mark.parametrize(("updates", "peak_at"), DIVIDES_BY_ZERO)
 def test_torch_itself_divides_by_zero_there(updates, peak_at):
-    """Why `pytorch` cannot be compared with it at these lengths; where this fails, compare."""
+    """Why the preset cannot be compared with it at these lengths; where this fails, compare."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1, momentum=0.9)
     with pytest.raises(ZeroDivisionError):
         OneCycleLR(optimizer, max_lr=0.7, total_steps=updates, pct_start=peak_at)
@@ -399,8 +398,11 @@ def test_author_is_what_the_author_logged(log):
         (lambda: one_cycle(0.1, momentum=(0.95, 1)), "below 1; received (0.95, 1)"),
         (lambda: one_cycle(0.1, momentum=()), "received ()"),
         (lambda: fastai(0.1, peak_at=2), "peak_at is a share"),
-        (lambda: pytorch(0.1, peak_at=-0.1), "peak_at is a share of the run, at least 0 and below 1; received -0.1"),
-        (lambda: pytorch(0.1, 1, peak_at=1.5), "received 1.5"),
+        (
+            lambda: presets.torch(0.1, peak_at=-0.1),
+            "peak_at is a share of the run, at least 0 and below 1; received -0.1",
+        ),
+        (lambda: presets.torch(0.1, 1, peak_at=1.5), "received 1.5"),
         (lambda: author(0.1, stepsize=5), "stepsize=5 counts updates (at least 1): the number of updates is needed"),
         (lambda: author(0.1, 10, stepsize=0), "stepsize=0 counts updates"),
         (lambda: clr(0.1, mode="triangle"), "unknown mode 'triangle': did you mean triangular?"),

@@ -1,7 +1,7 @@
 """Named policies: functions of the peak learning rate and of the number of updates.
 
 Each returns a plain `Policy` of `Piecewise` schedules. Progress is 0 at the first update and 1 at the last. Most
-presets need only the peak; `author` and `pytorch` place their points by counting updates. Values are named `lr_start`,
+presets need only the peak; `author` and `torch` place their points by counting updates. Values are named `lr_start`,
 `lr_max` and `lr_end`, and are learning rates, never divisors. `momentum` is ``(high, low)`` for a momentum that moves
 against the learning rate, one number for a constant, or None to leave the optimizer's own alone.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from .piecewise import Piecewise, constant
+from .piecewise import Piecewise
 from .policy import Policy
 
 Momentum = tuple[float, float] | float | None
@@ -123,7 +123,7 @@ def fastai(
     return _cycle([(0, lr_max / 25), (peak_at, lr_max), (1, lr_max / 1e5)], "cosine", momentum, peak_at)
 
 
-def pytorch(
+def torch(
     lr_max: float, updates: int | None = None, *, peak_at: float = 0.3, momentum: Momentum = (0.95, 0.85)
 ) -> Policy:
     """torch's `OneCycleLR` at its defaults, update for update, and defined where it divides by zero.
@@ -133,7 +133,7 @@ def pytorch(
 
     Source: `torch.optim.lr_scheduler.OneCycleLR`.
 
-    >>> pytorch(1.0, 11)(0.23)
+    >>> torch(1.0, 11)(0.23)
     {'lr': 1.0, 'momentum': 0.85}
     """
     _check(lr_max, updates)
@@ -141,7 +141,7 @@ def pytorch(
     if not 0 <= peak_at < 1:
         raise ConfigError(f"peak_at is a share of the run, at least 0 and below 1; received {peak_at}")
     if updates == 1:
-        return _with_momentum(constant(end), momentum, lambda high, low: constant(high))
+        return _with_momentum(Piecewise(((0, end),)), momentum, lambda high, low: Piecewise(((0, high),)))
     peak = peak_at if updates is None else (peak_at * updates - 1) / (updates - 1)
     # A short run can have its peak before its first update: then only the way down is seen.
     start = [(0.0, lr_max / 25)] if peak > 0 else []
@@ -266,10 +266,10 @@ def linear(
     return _decay(lr_max, updates, lr_end, warmup, "linear", momentum)
 
 
-def constant_lr(lr_max: float, updates: int | None = None, *, warmup: float = 0.0, momentum: Momentum = None) -> Policy:
+def constant(lr_max: float, updates: int | None = None, *, warmup: float = 0.0, momentum: Momentum = None) -> Policy:
     """The same learning rate throughout, after a linear warm-up over a share `warmup` of the run.
 
-    >>> constant_lr(0.1)(0.7)
+    >>> constant(0.1)(0.7)
     {'lr': 0.1}
     """
     _check(lr_max, updates)
@@ -278,17 +278,7 @@ def constant_lr(lr_max: float, updates: int | None = None, *, warmup: float = 0.
 
 
 PRESETS: dict[str, Callable[..., Policy]] = {
-    "one_cycle": one_cycle,
-    "paper": paper,
-    "author": author,
-    "fastai": fastai,
-    "torch": pytorch,
-    "clr": clr,
-    "wsd": wsd,
-    "step": step,
-    "cosine": cosine,
-    "linear": linear,
-    "constant": constant_lr,
+    make.__name__: make for make in (one_cycle, paper, author, fastai, torch, clr, wsd, step, cosine, linear, constant)
 }
 
 
@@ -360,7 +350,7 @@ def _with_momentum(lr: Piecewise, momentum: Momentum, shape: Callable[[float, fl
     if not 1 <= len(values) <= 2 or not all(_is_number(value) and 0 <= value < 1 for value in values):
         raise ConfigError(f"momentum is a number, or two (high, low), at least 0 and below 1; received {momentum!r}")
     if len(values) == 1:
-        return Policy({"lr": lr, "momentum": constant(values[0])})
+        return Policy({"lr": lr}).with_(momentum=values[0])
     if shape is None:
         raise ConfigError(f"this preset has no cycle for momentum to follow: give one number; received {momentum!r}")
     return Policy({"lr": lr, "momentum": shape(*values)})
