@@ -171,7 +171,7 @@ def test_the_time_left_is_of_all_that_follows(monkeypatch: pytest.MonkeyPatch):
         lines.done("", 10.0, ())
     where = [line.split(", ")[1].strip() for line in stream.getvalue().splitlines()]
     # two processes start with the first two runs; the third took them 10 s
-    assert where == ["about 45 s left", "about 40 s left", "about 70 s left"]
+    assert where == ["about 45 s left", "about 40 s left", "about 1 min 10 s left"]
 
 
 def test_the_live_table_has_interim_means(monkeypatch: pytest.MonkeyPatch):

@@ -202,10 +202,11 @@ def _score(outcome: Outcome) -> Score | None:
 
 def _said(outcome: Outcome, split: str) -> str:
     """The outcome in words."""
-    from ..report.page_words import main_value, measure
+    from ..records.read import main_value
+    from ..text import measure
 
     if outcome.result is None:
         return f"failed: {outcome.error}"
     name = split if outcome.result.get(split) else "valid"
     found = main_value(outcome.result.get(name) or {})
-    return "finished" if found is None else f"{name} {measure(*found)}"
+    return "finished" if found is None else f"{name} {found[0].replace('_', ' ')} {measure(*found)}"

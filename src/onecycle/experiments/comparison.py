@@ -216,7 +216,7 @@ def _measured(spec: Spec, setting: Setting, seconds: float) -> Speed:
 
 def lines(spec: Spec, speeds: Mapping[Setting, Speed], jobs: int = 1, on: Ray | None = None) -> list[str]:
     """The plan in words: what is run, and about how long it takes."""
-    from ..report.page_words import duration
+    from ..text import duration
 
     measured_runs, trials = plan.counts(spec)
     tuning = (

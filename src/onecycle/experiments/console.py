@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..report.page_words import duration, value_text
+from ..text import duration, measure
 from .plan import in_short
 from .results import LOSSES, MEASURES
 
@@ -135,7 +135,7 @@ def interim(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[dict[str, str
         ended = [row for row in mates if row["status"] in ("finished", "failed")]
         failed = sum(row["status"] == "failed" for row in ended)
         name, values = _values(mates)
-        mean = value_text(name, fmean(values)) if values else ""
+        mean = measure(name, fmean(values)) if values else ""
         if ended:
             runs = f"{len(ended)}/{len(mates)}"
             found.append({**cell, "runs": runs, "failed": str(failed or ""), "mean so far": mean})
@@ -150,7 +150,7 @@ def best_so_far(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[dict[str,
         words = ""
         if values:
             top = min(values) if name.endswith("loss") else max(values)
-            words = f"{value_text(name, top)} at {next(row['lr_max'] for row in mates if row.get(name) == top):g}"
+            words = f"{measure(name, top)} at {next(row['lr_max'] for row in mates if row.get(name) == top):g}"
         found.append({**cell, "trials": str(len(mates)), "best so far": words})
     return found
 

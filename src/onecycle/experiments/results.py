@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import text
 from ..errors import DataError
 from .plan import Cell, Setting, in_short, in_words, settings
 from .spec import Spec
@@ -85,7 +86,6 @@ def means(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
     n are the runs that the mean is of.
     """
-    from ..report.page_words import value_text
     from .statistics import summary
 
     rows, axes = record["table"], list(record["config"]["axes"])
@@ -96,7 +96,7 @@ def means(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     def words(cell: Mapping[str, Any]) -> str:
         if cell["mean"] is None:
             return ""
-        mean, *ends = (value_text(name, cell[key]) for key in ("mean", "low", "high") if cell[key] is not None)
+        mean, *ends = (text.measure(name, cell[key]) for key in ("mean", "low", "high") if cell[key] is not None)
         return mean + (f" [{', '.join(ends)}]" if ends else "")
 
     columns = [*by[:-1], "peak", "n", "failed", name]

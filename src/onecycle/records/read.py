@@ -144,6 +144,16 @@ def number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
+def main_value(measures: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The accuracy, or the first other metric, or the loss: its name and value; None where nothing is known.
+
+    >>> main_value({"loss": 0.5, "accuracy": 0.9}), main_value({"loss": float("nan")})
+    (('accuracy', 0.9), None)
+    """
+    names = sorted(measures, key=lambda name: {"accuracy": 0, "loss": 2}.get(name, 1))
+    return next(((name, value) for name in names if (value := number(measures[name])) is not None), None)
+
+
 def _read_test(folder: Path, name: str) -> RangeTest:
     path = folder / "check.json"
     record = _load(path)

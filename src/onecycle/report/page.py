@@ -13,12 +13,11 @@ from typing import Any
 
 from ..errors import ConfigError, MissingDependency
 from ..records.read import Records, items, part, read
+from .content import compared, groups, notices, of_test, summary
 from .page_compare import draw_comparison, run_keys
 from .page_figures import draw_runs, draw_test
-from .page_groups import compared, groups
 from .page_series import MARKS, Plots
-from .page_tables import Table, comparison_table, origins, runs_table, speed_up_table, tuning_table
-from .page_words import notices, of_test, summary
+from .tables import Table, comparison_table, origins, runs_table, speed_up_table, tuning_table
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -8,9 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from ..records.read import Comparison, items, number
-from .page_groups import axes, compared
+from .content import axes, compared, interval_of, speed_up_text
 from .page_series import DASHES, Figure, Key, Plots, Series, ends, numbers, of_seeds, stacked, style
-from .page_words import interval_of, speed_up_text
 from .rows import mean_band
 
 Row = Mapping[str, Any]

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..records.curve import Band, Curve
 from ..records.read import RangeTest, items, number, part
+from .content import Group
 from .figures import LABELS, TRAIN, VALID, VALUES
-from .page_groups import Group
 from .page_series import Figure, Key, Plots, Series, budget, curve, ends, numbers, of_seeds, style
 from .range_figure import loss_axis
 from .rows import column, moving_mean, spans_decades, value_names

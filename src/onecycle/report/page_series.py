@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .content import Group
 from .figures import TRAIN, VALID, VALUES
-from .page_groups import Group
 from .rows import column, kept, mean_band, moving_mean, updates
 
 # Okabe & Ito's colours, and with each a dash, to which the page adds a mark: lines are told apart in grey too.

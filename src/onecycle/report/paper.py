@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..records.read import Comparison
+from .content import compared
 from .figures import _legend, _panels, plain
 from .page_compare import draw_comparison, run_keys
 from .page_figures import draw_runs
-from .page_groups import compared
 from .page_series import Figure, Plots, Series
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
+from .. import text
 from ..records.read import Comparison, RangeTest, Records, Run, items, number, part
-from .page_groups import flat, shared, varying
-from .page_words import bounded, command, ends_text, interval_of, value_text
+from .content import bounded, command, flat, interval_of, shared, varying
 
 # Longer texts in cells, and longer lists, are cut.
 WIDEST = 300
@@ -135,7 +135,7 @@ def _speed_up(row: Mapping[str, Any]) -> list[Cell]:
     interval = interval_of(row)
     if interval is None:
         return [*cells, Cell(GAP), Cell("none claimed: one seed")]
-    return [*cells, Cell(ends_text(*interval), interval[0] or 0), Cell(str(row.get("claim") or "none claimed"))]
+    return [*cells, Cell(text.bounds(*interval), interval[0] or 0), Cell(str(row.get("claim") or "none claimed"))]
 
 
 def _href(folder: Path, run: str, at: Path) -> str | None:
@@ -181,8 +181,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+def _cut(words: str) -> str:
+    return words if len(words) <= WIDEST else words[: WIDEST - 1] + "…"
 
 
 def _cell(name: str, value: Any) -> Cell:
@@ -191,4 +191,4 @@ def _cell(name: str, value: Any) -> Cell:
         return Cell(GAP if value is None else _cut(_text(value)))
     if isinstance(value, int):
         return Cell(f"{value:,}" if name != "seed" else str(value), value)
-    return Cell(f"{value:.1f}" if name == "seconds" else value_text(name, value), value)
+    return Cell(f"{value:.1f}" if name == "seconds" else text.measure(name, value), value)

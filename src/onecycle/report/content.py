@@ -1,22 +1,37 @@
-"""A page in words: what came out of runs, range tests and comparisons, a sentence each."""
+"""A page in words, and the runs behind a line: those that differ in their seed alone, named by what else differs."""
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from ..records.read import Comparison, RangeTest, Records, Run, items, number, part
-from .page_groups import Group, differences
+from .. import text
+from ..records.read import Comparison, RangeTest, Records, Run, items, main_value, number, part
 from .rows import mean_band
 
 # More groups than this are in the table, and of the best a sentence each.
 SENTENCES, BEST = 12, 3
+# Facts that decide whether two measures are of the same thing; the mean and the spread of the pixels follow the seed.
+DATA = (
+    "data",
+    "limit",
+    "image_size",
+    "facts.kind",
+    "facts.input_shape",
+    "facts.outputs",
+    "facts.classes",
+    "facts.samples",
+)
+# Columns of a comparison that are no axis of it: what was measured, and where it is.
+MEASURED = ("seed", "lr_max", "seconds", "status", "error", "run", "updates", "samples_per_second", "created")
 
 
 def summary(records: Records, groups: Sequence[Group]) -> list[str]:
@@ -66,10 +81,10 @@ def outcome(run: Run) -> str:
         found = main_value(part(run.result, split))
         if found is not None:
             n = number(samples.get(split))
-            said.append(f"{name} {measure(*found)}" + (f" ({n:,} samples)" if n else ""))
+            said.append(f"{name} {_measure(*found)}" + (f" ({n:,} samples)" if n else ""))
     updates, seconds = number(run.result.get("updates")), number(run.result.get("seconds"))
     took = f"{updates:,} updates" if updates is not None else ""
-    took += f" in {duration(seconds)}" if seconds is not None else ""
+    took += f" in {text.duration(seconds)}" if seconds is not None else ""
     sentence = "; ".join(part for part in (", ".join(said), took) if part) or "finished"
     return sentence[0].upper() + sentence[1:] + "."
 
@@ -83,8 +98,8 @@ def of_group(group: Group) -> str:
         if found:
             metric, values = found[0][0], np.array([[value] for _, value in found])
             mean, *ends = (float(part[0]) for part in mean_band(values))
-            interval = f"95 % interval {' to '.join(value_text(metric, end) for end in ends)}, "
-            said.append(f"mean {name} {measure(metric, mean)} ({interval * (len(found) > 1)}n = {len(found)})")
+            interval = f"95 % interval {' to '.join(text.measure(metric, end) for end in ends)}, "
+            said.append(f"mean {name} {_measure(metric, mean)} ({interval * (len(found) > 1)}n = {len(found)})")
     rest = len(group.runs) - len(finished)
     said += [f"{rest} of {len(group.runs)} runs did not finish"] if rest else []
     return f"{group.label}: {', '.join(said) or 'finished'}."
@@ -147,7 +162,7 @@ def speed_up_text(row: Mapping[str, Any]) -> str:
     interval, budget, n = interval_of(row), number(row.get("budget")), number(row.get("n"))
     return (
         bounded(row, "speed_up")
-        + (f" ({ends_text(*interval)})" if interval else "")
+        + (f" ({text.bounds(*interval)})" if interval else "")
         + (f" in {budget:g} epochs" if budget is not None else "")
         + (f", n = {n}" if n is not None else "")
     )
@@ -156,18 +171,7 @@ def speed_up_text(row: Mapping[str, Any]) -> str:
 def bounded(row: Mapping[str, Any], name: str) -> str:
     """A value of a recorded speed-up, said to be a bound where it is one."""
     how = "more than " if row.get("more_than") else "at most " if row.get("at_most") else ""
-    return how + value_text(name, row[name])
-
-
-def ends_text(low: float | None, high: float | None) -> str:
-    """``1.04 to 1.75``, ``from 1.04``, ``up to 1.75``.
-
-    >>> ends_text(1.04, 1.75), ends_text(None, None)
-    ('1.04 to 1.75', 'open')
-    """
-    if low is None or high is None:
-        return "open" if low is high else f"from {low:.4g}" if high is None else f"up to {high:.4g}"
-    return f"{low:.4g} to {high:.4g}"
+    return how + text.measure(name, row[name])
 
 
 def _goodness(group: Group) -> float:
@@ -178,38 +182,6 @@ def _goodness(group: Group) -> float:
         if values:
             return sign * fmean(values)
     return -math.inf
-
-
-def main_value(measures: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The accuracy, or the first other metric, or the loss."""
-    names = sorted(measures, key=lambda name: {"accuracy": 0, "loss": 2}.get(name, 1))
-    return next(((name, value) for name in names if (value := number(measures[name])) is not None), None)
-
-
-def measure(name: str, value: float) -> str:
-    """``accuracy 98.05 %`` or ``loss 0.154``."""
-    return f"{name.replace('_', ' ')} {value_text(name, value)}"
-
-
-def value_text(name: str, value: float) -> str:
-    """A value as it is written in sentences and tables.
-
-    >>> value_text("test_accuracy", 0.98049), value_text("loss", 0.15427)
-    ('98.05 %', '0.1543')
-    """
-    return f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(0.9), duration(250), duration(7300)
-    ('0.9 s', '4 min 10 s', '2 h 1 min')
-    """
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def command(record: Mapping[str, Any]) -> str:
@@ -225,3 +197,144 @@ def command(record: Mapping[str, Any]) -> str:
     else:
         start = [program.name]
     return shlex.join([*start, *words[1:]])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone; `axes` are the settings that the group's label is made of."""
+
+    label: str
+    runs: tuple[Run, ...]
+    axes: Mapping[str, Any]
+
+    @property
+    def drawn(self) -> tuple[Run, ...]:
+        """The runs whose mean is shown: those that came to their end, where there are any."""
+        return tuple(run for run in self.runs if run.finished) or self.runs
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """The runs by everything but their seed, in the order of each group's first."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = {
+            key: value for key, value in flat(run.config).items() if key not in ("seed", "facts.mean", "facts.std")
+        }
+        mates = found.setdefault(json.dumps(settings, sort_keys=True, default=str), [])
+        # Without a seed of its own a run is no repetition: begun in Python, it does not say what it was.
+        if any(_seed(run) in (None, _seed(mate)) for mate in mates):
+            mates = found.setdefault(run.name, [])
+        mates.append(run)
+    varied = varying([mates[0] for mates in found.values()])
+    return [
+        Group(_label(mates, varied), tuple(mates), {k: flat(mates[0].config).get(k) for k in varied})
+        for mates in found.values()
+    ]
+
+
+def compared(comparison: Comparison) -> list[Group]:
+    """The runs of a comparison by everything but their seed."""
+    names = ["policy", "epochs", *axes(comparison.rows)]
+    found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    for row, run in comparison.runs:
+        settings = {name: row.get(name) for name in names}
+        found.setdefault(json.dumps(settings, default=str), (settings, []))[1].append(run)
+    return [Group(_settings(settings), tuple(runs), settings) for settings, runs in found.values()]
+
+
+def axes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns that were varied in a comparison, beside policy, epochs and seed."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    measured = ("train_", "valid_", "test_")
+    return [
+        name
+        for name in names
+        if name not in ("policy", "epochs", *MEASURED)
+        and not name.startswith(measured)
+        and len({json.dumps(row.get(name), default=str) for row in rows}) > 1
+    ]
+
+
+def varying(runs: Sequence[Run]) -> list[str]:
+    """The settings in which runs differ, but for the seed and what was read from the data."""
+    configs = [{k: v for k, v in flat(run.config).items() if not k.startswith("facts.")} for run in runs]
+    names = dict.fromkeys(name for config in configs for name in config if name != "seed")
+    return [name for name in names if len({json.dumps(config.get(name), default=str) for config in configs}) > 1]
+
+
+def shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all flat records have in common."""
+    first = records[0] if records else {}
+    return {key: value for key, value in first.items() if all(key in r and r[key] == value for r in records)}
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """Sentences about data or models that differ, so that the runs' measures can't be compared."""
+    known = [run for run in runs if run.facts]
+    said = [f"{run.name} was begun in Python and does not say what its data were." for run in runs if not run.facts]
+    if len(runs) < 2:
+        return []
+    for what, keys in (("data", DATA), ("model", ("model",))):
+        found = [line for key in keys if (line := _values(known, key))]
+        if found:
+            said.append(f"These runs differ in their {what}, so their measures can't be compared: {'; '.join(found)}.")
+    return said
+
+
+def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings under one name each.
+
+    >>> flat({"seed": 1, "facts": {"kind": "image"}})
+    {'seed': 1, 'facts.kind': 'image'}
+    """
+    found = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{before}{key}.")
+        else:
+            found[f"{before}{key}"] = value
+    return found
+
+
+def _seed(run: Run) -> Any:
+    return run.config.get("seed")
+
+
+def _label(mates: Sequence[Run], varied: Sequence[str]) -> str:
+    if len(mates) == 1:
+        return mates[0].name
+    settings = _settings({name: flat(mates[0].config).get(name) for name in varied})
+    return f"{settings or ', '.join(run.name for run in mates[:3])} ({len(mates)} seeds)"
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    """``one_cycle, 4 epochs, fraction 0.1``: what says by itself what it is goes without its name."""
+    parts = []
+    for name, value in values.items():
+        if value is not None:
+            said = _short(str(value), 40)
+            plain = name in ("policy", "preset", "optimizer", "model", "data", "budget")
+            parts.append(said if plain else text.count(value, "epochs") if name == "epochs" else f"{name} {said}")
+    return ", ".join(parts)
+
+
+def _values(runs: Sequence[Run], key: str) -> str | None:
+    """``facts.samples: [1, 2] (a), [3, 4] (b, c)``; None where all are the same."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        found.setdefault(json.dumps(flat(run.config).get(key), default=str, ensure_ascii=False), []).append(run.name)
+    if len(found) < 2:
+        return None
+    shown = [f"{_short(value)} ({_short(', '.join(names))})" for value, names in found.items()]
+    return f"{key.removeprefix('facts.')} {', '.join(shown[:4])}" + (
+        f" and {len(shown) - 4} others" if len(shown) > 4 else ""
+    )
+
+
+def _short(words: str, longest: int = 60) -> str:
+    return words if len(words) <= longest else words[: longest - 1] + "…"
+
+
+def _measure(name: str, value: float) -> str:
+    """``accuracy 98.05 %`` or ``loss 0.154``."""
+    return f"{name.replace('_', ' ')} {text.measure(name, value)}"
