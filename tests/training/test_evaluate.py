@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from training_makers import CPU, TASK, blobs, differing, global_generators, seeded_net, weights
 
-from onecycle import DataError, Runtime, Supervised, evaluate, predict
+from onecycle import ConfigError, DataError, Runtime, Supervised, evaluate, predict
 from onecycle.training.evaluate import evaluating
 
 X, Y = blobs(22)
@@ -121,3 +121,19 @@ def test_nothing_to_measure():
         evaluate(seeded_net(), [], TASK, CPU)
     with pytest.raises(DataError, match="nothing to predict"):
         predict(seeded_net(), [], CPU)
+
+
+def test_the_device_is_the_models_where_none_is_given(monkeypatch):
+    model, moved = seeded_net(), []
+    monkeypatch.setattr(Runtime, "of", lambda of: moved.append(of) or CPU)
+    assert evaluate(model, RAGGED, TASK) == evaluate(model, RAGGED, TASK, CPU)
+    torch.testing.assert_close(predict(model, RAGGED), predict(model, RAGGED, CPU))
+    assert moved == [model, model]
+
+
+def test_a_model_without_values_is_refused_before_a_batch_is_read():
+    model = nn.Linear(2, 3, device="meta")
+    for call in (lambda: evaluate(model, iter(RAGGED), TASK), lambda: predict(model, iter(RAGGED))):
+        with pytest.raises(ConfigError, match="Linear is on the meta device"):
+            call()
+    assert evaluate(nn.Identity(), [(X, X)], Supervised(F.mse_loss)) == {"loss": 0.0}

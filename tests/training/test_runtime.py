@@ -45,6 +45,17 @@ def test_bad_choices(options, says):
         Runtime.choose(**{"device": "cpu", **options})
 
 
+def test_the_device_of_a_model_is_that_of_its_first_parameter_or_buffer():
+    assert Runtime.of(nn.Linear(2, 1), "bf16") == Runtime(torch.device("cpu"), "bf16")
+    assert Runtime.of(nn.ReLU()).device.type == "cpu"
+    mixed = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1, device="meta"))
+    assert Runtime.of(mixed).device.type == "cpu"
+    normed = nn.BatchNorm1d(2, affine=False, device="meta")
+    for model in (nn.Linear(2, 1, device="meta"), normed, nn.Sequential(*reversed(mixed))):
+        with pytest.raises(ConfigError, match=r"is on the meta device, where weights have no values: .*to_empty"):
+            Runtime.of(model)
+
+
 def test_several_ranks_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 2: start it without torchrun"):

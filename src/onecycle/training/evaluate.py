@@ -19,8 +19,9 @@ from .step import Loss, compute, samples_in
 def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runtime | None = None) -> dict[str, float]:
     """Mean loss and metrics over all samples of `batches`, in evaluation mode and without gradients.
 
-    The model's modes and the parameters' gradients are as before afterwards. Means are weighted by samples, so that a
-    ragged last batch counts for what it is. Meters of `loss` (torchmetrics) are reset, fed and read.
+    Means are weighted by samples, so that a ragged last batch counts for what it is. Meters of `loss` (torchmetrics)
+    are reset, fed and read. Without a `runtime`, batches go to the device that the model is on, in float32. The modes
+    of the modules and the gradients are left as they were.
 
     >>> from onecycle import Supervised
     >>> evaluate(nn.Identity(), [(torch.zeros(3, 1), torch.ones(3, 1))], Supervised(nn.functional.mse_loss))
@@ -28,8 +29,9 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
 
     Raises:
         DataError: no batches.
+        ConfigError: the model is on the meta device.
     """
-    runtime = runtime or Runtime.choose("cpu")
+    runtime = runtime or Runtime.of(model)
     meters = getattr(loss, "meters", {})
     for meter in meters.values():
         meter.reset()
@@ -46,15 +48,17 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
 def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = None) -> Tensor:
     """The outputs of the model for every sample, [n, ...] on the CPU, in evaluation mode and without gradients.
 
-    A batch is the inputs alone, or a tuple or list whose first element they are.
+    A batch is the inputs alone, or a tuple or list whose first element they are. Without a `runtime`, batches go to the
+    device that the model is on.
 
     >>> predict(nn.Identity(), [(torch.zeros(2, 1), torch.ones(2))]).shape
     torch.Size([2, 1])
 
     Raises:
         DataError: no batches.
+        ConfigError: the model is on the meta device.
     """
-    runtime = runtime or Runtime.choose("cpu")
+    runtime = runtime or Runtime.of(model)
     outputs = []
     with evaluating(model, runtime):
         for batch in batches:
@@ -68,7 +72,7 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
 
 @contextmanager
 def evaluating(model: nn.Module, runtime: Runtime) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own mode is put back, and the caller's generators are."""
+    """Evaluation mode without gradients; the modes of the modules and the caller's generators are put back."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -6,19 +6,21 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import ConfigError, did_you_mean
+from ..checks import one_of
+from ..errors import ConfigError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device, a precision and a memory format; make one with `Runtime.choose`."""
+    """A device, a precision and a memory format; make one with `Runtime.choose` or `Runtime.of`."""
 
     device: torch.device
     precision: str = "fp32"
@@ -34,12 +36,29 @@ class Runtime:
         Raises:
             ConfigError: a device that is not here, an unknown precision, or several ranks.
         """
-        if precision not in PRECISIONS:
-            raise ConfigError(f"unknown precision {precision!r}: {did_you_mean(str(precision), PRECISIONS)}")
+        one_of("precision", precision, PRECISIONS)
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world > 1:
             raise ConfigError(f"onecycle trains on one rank; WORLD_SIZE is {world}: start it without torchrun")
         return cls(_device(device), precision)
+
+    @classmethod
+    def of(cls, model: nn.Module, precision: str = "fp32") -> Runtime:
+        """The device that `model` is on: its first parameter's or buffer's, the CPU where it has none.
+
+        Raises:
+            ConfigError: the model is on the meta device, so that its weights have no values; and as `choose`.
+
+        >>> Runtime.of(nn.Linear(2, 1)).device
+        device(type='cpu')
+        """
+        first = next(chain(model.parameters(), model.buffers()), None)
+        if first is not None and first.is_meta:
+            raise ConfigError(
+                f"{type(model).__name__} is on the meta device, where weights have no values: give them some with "
+                'model.to_empty(device="cpu") and load_state_dict()'
+            )
+        return cls.choose("cpu" if first is None else first.device, precision)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
@@ -72,14 +91,14 @@ class Runtime:
 
 def generators(*devices: torch.device) -> list[torch.Generator]:
     """torch's global generators that a computation on `devices` draws from: the CPU's, and theirs."""
-    found = [torch.default_generator]
+    drawn_from = [torch.default_generator]
     for device in devices:
         if device.type == "cuda":
             torch.cuda.init()
-            found.append(torch.cuda.default_generators[device.index or 0])
+            drawn_from.append(torch.cuda.default_generators[device.index or 0])
         elif device.type == "mps":
-            found.append(torch.mps._get_default_mps_generator())
-    return found
+            drawn_from.append(torch.mps._get_default_mps_generator())
+    return drawn_from
 
 
 def _device(device: str | torch.device | None) -> torch.device:
