@@ -25,7 +25,7 @@ from onecycle import Piecewise, Policy
 from onecycle.data.batches import ImageTransform, TensorBatches
 from onecycle.models import build
 from onecycle.schedules import presets
-from onecycle.training.step import Supervised, accuracy, cross_entropy
+from onecycle.training.objectives import Supervised, accuracy, cross_entropy
 
 OUT = Path(__file__).parent / "out" / "shapes.jsonl"
 DATA, OPTIMIZERS, EPOCHS = ("fashion-mnist", "cifar10"), ("sgd", "adamw"), (2, 8)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onecycle import Runtime, Supervised, TrainState
-from onecycle.training.step import accuracy, cross_entropy
+from onecycle.training.objectives import accuracy, cross_entropy
 
 CPU = Runtime.choose("cpu")
 TASK = Supervised(cross_entropy, {"accuracy": accuracy})

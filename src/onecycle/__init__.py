@@ -39,10 +39,10 @@ from .schedules.policy import Policy
 from .schedules.presets import one_cycle, preset
 from .training.evaluate import evaluate, predict
 from .training.loop import EpochEnd, Update, train
+from .training.objectives import Supervised
 from .training.restore import untouched
 from .training.runtime import Runtime
 from .training.state import TrainState
-from .training.step import Supervised
 
 __all__ = [
     "Budget",

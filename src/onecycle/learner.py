@@ -29,10 +29,10 @@ from .schedules.presets import preset as make_preset
 from .training import evaluate as evaluation
 from .training import objectives as tasks
 from .training.loop import EpochEnd, resolve, train, updates_per_epoch
+from .training.objectives import Loss, pair
 from .training.runtime import Runtime
 from .training.signals import stop_requests
 from .training.state import TrainState
-from .training.step import Loss, pair
 
 BATCH_SIZE = 64
 # A range test is worth its while where the run is so many times as long as the shortest one, or takes a minute. Where

@@ -28,7 +28,7 @@ from onecycle.records.history import epoch_record, read_history, step_record
 from onecycle.records.run import read_records
 from onecycle.schedules.presets import linear
 from onecycle.training.loop import LOOK_EVERY
-from onecycle.training.step import Supervised
+from onecycle.training.objectives import Supervised
 
 
 def update(step: int = 4, loss: float = 0.5, seconds: float = 0.25) -> Event:

@@ -16,8 +16,8 @@ from onecycle.records import run as runs
 from onecycle.records.checkpoint import checkpoints
 from onecycle.records.recording import Recording
 from onecycle.schedules.presets import linear
+from onecycle.training.objectives import Supervised
 from onecycle.training.signals import stop_requests
-from onecycle.training.step import Supervised
 
 CONFIG = {"seed": 0}
 BATCHES = [(torch.ones(4, 2) * i, torch.ones(4, 1)) for i in range(5)]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from onecycle import ConfigError, DataError, Supervised
 from onecycle.training.objectives import (
     Perplexity,
+    accuracy,
     activation,
     binary_cross_entropy,
     check_labels,
@@ -20,7 +21,6 @@ from onecycle.training.objectives import (
     mean_squared_error,
     pick_task,
 )
-from onecycle.training.step import accuracy
 
 R = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 ZEROS_AND_ONES = torch.tensor([0, 1, 1, 0])

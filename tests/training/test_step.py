@@ -11,16 +11,8 @@ from torch.nn import functional as F
 from training_makers import CPU, TASK, adamw, blobs, differing, seeded_net, sgd, weights
 
 from onecycle import ConfigError, DataError, Runtime, Supervised, TrainingError, TrainState
-from onecycle.training.step import (
-    OVERFLOWS_ALLOWED,
-    accuracy,
-    binary_accuracy,
-    compute,
-    cross_entropy,
-    pair,
-    samples_in,
-    update,
-)
+from onecycle.training.objectives import accuracy, binary_accuracy, cross_entropy, pair
+from onecycle.training.step import OVERFLOWS_ALLOWED, compute, samples_in, update
 
 X, Y = blobs(20)
 

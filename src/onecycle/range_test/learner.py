@@ -17,8 +17,9 @@ from ..data.batches import Batches, DatasetBatches, ListBatches, OneShotBatches,
 from ..errors import ConfigError, TrainingError
 from ..training import evaluate as evaluation
 from ..training.loop import groups_of, updates_per_epoch
+from ..training.objectives import Supervised
 from ..training.state import TrainState
-from ..training.step import Supervised, samples_in, update
+from ..training.step import samples_in, update
 from .api import MEASUREMENTS, MOST, RangeTest, check_counts, default_updates, range_test, reordered
 from .sharpness import HessianFree, sharpness
 

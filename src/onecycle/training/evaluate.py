@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ..data.seeds import derive_seed, seeded
 from ..errors import DataError
+from .objectives import Loss
 from .runtime import Runtime, generators
 from .state import RunningMeans
-from .step import Loss, compute, samples_in
+from .step import compute, samples_in
 
 
 def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runtime | None = None) -> dict[str, float]:

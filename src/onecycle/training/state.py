@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError, ConfigError, NonFiniteLoss
+from .objectives import Loss
 from .runtime import Runtime, generators
-from .step import Loss
 
 
 @dataclass

@@ -2,90 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..errors import ConfigError, DataError, TrainingError
-
-if TYPE_CHECKING:
-    from .runtime import Runtime
-    from .state import TrainState
-
-Metric = Callable[[Tensor, Tensor], Tensor]
-"""From outputs [n, ...] and targets [n, ...] to the batch's mean, a 0-d tensor."""
+from ..errors import ConfigError, TrainingError
+from .objectives import Loss
+from .runtime import Runtime
+from .state import TrainState
 
 OVERFLOWS_ALLOWED = 30
-
-
-class Loss(Protocol):
-    """From a model and a batch of any structure to the mean loss, or to ``(loss, {metric: batch mean})``."""
-
-    def __call__(self, model: nn.Module, batch: Any) -> Tensor | tuple[Tensor, dict[str, Tensor]]: ...
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """The loss of batches ``(inputs, targets)``: `criterion(model(inputs), targets)`, and metrics beside it.
-
-    Label `smoothing` is for a cross-entropy, and in training alone: a model in evaluation mode is judged without it.
-    `meters` are objects with `update(outputs, targets)`, `compute()` and `reset()`, as in torchmetrics; they are fed in
-    evaluation mode alone.
-    """
-
-    criterion: Callable[..., Tensor]
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    meters: Mapping[str, Any] = field(default_factory=dict)
-    smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise ConfigError(f"smoothing is a share of the target, from 0 to below 1; received {self.smoothing}")
-
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs, targets = pair(batch)
-        outputs = model(inputs)
-        if self.smoothing and model.training:
-            loss = self.criterion(outputs, targets, label_smoothing=self.smoothing)
-        else:
-            loss = self.criterion(outputs, targets)
-        if not model.training:
-            for meter in self.meters.values():
-                meter.update(outputs, targets)
-        seen = outputs.detach()
-        return loss, {name: metric(seen, targets) for name, metric in self.metrics.items()}
-
-
-def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The share of samples whose largest output, [n, classes], is at the target, int64 [n]; or the same for each token.
-
-    >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1])).item()
-    0.5
-    """
-    return (outputs.argmax(-1) == targets).float().mean()
-
-
-def binary_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The share of logits on the right side of zero for targets of 0 and 1, same shape.
-
-    >>> binary_accuracy(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 1.0])).item()
-    0.5
-    """
-    return ((outputs > 0) == (targets > 0.5)).float().mean()
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy in nats of logits [n, classes] or [n, length, classes] against integers [n] or [n, length]."""
-    if outputs.ndim > 2:
-        outputs, targets = outputs.flatten(0, -2), targets.flatten()
-    try:
-        return F.cross_entropy(outputs, targets.long(), label_smoothing=label_smoothing)
-    except IndexError as error:
-        raise DataError(f"labels must lie from 0 to {outputs.shape[-1] - 1}, one for each output: {error}") from error
 
 
 def samples_in(batch: Any) -> int:
@@ -182,13 +110,3 @@ def _apply(state: TrainState) -> bool:
     if fresh and not applied:  # torch's fused SGD leaves a momentum buffer that was never written to
         optimizer.state.clear()
     return applied
-
-
-def pair(batch: Any) -> tuple[Any, Any]:
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    what = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
-    raise DataError(
-        f"the default loss takes batches (inputs, targets); received a {what}. "
-        "For any other structure give loss=fn(model, batch), returning the mean loss of the batch"
-    )
