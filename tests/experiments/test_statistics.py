@@ -502,3 +502,20 @@ def test_a_summary_of_another_value_and_of_nothing():
     assert summary([], by=["policy"]) == []
     with pytest.raises(DataError, match="no 'polcy' to summarise by: did you mean policy"):
         summary([{"policy": "step", "test_accuracy": 0.9}], by=["polcy"])
+
+
+def test_the_interval_of_an_accuracy_stays_from_0_to_1_and_covers_as_often():
+    near = [0.99, 1.0, 1.0]
+    plain, cut = mean_interval(near), mean_interval(near, within=(0, 1))
+    assert plain.low is not None and plain.high is not None and plain.high > 1
+    assert (cut.mean, cut.low, cut.high) == (plain.mean, plain.low, 1.0)
+    rows = [{"policy": "step", "test_accuracy": value, "test_loss": 30 * value} for value in near]
+    assert summary(rows, by=["policy"])[0]["high"] == 1.0
+    assert summary(rows, by=["policy"], value="test_loss")[0]["high"] > 30
+    ours = {4: dict(enumerate(near))}
+    assert speed_up(ours, {"step": {4: {0: 0.9, 1: 0.91, 2: 0.9}}})[4].target.high == 1.0
+    rng, p = np.random.default_rng(0), 0.97  # a skewed share, near the edge
+    draws = rng.binomial(100, p, (4000, 5)) / 100
+    ends = [(mean_interval(x), mean_interval(x, within=(0, 1))) for x in draws]
+    covered = [sum(bool(i.low <= p <= i.high) for i in kind) for kind in zip(*ends, strict=True)]
+    assert covered[0] == covered[1] > 0.92 * len(draws)

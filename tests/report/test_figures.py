@@ -8,9 +8,10 @@ import pytest
 
 from onecycle.errors import ConfigError, MissingDependency
 from onecycle.experiments.statistics import mean_interval
+from onecycle.records.statistics import mean_band
 from onecycle.report import figures
 from onecycle.report.figures import history_figure, policy_figure, save
-from onecycle.report.rows import kept, mean_band, moving_mean, updates
+from onecycle.report.rows import kept, moving_mean, updates
 from onecycle.schedules.policy import position
 from onecycle.schedules.presets import PRESETS, one_cycle
 

@@ -15,13 +15,14 @@ from page_makers import HOSTILE, write_check, write_comparison, write_run
 
 from onecycle.errors import CheckpointError, ConfigError, MissingDependency
 from onecycle.records.read import read, read_rows
+from onecycle.records.statistics import mean_band, student
 from onecycle.report import page as page_module
 from onecycle.report.content import axes, command, compared, differences, groups, notices, of_run, of_test, summary
 from onecycle.report.page import embedded, html, markdown, page
 from onecycle.report.page_compare import draw_comparison, run_keys
 from onecycle.report.page_figures import draw_runs, draw_test
 from onecycle.report.page_series import LEAST, MOST, Plots, budget, clock, curve, style
-from onecycle.report.rows import kept, mean_band
+from onecycle.report.rows import kept
 from onecycle.report.tables import comparison_table, origins, runs_table, speed_up_table, table
 
 pytest.importorskip("jinja2")
@@ -332,7 +333,7 @@ def test_a_comparison_against_budget_and_axes(tmp_path):
     rows = [r for r in comparison.rows if (r["policy"], r["fraction"]) == ("one_cycle", 1.0)]
     for i, epochs in enumerate((1, 2)):
         cell = [row["test_accuracy"] for row in rows if row["epochs"] == epochs]
-        band = [float(part[0]) for part in mean_band(np.array(cell)[:, None])]
+        band = student(cell, within=(0, 1))
         assert [mean.y[i], mean.low[i], mean.high[i]] == pytest.approx(band, rel=1e-4)
     assert sorted(runs.y) == pytest.approx(sorted(row["test_accuracy"] for row in rows), rel=1e-4)
     assert runs.mode == "markers"

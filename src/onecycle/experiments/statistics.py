@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from ..checks import one_of
 from ..errors import ConfigError, DataError, did_you_mean
+from ..records.statistics import Bounds, bounds_of, student
 
 Accuracies = Mapping[Any, Mapping[int, float | None]]
 """Fractions from 0 to 1 by budget (a number), then by seed; None for a run that failed."""
@@ -38,10 +40,16 @@ class Interval:
         return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}] (n = {self.n})"
 
 
-def mean_interval(values: Iterable[float], level: float = 0.95, method: Literal["t", "bootstrap"] = "t") -> Interval:
+def mean_interval(
+    values: Iterable[float],
+    level: float = 0.95,
+    method: Literal["t", "bootstrap"] = "t",
+    within: Bounds = None,
+) -> Interval:
     """The mean of independent values, with its two-sided confidence interval.
 
-    ``t`` is Student's: ``mean +- t(n - 1) s / sqrt(n)``. ``bootstrap`` takes percentiles of the means of resampled
+    ``t`` is Student's: ``mean +- t(n - 1) s / sqrt(n)``, cut off at what the values can be `within`, such as ``(0, 1)``
+    for accuracies. ``bootstrap`` takes percentiles of the means of resampled
     values, at a level widened for few of them (Hesterberg, 1411.5279, the expanded percentile interval); it never
     reaches beyond the values, and so covers too little below about 5 of them.
 
@@ -55,18 +63,16 @@ def mean_interval(values: Iterable[float], level: float = 0.95, method: Literal[
         ConfigError: an unknown method, or a level outside (0, 1).
     """
     _check_level(level)
-    ends = {"t": _student, "bootstrap": _resampled}
-    if method not in ends:
-        raise ConfigError(f"unknown method {method!r}: {did_you_mean(str(method), ends)}")
+    one_of("method", method, ("t", "bootstrap"))
     if not len(x := np.array([_finite(v) for v in values])):
         raise DataError("there are no values to take a mean of: give one at least, and two for an interval")
-    low, high = ends[method](x, level) if len(x) > 1 else (None, None)
+    if len(x) < 2:
+        low = high = None
+    elif method == "t":
+        _, low, high = student(x, level, within)
+    else:
+        low, high = _resampled(x, level)
     return Interval(float(x.mean()), low, high, len(x), method, level)
-
-
-def _student(x: np.ndarray, level: float) -> tuple[float, float]:
-    half = stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
-    return float(x.mean() - half), float(x.mean() + half)
 
 
 def _resampled(x: np.ndarray, level: float, draws: int = 9999) -> tuple[float, float]:
@@ -247,7 +253,7 @@ def speed_up(
         needed, n = _needed(runs, theirs, resamples, seed)
         needed[needed > tried[1]] = math.inf
         failed = sum(value is None for cell in (one_cycle[budget], *beside) for value in cell.values())
-        target, policy = mean_interval(runs.values(), level), _best(needed[:, 0], theirs)
+        target, policy = mean_interval(runs.values(), level, within=(0, 1)), _best(needed[:, 0], theirs)
         results[budget] = _speed_up(budget, target, policy, needed, tried, n, failed)
     return results
 
@@ -366,7 +372,7 @@ def summary(rows: Iterable[Mapping[str, Any]], by: Sequence[str], value: str = "
     results = []
     for key, values in groups.items():
         good = [v for v in values if v is not None and math.isfinite(v)]
-        found = mean_interval(good) if good else None
+        found = mean_interval(good, within=bounds_of(value)) if good else None
         ends = {name: found and getattr(found, name) for name in ("mean", "low", "high")}
         results.append(dict(zip(by, key, strict=True)) | ends | {"n": len(good), "failed": len(values) - len(good)})
     return results

@@ -11,11 +11,9 @@ from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from .. import text
 from ..records.read import Comparison, RangeTest, Records, Run, items, main_value, number, part
-from .rows import mean_band
+from ..records.statistics import bounds_of, student
 
 # More groups than this are in the table, and of the best a sentence each.
 SENTENCES, BEST = 12, 3
@@ -96,8 +94,8 @@ def of_group(group: Group) -> str:
     for split, name in (("test", "test"), ("valid", "validation")):
         found = [value for run in finished if (value := main_value(part(run.result, split)))]
         if found:
-            metric, values = found[0][0], np.array([[value] for _, value in found])
-            mean, *ends = (float(part[0]) for part in mean_band(values))
+            metric, values = found[0][0], [value for _, value in found]
+            mean, *ends = student(values, within=bounds_of(metric))
             interval = f"95 % interval {' to '.join(text.measure(metric, end) for end in ends)}, "
             said.append(f"mean {name} {_measure(metric, mean)} ({interval * (len(found) > 1)}n = {len(found)})")
     rest = len(group.runs) - len(finished)

@@ -8,9 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from ..records.read import Comparison, items, number
+from ..records.statistics import Bounds, bounds_of, mean_band
 from .content import axes, compared, interval_of, speed_up_text
 from .page_series import DASHES, Figure, Key, Plots, Series, ends, numbers, of_seeds, stacked, style
-from .rows import mean_band
 
 Row = Mapping[str, Any]
 NAMES = {"epochs": "Budget", "seconds": "Seconds", "fraction": "Limited data"}
@@ -86,7 +86,7 @@ def _against(rows: Sequence[Row], keys: Mapping[str, int], measure: str, axis: s
         [
             series
             for policy, key in keys.items()
-            for series in _lines(key, [c for c in cells if c.policy == policy], numeric)
+            for series in _lines(key, [c for c in cells if c.policy == policy], numeric, bounds_of(measure))
         ],
         percent=measure.endswith("accuracy"),
     )
@@ -103,7 +103,7 @@ def _cells(rows: Sequence[Row], measure: str, axis: str, by: str) -> list[Cell]:
     return list(found.values())
 
 
-def _lines(key: int, cells: Sequence[Cell], numeric: bool) -> list[Series]:
+def _lines(key: int, cells: Sequence[Cell], numeric: bool, within: Bounds) -> list[Series]:
     """The mean and its interval over the cells, and a dot a run."""
     if not cells:
         return []
@@ -111,7 +111,7 @@ def _lines(key: int, cells: Sequence[Cell], numeric: bool) -> list[Series]:
     if numeric:
         at.sort(key=lambda point: point[0])
     x, each = [x for x, _ in at], [x for cell in cells for x in cell.x]
-    mean, low, high = mean_band(stacked([y for _, y in at]).T)
+    mean, low, high = mean_band(stacked([y for _, y in at]).T, within=within)
     return [
         Series(key, _plain(x, numeric), numbers(mean), **ends(low, high), mode="lines+markers"),
         Series(key, _plain(each, numeric), numbers([y for cell in cells for y in cell.y]), mode="markers"),

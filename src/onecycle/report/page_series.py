@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..records.statistics import bounds_of, mean_band
 from .content import Group
 from .figures import TRAIN, VALID, VALUES
-from .rows import column, kept, mean_band, moving_mean, updates
+from .rows import column, kept, moving_mean, updates
 
 # Okabe & Ito's colours, and with each a dash, to which the page adds a mark: lines are told apart in grey too.
 COLOURS = (TRAIN, VALID, *VALUES)
@@ -134,7 +135,7 @@ def curve(group: Group, name: str, *, points: int, smooth: bool = False, by_epoc
     columns = [column(rows, name) for rows in tables]
     if smooth:
         columns = [moving_mean(values)[0] for values in columns]
-    mean, low, high = mean_band(stacked(columns))
+    mean, low, high = mean_band(stacked(columns), within=bounds_of(name))
     x = updates(max(tables, key=len))
     keep = kept(mean, points)
     found = {"x": [int(v) for v in x[keep]], "y": numbers(mean[keep])}

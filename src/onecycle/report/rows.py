@@ -50,30 +50,6 @@ def moving_mean(y: np.ndarray) -> tuple[np.ndarray, int]:
     return np.where(n > 0, (total[high] - total[low]) / np.maximum(n, 1), np.nan), 2 * half + 1
 
 
-def mean_band(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean over the runs, [runs, n] -> [n], and the two ends of Student's interval of it.
-
-    NaN is no value. The mean of none is NaN, and so are the ends of fewer than two.
-
-    >>> mean, low, high = mean_band(np.array([[0.90], [0.91], [0.92], [0.91], [0.91]]))
-    >>> f"{mean[0]:.4f} [{low[0]:.4f}, {high[0]:.4f}]"
-    '0.9100 [0.9012, 0.9188]'
-    """
-    if len(values) == 1:
-        nothing = np.full(values.shape[1], np.nan)
-        return values[0], nothing, nothing
-    from scipy.special import stdtrit  # scipy.stats takes far longer to load
-
-    known = np.isfinite(values)
-    n = known.sum(0)
-    mean = np.where(n > 0, np.where(known, values, 0.0).sum(0) / np.maximum(n, 1), np.nan)
-    squares = (np.where(known, values - mean, 0.0) ** 2).sum(0)
-    freedom = np.maximum(n - 1, 1)
-    half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(squares / freedom / np.maximum(n, 1))
-    half = np.where(n > 1, half, np.nan)
-    return mean, mean - half, mean + half
-
-
 def kept(y: np.ndarray, points: int) -> np.ndarray:
     """The known values to draw: the lowest and the highest of each of half as many pieces, the first and the last."""
     known = np.flatnonzero(np.isfinite(y))
