@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import signal
 import threading
@@ -32,6 +33,7 @@ from onecycle import (
     preset,
 )
 from onecycle.optim.build import RECIPES
+from onecycle.training.objectives import accuracy
 
 X, Y = blobs(48)
 VALID = blobs(21, seed=1)
@@ -267,6 +269,37 @@ def test_rates_by_layer_and_then_one_for_all(optimizer):
             assert rates == {name: pytest.approx(lr if name[0] == "2" else ratio * lr) for name in rates}
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "sgd", torch.optim.AdamW])
+def test_a_slice_leaves_nothing_for_the_fits_after_it(optimizer):
+    trained = []
+    for sliced in (False, True):
+        learn = learner(optimizer=optimizer, clip=1.0)
+        start = copy.deepcopy(learn.state.state_dict())
+        if sliced:
+            learn.fit_one_cycle(1, slice(0.001, 0.1))
+            start["optimizer"]["param_groups"] = learn.optimizer.state_dict()["param_groups"]
+            learn.state.load_state_dict(start)
+        learn.fit_one_cycle(2, 0.1)
+        trained.append(weights(learn.model))
+    assert differing(*trained) == []
+
+
+def test_a_run_with_a_slice_is_resumed_to_the_bit(tmp_path):
+    def begun(out, **options):
+        learn = learner(valid=None)
+        learn.fit_one_cycle(2, slice(0.001, 0.1), out=out, **options)
+        return weights(learn.model)
+
+    def stop(event):
+        if isinstance(event, Update) and event.step == 3:
+            raise KeyboardInterrupt
+
+    whole = begun(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        begun(tmp_path / "broken", observers=[stop])
+    assert differing(begun(tmp_path / "broken", resume=True), whole) == []
+
+
 def test_a_group_added_between_fits_is_trained():
     model = nn.Sequential(seeded_net(), nn.Identity())
     learn = learner(model=model)
@@ -375,9 +408,7 @@ def test_metrics_of_every_kind():
 
 def test_torchmetrics_in_a_fit():
     torchmetrics = pytest.importorskip("torchmetrics")
-    learn = learner(
-        metrics=[torchmetrics.Accuracy("multiclass", num_classes=3, average="micro"), onecycle.training.step.accuracy]
-    )
+    learn = learner(metrics=[torchmetrics.Accuracy("multiclass", num_classes=3, average="micro"), accuracy])
     valid = learn.fit_one_cycle(1, 0.1).valid
     assert valid["multiclassaccuracy"] == pytest.approx(valid["accuracy"])
 

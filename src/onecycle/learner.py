@@ -153,6 +153,8 @@ class Learner:
         """
         budget = Budget.parse(budget)
         policy = resolve(policy, self._updates(budget))
+        if policy.layers:
+            optimizers.split_by_layer(self.optimizer, self._layers)
         bind(policy, self.optimizer)  # what the optimizer does not have is refused before anything is written
         with ExitStack() as stack:
             recording = self._begin(
@@ -209,8 +211,11 @@ class Learner:
         if (epochs is None) == (budget is None):
             raise ConfigError(f"give epochs or a budget, one of them; received epochs={epochs!r}, budget={budget!r}")
         budget = Budget.parse(epochs if budget is None else budget)
-        peak = self._peak(lr_max, budget, Path(out) if resume and out is not None else None)
-        policy = make_preset(preset, peak, self._updates(budget), **options)
+        resumed, layers = Path(out) if resume and out is not None else None, ()
+        if isinstance(lr_max, slice):
+            lr_max, layers = optimizers.layer_factors(lr_max, len(self._layers))
+        policy = make_preset(preset, self._peak(lr_max, budget, resumed), self._updates(budget), **options)
+        policy = replace(policy, layers=layers)
         return self.fit(budget, policy, out=out, resume=resume, config=config, observers=observers)
 
     def range_test(
@@ -347,11 +352,8 @@ class Learner:
         self._note(note)
         return task
 
-    def _peak(self, lr_max: float | slice | str | None, budget: Budget, resumed: Path | None) -> float:
-        """The peak as a number; the layers' ratios are in the optimizer's groups."""
-        if isinstance(lr_max, slice):
-            return optimizers.spread_slice(self.optimizer, self._layers, lr_max)
-        optimizers.gather(self.optimizer)
+    def _peak(self, lr_max: float | str | None, budget: Budget, resumed: Path | None) -> float:
+        """The peak as a number."""
         if isinstance(lr_max, str) and lr_max != "auto":
             raise ConfigError(f'lr_max is a number, a slice, "auto" or None; received {lr_max!r}')
         if lr_max == "auto":

@@ -7,10 +7,19 @@ import functools
 import pytest
 import torch
 from torch import nn
-from training_makers import seeded_net, sgd
+from training_makers import CPU, TASK, blobs, differing, seeded_net, sgd, weights
 
-from onecycle import ConfigError
-from onecycle.optim.build import RECIPES, build_optimizer, gather, layer_groups, layers_of, parameter_groups, spread
+from onecycle import ConfigError, Policy, TrainState, one_cycle, train
+from onecycle.optim.build import (
+    RECIPES,
+    build_optimizer,
+    layer_factors,
+    layer_groups,
+    layers_of,
+    parameter_groups,
+    split_by_layer,
+)
+from onecycle.optim.groups import bind, write
 
 WEIGHTS = {"0.0.weight", "2.weight"}
 
@@ -18,11 +27,6 @@ WEIGHTS = {"0.0.weight", "2.weight"}
 def decays(optimizer, model) -> dict[str, float]:
     names = {id(p): name for name, p in model.named_parameters()}
     return {names[id(p)]: g.get("weight_decay") for g in optimizer.param_groups for p in g["params"]}
-
-
-def ratios(optimizer, model) -> dict[str, float]:
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {names[id(p)]: round(g["lr_ratio"], 9) for g in optimizer.param_groups for p in g["params"]}
 
 
 @pytest.mark.parametrize(
@@ -160,35 +164,70 @@ def test_layers_of_the_users_or_of_an_optimizers_groups():
         layers_of(net, sgd(net), [net[2]])
 
 
-def test_rates_are_spread_in_equal_ratios_whatever_the_groups():
+def rates(optimizer, model) -> dict[str, float]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)]: round(g["lr"], 9) for g in optimizer.param_groups for p in g["params"]}
+
+
+def test_rates_by_layer_whatever_the_groups_and_then_one_for_all():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1))
-    for given in ("sgd", torch.optim.AdamW, sgd(net)):
+    for given in ("sgd", "muon", torch.optim.AdamW, sgd(net)):
         made, _ = build_optimizer(given, net)
         before = decays(made, net)
-        spread(made, layer_groups(net), 0.001, 0.1)
-        assert ratios(made, net) == {f"{i}.{n}": r for i, r in enumerate((0.01, 0.1, 1.0)) for n in ("weight", "bias")}
-        spread(made, layer_groups(net), None, 0.1)
-        assert ratios(made, net) == {f"{i}.{n}": r for i, r in enumerate((0.1, 0.1, 1.0)) for n in ("weight", "bias")}
+        split_by_layer(made, layer_groups(net))
+        for peaks, expected in ((slice(0.001, 0.1), (0.001, 0.01, 0.1)), (slice(0.1), (0.01, 0.01, 0.1))):
+            high, layers = layer_factors(peaks, 3)
+            write(Policy({"lr": high}, layers), made, 0)
+            assert rates(made, net) == {f"{i}.{n}": lr for i, lr in enumerate(expected) for n in ("weight", "bias")}
         assert decays(made, net) == before
-        gather(made)
-        assert set(ratios(made, net).values()) == {1.0}
+        write(Policy({"lr": 0.1}), made, 0)
+        assert set(rates(made, net).values()) == {0.1}
 
 
-def test_ratios_of_the_users_own_come_back():
+def test_ratios_of_the_users_own_count_where_the_policy_has_none():
     net = seeded_net()
     own = torch.optim.SGD([{"params": net[0].parameters(), "lr": 0.02}, {"params": net[2].parameters(), "lr": 0.1}])
-    spread(own, layers_of(net, own), 0.05, 0.1)
-    assert [g["lr_ratio"] for g in own.param_groups] == [0.5, 1.0]
-    gather(own)
-    assert [round(g["lr_ratio"], 9) for g in own.param_groups] == [0.2, 1.0]
+    split_by_layer(own, layers_of(net, own))
+    for policy, expected in ((Policy({"lr": 0.1}, (0.5, 1.0)), [0.05, 0.1]), (Policy({"lr": 0.1}), [0.02, 0.1])):
+        bind(policy, own)
+        write(policy, own, 0)
+        assert [round(g["lr"], 9) for g in own.param_groups] == expected
 
 
-def test_the_optimizers_state_survives_a_spread():
+def test_groups_are_split_once_and_a_new_one_when_it_comes():
+    net = nn.Sequential(seeded_net(), nn.Linear(3, 3))
+    made, _ = build_optimizer("sgd", net[0])
+    split_by_layer(made, layer_groups(net[0]))
+    groups = list(made.param_groups)
+    assert [(g["layer"], len(g["params"])) for g in groups] == [(0, 1), (1, 1), (0, 3), (1, 1)]
+    made.add_param_group({"params": net[1].parameters()})
+    with pytest.raises(ConfigError, match="factors for 2 layers needs parameter groups with a key layer, 0 to 1"):
+        bind(Policy({"lr": 0.1}, (0.5, 1.0)), made)
+    split_by_layer(made, layer_groups(net[0]))
+    assert all(a is b for a, b in zip(groups, made.param_groups, strict=False))
+    assert [g["layer"] for g in made.param_groups[4:]] == [1]
+
+
+def test_the_optimizers_state_survives_a_split():
     net = seeded_net()
     made, _ = build_optimizer("sgd", net)
     net(torch.ones(4, 4)).sum().backward()
     made.step()
     buffers = {id(p): made.state[p]["momentum_buffer"].clone() for p in net.parameters()}
-    spread(made, layer_groups(net), 0.01, 0.1)
+    split_by_layer(made, layer_groups(net))
     assert all(torch.equal(made.state[p]["momentum_buffer"], buffers[id(p)]) for p in net.parameters())
     made.load_state_dict(made.state_dict())
+
+
+@pytest.mark.parametrize("given", [*RECIPES, torch.optim.SGD, torch.optim.RMSprop])
+def test_split_groups_train_bit_for_bit_as_whole_ones(given):
+    x, y = blobs(32)
+    trained = []
+    for split in (False, True):
+        net = seeded_net()
+        state = TrainState(net, build_optimizer(given, net)[0], TASK, CPU, clip=0.5)
+        if split:
+            split_by_layer(state.optimizer, layer_groups(net))
+        list(train(state, [(x[:16], y[:16]), (x[16:], y[16:])], policy=one_cycle(0.05), budget=4))
+        trained.append(weights(net))
+    assert differing(*trained) == []

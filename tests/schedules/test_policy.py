@@ -72,6 +72,15 @@ def test_a_policy_survives_files_pickles_and_copies():
     assert Policy.from_dict({"lr": {"points": [[0, 1], [1, 0]]}, "momentum": 0.9})(0.5) == {"lr": 0.5, "momentum": 0.9}
 
 
+def test_factors_of_the_layers_are_part_of_a_policy():
+    policy = Policy({"lr": DOWN}, [0.1, 1])
+    assert policy.layers == (0.1, 1.0) and policy.with_(momentum=0.9).layers == policy.layers
+    assert policy.to_dict()["layers"] == [0.1, 1.0] and "layers" not in Policy({"lr": DOWN}).to_dict()
+    assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy != Policy({"lr": DOWN})
+    with pytest.raises(ConfigError, match="layers is a finite number above 0; received 0"):
+        Policy({"lr": DOWN}, (0, 1))
+
+
 def test_a_function_is_named_in_the_dict_but_cannot_be_read_back():
     data = Policy({"lr": abs}).to_dict()
     assert data == {"lr": "<built-in function abs>"}

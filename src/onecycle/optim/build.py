@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..errors import ConfigError, did_you_mean
-from ..schedules.piecewise import constant
-from ..schedules.policy import Policy
-from .groups import bind
+from ..checks import is_number, number, one_of
+from ..errors import ConfigError
 from .muon import Muon, inner_matrices
 
 
@@ -46,11 +43,7 @@ def recipe(name: str) -> Recipe:
     Raises:
         ConfigError: an unknown name.
     """
-    if name not in RECIPES:
-        raise ConfigError(
-            f"unknown optimizer {name!r}: {did_you_mean(str(name), RECIPES)}, or any class of torch.optim"
-        )
-    return RECIPES[name]
+    return RECIPES[one_of("optimizer", name, RECIPES, ", or any class of torch.optim")]
 
 
 def build_optimizer(
@@ -71,8 +64,8 @@ def build_optimizer(
     if isinstance(optimizer, Optimizer):
         _check_same_model(optimizer, model)
         return optimizer, []
-    if weight_decay is not None and not 0 <= weight_decay < math.inf:
-        raise ConfigError(f"weight_decay is a finite number, at least 0, such as 5e-4; received {weight_decay!r}")
+    if weight_decay is not None:
+        number("weight_decay", weight_decay, least=0, example="5e-4")
     own = recipe(optimizer) if isinstance(optimizer, str) else None
     make = own.make if own else optimizer
     if not callable(make):
@@ -166,47 +159,39 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return groups
 
 
-def spread(
-    optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], lowest: float | None, highest: float
-) -> None:
-    """Give `layers`, first to last, learning rates from `lowest` to `highest` in equal ratios; the last gets `highest`.
+def split_by_layer(optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]]) -> None:
+    """Split parameter groups in place, so that each is of one layer; its number is the group's key ``layer``.
 
-    Without `lowest`, all but the last get a tenth, as in fastai. Parameter groups that reach over several layers are
-    split; parameters of no layer count as the last. Source: Howard & Ruder, 1801.06146, section 3.2.
+    Parameters of no layer count as the last's. Groups that have been split stay as they are. Updates are the same, bit
+    for bit: a group's settings are those of the group that it came from.
     """
-    bind(Policy({"lr": constant(highest)}), optimizer)  # so that ratios of the optimizer's own are known, and come back
-    last = len(layers) - 1
     layer_of = {id(p): i for i, layer in enumerate(layers) for p in layer}
     split = []
     for group in optimizer.param_groups:
-        group.setdefault("lr_ratio_before", group["lr_ratio"])
         parts: dict[int, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            parts.setdefault(layer_of.get(id(parameter), last), []).append(parameter)
-        for i, params in sorted(parts.items()):
-            ratio = (1.0 if i == last else 0.1) if lowest is None else (lowest / highest) ** ((last - i) / max(1, last))
-            split.append({**group, "params": params, "lr_ratio": ratio})
+            parts.setdefault(layer_of.get(id(parameter), len(layers) - 1), []).append(parameter)
+        split += [group] if "layer" in group else [{**group, "params": p, "layer": i} for i, p in parts.items()]
     optimizer.param_groups[:] = split
 
 
-def spread_slice(optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], peaks: slice) -> float:
-    """`spread` as ``slice(a, b)`` says, or ``slice(b)``; the largest peak.
+def layer_factors(peaks: slice, layers: int) -> tuple[float, tuple[float, ...]]:
+    """The largest peak of ``slice(a, b)`` and each layer's share of it, from a to b in equal ratios.
+
+    ``slice(b)`` gives all but the last a tenth, as in fastai. Source: Howard & Ruder, 1801.06146, section 3.2.
+
+    >>> layer_factors(slice(0.01, 1.0), 3), layer_factors(slice(0.5), 3)
+    ((1.0, (0.01, 0.1, 1.0)), (0.5, (0.1, 0.1, 1.0)))
 
     Raises:
         ConfigError: not 0 < a <= b.
     """
-    low, high = (None, peaks.stop) if peaks.start is None else (peaks.start, peaks.stop)
-    if not isinstance(high, int | float) or not high > 0 or not (low is None or 0 < low <= high):
+    low, high, last = peaks.start, peaks.stop, layers - 1
+    if not is_number(high) or high <= 0 or not (low is None or (is_number(low) and 0 < low <= high)):
         raise ConfigError(f"lr_max=slice(a, b) takes 0 < a <= b, the first and last layers' peaks; received {peaks}")
-    spread(optimizer, layers, low, high)
-    return high
-
-
-def gather(optimizer: Optimizer) -> None:
-    """Undo `spread`."""
-    for group in optimizer.param_groups:
-        if "lr_ratio_before" in group:
-            group["lr_ratio"] = group.pop("lr_ratio_before")
+    if low is None:
+        return float(high), (0.1,) * last + (1.0,)
+    return float(high), tuple((low / high) ** ((last - i) / max(1, last)) for i in range(layers))
 
 
 def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:

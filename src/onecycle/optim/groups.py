@@ -17,11 +17,18 @@ def bind(policy: Policy, optimizer: Optimizer) -> None:
     A group's value is the scheduled one times the group's ratio, ``group["lr_ratio"]`` and so on. The ratios come from
     the values that the groups have, the largest being 1. So discriminative learning rates keep their proportions,
     groups without weight decay stay without, and so does an optimizer without momentum. A group added later takes part
-    in full, unless it comes with a ratio, or without weight decay or momentum of its own.
+    in full, unless it comes with a ratio, or without weight decay or momentum of its own. Where the policy has factors
+    for `layers`, a group's learning rate goes by these instead, whatever its ratio.
 
     Raises:
-        ConfigError: a name that no group has.
+        ConfigError: a name that no group has, or a group of none of the policy's layers.
     """
+    count = len(policy.layers)
+    if count and not all(group.get("layer") in range(count) for group in optimizer.param_groups):
+        raise ConfigError(
+            f"a policy with factors for {count} layers needs parameter groups with a key layer, 0 to {count - 1}: "
+            "see onecycle.optim.build.split_by_layer"
+        )
     for name in policy.schedules:
         _unshare(optimizer, name)
         _bind(optimizer, name)
@@ -34,7 +41,8 @@ def write(policy: Policy, optimizer: Optimizer, progress: float) -> dict[str, fl
         for name, value in values.items():
             if name + "_ratio" not in group:
                 bind(policy, optimizer)
-            _write(group, name, value * group[name + "_ratio"])
+            by_layer = policy.layers and name == "lr"
+            _write(group, name, value * (policy.layers[group["layer"]] if by_layer else group[name + "_ratio"]))
     return values
 
 

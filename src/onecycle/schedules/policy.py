@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from ..checks import number
 from ..errors import ConfigError
 from .piecewise import Piecewise, Schedule, constant
 
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 class Policy:
     """A schedule for each scheduled hyper-parameter: ``{"lr": schedule, "momentum": schedule, ...}``.
 
-    A name is a key of the optimizer's parameter groups (``lr``, ``weight_decay``, ...). ``momentum`` means the key
-    of that name or, where the groups have ``betas``, their first element; the others stay as they are. A number stands
-    for a constant. What is not named is left alone.
+    Args:
+        schedules: by key of the optimizer's parameter groups (``lr``, ``weight_decay``, ...), a function of progress or
+            a number for a constant. ``momentum`` means the key of that name or, where groups have ``betas``, the first
+            of them. What is not named is left alone.
+        layers: factors of the learning rate, from the first layer group to the last; () for the same one in all. A
+            parameter group belongs to the layer group that its key ``layer`` counts.
 
     How the values reach an optimizer is in `onecycle.optim`: `onecycle.Driver` for a loop of your own.
 
@@ -28,16 +32,18 @@ class Policy:
     {'lr': 0.05, 'momentum': 0.9}
 
     Raises:
-        ConfigError: no ``lr``, or a schedule that is neither a number nor callable.
+        ConfigError: no ``lr``, a schedule that is neither a number nor callable, or a factor that is not above 0.
     """
 
     schedules: Mapping[str, Schedule]
+    layers: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedules, Mapping) or "lr" not in self.schedules:
             raise ConfigError(f'a policy names at least "lr", as in Policy({{"lr": 0.1}}); received {self.schedules!r}')
         checked = {name: _as_schedule(name, value) for name, value in self.schedules.items()}
         object.__setattr__(self, "schedules", checked)
+        object.__setattr__(self, "layers", tuple(number("layers", v, above=0) for v in self.layers))
 
     def __call__(self, progress: float) -> dict[str, float]:
         """The value of each hyper-parameter at `progress`, 0 at the first update and 1 at the last."""
@@ -49,16 +55,18 @@ class Policy:
         >>> Policy({"lr": 0.1}).with_(weight_decay=1e-4)(0)
         {'lr': 0.1, 'weight_decay': 0.0001}
         """
-        return Policy({**self.schedules, **schedules})  # type: ignore[arg-type]
+        return replace(self, schedules={**self.schedules, **schedules})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a configuration file; `from_dict` is its inverse where every schedule is a `Piecewise`."""
-        return {name: s.to_dict() if isinstance(s, Piecewise) else repr(s) for name, s in self.schedules.items()}
+        plain = {name: s.to_dict() if isinstance(s, Piecewise) else repr(s) for name, s in self.schedules.items()}
+        return {**plain, "layers": list(self.layers)} if self.layers else plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Policy:
         """From ``{"lr": {"points": [[0, 0.1], [1, 0]], "easing": "cosine"}, "momentum": 0.9}``."""
-        return cls({k: Piecewise.from_dict(v) if isinstance(v, Mapping) else v for k, v in data.items()})
+        schedules = {k: Piecewise.from_dict(v) if isinstance(v, Mapping) else v for k, v in data.items()}
+        return cls(schedules, schedules.pop("layers", ()))
 
     def plot(self, updates: int = 1000, *, updates_per_epoch: int | None = None, title: str | None = None) -> Figure:
         """Draw learning rate, momentum and the rest against updates, and epochs where `updates_per_epoch` is given."""
