@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def count(n: float, noun: str) -> str:
@@ -93,3 +94,19 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     """
     words = list(words)
     return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def html_table(rows: Iterable[Sequence[object]], head: Sequence[object] = (), title: str = "") -> str:
+    """A table for a notebook, each cell as text; the first cell of a row is its name.
+
+    >>> html_table([("peak", 0.2), ("answer", "a < b")])
+    '<table><tr><th>peak</th><td>0.2</td></tr><tr><th>answer</th><td>a &lt; b</td></tr></table>'
+    """
+
+    def cells(tag: str, values: Sequence[object]) -> str:
+        return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
+
+    lines = [cells("th", head)] if head else []
+    lines += [cells("th", row[:1]) + cells("td", row[1:]) for row in rows]
+    caption = f"<caption>{html.escape(title)}</caption>" if title else ""
+    return f"<table>{caption}{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

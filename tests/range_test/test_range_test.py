@@ -612,6 +612,19 @@ def test_the_result_is_plain_data_that_is_saved(tmp_path):
     assert data["verdict"]["answer"] == test.verdict.answer and data["cost"] == test.cost
 
 
+def test_it_is_short_in_print_and_a_table_in_a_notebook(tmp_path):
+    test = replace(Case(dropout=0.0).test(title="a < b"), lr_max=0.1234, lr_min=0.01, edge=5.678, reason=None)
+    updates = test.cost["updates"]
+    assert repr(test) == f"RangeTest(lr_max=0.123, verdict={test.verdict.answer!r}, updates={updates})"
+    table = test._repr_html_()
+    assert "<caption>a &lt; b</caption>" in table and "<td>0.123</td>" in table and "<td>5.68</td>" in table
+    assert f"<td>{test.verdict.answer}</td>" in table and "no peak" not in table
+    assert "<th>no peak</th><td>why</td>" in replace(test, lr_max=None, reason="why")._repr_html_()
+    assert not {"folder", "command"} & set(test.to_dict())
+    written = replace(test, folder=tmp_path, command="onecycle train digits").to_dict()
+    assert (written["folder"], written["command"]) == (str(tmp_path), "onecycle train digits")
+
+
 def test_one_line_says_the_peak_and_its_cost():
     test = replace(Case(dropout=0.0).test(), lr_max=0.1234, reason=None, edge=5.678)
     assert "0.12" in test.line() and str(test.cost["updates"]) in test.line() and "diverges at 5.7" in test.line()

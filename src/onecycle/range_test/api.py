@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.optim import ASGD, SGD, Optimizer
 
+from .. import text
 from ..data.batches import Batches, ListBatches, OneShotBatches, as_batches, epoch_order
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..optim.driver import driver_of
@@ -53,6 +54,7 @@ class RangeTest:
     model. `cost` holds the updates, the evaluations, the seconds, and the updates as a share of a training of 10
     epochs. `sharpness`, where it was asked for, holds over the first sweep ``lr``, the Hessian's
     ``largest_eigenvalue``, and ``hessian_free``, an estimate of the best learning rate; None where there is no value.
+    `folder` is where the test was written, `command` the one to go on with; None for a test that was begun in Python.
     """
 
     curve: Curve
@@ -69,6 +71,18 @@ class RangeTest:
     notes: tuple[str, ...] = ()
     title: str = ""
     sharpness: dict[str, list[float | None]] | None = None
+    folder: Path | None = None
+    command: str | None = None
+
+    def __repr__(self) -> str:
+        peak = "None" if self.lr_max is None else f"{self.lr_max:.3g}"
+        return f"RangeTest(lr_max={peak}, verdict={self.verdict.answer!r}, updates={self.cost.get('updates')})"
+
+    def _repr_html_(self) -> str:
+        rates = {"peak": self.lr_max, "it begins to matter at": self.lr_min, "edge of divergence": self.edge}
+        rows = [(name, text.number(lr, 3)) for name, lr in rates.items() if lr is not None]
+        reason = [("no peak", self.reason)] if self.reason else []
+        return text.html_table([*rows, *reason, ("super-convergence", self.verdict.answer)], title=self.title)
 
     def peak(self, epochs: float) -> float | None:
         """The peak for a run of another length, in epochs.
@@ -82,10 +96,12 @@ class RangeTest:
         return suggest(self.curve, epochs=epochs, kind=self.kind, batch_norm=self.batch_norm).lr_max
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: all of it, the curve too."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Plain data: all of it, the curve too; the folder and the command where there are any."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("folder", "command")}
         verdict = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.verdict).items()}
-        return {**plain, "curve": self.curve.to_dict(), "verdict": verdict, "notes": list(self.notes)}
+        more = {"folder": self.folder and str(self.folder), "command": self.command}
+        more = {name: value for name, value in more.items() if value is not None}
+        return {**plain, "curve": self.curve.to_dict(), "verdict": verdict, "notes": list(self.notes), **more}
 
     def plot(self) -> Figure:
         """Accuracy and losses over the learning rate, the band over repeats, the suggested range and the verdict."""
