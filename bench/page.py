@@ -28,7 +28,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from onecycle.jobs.job import Job, run
+from onecycle.jobs.job import Job
+from onecycle.jobs.run import run
 from onecycle.records.read import read
 from onecycle.report.page import html, page
 

@@ -33,7 +33,7 @@ def write_run(
         "data": data,
         "model": model,
         "budget": "4 epochs",
-        "preset": preset,
+        "policy": preset,
         "optimizer": optimizer,
         "seed": seed,
     }

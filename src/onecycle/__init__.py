@@ -22,7 +22,8 @@ from .errors import (
 )
 from .experiments.comparison import Comparison, compare
 from .jobs.check import check
-from .jobs.job import Job, run
+from .jobs.job import Job
+from .jobs.run import run
 from .learner import Learner
 from .models import build as build_model
 from .optim.driver import Driver

@@ -19,7 +19,7 @@ from data_makers import image_folder, pixels
 
 from onecycle import OneCycleError
 from onecycle.commands.app import main
-from onecycle.jobs import job
+from onecycle.jobs import run as job_run
 from onecycle.records import run as runs
 from onecycle.records.checkpoint import checkpoints, latest
 
@@ -29,7 +29,7 @@ QUICK = ["--model", "mlp", "--epochs", "2", "--limit", "320"]
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "_draw", lambda *_: None)
+    monkeypatch.setattr(job_run, "_draw", lambda *_: None)
 
 
 def contents() -> dict[str, bytes | None]:
@@ -71,7 +71,7 @@ def refused(capsys) -> Callable[..., str]:
         (["--model", "resnet65"], r"'resnet65': did you mean resnet56\?"),
         (["--model", "nomodule:net"], "importing nomodule failed"),
         (["--model", "lenet"], "lenet"),  # the digits are too small for it
-        (["--preset", "one_cicle"], r"'one_cicle': did you mean one_cycle\?"),
+        (["--policy", "one_cicle"], r"'one_cicle': did you mean one_cycle\?"),
         (["--optimizer", "sdg"], r"'sdg': did you mean sgd\?"),
         (["--augment", "flop"], r"'flop': did you mean flip\?"),
         (["--precision", "bf61"], r"'bf61': did you mean bf16\?"),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from onecycle.commands.app import main
-from onecycle.jobs import job
+from onecycle.jobs import run as job_run
 from onecycle.learner import Learner
 from onecycle.range_test.verdict import judge
 from onecycle.records import run as runs
@@ -31,7 +31,7 @@ LONG = ["--optimizer", "adamw", "--batch-size", "2", "--budget", "340 updates", 
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "_draw", lambda *_: None)  # takes longer than the training
+    monkeypatch.setattr(job_run, "_draw", lambda *_: None)  # takes longer than the training
 
 
 def refused(capsys, *words: str) -> str:

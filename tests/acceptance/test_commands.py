@@ -18,7 +18,7 @@ from PIL import Image
 
 from onecycle import load
 from onecycle.commands.app import main
-from onecycle.jobs import job
+from onecycle.jobs import run as job_run
 from onecycle.optim.build import RECIPES
 from onecycle.records import run as runs
 from onecycle.schedules.presets import PRESETS
@@ -30,7 +30,7 @@ QUICK = ["--model", "mlp", "--epochs", "1", "--limit", "320"]
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "_draw", lambda *_: None)  # takes longer than the training
+    monkeypatch.setattr(job_run, "_draw", lambda *_: None)  # takes longer than the training
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def trained(tmp_path_factory) -> Path:
     """A run on the digits, good enough to be asked."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "_draw", lambda *_: None)
+        patch.setattr(job_run, "_draw", lambda *_: None)
         main(["train", "digits", "--model", "mlp", "--epochs", "10", "--augment", "none", "--out", str(folder)])
     return folder
 
@@ -94,7 +94,7 @@ def test_train_json_is_the_result_of_run_json(run_json):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_each_preset(name, run_json):
-    result = run_json("train", *QUICK, "--preset", name, "--lr-max", "0.05", "--out", "run")
+    result = run_json("train", *QUICK, "--policy", name, "--lr-max", "0.05", "--out", "run")
     assert (result["lr_max"], result["updates"]) == (0.05, 5)
     assert 0 < max(row["lr"] for row in runs.read_records(Path("run/steps.jsonl"))) <= 0.05 * (1 + 1e-9)
 

@@ -28,7 +28,7 @@ import torch
 import onecycle.training.loop
 from onecycle import CheckpointError, Job, build_model, load
 from onecycle.commands.app import main
-from onecycle.jobs import job
+from onecycle.jobs import run as job_run
 from onecycle.learner import Learner
 from onecycle.records import history as observers
 from onecycle.records import recording
@@ -62,7 +62,7 @@ SGD = Job(
 ADAMW = replace(
     SGD, optimizer="adamw", lr_max=0.02, budget="2.5 epochs", momentum=None, accumulate=3, clip=1.0, smoothing=0.1
 )
-MUON = replace(SGD, optimizer="muon", lr_max=None, momentum=None, preset="paper", augment=None)
+MUON = replace(SGD, optimizer="muon", lr_max="default", momentum=None, policy="paper", augment=None)
 JOBS = {"sgd": SGD, "adamw": ADAMW, "muon": MUON}
 
 
@@ -107,7 +107,7 @@ def child(*args: Any, **keywords: Any) -> int | None:
 def _work(work: Job, out: str, resume: bool, home: Path, faults: dict[str, Any]) -> None:
     os.chdir(home)
     torch.set_num_threads(1)
-    job._draw = lambda *_: None  # not what this is about, and it takes longer than the training
+    job_run._draw = lambda *_: None  # not what this is about, and it takes longer than the training
     delay = faults.get("slow_writing", 0)
     os.fsync = lambda _: time.sleep(delay)  # a kill, unlike a power cut, leaves what is written to the system
     if faults.get("often", True):
@@ -116,7 +116,7 @@ def _work(work: Job, out: str, resume: bool, home: Path, faults: dict[str, Any])
         _die(*die)
     if half := faults.get("die_in_file"):
         _die_in_file(half)
-    job.run(work, out, resume=resume)
+    job_run.run(work, out, resume=resume)
 
 
 def _owner(name: str) -> tuple[Any, str]:
@@ -269,7 +269,7 @@ def test_killed_before_there_is_a_run(finished):
     assert child(SGD, "run", die=("os.fsync", 1, "before")) == -signal.SIGKILL
     assert [path.name for path in Path("run").iterdir()] == [".writing-run.json"]
     with pytest.raises(CheckpointError, match=r"no run in run \(it has no run.json\)"):
-        job.run(SGD, "run", resume=True)
+        job_run.run(SGD, "run", resume=True)
     assert child(SGD, "run") == 0  # the folder is still free
     assert_same_run("run", finished("sgd"))
 
@@ -291,15 +291,15 @@ def test_a_damaged_last_checkpoint_costs_only_time(finished):
 
 def test_a_finished_run_gives_its_result_again(finished, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in finished("sgd").rglob("*")}
-    monkeypatch.setattr(job, "load", lambda *_, **__: pytest.fail("nothing is left to do"))
-    assert job.run(SGD, finished("sgd"), resume=True) == runs.read(finished("sgd"))["result"]
+    monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("nothing is left to do"))
+    assert job_run.run(SGD, finished("sgd"), resume=True) == runs.read(finished("sgd"))["result"]
     assert before == {path: path.stat().st_mtime_ns for path in finished("sgd").rglob("*")}
 
 
 def test_a_changed_configuration_is_refused_by_its_keys(finished):
     changed = replace(SGD, seed=6, lr_max=0.4)
     with pytest.raises(CheckpointError, match=r"lr_max: 0.3, now 0.4; seed: 5, now 6\. Resume with the same"):
-        job.run(changed, finished("sgd"), resume=True)
+        job_run.run(changed, finished("sgd"), resume=True)
 
 
 def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
@@ -307,7 +307,7 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     ticks = iter(range(10**9))
     monkeypatch.setattr(onecycle.training.loop, "time", type("Clock", (), {"perf_counter": lambda: next(ticks) * 0.03}))
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(job, "_draw", lambda *_: None)
+    monkeypatch.setattr(job_run, "_draw", lambda *_: None)
     monkeypatch.setattr(recording, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))
     timed = replace(SGD, budget="10s")
     updates, observe = iter(range(10**9)), observers.Recorder.__call__
@@ -320,11 +320,11 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(observers.Recorder, "__call__", stop)
         with pytest.raises(KeyboardInterrupt, match=r"stopped at once\. Go on with --resume run\. The last good"):
-            job.run(timed, "run")
+            job_run.run(timed, "run")
     done = len(runs.read_records(Path("run/steps.jsonl")))
     for _ in range(100_000):  # ten minutes of doing nothing
         next(ticks)
-    result = job.run(timed, "run", resume=True)
+    result = job_run.run(timed, "run", resume=True)
     steps = runs.read_records(Path("run/steps.jsonl"))
     assert [row["step"] for row in steps] == list(range(len(steps)))
     assert result["updates"] == len(steps) > 2 * done

@@ -29,7 +29,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> list:
             "seconds": 1.0, "samples_per_second": 1.0,
         }  # fmt: skip
 
-    monkeypatch.setattr("onecycle.jobs.job.run", run)
+    monkeypatch.setattr("onecycle.jobs.run.run", run)
     return calls
 
 
@@ -69,22 +69,23 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def run(*_, **__):
         raise error
 
-    monkeypatch.setattr("onecycle.jobs.job.run", run)
+    monkeypatch.setattr("onecycle.jobs.run.run", run)
 
 
 def test_every_option_reaches_its_setting(training):
     main([
-        "train", "cifar10", "--model", "resnet9", "--epochs", "2.5", "--lr-max", "0.3", "--preset", "paper",
+        "train", "cifar10", "--model", "resnet9", "--epochs", "2.5", "--lr-max", "0.3", "--policy", "paper",
         "--optimizer", "adamw", "--momentum", "0.95,0.85", "--weight-decay", "0.01", "--batch-size", "128",
         "--smoothing", "0.1", "--augment", "flip, crop", "--accumulate", "2", "--clip", "1", "--seed", "3", "--limit",
         "100", "--image-size", "32", "--precision", "bf16", "--device", "cpu", "--compile", "--out", "here", "--json",
     ])  # fmt: skip
     job, out, resume, verbose = training[0]
     assert vars(job) == {
-        "data": "cifar10", "model": "resnet9", "model_options": None, "preset_options": None, "budget": "2.5 epochs",
-        "lr_max": 0.3, "preset": "paper", "policy": None, "optimizer": "adamw", "momentum": (0.95, 0.85),
+        "data": "cifar10", "model": "resnet9", "model_options": None, "policy_options": None, "budget": "2.5 epochs",
+        "lr_max": 0.3, "policy": "paper", "optimizer": "adamw", "momentum": (0.95, 0.85),
         "weight_decay": 0.01, "batch_size": 128, "smoothing": 0.1, "augment": ("flip", "crop"), "accumulate": 2,
         "clip": 1.0, "seed": 3, "limit": 100, "image_size": 32, "precision": "bf16", "device": "cpu", "compile": True,
+        "workers": 0,
     }  # fmt: skip
     assert (out, resume, verbose) == (Path("here"), False, False)
 
@@ -112,7 +113,7 @@ def test_momentum_that_is_none(text, training, capsys):
 
 @pytest.mark.parametrize(
     ("words", "peak"),
-    [([], "auto"), (["auto"], "auto"), (["default"], None), (["0.3"], 0.3), (["1e-4"], 1e-4)],
+    [([], "auto"), (["auto"], "auto"), (["default"], "default"), (["0.3"], 0.3), (["1e-4"], 1e-4)],
 )
 def test_the_peak(words, peak, training):
     main(["train", *(["--lr-max", *words] if words else [])])
@@ -128,8 +129,7 @@ def test_a_budget_of_time(training):
     ("words", "said"),
     [
         (["--epochs", "3", "--budget", "5m"], "give --epochs or --budget, one of them"),
-        (["--policy", "p.json", "--preset", "paper"], "leave out --preset and --lr-max"),
-        (["--policy", "p.json", "--lr-max", "1"], "leave out --preset and --lr-max"),
+        (["--policy", "p.json", "--lr-max", "1"], "leave out --lr-max"),
         (["--policy", "missing.json"], "cannot read the policy in missing.json"),
         (["--policy", "broken.json"], "cannot read the policy in broken.json"),
         (["--policy", "list.json"], "list.json"),
@@ -199,7 +199,7 @@ def test_warnings_are_one_line(monkeypatch, capsys):
         warnings.warn("step-3 is damaged", stacklevel=1)
         raise ConfigError("wrong")
 
-    monkeypatch.setattr("onecycle.jobs.job.run", run)
+    monkeypatch.setattr("onecycle.jobs.run.run", run)
     with pytest.raises(SystemExit):
         main(["train"])
     assert capsys.readouterr().err == "warning: step-3 is damaged\nerror: wrong\n"
@@ -248,7 +248,7 @@ def test_the_help_names_the_true_defaults(capsys):
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())  # whatever the width it is drawn for
     job = Job()
     for default in (
-        f"{job.optimizer} (default)", f"{job.data} (default)", f"{job.precision} (default)", f"Default: {job.preset}.",
+        f"{job.optimizer} (default)", f"{job.data} (default)", f"{job.precision} (default)", f"default {job.policy};",
         f"default {job.batch_size}.", f"default {job.accumulate}.", f"default {job.seed}.",
         f"default {job.budget.split()[0]}.",
     ):  # fmt: skip
@@ -281,7 +281,7 @@ def test_every_option_of_check_reaches_its_setting(testing):
     job, out, options = testing[0]
     ends = {"lr_low": 0.001, "lr_high": 2.0}
     assert job == Job(
-        "cifar10", "resnet9", budget="2.5 epochs", optimizer="adamw", momentum=(0.95, 0.85), weight_decay=0.0,
+        "cifar10", model="resnet9", budget="2.5 epochs", optimizer="adamw", momentum=(0.95, 0.85), weight_decay=0.0,
         batch_size=128, smoothing=0.0, augment=("flip", "crop"), accumulate=2, clip=1.0, seed=0, limit=100,
         image_size=32,
         precision="bf16", device="cpu",

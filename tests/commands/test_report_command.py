@@ -10,7 +10,8 @@ import pytest
 
 from onecycle.commands.app import main
 from onecycle.errors import CheckpointError
-from onecycle.jobs.job import Job, run
+from onecycle.jobs.job import Job
+from onecycle.jobs.run import run
 from onecycle.records.run import listing
 
 TINY = Job("digits", model="mlp", budget="2 updates", limit=200)

@@ -27,7 +27,9 @@ from onecycle.experiments.comparison import Comparison, compare, conduct
 from onecycle.experiments.plan import Speed, Task
 from onecycle.experiments.spec import Spec
 from onecycle.experiments.workers import Outcome, known
-from onecycle.jobs.job import Job, job_of, predict_files, run
+from onecycle.jobs.job import Job
+from onecycle.jobs.predict import predict_files
+from onecycle.jobs.run import job_of, run
 from onecycle.records import run as runs
 
 GIVEN = {"model": "mlp", "limit": 160, "optimizer": "sgd", "policies": ["one_cycle", "step"], "verbose": False}
@@ -71,9 +73,9 @@ def test_given_peaks(tmp_path: Path):
     for row in comparison.table:
         one = runs.read(tmp_path / "out" / row["run"])
         assert one["result"]["test"]["accuracy"] == row["test_accuracy"] and one["config"]["seed"] == row["seed"]
-        assert one["config"]["preset"] == row["policy"] and one["lr_max"] == row["lr_max"]
+        assert one["config"]["policy"] == row["policy"] and one["lr_max"] == row["lr_max"]
     assert "the best standard schedule (step)" in comparison.summary[0]
-    alone = run(Job(model="mlp", limit=160, optimizer="sgd", budget="1 epochs", lr_max=0.1, preset="step", seed=1),
+    alone = run(Job(model="mlp", limit=160, optimizer="sgd", budget="1 epochs", lr_max=0.1, policy="step", seed=1),
                 tmp_path / "alone", draw=False)  # fmt: skip
     assert alone["test"]["accuracy"] == comparison.table[3]["test_accuracy"]
 
@@ -165,8 +167,8 @@ def test_a_failed_run_is_tried_once_more_and_then_shown(tmp_path: Path, monkeypa
 
     def fails(job, folder, **options):
         if job.seed == 1:
-            tries.append(job.preset)
-            if job.preset == "step" or len(tries) == 1:
+            tries.append(job.policy)
+            if job.policy == "step" or len(tries) == 1:
                 raise OSError("the disk <is> full")
         return real(job, folder, **options)
 
@@ -194,7 +196,7 @@ def test_a_policy_of_which_every_trial_fails_has_failed_runs(tmp_path: Path, mon
     real = execute.run
 
     def fails(job, folder, **options):
-        if job.preset == "step":
+        if job.policy == "step":
             raise DataError("no")
         return real(job, folder, **options)
 
@@ -317,7 +319,7 @@ def test_a_share_of_data_of_ones_own(tmp_path: Path):
     for n in (96, 64):  # in the same place, one after the other
         comparison = compare(out="out", **{**OWN, "fraction": [1, 0.5]}, data=samples(n))
         rows = [runs.read(comparison.folder / row["run"]) for row in comparison.table]
-        sizes.append([row["config"]["facts"]["samples"][0] for row in rows if row["config"]["preset"] == "step"])
+        sizes.append([row["config"]["facts"]["samples"][0] for row in rows if row["config"]["policy"] == "step"])
         shutil.rmtree("out")
     assert sizes == [[64, 32], [32, 16]]
 

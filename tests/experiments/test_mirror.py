@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from onecycle.experiments import mirror
 from onecycle.experiments.mirror import Watch, apply, renamed, whole
-from onecycle.jobs.job import Job, run
+from onecycle.jobs.job import Job
+from onecycle.jobs.run import run
 from onecycle.records import checkpoint
 from onecycle.records import run as runs
 

@@ -24,8 +24,8 @@ from onecycle import (
 )
 from onecycle.commands.app import main
 from onecycle.jobs import check as check_job  # fmt: skip
-from onecycle.jobs import job
-from onecycle.jobs.check import check, check_curve, train_command
+from onecycle.jobs import run as job_run
+from onecycle.jobs.check import check, check_curve
 from onecycle.range_test.api import range_test
 from onecycle.range_test.verdict import judge
 from onecycle.records.curve import Curve
@@ -112,7 +112,7 @@ def test_a_check_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
 
 
 def test_a_folder_that_cannot_be_used_is_refused_before_the_data_are_read(monkeypatch):
-    monkeypatch.setattr(job, "load", lambda *_, **__: pytest.fail("the data were read"))
+    monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("the data were read"))
     Path("full").mkdir()
     Path("full/check.json").write_text("{}")
     Path("file").write_text("")
@@ -141,7 +141,7 @@ def test_a_disk_that_is_full(monkeypatch):
     ],
 )
 def test_bad_settings_are_refused_before_the_data_are_read(change, said, monkeypatch):
-    monkeypatch.setattr(job, "load", lambda *_, **__: pytest.fail("the data were read"))
+    monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("the data were read"))
     with pytest.raises(ConfigError, match=said):
         check(replace(TINY, **change))
 
@@ -187,11 +187,11 @@ def random_job(draw: random.Random) -> Job:
 
 def test_the_command_trains_the_very_job(monkeypatch, capsys):
     done = []
-    monkeypatch.setattr("onecycle.jobs.job.run", lambda job, *_, **__: done.append(job) or {})
+    monkeypatch.setattr("onecycle.jobs.run.run", lambda job, *_, **__: done.append(job) or {})
     draw = random.Random(0)
-    for peak in [None, 0.5, 3e-6, 20.0] * 10:
+    for peak in ["default", 0.5, 3e-6, 20.0] * 10:
         work = random_job(draw)
-        main([*shlex.split(train_command(work, peak))[1:], "--json"])
+        main([*shlex.split(work.command(lr_max=peak))[1:], "--json"])
         assert done.pop() == replace(work, lr_max=peak)
     capsys.readouterr()
 

@@ -26,13 +26,14 @@ from onecycle import (
     load,
     run,
 )
-from onecycle.jobs import job
-from onecycle.jobs.job import job_of, predict_files
+from onecycle.jobs import run as job_run
+from onecycle.jobs.predict import predict_files
+from onecycle.jobs.run import job_of
 from onecycle.optim.build import RECIPES
 from onecycle.records import recording  # fmt: skip
 from onecycle.records import run as runs
 
-DRAW = job._draw
+DRAW = job_run._draw
 TINY = Job(model="mlp", budget="1 epochs", limit=320)
 KEYS = ["run", "train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second"]
 
@@ -40,7 +41,7 @@ KEYS = ["run", "train", "valid", "test", "lr_max", "epochs", "updates", "seconds
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "_draw", lambda *_: None)
+    monkeypatch.setattr(job_run, "_draw", lambda *_: None)
 
 
 def arrays(path: str = "points.npz", labels: bool = True, **more: np.ndarray) -> str:
@@ -105,14 +106,14 @@ def predict_accuracy(folder: str, split) -> float:
 
 
 def test_the_curves_are_drawn_where_matplotlib_is(monkeypatch):
-    monkeypatch.setattr(job, "_draw", DRAW)
+    monkeypatch.setattr(job_run, "_draw", DRAW)
     pytest.importorskip("matplotlib")
     run(TINY, "run")
     assert Path("run/curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
-    monkeypatch.setattr(job, "_draw", DRAW)
+    monkeypatch.setattr(job_run, "_draw", DRAW)
     pytest.importorskip("plotly")
     run(TINY, "run")
     assert "Test accuracy" in Path("run/report.html").read_text()
@@ -121,7 +122,7 @@ def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
 
 
 def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
-    monkeypatch.setattr(job, "_draw", DRAW)
+    monkeypatch.setattr(job_run, "_draw", DRAW)
 
     def missing(*_: object) -> None:
         raise MissingDependency("not installed")
@@ -141,7 +142,7 @@ def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
 )
 def test_the_page_of_a_run_that_breaks_off_says_so_and_of_one_that_goes_on_is_made_anew(monkeypatch, stop, said):
     pytest.importorskip("plotly")
-    monkeypatch.setattr(job, "_draw", DRAW)
+    monkeypatch.setattr(job_run, "_draw", DRAW)
     real = recording.Recorder.__call__
 
     def broken(self, event):
@@ -159,7 +160,7 @@ def test_the_page_of_a_run_that_breaks_off_says_so_and_of_one_that_goes_on_is_ma
 
 
 def test_a_run_that_breaks_off_before_its_first_record_has_no_page():
-    job._page(Path("nowhere"))
+    job_run._page(Path("nowhere"))
     assert not Path("nowhere").exists()
 
 
@@ -176,17 +177,17 @@ def test_a_run_that_breaks_off_before_its_first_record_has_no_page():
 def test_folders_are_numbered(data, model, stem):
     stem = stem or Path.cwd().name
     work = Job(data=data, model=model)
-    assert job._free_folder(work) == Path(f"runs/{stem}-1")
+    assert job_run._free_folder(work) == Path(f"runs/{stem}-1")
     Path(f"runs/{stem}-1").mkdir(parents=True)
     Path(f"runs/{stem}-2").mkdir()
-    assert job._free_folder(work) == Path(f"runs/{stem}-3")
+    assert job_run._free_folder(work) == Path(f"runs/{stem}-3")
 
 
 def test_a_model_that_suits_the_data():
-    assert job._default_model(load("digits")) == "small-cnn"
-    assert job._default_model(load(arrays())) == "mlp"
+    assert job_run._default_model(load("digits")) == "small-cnn"
+    assert job_run._default_model(load(arrays())) == "mlp"
     colour = replace(load("digits"), train=replace_inputs(load("digits").train))
-    assert job._default_model(colour) == "resnet20"
+    assert job_run._default_model(colour) == "resnet20"
 
 
 def replace_inputs(split):
@@ -243,7 +244,7 @@ def test_predictions_are_those_of_the_learner():
     """Built again from the folder alone: the same numbers as from the model that was trained."""
     data = load("digits", limit=320)
     run(TINY, "run")
-    learn = Learner(job.build("mlp", input_shape=(1, 8, 8), classes=10), data, verbose=False)
+    learn = Learner(job_run.build("mlp", input_shape=(1, 8, 8), classes=10), data, verbose=False)
     learn.load("run/model.safetensors")
     expected = learn.predict(data.test.inputs)
     np.savez("test.npz", x=data.test.inputs.numpy())
@@ -290,7 +291,7 @@ def test_what_cannot_be_predicted():
 
 def test_a_run_begun_in_python_is_gone_on_with_in_python():
     data = load("digits", limit=320)
-    learn = Learner(job.build("mlp", input_shape=(1, 8, 8), classes=10), data, verbose=False)
+    learn = Learner(job_run.build("mlp", input_shape=(1, 8, 8), classes=10), data, verbose=False)
     learn.fit_one_cycle(1, 0.1, out="run")
     for use in (lambda: job_of("run"), lambda: predict_files("run", [digits_file()])):
         with pytest.raises(CheckpointError, match="was begun in Python"):
@@ -300,14 +301,14 @@ def test_a_run_begun_in_python_is_gone_on_with_in_python():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"preset": "one_cicle"}, "did you mean one_cycle"),
+        ({"policy": "one_cicle"}, "did you mean one_cycle"),
         ({"optimizer": "sdg"}, "did you mean sgd"),
         ({"lr_max": -1.0}, "lr_max is the peak learning rate"),
         ({"budget": "soon"}, "cannot read the budget 'soon'"),
     ],
 )
 def test_bad_settings_are_refused_before_the_data_are_read(change, said, monkeypatch):
-    monkeypatch.setattr(job, "load", lambda *_, **__: pytest.fail("the data were read"))
+    monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("the data were read"))
     with pytest.raises(ConfigError, match=said):
         run(replace(TINY, **change), "run")
     assert not Path("run").exists()
@@ -315,13 +316,13 @@ def test_bad_settings_are_refused_before_the_data_are_read(change, said, monkeyp
 
 def test_an_occupied_folder_is_refused_before_the_data_are_read(monkeypatch):
     runs.create("run", {})
-    monkeypatch.setattr(job, "load", lambda *_, **__: pytest.fail("the data were read"))
+    monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("the data were read"))
     with pytest.raises(CheckpointError, match="holds another run"):
         run(TINY, "run")
 
 
 def test_unknown_settings():
-    with pytest.raises(ConfigError, match="unknown setting 'lr_mx': did you mean lr_max"):
+    with pytest.raises(ConfigError, match="unknown option 'lr_mx': did you mean lr_max"):
         Job.from_dict({"lr_mx": 1})
 
 
@@ -357,7 +358,7 @@ def test_the_peak_of_a_range_test_is_that_of_the_run():
 
 
 def test_without_one_the_peak_is_the_optimizers():
-    assert run(replace(AUTO, lr_max=None), "run")["lr_max"] == RECIPES[AUTO.optimizer].lr_max
+    assert run(replace(AUTO, lr_max="default"), "run")["lr_max"] == RECIPES[AUTO.optimizer].lr_max
     assert not any("range test" in note for note in runs.read("run")["notes"])
 
 

@@ -8,7 +8,6 @@ import pytest
 from onecycle.commands.app import main
 from onecycle.errors import CheckpointError, ConfigError, DataError
 from onecycle.experiments import plan
-from onecycle.jobs.job import policy_options
 from onecycle.reproduction.claims import is_in, settle, words
 from onecycle.reproduction.evidence import gather, largest_error, specs, value_of
 from onecycle.reproduction.figure import figure, means
@@ -45,7 +44,7 @@ def test_every_claim_and_line_of_a_protocol_is_about_runs_that_it_makes(name, si
     for spec in specs(protocol).values():
         plan.check(spec)
         job = plan.base_job(spec, plan.settings(spec)[0])  # what the plan is measured with
-        preset(job.preset, 0.1, 10**6, **policy_options(job))
+        preset(job.policy, 0.1, 10**6, **job.schedule_options)
     for claim in protocol.claims:
         for where in (*claim.plus, *claim.minus):
             assert sum(is_in(cell, where) for cell in made) == 1, (claim.text, where)

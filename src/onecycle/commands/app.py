@@ -172,8 +172,7 @@ def train(
     epochs: float | None = None,
     budget: str | None = None,
     lr_max: float | Literal["auto", "default"] | None = None,
-    preset: str | None = None,
-    policy: Path | None = None,
+    policy: str | None = None,
     optimizer: str | None = None,
     momentum: str | None = None,
     weight_decay: float | None = None,
@@ -209,10 +208,8 @@ def train(
     lr_max
         Peak learning rate: a number; auto (default), from a range test where the run is long enough to pay for one; or
         default, the optimizer's.
-    preset
-        Shape of the schedule; see "onecycle policy". Default: one_cycle.
     policy
-        A JSON file with schedules of your own, in place of a preset:
+        Shape of the schedule, see "onecycle policy", default one_cycle; or a .json file with schedules of your own:
         {"lr": {"points": [[0, 0.01], [0.3, 0.1], [1, 0]], "easing": "linear"}, "momentum": 0.9}
     optimizer
         muon (default), sgd, adam or adamw.
@@ -248,7 +245,7 @@ def train(
         Go on with the run in this folder, exactly where its last checkpoint is.
     """
     given = {k: v for k, v in locals().items() if v is not None and k not in ("out", "resume", "json")}
-    from ..jobs.job import run
+    from ..jobs.run import run
 
     job, folder = job_from(given, out, resume)
     result = run(job, folder, resume=resume is not None, verbose=not json)
@@ -273,7 +270,7 @@ def predict(run: Path, *files: str, json: Json = False) -> None:
     """
     if not files:
         raise ConfigError("give at least one file to predict: onecycle predict RUN FILE...")
-    from ..jobs.job import predict_files
+    from ..jobs.predict import predict_files
 
     rows = predict_files(run, list(files))
     if json:

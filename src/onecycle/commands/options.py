@@ -33,7 +33,8 @@ Json = Annotated[
 
 def job_from(given: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[Job, Path | None]:
     """The job that the options describe; a resumed one is the run's own, which they may only repeat."""
-    from ..jobs.job import Job, job_of
+    from ..jobs.job import Job
+    from ..jobs.run import job_of
 
     settings = settings_from(given)
     if resume is None:
@@ -54,14 +55,12 @@ def settings_from(given: dict[str, Any]) -> dict[str, Any]:
         settings["budget"] = str(Budget(epochs=settings.pop("epochs")))
     if "momentum" in settings:
         settings["momentum"] = momentum_from(settings["momentum"])
-    if settings.get("lr_max") == "default":
-        settings["lr_max"] = None
     if "augment" in settings:
         settings["augment"] = tuple(name.strip() for name in settings["augment"].split(","))
-    if "policy" in settings:
-        if "preset" in settings or "lr_max" in settings:
-            raise ConfigError("a --policy of your own has its peak and shape: leave out --preset and --lr-max")
-        settings["policy"] = _read_policy(settings["policy"])
+    if settings.get("policy", "").lower().endswith(".json"):
+        if "lr_max" in settings:
+            raise ConfigError("a --policy of your own has its peak: leave out --lr-max")
+        settings["policy"] = _read_policy(Path(settings["policy"]))
     return settings
 
 

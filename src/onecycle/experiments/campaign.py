@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, DataError, Interrupted, TrainingError
-from ..jobs.job import prepare
+from ..jobs.run import prepare
 from ..optim.build import recipe
 from ..records import run as runs
 from ..records.checkpoint import write_record
@@ -141,7 +141,7 @@ class Book:
         path = self.folder / "trials" / f"{name}.json"
         if path.exists():
             return _peaks_in(path)
-        ready = prepare(replace(plan.base_job(self.spec, setting), lr_max=None, seed=plan.TRIAL_SEED))
+        ready = prepare(replace(plan.base_job(self.spec, setting), lr_max="default", seed=plan.TRIAL_SEED))
         record: dict[str, Any] = {"peaks": {}}
         try:
             test = ready.learner.range_test(build=ready.build)

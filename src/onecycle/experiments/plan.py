@@ -13,7 +13,8 @@ from typing import Any
 
 from ..data import load
 from ..errors import ConfigError, OneCycleError, TrainingError
-from ..jobs.job import Job, policy_options, prepare
+from ..jobs.job import Job
+from ..jobs.run import prepare
 from ..schedules.budget import Budget
 from ..schedules.presets import preset
 from .spec import MODEL_OPTIONS, Spec
@@ -82,7 +83,7 @@ def cells(spec: Spec, setting: Setting) -> list[Cell]:
 def job_for(spec: Spec, cell: Cell, lr_max: float, seed: int) -> Job:
     """One run of a cell."""
     base = base_job(spec, cell.setting)
-    return replace(base, preset=cell.policy, budget=str(Budget(epochs=cell.epochs)), lr_max=lr_max, seed=seed)
+    return replace(base, policy=cell.policy, budget=str(Budget(epochs=cell.epochs)), lr_max=lr_max, seed=seed)
 
 
 def base_job(spec: Spec, setting: Setting) -> Job:
@@ -97,7 +98,7 @@ def base_job(spec: Spec, setting: Setting) -> Job:
     if fraction < 1:
         whole = _train_samples(values["data"], values.get("limit"), values.get("image_size"))
         values["limit"] = max(1, round(fraction * whole))
-    return Job.from_dict({**values, "preset": spec.policies[0]})
+    return Job.from_dict({**values, "policy": spec.policies[0]})
 
 
 def check(spec: Spec) -> None:
@@ -113,9 +114,7 @@ def check(spec: Spec) -> None:
     for setting in settings(spec):
         for cell in cells(spec, setting):
             peak = 0.1 if spec.tune else spec.peak(cell.policy)
-            job = job_for(spec, cell, peak or 0.0, 0)
-            Budget.parse(job.budget)
-            preset(job.preset, peak or 0.0, 10**6, **policy_options(job))
+            job_for(spec, cell, peak or 0.0, 0)
 
 
 def measure(job: Job, seconds: float) -> Speed:

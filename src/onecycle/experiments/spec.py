@@ -16,7 +16,7 @@ from ..schedules.presets import PRESETS
 # Options of the reference models, which can be varied as the fields of a job can.
 MODEL_OPTIONS = ("dropout", "hidden", "width", "depth", "heads", "bn_momentum")
 # Fields of a job that a comparison has its own words for.
-OWN_WORDS = {"budget": "epochs", "preset": "policies", "policy": "policies", "seed": "seeds"}
+OWN_WORDS = {"budget": "epochs", "policy": "policies", "seed": "seeds"}
 ALLOWED = (*(f.name for f in fields(Job) if f.name not in OWN_WORDS), "fraction", *MODEL_OPTIONS)
 
 

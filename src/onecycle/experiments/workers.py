@@ -19,7 +19,7 @@ import torch
 
 from ..data import held
 from ..errors import ConfigError, Interrupted
-from ..jobs.job import run
+from ..jobs.run import run
 from ..records import run as runs
 from ..training.signals import StopRequest, stop_requests
 from .plan import Task

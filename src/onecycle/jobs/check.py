@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from ..records import run as runs
 from ..records.checkpoint import write_record
 from ..records.curve import Curve
 from ..schedules.budget import Budget
-from .job import Job, prepare
+from .job import Job
+from .run import prepare
 
 SCHEMA = 1
 
@@ -64,7 +64,11 @@ def check(
     )
     test = replace(test, notes=tuple(ready.learner.notes))
     _write(folder, test, {**ready.config, **options})
-    return {"out": None if folder is None else str(folder), "train": train_command(job, test.lr_max), **test.to_dict()}
+    return {
+        "out": None if folder is None else str(folder),
+        "train": job.command(lr_max=test.lr_max or "default"),
+        **test.to_dict(),
+    }
 
 
 def check_curve(path: str | Path, out: str | Path | None = None) -> dict[str, Any]:
@@ -95,34 +99,6 @@ def check_curve(path: str | Path, out: str | Path | None = None) -> dict[str, An
     )  # fmt: skip
     _write(folder, test, {"curve": str(path)})
     return {"out": None if folder is None else str(folder), "train": None, **test.to_dict()}
-
-
-def train_command(job: Job, lr_max: float | None) -> str:
-    """The command that trains `job` at the peak `lr_max`, at the optimizer's own where it is None.
-
-    >>> train_command(Job("cifar10", model="resnet20", budget="30 epochs", augment=("crop", "flip")), 0.2345)
-    'onecycle train cifar10 --model resnet20 --epochs 30 --lr-max 0.23 --augment crop,flip'
-    """
-    words = ["onecycle", "train", job.data]
-    for field in fields(Job):
-        value = getattr(job, field.name)
-        if field.name == "lr_max":
-            words += ["--lr-max", "default" if lr_max is None else f"{lr_max:.2g}"]
-        elif field.name == "budget":
-            epochs = Budget.parse(value).epochs
-            words += ["--budget", value] if epochs is None else ["--epochs", f"{epochs:g}"]
-        elif field.name not in ("data", "policy") and value != field.default:
-            words += _option(field.name, value)
-    return shlex.join(words)
-
-
-def _option(name: str, value: Any) -> list[str]:
-    option = f"--{name.replace('_', '-')}"
-    if value is True:
-        return [option]
-    if isinstance(value, tuple):
-        return [option, ",".join(map(str, value))]
-    return [option, str(value)]
 
 
 def _free(out: str | Path | None) -> Path | None:

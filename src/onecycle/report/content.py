@@ -59,7 +59,7 @@ def of_run(run: Run) -> str:
     config, result = run.config, run.result
     model, data = config.get("model"), config.get("data")
     lr = number(result.get("lr_max")) or number(config.get("lr_max"))
-    settings = [config.get("preset"), config.get("optimizer"), config.get("budget")]
+    settings = [config.get("policy"), config.get("optimizer"), config.get("budget")]
     settings = [str(setting) for setting in settings if setting] + ([f"peak learning rate {lr:.3g}"] if lr else [])
     what = f"{model} on {data}" if model and data else "a run"
     return f"{run.name}: {what}" + (f", {', '.join(settings)}" if settings else "") + f". {outcome(run)}"
@@ -311,7 +311,7 @@ def _settings(values: Mapping[str, Any]) -> str:
     for name, value in values.items():
         if value is not None:
             said = _short(str(value), 40)
-            plain = name in ("policy", "preset", "optimizer", "model", "data", "budget")
+            plain = name in ("policy", "optimizer", "model", "data", "budget")
             parts.append(said if plain else text.count(value, "epochs") if name == "epochs" else f"{name} {said}")
     return ", ".join(parts)
 

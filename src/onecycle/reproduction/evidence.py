@@ -11,7 +11,8 @@ from ..errors import CheckpointError
 from ..experiments.comparison import conduct
 from ..experiments.spec import Spec
 from ..jobs.check import check
-from ..jobs.job import Job, run
+from ..jobs.job import Job
+from ..jobs.run import run
 from ..range_test.verdict import LOW, judge
 from ..records import run as runs
 from ..records.curve import Curve

@@ -33,7 +33,12 @@ class OptimizerOptions:
     """What an update is."""
 
     optimizer: Any = option("muon", "muon, sgd, adam or adamw.", "Optimizer")
-    momentum: float | None = option(None, "Momentum of SGD, or beta1; by default the optimizer's.", "Optimizer")
+    momentum: float | tuple[float, float] | None = option(
+        None,
+        "Momentum of SGD, or beta1: one number, or HIGH,LOW to cycle it against the learning rate; by default the "
+        "optimizer's.",
+        "Optimizer",
+    )
     weight_decay: float | None = option(
         None, "Decay of weights, not of biases and norms; by default the optimizer's.", "Optimizer"
     )

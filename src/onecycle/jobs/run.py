@@ -1,0 +1,178 @@
+"""Train what a job describes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..data import Data, load
+from ..errors import CheckpointError, Interrupted, MissingDependency, TrainingError
+from ..learner import Learner
+from ..models import build
+from ..optim.build import recipe
+from ..records import run as runs
+from ..schedules.policy import Policy
+from ..training.objectives import Perplexity
+from .job import Job
+
+
+def run(
+    job: Job,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    verbose: bool = False,
+    test: bool = True,
+    draw: bool = True,
+) -> dict[str, Any]:
+    """Train as `job` says, in the folder `out`, and measure the test set once, at the end.
+
+    Returns the result as plain data, the same as ``result`` in ``run.json``: ``run``, ``train``, ``valid``, ``test``
+    (each a loss in nats or squared units and the metrics; None where there is no such split), ``lr_max``, ``epochs``,
+    ``updates``, ``seconds`` and ``samples_per_second``. With `resume`, the run in `out` goes on from its last good
+    checkpoint and ends as if it had never stopped; one that has ended already gives its result. Without `test` the
+    test set is left alone, as by a run that something is chosen by; without `draw` there is no picture and no page.
+
+    Raises:
+        OneCycleError: anything that cannot be used, see `onecycle.errors`.
+        Interrupted: stopped by a signal, after a checkpoint.
+    """
+    folder = _free_folder(job) if out is None else Path(out)
+    if not resume:
+        runs.check_free(folder)
+    elif result := _finished(folder, job):
+        return result
+    ready = prepare(job, verbose)
+    learner, test_data = ready.learner, ready.data.test if test else None
+    folder_options: dict[str, Any] = {"out": folder, "resume": resume, "config": ready.config}
+    try:
+        if isinstance(job.policy, str):
+            peak = None if job.lr_max == "default" else job.lr_max
+            fitted = learner.fit_one_cycle(
+                budget=job.budget, lr_max=peak, preset=job.policy, **job.schedule_options, **folder_options
+            )
+        else:
+            fitted = learner.fit(job.budget, Policy.from_dict(job.policy), **folder_options)
+    except (TrainingError, Interrupted):
+        if draw:
+            _page(folder)
+        raise
+    measured = None if test_data is None else learner.evaluate(test_data)
+    result = {"run": str(folder), **asdict(fitted)}
+    result = {**{key: result[key] for key in ("run", "train", "valid")}, "test": measured, **result}
+    runs.change(folder, result=result)
+    if draw:
+        _draw(learner, folder, job)
+    return result
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a job comes to: its data, a learner, the model anew from a seed, and the configuration as it is recorded."""
+
+    data: Data
+    learner: Learner
+    build: Callable[[int], nn.Module]
+    config: dict[str, Any]
+
+
+def prepare(job: Job, verbose: bool = False) -> Prepared:
+    """Read the data and build the model and its learner.
+
+    Raises:
+        OneCycleError: anything that cannot be used, see `onecycle.errors`.
+    """
+    if isinstance(job.optimizer, str):
+        recipe(job.optimizer)  # before the data are read
+    data = load(job.data, seed=job.seed, limit=job.limit, image_size=job.image_size)
+    name = job.model or _default_model(data)
+
+    def anew(seed: int) -> nn.Module:
+        options = job.model_options or {}
+        return build(name, input_shape=data.input_shape, classes=_outputs(data), seed=seed, **options)
+
+    metrics = {"perplexity": Perplexity()} if data.kind == "text" else None
+    learner = Learner(anew(job.seed), data, metrics=metrics, verbose=verbose, **job.learner_keywords())
+    return Prepared(data, learner, anew, _plain({**asdict(job), "model": name, "facts": _facts(data)}))
+
+
+def job_of(folder: str | Path) -> Job:
+    """The job of the run in `folder`.
+
+    Raises:
+        CheckpointError: no run there, or one that a learner in Python began.
+    """
+    config = dict(runs.read(folder)["config"])
+    if config.pop("facts", None) is None:
+        raise CheckpointError(
+            f"the run in {folder} was begun in Python and does not say what its model and data were: go on with it "
+            "there, by fit(..., out=..., resume=True), and predict by Learner.load"
+        )
+    return Job.from_dict(config)
+
+
+def _finished(folder: Path, job: Job) -> dict[str, Any] | None:
+    """The result of the run of this very job, if it has come to its end: the test set is measured last."""
+    record = runs.read(folder)
+    model = job.model or record["config"].get("model")
+    runs.check_same(folder, {**record["config"], **_plain(asdict(job)), "model": model})
+    return record["result"] if record["status"] == "finished" and "test" in record["result"] else None
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As ``run.json`` gives it back."""
+    return json.loads(json.dumps(values))
+
+
+def _default_model(data: Data) -> str:
+    """A model that trains in minutes on a laptop."""
+    if data.kind == "image":
+        return "small-cnn" if data.input_shape[0] == 1 else "resnet20"
+    return "char-transformer" if data.kind == "text" else "mlp"
+
+
+def _outputs(data: Data) -> int:
+    return data.n_classes or math.prod(data.train.targets.shape[1:])
+
+
+def _facts(data: Data) -> dict[str, Any]:
+    """What a resumed run must find again, and what a prediction needs."""
+    return {
+        "kind": data.kind,
+        "input_shape": data.input_shape,
+        "outputs": _outputs(data),
+        "classes": data.classes,
+        "mean": data.mean,
+        "std": data.std,
+        "samples": [0 if split is None else len(split) for split in (data.train, data.valid, data.test)],
+    }
+
+
+def _free_folder(job: Job) -> Path:
+    """``runs/DATA-MODEL-1``, or the next number that is free."""
+    stem = "-".join(Path(part).resolve().stem.replace(":", "-") for part in (job.data, job.model) if part)
+    return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
+
+
+def _draw(learner: Learner, folder: Path, job: Job) -> None:
+    """The curves and the page, where what they need is installed: a run does not fail for want of a picture."""
+    from ..report.figures import save
+
+    with suppress(MissingDependency):
+        save(learner.history.plot(title=f"{job.data}, {job.policy}, {job.budget}"), folder / "curves.png")
+    _page(folder)
+
+
+def _page(folder: Path) -> None:
+    """The page, where what it needs is installed; a run that broke off before its first record has none."""
+    from ..report.page import page
+
+    with suppress(MissingDependency, CheckpointError):
+        page([folder], folder / "report.html")
