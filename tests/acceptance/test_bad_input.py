@@ -318,7 +318,7 @@ def test_a_run_of_a_newer_version(broken, refused):
 
 def test_a_changed_configuration(broken, refused):
     said = refused("train", "--resume", "run", "--seed", "1", "--lr-max", "0.3", "--epochs", "5", "--limit", "320")
-    assert re.search(r"budget: '2 epochs', now '5 epochs'; lr_max: 'auto', now 0.3; seed: 0, now 1\. Resume with", said)
+    assert re.search(r"seed: 0, now 1; budget: '2 epochs', now '5 epochs'; lr_max: 'auto', now 0.3\. Resume with", said)
     assert "leave out --out elsewhere" in refused("train", "--resume", "run", "--out", "elsewhere")
 
 

@@ -178,7 +178,7 @@ def test_check_on_a_terminal(columns: int = 60):
     assert columns - 10 < max(map(len, lines)) <= columns
     command = "\n".join(lines[lines.index("To train:") + 1 :])
     words = shlex.split(command.replace("\\\n", " "))
-    assert words[:2] == ["onecycle", "train"] and words[-4:] == ["--seed", "1", "--limit", "320"]
+    assert words[:2] == ["onecycle", "train"] and words[-4:] == ["--weight-decay", "0.001", "--seed", "1"]
 
 
 def _read(terminal: int) -> bytes:

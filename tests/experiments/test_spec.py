@@ -97,7 +97,7 @@ def test_the_runs_of_all_policies_differ_in_policy_and_peak_alone():
     assert [cell.name for cell in group[:3]] == ["one_cycle-2-batch_size64", "step-2-batch_size64",
                                                  "one_cycle-4-batch_size64"]  # fmt: skip
     ours, theirs = (plan.job_for(spec, cell, lr, 3) for cell, lr in zip(group, (0.4, 0.1), strict=False))
-    assert (ours.preset, ours.lr_max, theirs.preset, theirs.lr_max) == ("one_cycle", 0.4, "step", 0.1)
+    assert (ours.policy, ours.lr_max, theirs.policy, theirs.lr_max) == ("one_cycle", 0.4, "step", 0.1)
     same = ("data", "model", "budget", "seed", "batch_size", "model_options", "augment", "limit")
     assert all(getattr(ours, name) == getattr(theirs, name) for name in same)
     assert (ours.batch_size, ours.model_options, ours.budget) == (64, {"dropout": 0.2}, "2 epochs")

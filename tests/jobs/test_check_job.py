@@ -137,7 +137,7 @@ def test_a_disk_that_is_full(monkeypatch):
     [
         ({"optimizer": "sdg"}, "did you mean sgd"),
         ({"budget": "soon"}, "cannot read the budget 'soon'"),
-        ({"lr_max": "big"}, """lr_max is a number, "auto", or None for the optimizer's default; received 'big'"""),
+        ({"lr_max": "big"}, """lr_max is a number, "auto" or "default"; received 'big'"""),
     ],
 )
 def test_bad_settings_are_refused_before_the_data_are_read(change, said, monkeypatch):

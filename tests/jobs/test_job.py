@@ -387,8 +387,8 @@ def test_a_run_that_goes_on_keeps_its_peak_without_another_test(monkeypatch):
         run(replace(AUTO, lr_max=0.1), "cut", resume=True)
 
 
-@pytest.mark.parametrize("peak", ["default", "big", ""])
+@pytest.mark.parametrize("peak", ["none", "big", ""])
 def test_a_peak_that_is_no_word_for_one(peak):
-    with pytest.raises(ConfigError, match='lr_max is a number, "auto", or None'):
+    with pytest.raises(ConfigError, match='lr_max is a number, "auto" or "default"'):
         run(replace(TINY, lr_max=peak), "run")
     assert not Path("run").exists()
