@@ -2,51 +2,73 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
-
-from torch import Tensor
 
 from ..data.batches import Batches, as_batches
 from ..data.seeds import derive_seed, seeded
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, Interrupted
 from ..optim.groups import bind, write
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy, position
-from .state import Position, RunningMeans, TrainState
+from .means import Reading, RunningMeans
+from .signals import StopRequest
+from .state import Position, TrainState
 from .step import update
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One update was applied. `step` counts from 0 within the run; `values` are those the update used."""
+    """One update was applied. `step` counts from 0 within the run; `values` are those that the update used.
+
+    `seconds` are those since the run's first update, the evaluations and what the events' receivers did among them.
+    """
 
     step: int
     updates: int | None
     epoch: int
     progress: float
     values: dict[str, float]
-    loss_tensor: Tensor
-    metrics: dict[str, Tensor]
     samples: int
     seconds: float
+    reading: Reading
 
     @property
     def loss(self) -> float:
         """The mean training loss of the update's samples; reading it waits for an accelerator."""
-        return self.loss_tensor.item()
+        return self.reading.numbers["loss"]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The means of the metrics over the update's samples."""
+        return {name: value for name, value in self.reading.numbers.items() if name != "loss"}
 
     @property
     def lr(self) -> float:
         """The learning rate that the update used."""
         return self.values["lr"]
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """The update as a flat record, made once: step, epoch, the policy's values, loss, metrics and seconds."""
+        if self.reading.row is None:
+            self.reading.row = {
+                "step": self.step, "epoch": self.epoch, **self.values, **self.reading.numbers,
+                "seconds": round(self.seconds, 6),
+            }  # fmt: skip
+        return self.reading.row
+
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
-    """An epoch, or the last piece of one, is over. `step` is the number of updates so far in the run."""
+    """An epoch, or the last piece of one, is over. `step` is the number of updates so far in the run.
+
+    `train` are means over the epoch's samples, in training mode; `valid` is what `evaluate` returned, if it was given.
+    `seconds` are those of the epoch's updates alone.
+    """
 
     epoch: int
     step: int
@@ -56,49 +78,84 @@ class EpochEnd:
     samples: int
     seconds: float
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """The epoch as a flat record: its last step, values, ``train_*`` and ``valid_*`` means, samples, seconds."""
+        means = {f"train_{name}": value for name, value in self.train.items()}
+        means |= {f"valid_{name}": value for name, value in (self.valid or {}).items()}
+        return {
+            "epoch": self.epoch, "step": self.step - 1, **self.values, **means, "samples": self.samples,
+            "seconds": self.seconds,
+        }  # fmt: skip
+
 
 Event = Update | EpochEnd
 # On an accelerator a loss is looked at once in so many updates, since looking waits for it.
 LOOK_EVERY = 50
+# How much the latest update counts in the running mean of what one takes.
+LATEST = 0.25
+
+
+@dataclass(frozen=True)
+class Charges:
+    """What a time budget pays beside its updates, in seconds: what was spent before, one evaluation, what comes after.
+
+    `evaluation` is an estimate, which the first evaluation replaces.
+    """
+
+    before: float = 0.0
+    evaluation: float = 0.0
+    after: float = 0.0
 
 
 def train(
     state: TrainState,
     batches: Batches | Iterable[Any],
+    budget: Any,
     policy: Policy | Callable[[int | None], Policy],
-    budget: Any = 1,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    *,
+    stop: StopRequest | None = None,
+    charges: Charges = Charges(),
 ) -> Iterator[Event]:
     """Train inside a budget, one event an update and one at the end of each epoch.
 
-    Update k of N (k from 0) uses the policy at ``k / (N - 1)``; under a time budget, at the elapsed share of it. After
-    a `break`, an exception or a restored state, calling `train` again goes on with the run under way, exactly;
-    `TrainState.end_run` gives it up. Batch order, dropout and augmentation are derived from ``state.seed`` and the
-    position, and the caller's global generators are as they were whenever the loop's body runs.
+    Update k of N (k from 0) uses the policy at ``k / (N - 1)``. Under a time budget it is at the share that has elapsed
+    of the time up to the last update: what remains is kept for what follows that, by the measured time of an update, of
+    an evaluation, and by `charges`. After a `break`, an exception or a restored state, calling `train` again goes on
+    with the run under way, exactly; `TrainState.end_run` gives it up. Batch order, dropout and augmentation are derived
+    from ``state.seed`` and the position, and the caller's global generators are as they were whenever the loop's body
+    runs.
 
     Args:
         state: the model in training; changed in place.
         batches: anything that `onecycle.as_batches` takes.
-        policy: a policy, or a function from the number of updates (None if unknown) to one.
         budget: see `Budget.parse`.
+        policy: a policy, or a function from the number of updates (None if unknown) to one.
+        evaluate: called at the end of each epoch, for the ``valid`` of its event.
+        stop: where it says so, the run is left after the event under way.
+        charges: what a time budget pays beside the updates.
 
     Raises:
         ConfigError: a budget or a policy that does not fit.
         DataError: no batch, or fewer than the run needs.
         NonFiniteLoss: the loss became NaN or infinite.
+        Interrupted: `stop` has a signal.
 
     >>> import onecycle, torch
     >>> model = torch.nn.Linear(2, 1)
     >>> state = TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1), onecycle.Supervised(torch.nn.MSELoss()))
     >>> data = [(torch.ones(4, 2), torch.zeros(4, 1))] * 5
-    >>> policy = onecycle.presets.linear(0.5)
-    >>> [event.lr for event in train(state, data, policy, "3 updates") if isinstance(event, Update)]
+    >>> policy = onecycle.preset("linear", 0.5)
+    >>> [event.lr for event in train(state, data, "3 updates", policy) if isinstance(event, Update)]
     [0.5, 0.25, 0.0]
     """
     source, limit = as_batches(batches, seed=state.seed), Budget.parse(budget)
     total = limit.total_updates(updates_per_epoch(source, state.accumulate))
     policy = resolve(policy, total)
     bind(policy, state.optimizer)
-    return _run(state, source, policy, limit, total)
+    run = _run(state, source, policy, _Clock(state, limit, total, charges), evaluate)
+    return run if stop is None else _stoppable(run, state, stop)
 
 
 def resolve(policy: Policy | Callable[[int | None], Policy], updates: int | None) -> Policy:
@@ -124,31 +181,61 @@ def updates_per_epoch(batches: Batches, accumulate: int = 1) -> int | None:
 class _Clock:
     """How far a run is: by updates of a known number, or by time."""
 
-    def __init__(self, state: TrainState, begun: Position, limit: Budget, total: int | None):
-        self._state, self._begun, self._limit, self._total = state, begun, limit.seconds, total
-        self._zero = time.perf_counter() - (state.at.seconds - begun.seconds)
+    def __init__(self, state: TrainState, limit: Budget, total: int | None, charges: Charges):
+        self._state, self._seconds, self.total, self._charges = state, limit.seconds, total, charges
+
+    def start(self) -> None:
+        """Begin the run, or go on with the one under way."""
+        at = self._state.at
+        if self._state.begun is None:
+            at.progress, at.pace, at.charged = 0.0, 0.0, self._charges.before
+            at.ending = self._charges.evaluation + self._charges.after
+            self._state.begun = Position(**asdict(at))
+        self.begun = self._state.begun
+        self._zero = time.perf_counter() - (at.seconds - self.begun.seconds)
 
     @property
     def updates(self) -> int:
-        return self._state.at.step - self._begun.step
+        return self._state.at.step - self.begun.step
 
     def seconds(self, now: float) -> float:
         return now - self._zero
 
     def share(self) -> float:
-        if self._limit is None:
-            return position(self.updates, self._total or 1)
-        return min(1.0, self.seconds(time.perf_counter()) / self._limit)
+        """Of the run, where the next update would be: above 1 for one more than there is time for."""
+        if self._seconds is None:
+            return position(self.updates, self.total or 1)
+        at = self._state.at
+        spent, last = at.charged + self.seconds(time.perf_counter()), self._seconds - at.ending - at.pace
+        return spent / last if last > 0 else 2.0
 
     def finished(self) -> bool:
-        if self._limit is None:
-            return self.updates >= (self._total or 0)
-        return self.updates > 0 and self.share() >= 1.0  # however short, it holds one update
+        if self._seconds is None:
+            return self.updates >= (self.total or 0)
+        return self.updates > 0 and self.share() > 1.0  # however short, it holds one update
+
+    def updated(self, batches: int, started: float, progress: float) -> float:
+        """Move the position past an update that began at `started`; the seconds since the run's start."""
+        now, at = time.perf_counter(), self._state.at
+        at.pace += (now - started - at.pace) * (LATEST if at.pace else 1.0)
+        self._state.means.seconds += now - started
+        at.advance(batches, self.begun.seconds + self.seconds(now), progress)
+        return self.seconds(now)
+
+    def evaluated(self, started: float) -> None:
+        """An evaluation that began at `started` is over: one more is to fit in after the last update."""
+        self._state.at.ending = time.perf_counter() - started + self._charges.after
 
 
-def _run(state: TrainState, source: Batches, policy: Policy, limit: Budget, total: int | None) -> Iterator[Event]:
-    begun = state.begun = state.begun or Position(**vars(state.at))
-    clock = _Clock(state, begun, limit, total)
+def _run(
+    state: TrainState,
+    source: Batches,
+    policy: Policy,
+    clock: _Clock,
+    evaluate: Callable[[], dict[str, float]] | None,
+) -> Iterator[Event]:
+    clock.start()
+    begun = clock.begun
     look_every = 1 if state.runtime.device.type == "cpu" else LOOK_EVERY
     if not all(module.training for module in state.model.modules()):  # a tenth of the cost of train()
         state.model.train()
@@ -158,34 +245,44 @@ def _run(state: TrainState, source: Batches, policy: Policy, limit: Budget, tota
         started = time.perf_counter()
         rest = source.epoch(state.at.epoch, state.at.batch) if unfinished else iter(())
         for group in groups_of(rest, state.accumulate):
-            step, progress = clock.updates, clock.share()
+            step, progress = clock.updates, min(1.0, max(clock.share(), state.at.progress))
             values = write(policy, state.optimizer, progress)
             with seeded(state.generators, derive_seed(state.seed, "update", state.at.step)):
                 loss, metrics, samples = update(state, [state.runtime.move(batch) for batch in group])
-            state.means.add(step, values["lr"], samples, loss, metrics)
+            reading = state.means.add(step, values["lr"], samples, loss, metrics)
             if len(state.means.pending) >= look_every:
                 state.means.read()
-            now = time.perf_counter()
-            state.means.seconds += now - started
-            state.at.advance(len(group), begun.seconds + clock.seconds(now), progress)
-            yield Update(
-                step, total, state.at.epoch - begun.epoch, progress, values, loss, metrics, samples, clock.seconds(now)
-            )
+            seconds = clock.updated(len(group), started, progress)
+            yield Update(step, clock.total, state.at.epoch - begun.epoch, progress, values, samples, seconds, reading)
             if clock.finished():
                 break
             started = time.perf_counter()
         if state.at.batch == 0:
             raise DataError("there are no batches to train on (an iterator can be gone through only once)")
-        yield _end_epoch(state, begun, values)
+        yield _end_epoch(state, clock, values, evaluate)
     state.begun = None
 
 
-def _end_epoch(state: TrainState, begun: Position, values: dict[str, float]) -> EpochEnd:
+def _end_epoch(
+    state: TrainState, clock: _Clock, values: dict[str, float], evaluate: Callable[[], dict[str, float]] | None
+) -> EpochEnd:
+    started, valid = time.perf_counter(), None
+    if evaluate is not None:
+        valid = evaluate()
+        clock.evaluated(started)
     means, samples, seconds = state.means.means(), state.means.samples, state.means.seconds
     state.means = RunningMeans()
+    epoch = state.at.epoch - clock.begun.epoch
     state.at.epoch, state.at.batch = state.at.epoch + 1, 0
-    epoch = state.at.epoch - 1 - begun.epoch
-    return EpochEnd(epoch, state.at.step - begun.step, means, None, values, samples, seconds)
+    return EpochEnd(epoch, clock.updates, means, valid, values, samples, seconds)
+
+
+def _stoppable(events: Iterator[Event], state: TrainState, stop: StopRequest) -> Iterator[Event]:
+    for event in events:
+        yield event
+        if stop.signal is not None:
+            name = signal.Signals(stop.signal).name
+            raise Interrupted(f"stopped by {name} after update {state.step - 1}", signal=stop.signal)
 
 
 def groups_of(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -3,64 +3,27 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from ..errors import CheckpointError, ConfigError, NonFiniteLoss
+from ..errors import CheckpointError, ConfigError
+from .means import RunningMeans, diverged
 from .objectives import Loss
 from .runtime import Runtime, generators
 
 
 @dataclass
-class RunningMeans:
-    """Sample-weighted means over the updates of an epoch, added in order: the same sums however often they are read.
-
-    Tensors are kept until `read`, so that an accelerator is not made to wait at every update.
-    """
-
-    sums: dict[str, float] = field(default_factory=dict)
-    samples: int = 0
-    seconds: float = 0.0
-    pending: list[tuple[int, float, int, Tensor, dict[str, Tensor]]] = field(default_factory=list)
-
-    def add(self, step: int, lr: float, samples: int, loss: Tensor, metrics: dict[str, Tensor]) -> None:
-        """Take in update `step`: its learning rate, number of samples, loss and metrics."""
-        self.pending.append((step, lr, samples, loss, metrics))
-
-    def read(self, strict: bool = True) -> None:
-        """Add what is pending.
-
-        Raises:
-            NonFiniteLoss: where `strict`, naming the first update whose loss is NaN or infinite, and its learning rate.
-        """
-        pending, self.pending = self.pending, []
-        for step, lr, samples, loss, metrics in pending:
-            value = loss.item()
-            if strict and not math.isfinite(value):
-                raise _diverged(value, step, lr)
-            self.samples += samples
-            self.sums["loss"] = self.sums.get("loss", 0.0) + value * samples
-            for name, metric in metrics.items():
-                self.sums[name] = self.sums.get(name, 0.0) + metric.item() * samples
-
-    def means(self, strict: bool = True) -> dict[str, float]:
-        """The means so far; empty where there was no sample."""
-        self.read(strict)
-        return {name: total / self.samples for name, total in self.sums.items()}
-
-
-@dataclass
 class Position:
-    """Where a run is: counted in updates, epochs, batches of the epoch under way, and seconds spent.
+    """Where a run is: counted in updates, epochs, batches of the epoch under way, and seconds spent on training.
 
-    `progress` is the one that the last update used.
+    `progress` is the one that the last update used. Of a run in a time budget: `charged` are the seconds that were
+    spent before its first update, `pace` those of an update, and `ending` those that what follows the last one takes.
     """
 
     step: int = 0
@@ -68,6 +31,9 @@ class Position:
     batch: int = 0
     seconds: float = 0.0
     progress: float = 0.0
+    charged: float = 0.0
+    pace: float = 0.0
+    ending: float = 0.0
 
     def advance(self, batches: int, seconds: float, progress: float) -> None:
         """One update was applied."""
@@ -173,7 +139,7 @@ class TrainState:
         for name, tensor in self.model.named_parameters():
             if not bool(torch.isfinite(tensor).all()):
                 lr = float(self.optimizer.param_groups[0]["lr"])
-                raise _diverged(f"non-finite weights in {name}", self.step - 1, lr)
+                raise diverged(f"non-finite weights in {name}", self.step - 1, lr)
 
 
 @contextmanager
@@ -192,12 +158,3 @@ def _check_same_kind(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     missing = [name for name in optimizer.defaults if not all(name in group for group in saved["param_groups"])]
     if missing:
         raise ValueError(f"{type(optimizer).__name__} has settings that were not saved: {', '.join(missing)}")
-
-
-def _diverged(what: object, step: int, lr: float) -> NonFiniteLoss:
-    return NonFiniteLoss(
-        f"the loss became {what} at update {step}, at learning rate {lr:.4g}. Try a smaller lr_max "
-        f"(such as {lr / 3:.2g}), clip=1.0, or a longer warm-up; in fp16, precision bf16 or fp32",
-        step=step,
-        lr=lr,
-    )

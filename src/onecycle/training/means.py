@@ -1,0 +1,96 @@
+"""Losses and metrics of updates: read from the device a few at a time, and averaged over samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteLoss
+
+
+class Reading:
+    """The loss and the metrics of one update: 0-d tensors on the device until somebody asks for `numbers`.
+
+    Asking makes an accelerator wait, so those `beside` it that have not been read yet are read with it. `row` is the
+    record that `Update.row` makes of it, once.
+
+    >>> Reading({"loss": torch.tensor(0.5)}).numbers
+    {'loss': 0.5}
+    """
+
+    __slots__ = ("_beside", "_numbers", "_tensors", "row")
+
+    def __init__(self, tensors: Mapping[str, Tensor], beside: Sequence[Reading] = ()):
+        self._tensors, self._beside = tensors, beside
+        self._numbers: dict[str, float] | None = None
+        self.row: dict[str, Any] | None = None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """``{"loss": ..., metric: ...}``."""
+        if self._numbers is None:
+            _drain([self, *(other for other in self._beside if other is not self and other._numbers is None)])
+        return self._numbers or {}
+
+
+def _drain(readings: Sequence[Reading]) -> None:
+    """Read all of them, in one transfer where their tensors are of one kind."""
+    tensors = [tensor for reading in readings for tensor in reading._tensors.values()]
+    alike = len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1
+    numbers = iter(torch.stack(tensors).tolist() if alike else [tensor.item() for tensor in tensors])
+    for reading in readings:
+        reading._numbers = {name: next(numbers) for name in reading._tensors}
+        reading._tensors = {}
+
+
+@dataclass
+class RunningMeans:
+    """Sample-weighted means over the updates of an epoch, added in order: the same sums however often they are read."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+    seconds: float = 0.0
+    pending: list[Reading] = field(default_factory=list)
+    _about: list[tuple[int, float, int]] = field(default_factory=list)
+
+    def add(self, step: int, lr: float, samples: int, loss: Tensor, metrics: Mapping[str, Tensor]) -> Reading:
+        """Take in update `step`: its learning rate, number of samples, loss and metrics."""
+        reading = Reading({"loss": loss, **metrics}, self.pending)
+        self.pending.append(reading)
+        self._about.append((step, lr, samples))
+        return reading
+
+    def read(self, strict: bool = True) -> None:
+        """Add what is pending.
+
+        Raises:
+            NonFiniteLoss: where `strict`, naming the first update whose loss is NaN or infinite, and its learning rate.
+        """
+        pending, about, self.pending, self._about = self.pending, self._about, [], []
+        for reading, (step, lr, samples) in zip(pending, about, strict=True):
+            numbers = reading.numbers
+            if strict and not math.isfinite(numbers["loss"]):
+                raise diverged(numbers["loss"], step, lr)
+            self.samples += samples
+            for name, value in numbers.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value * samples
+
+    def means(self, strict: bool = True) -> dict[str, float]:
+        """The means so far; empty where there was no sample."""
+        self.read(strict)
+        return {name: total / self.samples for name, total in self.sums.items()}
+
+
+def diverged(what: object, step: int, lr: float) -> NonFiniteLoss:
+    """The error that says what is no longer finite, since which update, and what to try."""
+    return NonFiniteLoss(
+        f"the loss became {what} at update {step}, at learning rate {lr:.4g}. Try a smaller lr_max "
+        f"(such as {lr / 3:.2g}), clip=1.0, or a longer warm-up; in fp16, precision bf16 or fp32",
+        step=step,
+        lr=lr,
+    )
