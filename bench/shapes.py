@@ -77,7 +77,7 @@ def run(data, parts, optimizer, epochs, make, peak, seed):
         opt = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.99), fused=True)
     state = onecycle.TrainState(model, opt, Supervised(cross_entropy), seed=seed)
     try:
-        for _ in onecycle.train(state, train, lambda updates: make(peak, updates), epochs):
+        for _ in onecycle.train(state, train, epochs, lambda updates: make(peak, updates)):
             pass
     except onecycle.NonFiniteLoss:
         return 0.0, 0.0

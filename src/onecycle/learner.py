@@ -304,7 +304,7 @@ class Learner:
 
     def _train(self, budget: Budget, policy: Policy, watchers: list[Observer], recording: Recording | None) -> None:
         with stop_requests() as stop:
-            for event in train(self.state, self.train, policy, budget):
+            for event in train(self.state, self.train, budget, policy):
                 if isinstance(event, EpochEnd) and self.valid is not None:
                     event = replace(event, valid=self.evaluate())
                 for watch in watchers:

@@ -189,7 +189,7 @@ def test_case_4_the_inferred_length_is_the_number_of_updates():
         told.append(updates)
         return presets.linear(0.1)
 
-    events = [e for e in onecycle.train(state, loader, policy, 2) if isinstance(e, onecycle.Update)]
+    events = [e for e in onecycle.train(state, loader, 2, policy) if isinstance(e, onecycle.Update)]
     assert told == [6] and len(events) == len(steps) == 6 and {e.updates for e in events} == {6}
     assert [e.samples for e in events] == [16, 16, 11] * 2
     assert steps == [e.lr for e in events] == [presets.linear(0.1)(k / 5)["lr"] for k in range(6)]

@@ -75,9 +75,9 @@ def test_case_2_a_checkpoint_in_the_middle_goes_on_in_any_load_order(name, order
 
     whole = new_state(make)
     expected = used_values(whole)
-    list(train(whole, BATCHES, CYCLE, 1))
+    list(train(whole, BATCHES, 1, CYCLE))
     begun = new_state(make)
-    list(itertools.islice(train(begun, BATCHES, CYCLE, 1), 4))
+    list(itertools.islice(train(begun, BATCHES, 1, CYCLE), 4))
     file = io.BytesIO()
     torch.save(begun.state_dict(), file)
     file.seek(0)
@@ -91,7 +91,7 @@ def test_case_2_a_checkpoint_in_the_middle_goes_on_in_any_load_order(name, order
     for part in order:
         loads[part]()
     used = used_values(fresh)
-    list(train(fresh, BATCHES, CYCLE, 1))
+    list(train(fresh, BATCHES, 1, CYCLE))
     assert used == expected[4:]
     assert all(torch.equal(a, b) for a, b in zip(fresh.model.parameters(), whole.model.parameters(), strict=True))
 
@@ -107,7 +107,7 @@ def test_case_3_overflows_do_not_move_the_position_and_lose_no_batch():
     state = new_state(precision="fp16", loss=loss)
     used = used_values(state)
     scale = state.scaler.get_scale()
-    positions = [state.step for event in train(state, BATCHES, CYCLE, "7 updates") if isinstance(event, Update)]
+    positions = [state.step for event in train(state, BATCHES, "7 updates", CYCLE) if isinstance(event, Update)]
     assert len(attempts) == 10 and state.step == 7 and positions == [1, 2, 3, 4, 5, 6, 7]
     assert attempts == [0, 0, 1, 2, 3, 3, 3, 4, 5, 6], "a batch that overflowed is tried again"
     assert used == [(v["lr"], v["momentum"]) for v in (CYCLE(k / 6) for k in range(7))]
@@ -118,7 +118,7 @@ def test_case_3_overflows_do_not_move_the_position_and_lose_no_batch():
 def test_case_4_with_accumulation_and_a_ragged_last_group_the_length_is_inferred(batches, epochs, updates):
     state = new_state(accumulate=4)
     used = used_values(state)
-    events = [e for e in train(state, BATCHES[:batches], CYCLE, epochs) if isinstance(e, Update)]
+    events = [e for e in train(state, BATCHES[:batches], epochs, CYCLE) if isinstance(e, Update)]
     assert {e.updates for e in events} == {len(used)} == {updates}
     assert used[-1] == (CYCLE(1)["lr"], CYCLE(1)["momentum"]) and used[0] == (0.04, 0.95)
 
@@ -138,7 +138,7 @@ def test_case_4_the_ragged_group_weighs_as_one_batch_of_its_samples():
         state = TrainState(
             model, plain(model.parameters()), Supervised(cross_entropy), Runtime.choose("cpu"), accumulate=accumulate
         )
-        list(train(state, data, one_cycle(0.5), 1))
+        list(train(state, data, 1, one_cycle(0.5)))
         models.append(model)
     torch.testing.assert_close(models[0].weight.grad, models[1].weight.grad)
     torch.testing.assert_close(models[0].weight, models[1].weight)

@@ -28,13 +28,15 @@ from onecycle.records.history import epoch_record, read_history, step_record
 from onecycle.records.run import read_records
 from onecycle.schedules.presets import linear
 from onecycle.training.loop import LOOK_EVERY
+from onecycle.training.means import Reading
 from onecycle.training.objectives import Supervised
 
 
 def update(step: int = 4, loss: float = 0.5, seconds: float = 0.25) -> Event:
     return Event(
         step=step, updates=10, epoch=1, progress=0.4, values={"lr": 0.1, "momentum": 0.9},
-        loss_tensor=torch.tensor(loss), metrics={"accuracy": torch.tensor(0.75)}, samples=8, seconds=seconds,
+        samples=8, seconds=seconds,
+        reading=Reading({"loss": torch.tensor(loss), "accuracy": torch.tensor(0.75)}),
     )  # fmt: skip
 
 
@@ -205,7 +207,7 @@ def test_observers_change_nothing(tmp_path):
         watchers = [History(), recorder, Checkpointer(state, tmp_path / "c", every=0, share=1e9, before=recorder.sync)]
         batches = [(torch.ones(4, 2) * i, torch.ones(4, 1)) for i in range(5)]
         before = torch.get_rng_state()
-        for event in train(state, batches, linear(0.1), 2):
+        for event in train(state, batches, 2, linear(0.1)):
             for watch in watchers if watched else []:
                 watch(event)
         assert torch.equal(torch.get_rng_state(), before)

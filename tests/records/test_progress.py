@@ -8,6 +8,7 @@ import torch
 
 from onecycle.records.progress import LOOK, Progress, notes, summary
 from onecycle.training.loop import EpochEnd, Update
+from onecycle.training.means import Reading
 
 RESULT = {
     "run": "runs/digits", "train": {"loss": 0.0412, "accuracy": 0.9987}, "valid": {"loss": 0.05, "accuracy": 0.98},
@@ -46,7 +47,7 @@ class Unread:
 def update(step, seconds, updates=100, loss=1.0, momentum=True, progress=0.5):
     values = {"lr": 0.0125} | ({"momentum": 0.9} if momentum else {})
     tensor = loss if isinstance(loss, Unread) else torch.tensor(loss)
-    return Update(step, updates, 0, progress, values, tensor, {}, 128, seconds)
+    return Update(step, updates, 0, progress, values, 128, seconds, Reading({"loss": tensor}))
 
 
 def epoch_end(epoch=0, valid=True):

@@ -35,12 +35,12 @@ def part_of_a_run(folder, updates=7):
     state = new_state()
     with ExitStack() as stack:
         recording = Recording.start(folder, state, CONFIG, [], stack)
-        for event in train(state, BATCHES, linear(0.1), 2):
+        for event in train(state, BATCHES, 2, linear(0.1)):
             recording.recorder(event)
             recording.history(event)
-            if hasattr(event, "loss_tensor") and event.step + 1 == updates:
+            if hasattr(event, "reading") and event.step + 1 == updates:
                 recording.checkpointer.save()
-            if hasattr(event, "loss_tensor") and event.step + 1 == updates + 2:
+            if hasattr(event, "reading") and event.step + 1 == updates + 2:
                 break
     return state
 
@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_takes_the_records_back_further(tmp_path):
     state = new_state()
     with ExitStack() as stack:
         recording = Recording.resume(tmp_path, state, CONFIG, stack)
-        for event in train(state, BATCHES, linear(0.1), 2):
+        for event in train(state, BATCHES, 2, linear(0.1)):
             for watch in (recording.recorder, recording.history):
                 watch(event)
         recording.checkpointer.save()

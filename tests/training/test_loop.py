@@ -50,8 +50,7 @@ def seen(events: list) -> list[tuple]:
 
     def plain(e):
         if isinstance(e, Update):
-            metrics = {name: m.item() for name, m in e.metrics.items()}
-            return ("update", e.step, e.updates, e.epoch, e.progress, e.values, e.loss, metrics, e.samples)
+            return ("update", e.step, e.updates, e.epoch, e.progress, e.values, e.loss, e.metrics, e.samples)
         return ("epoch", e.epoch, e.step, e.train, e.valid, e.values, e.samples)
 
     return [plain(event) for event in events]
@@ -90,7 +89,7 @@ def by_hand(make, epochs: int, seed: int):
 @pytest.mark.parametrize("make", [sgd, adamw])
 def test_the_loop_is_the_hand_written_one_to_the_bit(make):
     state = new_state(make, seed=3)
-    events = list(train(state, tensors(3), CYCLE, 2))
+    events = list(train(state, tensors(3), 2, CYCLE))
     model, losses = by_hand(make, 2, 3)
     updates = [e for e in events if isinstance(e, Update)]
     assert [(e.loss, e.samples) for e in updates] == losses
@@ -106,7 +105,7 @@ def test_each_update_uses_its_own_values():
     state.optimizer.register_step_pre_hook(
         lambda optimizer, *_: used.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
     )
-    updates = [e for e in train(state, LISTED, CYCLE, 2) if isinstance(e, Update)]
+    updates = [e for e in train(state, LISTED, 2, CYCLE) if isinstance(e, Update)]
     assert [e.progress for e in updates] == [k / 9 for k in range(10)]
     assert [(e.lr, e.values["momentum"]) for e in updates] == used
     assert used[0] == (0.01, 0.95) and used[-1] == (0.0, 0.9)
@@ -115,7 +114,7 @@ def test_each_update_uses_its_own_values():
 
 
 def test_events_come_in_the_documented_order():
-    events = list(train(new_state(), LISTED, CYCLE, 2.4))
+    events = list(train(new_state(), LISTED, 2.4, CYCLE))
     assert "".join("E" if isinstance(e, EpochEnd) else "u" for e in events) == "uuuuuEuuuuuEuuE"
     updates = [e for e in events if isinstance(e, Update)]
     assert [e.step for e in updates] == list(range(12)) and {e.updates for e in updates} == {12}
@@ -133,7 +132,7 @@ def test_events_come_in_the_documented_order():
     ("budget", "updates"), [(1, 5), (0.5, 2), (0.01, 1), ("7 updates", 7), ("3 updates", 3), (1.3, 6), ("2 epochs", 10)]
 )
 def test_a_budget_is_met_exactly(budget, updates):
-    events = list(train(new_state(), LISTED, one_cycle(0.1), budget))
+    events = list(train(new_state(), LISTED, budget, one_cycle(0.1)))
     found = [e for e in events if isinstance(e, Update)]
     assert len(found) == updates and found[-1].progress == (1.0 if updates > 1 else 0.0)
     assert isinstance(events[-1], EpochEnd) and events[-1].step == updates
@@ -142,7 +141,7 @@ def test_a_budget_is_met_exactly(budget, updates):
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 5, 9])
 def test_the_number_of_updates_is_known_beforehand(accumulate):
     state = new_state(accumulate=accumulate)
-    updates = [e for e in train(state, LISTED, CYCLE, 3) if isinstance(e, Update)]
+    updates = [e for e in train(state, LISTED, 3, CYCLE) if isinstance(e, Update)]
     assert len(updates) == 3 * -(-5 // accumulate) == updates[0].updates
     assert updates[-1].progress == 1.0 and updates[-1].values == CYCLE(1.0)
     assert sum(e.samples for e in updates) == 66
@@ -160,36 +159,36 @@ SOURCES = {
 def test_a_break_anywhere_changes_nothing(kind, make, accumulate, budget):
     make_data = SOURCES[kind]
     whole = new_state(make, accumulate=accumulate)
-    expected = list(train(whole, make_data(), CYCLE, budget))
+    expected = list(train(whole, make_data(), budget, CYCLE))
     for stop in range(1, len(expected)):
         state = new_state(make, accumulate=accumulate)
-        events = list(itertools.islice(train(state, make_data(), CYCLE, budget), stop))
+        events = list(itertools.islice(train(state, make_data(), budget, CYCLE), stop))
         torch.rand(5)
         saved = copy.deepcopy(state.state_dict())
-        events += train(state, make_data(), CYCLE, budget)
+        events += train(state, make_data(), budget, CYCLE)
         assert seen(events) == seen(expected), stop
         assert differing(weights(whole.model), weights(state.model)) == [], stop
         elsewhere = new_state(make, accumulate=accumulate, seed=9)
         elsewhere.load_state_dict(saved)
-        assert seen(list(train(elsewhere, make_data(), CYCLE, budget))) == seen(expected[stop:]), stop
+        assert seen(list(train(elsewhere, make_data(), budget, CYCLE))) == seen(expected[stop:]), stop
         assert differing(weights(whole.model), weights(elsewhere.model)) == [], stop
 
 
 def test_a_break_at_every_event_changes_nothing():
     whole, state, events = new_state(), new_state(), []
-    expected = list(train(whole, tensors(), CYCLE, 2))
+    expected = list(train(whole, tensors(), 2, CYCLE))
     while len(events) < len(expected):
-        events.append(next(train(state, tensors(), CYCLE, 2)))
+        events.append(next(train(state, tensors(), 2, CYCLE)))
     assert seen(events) == seen(expected) and differing(weights(whole.model), weights(state.model)) == []
 
 
 def test_after_the_last_event_is_taken_the_run_is_over():
     state = new_state()
-    expected = list(train(state, LISTED, CYCLE, 1))
+    expected = list(train(state, LISTED, 1, CYCLE))
     assert state.begun is None
     left = new_state()
-    list(itertools.islice(train(left, LISTED, CYCLE, 1), len(expected)))
-    assert list(train(left, LISTED, CYCLE, 1)) == [] and left.begun is None
+    list(itertools.islice(train(left, LISTED, 1, CYCLE), len(expected)))
+    assert list(train(left, LISTED, 1, CYCLE)) == [] and left.begun is None
 
 
 def test_a_second_run_is_a_new_cycle_over_new_orders():
@@ -197,8 +196,8 @@ def test_a_second_run_is_a_new_cycle_over_new_orders():
     orders: list[list[float]] = []
     task = lambda model, batch: (orders.append(batch[0][:, 0].tolist()), TASK(model, batch))[1]  # noqa: E731
     state.loss = task
-    first = list(train(state, TensorBatches((X, Y), 5), CYCLE, 1))
-    second = list(train(state, TensorBatches((X, Y), 5), CYCLE, 2))
+    first = list(train(state, TensorBatches((X, Y), 5), 1, CYCLE))
+    second = list(train(state, TensorBatches((X, Y), 5), 2, CYCLE))
     assert [e.values for e in second if isinstance(e, Update)] == [CYCLE(k / 9) for k in range(10)]
     assert [(e.step, e.epoch) for e in second if isinstance(e, EpochEnd)] == [(5, 0), (10, 1)]
     assert len(first) == 6 and state.step == 15
@@ -207,13 +206,13 @@ def test_a_second_run_is_a_new_cycle_over_new_orders():
 
 
 def test_the_callers_generators_stay_and_do_not_matter():
-    expected = list(train(new_state(), tensors(), CYCLE, 2))
+    expected = list(train(new_state(), tensors(), 2, CYCLE))
     before = global_generators()
     events = []
     state = new_state()
-    for event in train(state, DataLoader(TensorDataset(X, Y), 5, shuffle=True), CYCLE, 2):
+    for event in train(state, DataLoader(TensorDataset(X, Y), 5, shuffle=True), 2, CYCLE):
         assert global_generators() == before, event
-    for event in train(new_state(), tensors(), CYCLE, 2):
+    for event in train(new_state(), tensors(), 2, CYCLE):
         torch.rand(3)
         events.append(event)
     assert seen(events) == seen(expected)
@@ -226,7 +225,7 @@ def test_a_policy_may_be_made_from_the_number_of_updates():
         got.append(updates)
         return preset("torch", 0.1, updates)
 
-    updates = [e for e in train(new_state(), LISTED, make, 2) if isinstance(e, Update)]
+    updates = [e for e in train(new_state(), LISTED, 2, make) if isinstance(e, Update)]
     assert got == [10] and max(e.lr for e in updates) == pytest.approx(0.1)
     assert resolve(CYCLE, 3) is CYCLE
 
@@ -234,18 +233,18 @@ def test_a_policy_may_be_made_from_the_number_of_updates():
 @pytest.mark.parametrize("policy", [0.1, None, lambda updates: 0.1, {"lr": 0.1}])
 def test_what_is_not_a_policy(policy):
     with pytest.raises(ConfigError, match="a policy is a Policy"):
-        train(new_state(), LISTED, policy)
+        train(new_state(), LISTED, 1, policy)
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), "ten", "1.5 updates", None])
 def test_a_wrong_budget_is_refused_before_anything_runs(budget):
     with pytest.raises(ConfigError):
-        train(new_state(), LISTED, CYCLE, budget)
+        train(new_state(), LISTED, budget, CYCLE)
 
 
 def test_a_policy_for_what_the_optimizer_has_not():
     with pytest.raises(ConfigError, match="no parameter group has 'alpha'"):
-        train(new_state(), LISTED, CYCLE.with_(alpha=1.0))
+        train(new_state(), LISTED, 1, CYCLE.with_(alpha=1.0))
 
 
 def test_batches_without_a_length():
@@ -255,15 +254,15 @@ def test_batches_without_a_length():
 
     assert updates_per_epoch(Endless()) is None
     with pytest.raises(ConfigError, match="no length"):
-        train(new_state(), Endless(), CYCLE, 2)
-    events = list(train(new_state(), Endless(), CYCLE, "7 updates"))
+        train(new_state(), Endless(), 2, CYCLE)
+    events = list(train(new_state(), Endless(), "7 updates", CYCLE))
     assert "".join("E" if isinstance(e, EpochEnd) else "u" for e in events) == "uuuuuuuE"
 
 
 def test_a_generator_can_be_gone_through_once():
-    expected = list(train(new_state(), LISTED, CYCLE, "4 updates"))
-    assert seen(list(train(new_state(), iter(LISTED), CYCLE, "4 updates"))) == seen(expected)
-    run = train(new_state(), (batch for batch in LISTED), CYCLE, "8 updates")
+    expected = list(train(new_state(), LISTED, "4 updates", CYCLE))
+    assert seen(list(train(new_state(), iter(LISTED), "4 updates", CYCLE))) == seen(expected)
+    run = train(new_state(), (batch for batch in LISTED), "8 updates", CYCLE)
     assert len(list(itertools.islice(run, 6))) == 6
     with pytest.raises(DataError, match="an iterator can be gone through only once"):
         next(run)
@@ -271,16 +270,16 @@ def test_a_generator_can_be_gone_through_once():
 
 def test_a_generator_goes_on_after_a_break():
     whole = new_state()
-    expected = list(train(whole, LISTED, CYCLE, "5 updates"))
+    expected = list(train(whole, LISTED, "5 updates", CYCLE))
     state, source = new_state(), iter(LISTED)
-    events = list(itertools.islice(train(state, source, CYCLE, "5 updates"), 2))
-    events += train(state, source, CYCLE, "5 updates")
+    events = list(itertools.islice(train(state, source, "5 updates", CYCLE), 2))
+    events += train(state, source, "5 updates", CYCLE)
     assert seen(events) == seen(expected) and differing(weights(whole.model), weights(state.model)) == []
 
 
 def test_no_batches():
     with pytest.raises(DataError, match="no batches to train on"):
-        list(train(new_state(), [], CYCLE, "3 updates"))
+        list(train(new_state(), [], "3 updates", CYCLE))
 
 
 def test_a_loss_that_is_not_finite_stops_there():
@@ -292,7 +291,7 @@ def test_a_loss_that_is_not_finite_stops_there():
     state.loss = loss
     events = []
     with pytest.raises(NonFiniteLoss, match="the loss became nan at update 7, at learning rate") as found:
-        for event in train(state, LISTED, CYCLE, 2):
+        for event in train(state, LISTED, 2, CYCLE):
             events.append(event)
     assert (found.value.step, found.value.lr) == (7, CYCLE(7 / 9)["lr"])
     assert [e.step for e in events if isinstance(e, Update)] == list(range(7))
@@ -325,10 +324,10 @@ def timed_state(clock: Clock) -> TrainState:
 
 
 def test_under_a_time_budget_progress_is_the_elapsed_share(clock):
-    events = list(train(timed_state(clock), LISTED, CYCLE, "1.5s"))
+    events = list(train(timed_state(clock), LISTED, "1.5s", CYCLE))
     updates = [e for e in events if isinstance(e, Update)]
-    assert [e.progress for e in updates] == [k / 12 for k in range(12)]
-    assert [e.values for e in updates] == [CYCLE(k / 12) for k in range(12)]
+    assert [e.progress for e in updates] == [k / 8 / (1.5 - 0.125) for k in range(12)]  # the last is at the end
+    assert [e.values for e in updates] == [CYCLE(e.progress) for e in updates] and updates[-1].progress == 1
     assert [e.seconds for e in updates] == [(k + 1) / 8 for k in range(12)]
     assert updates[0].updates is None
     assert "".join("E" if isinstance(e, EpochEnd) else "u" for e in events) == "uuuuuEuuuuuEuuE"
@@ -337,24 +336,24 @@ def test_under_a_time_budget_progress_is_the_elapsed_share(clock):
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
 def test_a_resumed_run_has_the_time_that_was_left(clock, stop):
-    expected = seen(list(train(timed_state(clock), LISTED, CYCLE, "1.5s")))
+    expected = seen(list(train(timed_state(clock), LISTED, "1.5s", CYCLE)))
     state = timed_state(clock)
-    events = list(itertools.islice(train(state, LISTED, CYCLE, "1.5s"), stop))
+    events = list(itertools.islice(train(state, LISTED, "1.5s", CYCLE), stop))
     clock.ticks += 10**5
-    events += train(state, LISTED, CYCLE, "1.5s")
+    events += train(state, LISTED, "1.5s", CYCLE)
     assert seen(events) == expected
 
 
 def test_the_end_of_an_epoch_that_is_still_owed_has_the_values_of_its_last_update(clock):
     state = timed_state(clock)
-    list(itertools.islice(train(state, LISTED, CYCLE, "0.375s"), 3))
-    (end,) = train(state, LISTED, CYCLE, "0.375s")
-    assert isinstance(end, EpochEnd) and (end.step, end.values) == (3, CYCLE(2 / 3))
+    list(itertools.islice(train(state, LISTED, "0.375s", CYCLE), 3))
+    (end,) = train(state, LISTED, "0.375s", CYCLE)
+    assert isinstance(end, EpochEnd) and (end.step, end.values) == (3, CYCLE(1))
 
 
 def test_time_that_others_take_counts(clock):
     updates = 0
-    for event in train(timed_state(clock), LISTED, CYCLE, "1.5s"):
+    for event in train(timed_state(clock), LISTED, "1.5s", CYCLE):
         updates += isinstance(event, Update)
         if isinstance(event, EpochEnd):
             clock.ticks += 4
@@ -364,7 +363,7 @@ def test_time_that_others_take_counts(clock):
 def test_modes_during_training():
     state = new_state()
     state.model.eval()
-    assert all(state.model.training for _ in train(state, LISTED, CYCLE, 1))
+    assert all(state.model.training for _ in train(state, LISTED, 1, CYCLE))
 
 
 def test_time_may_run_out_at_any_moment(monkeypatch):
@@ -373,5 +372,5 @@ def test_time_may_run_out_at_any_moment(monkeypatch):
         monkeypatch.setattr(
             "onecycle.training.loop.time", SimpleNamespace(perf_counter=lambda clock=clock: float(next(clock)))
         )
-        events = list(train(new_state(), LISTED[:2], CYCLE, f"{ticks}s"))
+        events = list(train(new_state(), LISTED[:2], f"{ticks}s", CYCLE))
         assert isinstance(events[-1], EpochEnd) and events[-1].step == sum(isinstance(e, Update) for e in events) >= 1

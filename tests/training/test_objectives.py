@@ -51,7 +51,8 @@ def test_the_loss_that_fits(outputs, targets, picked, note):
     assert task.criterion is picked and re.match("loss: " + note, said), said
     assert said.endswith("accuracy") == (picked is not mean_squared_error) == ("accuracy" in task.metrics)
     loss, metrics = task(nn.Identity(), (outputs, targets))
-    assert loss.ndim == 0 and bool(torch.isfinite(loss)) and metrics.keys() == task.metrics.keys()
+    unsmoothed = {"loss_unsmoothed"} if task.smoothing else set()
+    assert loss.ndim == 0 and bool(torch.isfinite(loss)) and metrics.keys() == task.metrics.keys() | unsmoothed
 
 
 def test_one_column_against_a_flat_target_is_not_broadcast():
@@ -181,3 +182,16 @@ def test_perplexity_is_the_exponential_of_the_mean_over_all_tokens():
             meter.update(outputs, targets)
     tokens = torch.cat([F.cross_entropy(o.flatten(0, 1), t.flatten(), reduction="none") for o, t in parts])
     assert meter.compute() == pytest.approx(math.exp(tokens.mean().item()), rel=1e-5)
+
+
+def test_with_label_smoothing_the_loss_without_it_is_measured_too():
+    outputs, targets = torch.tensor([[2.0, 0.0, 1.0]], requires_grad=True), torch.tensor([0])
+    task = Supervised(cross_entropy, {"accuracy": accuracy}, smoothing=0.1)
+    net = nn.Identity()
+    loss, metrics = task(net, (outputs, targets))
+    assert loss == F.cross_entropy(outputs, targets, label_smoothing=0.1)
+    assert (
+        metrics["loss_unsmoothed"] == F.cross_entropy(outputs, targets) and not metrics["loss_unsmoothed"].requires_grad
+    )
+    judged, plain = task(net.eval(), (outputs, targets))
+    assert judged == F.cross_entropy(outputs, targets) and plain.keys() == {"accuracy"}

@@ -12,7 +12,8 @@ from training_makers import CPU, TASK, adamw, blobs, differing, new_state, seede
 
 from onecycle import CheckpointError, ConfigError, NonFiniteLoss, Runtime, TrainState, Update, train
 from onecycle.schedules import presets
-from onecycle.training.state import Position, RunningMeans
+from onecycle.training.means import RunningMeans
+from onecycle.training.state import Position
 
 X, Y = blobs(24)
 BATCHES = [(X[i : i + 6], Y[i : i + 6]) for i in range(0, 24, 6)]
@@ -22,7 +23,7 @@ POLICY = presets.one_cycle(0.1)
 def run(state: TrainState, updates: int | None = None) -> list:
     """Events up to update `updates`, counted from here; to the end where it is None."""
     events = []
-    for event in train(state, BATCHES, POLICY, 3):
+    for event in train(state, BATCHES, 3, POLICY):
         events.append(event)
         if updates is not None and sum(isinstance(e, Update) for e in events) == updates:
             break

@@ -45,29 +45,12 @@ class Result:
 
 def step_record(event: Update) -> dict[str, Any]:
     """An update as a flat record: step, epoch, the policy's values, loss and metrics, seconds since the run's start."""
-    metrics = {name: value.item() for name, value in event.metrics.items()}
-    return {
-        "step": event.step,
-        "epoch": event.epoch,
-        **event.values,
-        "loss": event.loss,
-        **metrics,
-        "seconds": round(event.seconds, 6),
-    }
+    return event.row
 
 
 def epoch_record(event: EpochEnd) -> dict[str, Any]:
     """An epoch as a flat record: epoch, its last step, ``train_*`` and ``valid_*`` means, samples, training seconds."""
-    means = {f"train_{name}": value for name, value in event.train.items()}
-    means |= {f"valid_{name}": value for name, value in (event.valid or {}).items()}
-    return {
-        "epoch": event.epoch,
-        "step": event.step - 1,
-        **event.values,
-        **means,
-        "samples": event.samples,
-        "seconds": event.seconds,
-    }
+    return event.row
 
 
 class _Rows:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..data.seeds import derive_seed, seeded
 from ..errors import DataError
+from .means import RunningMeans
 from .objectives import Loss
 from .runtime import Runtime, generators
-from .state import RunningMeans
 from .step import compute, samples_in
 
 

@@ -217,7 +217,8 @@ class _Clock:
     def updated(self, batches: int, started: float, progress: float) -> float:
         """Move the position past an update that began at `started`; the seconds since the run's start."""
         now, at = time.perf_counter(), self._state.at
-        at.pace += (now - started - at.pace) * (LATEST if at.pace else 1.0)
+        if self._seconds is not None:
+            at.pace += (now - started - at.pace) * (LATEST if at.pace else 1.0)
         self._state.means.seconds += now - started
         at.advance(batches, self.begun.seconds + self.seconds(now), progress)
         return self.seconds(now)

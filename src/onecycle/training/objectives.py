@@ -18,6 +18,8 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 
 # In training, of a classifier; measured in docs/log.md.
 SMOOTHING = 0.1
+# The name of the training loss without label smoothing, beside the one that is minimised.
+UNSMOOTHED = "loss_unsmoothed"
 Metrics = Mapping[str, Any] | Sequence[Any] | None
 
 
@@ -31,7 +33,8 @@ class Loss(Protocol):
 class Supervised:
     """The loss of batches ``(inputs, targets)``: `criterion(model(inputs), targets)`, and metrics beside it.
 
-    Label `smoothing` is for a cross-entropy, and in training alone: a model in evaluation mode is judged without it.
+    Label `smoothing` is for a cross-entropy, and in training alone: a model in evaluation mode is judged without it. So
+    that both can be compared, the training loss without it is a metric then, ``loss_unsmoothed``.
     `meters` are objects with `update(outputs, targets)`, `compute()` and `reset()`, as in torchmetrics; they are fed in
     evaluation mode alone.
     """
@@ -48,15 +51,14 @@ class Supervised:
     def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         inputs, targets = pair(batch)
         outputs = model(inputs)
-        if self.smoothing and model.training:
-            loss = self.criterion(outputs, targets, label_smoothing=self.smoothing)
-        else:
-            loss = self.criterion(outputs, targets)
+        smoothed = bool(self.smoothing) and model.training
+        loss = self.criterion(outputs, targets, **({"label_smoothing": self.smoothing} if smoothed else {}))
         if not model.training:
             for meter in self.meters.values():
                 meter.update(outputs, targets)
         seen = outputs.detach()
-        return loss, {name: metric(seen, targets) for name, metric in self.metrics.items()}
+        unsmoothed = {UNSMOOTHED: self.criterion(seen, targets)} if smoothed else {}
+        return loss, {**unsmoothed, **{name: metric(seen, targets) for name, metric in self.metrics.items()}}
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
