@@ -191,3 +191,10 @@ def test_a_state_with_a_loss_that_is_not_finite_is_not_stored():
     state.means.add(0, 0.1, 1, torch.tensor(float("nan")), {})
     with pytest.raises(NonFiniteLoss):
         state.state_dict()
+
+
+def test_without_a_runtime_the_device_is_the_models():
+    model = seeded_net()
+    assert TrainState(model, sgd(model), TASK).runtime == Runtime.of(model) == Runtime.choose("cpu")
+    with pytest.raises(ConfigError, match="meta device"):
+        TrainState(model.to("meta"), sgd(model), TASK)

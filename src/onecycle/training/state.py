@@ -47,10 +47,10 @@ class TrainState:
     """A model in training: what `onecycle.train` reads and changes.
 
     Args:
-        model: the network, already on the runtime's device.
+        model: the network, on the device that it is to be trained on.
         optimizer: any torch optimizer over its parameters.
         loss: ``loss(model, batch)`` returns the batch's mean loss, or ``(loss, {metric: mean})``.
-        runtime: device and precision.
+        runtime: device and precision; None: the device that the model is on, in float32.
         seed: what dropout, batch order and augmentation are derived from.
         accumulate: batches for each update.
         clip: largest norm of the gradient, over all parameters; None: not clipped.
@@ -65,7 +65,7 @@ class TrainState:
     model: nn.Module
     optimizer: Optimizer
     loss: Loss
-    runtime: Runtime = field(default_factory=Runtime.choose)
+    runtime: Runtime = None  # type: ignore[assignment]
     seed: int = 0
     accumulate: int = 1
     clip: float | None = None
@@ -81,6 +81,7 @@ class TrainState:
             )
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is the largest norm of the gradient, above 0; received {self.clip}")
+        self.runtime = Runtime.of(self.model) if self.runtime is None else self.runtime
         self.forward = self.model if self.forward is None else self.forward
         self.scaler = self.runtime.scaler()
         self.generators = generators(self.runtime.device)
