@@ -373,7 +373,7 @@ def test_the_result_says_what_the_history_has():
     learn = learner()
     result = learn.fit_one_cycle(1.5, 0.1)
     last = learn.history.epochs[-1]
-    assert result.train == {"loss": last["train_loss"], "accuracy": last["train_accuracy"]}
+    assert result.train == {name: last[f"train_{name}"] for name in ("loss", "loss_unsmoothed", "accuracy")}
     assert result.valid == {"loss": last["valid_loss"], "accuracy": last["valid_accuracy"]} == learn.evaluate()
     assert (result.updates, result.epochs) == (9, 1.5) and result.samples_per_second > 0 and result.seconds > 0
     assert learner(valid=None).fit_one_cycle(1, 0.1).valid is None
@@ -401,7 +401,7 @@ def test_metrics_of_every_kind():
 
     learn = learner(metrics=[error, Meter()])
     result = learn.fit_one_cycle(2, 0.1)
-    assert result.train.keys() == {"loss", "error"} and result.valid["meter"] == 21
+    assert result.train.keys() == {"loss", "loss_unsmoothed", "error"} and result.valid["meter"] == 21
     named = learner(metrics={"wrong": error}).fit_one_cycle(1, 0.1)
     assert named.valid.keys() == {"loss", "wrong"}
 

@@ -59,7 +59,7 @@ def test_the_result_is_what_run_json_says():
     assert (result["run"], result["epochs"], result["updates"]) == ("run", 1.0, 5)
     assert result["lr_max"] == RECIPES[TINY.optimizer].lr_max
     for split in ("train", "valid", "test"):
-        assert list(result[split]) == ["loss", "accuracy"]
+        assert list(result[split]) == ["loss", *["loss_unsmoothed"] * (split == "train"), "accuracy"]
         assert math.isfinite(result[split]["loss"]) and 0 <= result[split]["accuracy"] <= 1
     assert result["samples_per_second"] > 0 and result["seconds"] > 0
 
