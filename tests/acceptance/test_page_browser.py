@@ -174,7 +174,7 @@ def test_a_run_of_a_comparison_is_a_link_to_its_page(browser, tmp_path):
     tab = browser.new_page()
     tab.goto(page([folder], folder / "report.html").as_uri())
     tab.get_by_role("link", name="0", exact=True).click()
-    tab.wait_for_function("document.title === '0 \u2013 onecycle'")
+    tab.wait_for_function("document.title === 'mlp on digits, 4 epochs \u2013 onecycle'")
     tab.close()
 
 
@@ -194,9 +194,9 @@ def test_the_horizontal_axis_is_updates_epochs_or_seconds(tab):
     plot = plot_named(tab, "Training loss")
     section = tab.locator("section", has=tab.locator("#runs"))
     assert xs(plot)[-1] == 39
-    section.get_by_label("epochs").check()
+    section.get_by_label("epochs", exact=True).check()
     assert xs(plot)[-1] == 4
-    section.get_by_label("seconds").check()
+    section.get_by_label("seconds", exact=True).check()
     assert xs(plot)[-1] == pytest.approx(3.9)
     assert plot.evaluate("p => p.layout.xaxis.title.text") == "seconds"
 

@@ -17,27 +17,41 @@ FILES = ("run.json", "check.json", "compare.json")
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run: ``run.json`` and its records, read up to the first damaged line."""
+class Recorded:
+    """What a folder holds: the record itself, ``run.json``, ``check.json`` or ``compare.json``, and its parts."""
 
     name: str
     folder: Path
     record: Mapping[str, Any]
-    steps: Sequence[Mapping[str, float]]
-    epochs: Sequence[Mapping[str, float]]
-    damage: Sequence[str] = ()
 
     @property
     def config(self) -> Mapping[str, Any]:
-        return part(self.record, "config")
+        """The settings as they were asked for."""
+        return {name: value for name, value in part(self.record, "config").items() if name != "facts"}
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """What the settings came to."""
+        return part(self.record, "resolved")
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return part(self.config, "facts")
+        """What was read from the data."""
+        return part(self.record, "facts") or part(part(self.record, "config"), "facts")
 
     @property
     def result(self) -> Mapping[str, Any]:
         return part(self.record, "result")
+
+    def measured(self, split: str) -> Mapping[str, Any]:
+        """What was measured on "train", "valid" or "test"."""
+        return part(self.result, split)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings with what they came to; None where that is not recorded."""
+        known = {"lr_max": number(self.result.get("lr_max"))} | dict(self.resolved)
+        return {**self.config, **{name: value for name, value in known.items() if value is not None}}
 
     @property
     def finished(self) -> bool:
@@ -45,28 +59,27 @@ class Run:
 
 
 @dataclass(frozen=True)
-class RangeTest:
-    """A range test: ``check.json``; `curve` is None where it came to no end."""
+class RecordedRun(Recorded):
+    """A run: ``run.json`` and its rows, read up to the first damaged line."""
 
-    name: str
-    folder: Path
-    record: Mapping[str, Any]
-    curve: Curve | None
-
-    @property
-    def result(self) -> Mapping[str, Any]:
-        return part(self.record, "result")
+    steps: Sequence[Mapping[str, float]]
+    epochs: Sequence[Mapping[str, float]]
+    damage: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RecordedTest(Recorded):
+    """A range test: ``check.json``; `curve` is None where it came to no end."""
+
+    curve: Curve | None
+
+
+@dataclass(frozen=True)
+class RecordedComparison(Recorded):
     """A comparison: ``compare.json``, its rows, and the runs below its folder, each with its row."""
 
-    name: str
-    folder: Path
-    record: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
-    runs: Sequence[tuple[Mapping[str, Any], Run]]
+    runs: Sequence[tuple[Mapping[str, Any], RecordedRun]]
     damage: Sequence[str] = ()
 
 
@@ -74,9 +87,9 @@ class Comparison:
 class Records:
     """Everything on a page, in the order in which it was given."""
 
-    runs: list[Run] = field(default_factory=list)
-    tests: list[RangeTest] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
+    runs: list[RecordedRun] = field(default_factory=list)
+    tests: list[RecordedTest] = field(default_factory=list)
+    comparisons: list[RecordedComparison] = field(default_factory=list)
 
 
 def read(folders: Sequence[str | Path]) -> Records:
@@ -103,12 +116,12 @@ def read(folders: Sequence[str | Path]) -> Records:
     return records
 
 
-def read_run(folder: Path, name: str) -> Run:
+def read_run(folder: Path, name: str) -> RecordedRun:
     """A run of which ``run.json`` is whole."""
     record = _load(folder / "run.json")
     steps, steps_damage = read_rows(folder / "steps.jsonl")
     epochs, epochs_damage = read_rows(folder / "epochs.jsonl")
-    return Run(name, folder, record, steps, epochs, [d for d in (steps_damage, epochs_damage) if d])
+    return RecordedRun(name, folder, record, steps, epochs, [d for d in (steps_damage, epochs_damage) if d])
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, float]], str | None]:
@@ -154,7 +167,7 @@ def main_value(measures: Mapping[str, Any]) -> tuple[str, float] | None:
     return next(((name, value) for name in names if (value := number(measures[name])) is not None), None)
 
 
-def _read_test(folder: Path, name: str) -> RangeTest:
+def _read_test(folder: Path, name: str) -> RecordedTest:
     path = folder / "check.json"
     record = _load(path)
     data = part(record, "result").get("curve")
@@ -162,10 +175,10 @@ def _read_test(folder: Path, name: str) -> RangeTest:
         curve = None if data is None else Curve.from_dict(data)
     except DataError as error:
         raise CheckpointError(f"{path} is damaged: {error}. Run the range test again") from error
-    return RangeTest(str(part(record, "result").get("title") or name), folder, record, curve)
+    return RecordedTest(str(part(record, "result").get("title") or name), folder, record, curve)
 
 
-def _read_comparison(folder: Path, name: str) -> Comparison:
+def _read_comparison(folder: Path, name: str) -> RecordedComparison:
     record = _load(folder / "compare.json")
     rows = [row for row in items(record, "table") if isinstance(row, Mapping)]
     runs, damage = [], []
@@ -177,7 +190,7 @@ def _read_comparison(folder: Path, name: str) -> Comparison:
             except CheckpointError as error:
                 if row.get("status") == "finished":  # one that was not begun has left nothing
                     damage.append(str(error))
-    return Comparison(name, folder, record, rows, runs, damage)
+    return RecordedComparison(name, folder, record, rows, runs, damage)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A page in words, and the runs behind a line: those that differ in their seed alone, named by what else differs."""
+"""A page in words: its title, a sentence for each thing on it, what to beware of; and which runs are repetitions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ from statistics import fmean
 from typing import Any
 
 from .. import text
-from ..records.read import Comparison, RangeTest, Records, Run, items, main_value, number, part
+from ..records.read import (
+    Recorded,
+    RecordedComparison,
+    RecordedRun,
+    RecordedTest,
+    Records,
+    items,
+    main_value,
+    number,
+    part,
+)
 from ..records.statistics import bounds_of, student
 
-# More groups than this are in the table, and of the best a sentence each.
+# With more groups than this, only the best get a sentence each; the others are in the table.
 SENTENCES, BEST = 12, 3
 # Facts that decide whether two measures are of the same thing; the mean and the spread of the pixels follow the seed.
 DATA = (
@@ -30,6 +40,24 @@ DATA = (
 )
 # Columns of a comparison that are no axis of it: what was measured, and where it is.
 MEASURED = ("seed", "lr_max", "seconds", "status", "error", "run", "updates", "samples_per_second", "created")
+SPLITS = {"test": "test", "valid": "validation"}
+ENDINGS = {"running": "It has no end yet", "failed": "It failed", "interrupted": "It was interrupted"}
+ONE_SEED = "One seed: there is no interval, and small differences may be chance."
+
+
+def title(records: Records) -> str:
+    """What the page is about: model, data and budget, as far as everything on it shares them."""
+    everything = [*records.comparisons, *records.tests, *records.runs]
+    subject = _subject(shared([_setting(item) for item in everything]))
+    if len(everything) == 1:
+        (item,) = everything
+        if isinstance(item, RecordedComparison):
+            policies = [str(policy) for policy in items(item.config, "policies")]
+            return f"{text.listed(policies) or item.name}: {subject}" if subject else item.name
+        return f"Range test: {subject or item.name}" if isinstance(item, RecordedTest) else subject or item.name
+    kinds = ((records.comparisons, "comparison"), (records.tests, "range test"), (records.runs, "run"))
+    counts = ", ".join(text.count(len(of_kind), name) for of_kind, name in kinds if of_kind)
+    return f"{counts}: {subject}" if subject else counts
 
 
 def summary(records: Records, groups: Sequence[Group]) -> list[str]:
@@ -41,7 +69,7 @@ def summary(records: Records, groups: Sequence[Group]) -> list[str]:
         groups = sorted(groups, key=_goodness, reverse=True)[:BEST]
     said += [of_run(group.runs[0]) if len(group.runs) == 1 else of_group(group) for group in groups]
     if len(groups) > 1 and all(len(group.runs) == 1 for group in groups):
-        said.append("One seed each: there is no interval, and small differences may be chance.")
+        said.append(ONE_SEED.replace("One seed", "One seed each"))
     return said
 
 
@@ -54,36 +82,35 @@ def notices(records: Records) -> list[str]:
     return said
 
 
-def of_run(run: Run) -> str:
-    """One run in words."""
-    config, result = run.config, run.result
-    model, data = config.get("model"), config.get("data")
-    lr = number(result.get("lr_max")) or number(config.get("lr_max"))
-    settings = [config.get("policy"), config.get("optimizer"), config.get("budget")]
-    settings = [str(setting) for setting in settings if setting] + ([f"peak learning rate {lr:.3g}"] if lr else [])
-    what = f"{model} on {data}" if model and data else "a run"
-    return f"{run.name}: {what}" + (f", {', '.join(settings)}" if settings else "") + f". {outcome(run)}"
+def of_run(run: RecordedRun) -> str:
+    """One run in words: how it ended, then how it was set."""
+    settings = run.settings
+    lr = number(settings.get("lr_max"))
+    subject = [_subject({**_setting(run), "budget": None})]
+    names = [settings.get(name) for name in ("policy", "optimizer", "budget")]
+    setting = [*subject, *(name for name in names if isinstance(name, str)), lr and f"peak learning rate {lr:.3g}"]
+    words = ", ".join(word for word in setting if word)
+    return f"{run.name}: {outcome(run)}" + (f" Setting: {words}." if words else "")
 
 
-def outcome(run: Run) -> str:
+def outcome(run: RecordedRun) -> str:
     """How a run ended, and what was measured."""
     if not run.finished:
         error = f": {str(run.record['error']).rstrip('.')}" if run.record.get("error") else ""
-        how = {"running": "It has no end yet", "failed": "It failed", "interrupted": "It was interrupted"}
-        status = how.get(str(run.record.get("status")), f"Its status is {run.record.get('status')}")
+        status = run.record.get("status")
         updates = len(run.steps) or max((int(row["step"]) + 1 for row in run.epochs), default=0)
-        return f"{status}{error}; {updates:,} updates are recorded."
+        ending = ENDINGS.get(str(status), f"Its status is {status}")
+        return f"{ending}{error}; {text.count(updates, 'update')} {'is' if updates == 1 else 'are'} recorded."
     samples: dict[str, Any] = dict(zip(("train", "valid", "test"), items(run.facts, "samples"), strict=False))
-    said = []
-    for split, name in (("test", "test"), ("valid", "validation")):
-        found = main_value(part(run.result, split))
-        if found is not None:
+    measured = []
+    for split, name in SPLITS.items():
+        if main := main_value(run.measured(split)):
             n = number(samples.get(split))
-            said.append(f"{name} {_measure(*found)}" + (f" ({n:,} samples)" if n else ""))
+            measured.append(f"{name} {_measure(*main)}" + (f" ({text.count(n, 'sample')})" if n else ""))
     updates, seconds = number(run.result.get("updates")), number(run.result.get("seconds"))
-    took = f"{updates:,} updates" if updates is not None else ""
+    took = text.count(updates, "update") if updates is not None else ""
     took += f" in {text.duration(seconds)}" if seconds is not None else ""
-    sentence = "; ".join(part for part in (", ".join(said), took) if part) or "finished"
+    sentence = "; ".join(words for words in (", ".join(measured), took) if words) or "finished"
     return sentence[0].upper() + sentence[1:] + "."
 
 
@@ -91,52 +118,53 @@ def of_group(group: Group) -> str:
     """Runs over seeds in words."""
     finished = [run for run in group.runs if run.finished]
     said = []
-    for split, name in (("test", "test"), ("valid", "validation")):
-        found = [value for run in finished if (value := main_value(part(run.result, split)))]
-        if found:
-            metric, values = found[0][0], [value for _, value in found]
+    for split, name in SPLITS.items():
+        measured = [main for run in finished if (main := main_value(run.measured(split)))]
+        if measured:
+            metric, values = measured[0][0], [value for _, value in measured]
             mean, *ends = student(values, within=bounds_of(metric))
             interval = f"95 % interval {' to '.join(text.measure(metric, end) for end in ends)}, "
-            said.append(f"mean {name} {_measure(metric, mean)} ({interval * (len(found) > 1)}n = {len(found)})")
+            said.append(f"mean {name} {_measure(metric, mean)} ({interval * (len(values) > 1)}n = {len(values)})")
     rest = len(group.runs) - len(finished)
     said += [f"{rest} of {len(group.runs)} runs did not finish"] if rest else []
     return f"{group.label}: {', '.join(said) or 'finished'}."
 
 
-def of_test(test: RangeTest) -> str:
+def of_test(test: RecordedTest) -> str:
     """A range test in words."""
-    result = test.result
-    verdict, lr = part(result, "verdict"), number(result.get("lr_max"))
-    said = []
-    if verdict.get("answer"):
-        said.append(f"super-convergence is {verdict['answer']}")
-    low = number(result.get("lr_min"))
+    result, said = test.result, []
+    lr, low = number(result.get("lr_max")), number(result.get("lr_min"))
+    if answer := part(result, "verdict").get("answer"):
+        said.append(f"super-convergence is {answer}")
     if lr:
         said.append(f"peak learning rate {lr:.3g}" + (f" (range {low:.3g} to {lr:.3g})" if low else ""))
     else:
-        said.append(
-            "no peak learning rate" + (f" ({str(result['reason']).rstrip('.')})" if result.get("reason") else "")
-        )
-    return f"{test.name}: range test, {'; '.join(said)}."
+        reason = str(result.get("reason") or "").rstrip(".")
+        said.append("no peak learning rate" + (f" ({reason})" if reason else ""))
+    return f"{test.name}: {'; '.join(said)}, by a range test."
 
 
-def of_comparison(comparison: Comparison) -> list[str]:
+def of_comparison(comparison: RecordedComparison) -> list[str]:
     """A comparison's own sentences, and how many of its runs came to their end."""
     said = [str(sentence) for sentence in items(comparison.record, "summary")]
     if comparison.record.get("status") in ("running", "interrupted"):
-        how = {"running": "It has no end yet", "interrupted": "It was interrupted"}[comparison.record["status"]]
-        said.append(f"{how}: the command below goes on with it.")
+        said.append(f"{ENDINGS[comparison.record['status']]}: the command below goes on with it.")
     status = [str(row.get("status")) for row in comparison.rows]
-    counts = [f"{status.count(name)} {name}" for name in dict.fromkeys(status)]
-    seeds = {str(row.get("seed")) for row in comparison.rows}
-    if len(seeds) == 1:
-        said.append("One seed: there is no interval, and small differences may be chance.")
-    return [
-        *said,
-        f"{comparison.name}: {len(status)} runs ({', '.join(counts)})."
-        if status
-        else f"{comparison.name}: no runs yet.",
-    ]
+    if len({str(row.get("seed")) for row in comparison.rows}) == 1:
+        said.append(ONE_SEED)
+    counts = ", ".join(f"{status.count(name)} {name}" for name in dict.fromkeys(status))
+    runs = f"{text.count(len(status), 'run')} ({counts})" if status else "no runs yet"
+    return [*said, f"{comparison.name}: {runs}."]
+
+
+def speed_ups(comparison: RecordedComparison) -> list[Mapping[str, Any]]:
+    """The recorded speed-ups; none where all of them are without a claim, and open at both ends or mere bounds."""
+    known = [row for row in items(comparison.record, "speed_up") if isinstance(row, Mapping)]
+
+    def tells(row: Mapping[str, Any]) -> bool:
+        return bool(row.get("claim")) or not (_is_bound(row) or interval_of(row) == (None, None))
+
+    return known if any(map(tells, known)) else []
 
 
 def interval_of(row: Mapping[str, Any]) -> tuple[float | None, float | None] | None:
@@ -161,7 +189,7 @@ def speed_up_text(row: Mapping[str, Any]) -> str:
     return (
         bounded(row, "speed_up")
         + (f" ({text.bounds(*interval)})" if interval else "")
-        + (f" in {budget:g} epochs" if budget is not None else "")
+        + (f" in {text.count(budget, 'epochs')}" if budget is not None else "")
         + (f", n = {n}" if n is not None else "")
     )
 
@@ -170,16 +198,6 @@ def bounded(row: Mapping[str, Any], name: str) -> str:
     """A value of a recorded speed-up, said to be a bound where it is one."""
     how = "more than " if row.get("more_than") else "at most " if row.get("at_most") else ""
     return how + text.measure(name, row[name])
-
-
-def _goodness(group: Group) -> float:
-    """The mean validation accuracy, or the loss turned over; the lowest where neither is known."""
-    measures = [part(run.result, "valid") for run in group.runs]
-    for name, sign in (("accuracy", 1), ("loss", -1)):
-        values = [value for found in measures if (value := number(found.get(name))) is not None]
-        if values:
-            return sign * fmean(values)
-    return -math.inf
 
 
 def command(record: Mapping[str, Any]) -> str:
@@ -202,62 +220,58 @@ class Group:
     """Runs that differ in their seed alone; `axes` are the settings that the group's label is made of."""
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
     axes: Mapping[str, Any]
 
     @property
-    def drawn(self) -> tuple[Run, ...]:
+    def drawn(self) -> tuple[RecordedRun, ...]:
         """The runs whose mean is shown: those that came to their end, where there are any."""
         return tuple(run for run in self.runs if run.finished) or self.runs
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
+def groups(runs: Sequence[RecordedRun]) -> list[Group]:
     """The runs by everything but their seed, in the order of each group's first."""
-    found: dict[str, list[Run]] = {}
+    by_setting: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        settings = {
-            key: value for key, value in flat(run.config).items() if key not in ("seed", "facts.mean", "facts.std")
-        }
-        mates = found.setdefault(json.dumps(settings, sort_keys=True, default=str), [])
+        setting = {k: v for k, v in _asked(run).items() if k not in ("seed", "facts.mean", "facts.std")}
+        mates = by_setting.setdefault(json.dumps(setting, sort_keys=True, default=str), [])
         # Without a seed of its own a run is no repetition: begun in Python, it does not say what it was.
-        if any(_seed(run) in (None, _seed(mate)) for mate in mates):
-            mates = found.setdefault(run.name, [])
+        if any(run.config.get("seed") in (None, mate.config.get("seed")) for mate in mates):
+            mates = by_setting.setdefault(run.name, [])
         mates.append(run)
-    varied = varying([mates[0] for mates in found.values()])
+    varied = varying([mates[0] for mates in by_setting.values()])
     return [
-        Group(_label(mates, varied), tuple(mates), {k: flat(mates[0].config).get(k) for k in varied})
-        for mates in found.values()
+        _group(mates, {name: flat(mates[0].settings).get(name) for name in varied}) for mates in by_setting.values()
     ]
 
 
-def compared(comparison: Comparison) -> list[Group]:
+def compared(comparison: RecordedComparison) -> list[Group]:
     """The runs of a comparison by everything but their seed."""
     names = ["policy", "epochs", *axes(comparison.rows)]
-    found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    cells: dict[str, tuple[dict[str, Any], list[RecordedRun]]] = {}
     for row, run in comparison.runs:
         settings = {name: row.get(name) for name in names}
-        found.setdefault(json.dumps(settings, default=str), (settings, []))[1].append(run)
-    return [Group(_settings(settings), tuple(runs), settings) for settings, runs in found.values()]
+        cells.setdefault(json.dumps(settings, default=str), (settings, []))[1].append(run)
+    return [Group(_in_words(settings), tuple(runs), settings) for settings, runs in cells.values()]
 
 
 def axes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns that were varied in a comparison, beside policy, epochs and seed."""
     names = dict.fromkeys(name for row in rows for name in row)
-    measured = ("train_", "valid_", "test_")
     return [
         name
         for name in names
         if name not in ("policy", "epochs", *MEASURED)
-        and not name.startswith(measured)
-        and len({json.dumps(row.get(name), default=str) for row in rows}) > 1
+        and not name.startswith(("train_", "valid_", "test_"))
+        and _varies(name, rows)
     ]
 
 
-def varying(runs: Sequence[Run]) -> list[str]:
+def varying(runs: Sequence[RecordedRun]) -> list[str]:
     """The settings in which runs differ, but for the seed and what was read from the data."""
-    configs = [{k: v for k, v in flat(run.config).items() if not k.startswith("facts.")} for run in runs]
+    configs = [flat(run.config) for run in runs]
     names = dict.fromkeys(name for config in configs for name in config if name != "seed")
-    return [name for name in names if len({json.dumps(config.get(name), default=str) for config in configs}) > 1]
+    return [name for name in names if _varies(name, configs)]
 
 
 def shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -266,16 +280,16 @@ def shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in first.items() if all(key in r and r[key] == value for r in records)}
 
 
-def differences(runs: Sequence[Run]) -> list[str]:
+def differences(runs: Sequence[RecordedRun]) -> list[str]:
     """Sentences about data or models that differ, so that the runs' measures can't be compared."""
-    known = [run for run in runs if run.facts]
-    said = [f"{run.name} was begun in Python and does not say what its data were." for run in runs if not run.facts]
     if len(runs) < 2:
         return []
+    known = [run for run in runs if run.facts]
+    said = [f"{run.name} was begun in Python and does not say what its data were." for run in runs if not run.facts]
     for what, keys in (("data", DATA), ("model", ("model",))):
-        found = [line for key in keys if (line := _values(known, key))]
-        if found:
-            said.append(f"These runs differ in their {what}, so their measures can't be compared: {'; '.join(found)}.")
+        if differing := [line for key in keys if (line := _values(known, key))]:
+            lines = "; ".join(differing)
+            said.append(f"These runs differ in their {what}, so their measures can't be compared: {lines}.")
     return said
 
 
@@ -285,48 +299,88 @@ def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     >>> flat({"seed": 1, "facts": {"kind": "image"}})
     {'seed': 1, 'facts.kind': 'image'}
     """
-    found = {}
+    settings = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{before}{key}.")
+            settings |= flat(value, f"{before}{key}.")
         else:
-            found[f"{before}{key}"] = value
-    return found
+            settings[f"{before}{key}"] = value
+    return settings
 
 
-def _seed(run: Run) -> Any:
-    return run.config.get("seed")
+def _setting(item: Recorded) -> dict[str, Any]:
+    """Model, data and budget."""
+    setting = {name: item.settings.get(name) for name in ("model", "data", "budget")}
+    if isinstance(item, RecordedTest):
+        del setting["budget"]
+    elif isinstance(item, RecordedComparison):
+        epochs = [str(value) for value in items(item.config, "epochs")]
+        setting["budget"] = f"{text.listed(epochs)} epoch{'s' * (epochs != ['1'])}" if epochs else None
+        setting["model"] = setting["model"] or next((run.settings.get("model") for _, run in item.runs), None)
+    return setting
 
 
-def _label(mates: Sequence[Run], varied: Sequence[str]) -> str:
-    if len(mates) == 1:
-        return mates[0].name
-    settings = _settings({name: flat(mates[0].config).get(name) for name in varied})
-    return f"{settings or ', '.join(run.name for run in mates[:3])} ({len(mates)} seeds)"
-
-
-def _settings(values: Mapping[str, Any]) -> str:
-    """``one_cycle, 4 epochs, fraction 0.1``: what says by itself what it is goes without its name."""
-    parts = []
-    for name, value in values.items():
-        if value is not None:
-            said = _short(str(value), 40)
-            plain = name in ("policy", "optimizer", "model", "data", "budget")
-            parts.append(said if plain else text.count(value, "epochs") if name == "epochs" else f"{name} {said}")
-    return ", ".join(parts)
-
-
-def _values(runs: Sequence[Run], key: str) -> str | None:
-    """``facts.samples: [1, 2] (a), [3, 4] (b, c)``; None where all are the same."""
-    found: dict[str, list[str]] = {}
-    for run in runs:
-        found.setdefault(json.dumps(flat(run.config).get(key), default=str, ensure_ascii=False), []).append(run.name)
-    if len(found) < 2:
-        return None
-    shown = [f"{_short(value)} ({_short(', '.join(names))})" for value, names in found.items()]
-    return f"{key.removeprefix('facts.')} {', '.join(shown[:4])}" + (
-        f" and {len(shown) - 4} others" if len(shown) > 4 else ""
+def _subject(setting: Mapping[str, Any]) -> str:
+    """``small-cnn on digits, 10 epochs``, as far as it is known; a path is named by its end."""
+    model, data, budget = (setting.get(name) for name in ("model", "data", "budget"))
+    if isinstance(data, str) and (PurePath(data).is_absolute() or PurePath(data).suffix):
+        data = PurePath(data).name
+    return ", ".join(
+        str(words) for words in (f"{model} on {data}" if model and data else model or data, budget) if words
     )
+
+
+def _goodness(group: Group) -> float:
+    """The mean validation accuracy, or the loss turned over; the lowest where neither is known."""
+    measures = [run.measured("valid") for run in group.runs]
+    for name, sign in (("accuracy", 1), ("loss", -1)):
+        values = [value for measured in measures if (value := number(measured.get(name))) is not None]
+        if values:
+            return sign * fmean(values)
+    return -math.inf
+
+
+def _is_bound(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("more_than") or row.get("at_most"))
+
+
+def _asked(run: RecordedRun) -> dict[str, Any]:
+    return flat({**run.config, "facts": run.facts})
+
+
+def _varies(name: str, records: Sequence[Mapping[str, Any]]) -> bool:
+    return len({json.dumps(record.get(name), default=str) for record in records}) > 1
+
+
+def _group(mates: Sequence[RecordedRun], axes: Mapping[str, Any]) -> Group:
+    label = mates[0].name
+    if len(mates) > 1:
+        label = f"{_in_words(axes) or ', '.join(run.name for run in mates[:3])} ({len(mates)} seeds)"
+    return Group(label, tuple(mates), axes)
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    """``one_cycle, 4 epochs, fraction 0.1``: what says by itself what it is goes without its name."""
+    words = []
+    for name, value in settings.items():
+        if name == "epochs" and number(value) is not None:
+            words.append(text.count(value, "epochs"))
+        elif value is not None:
+            plain = name in ("policy", "optimizer", "model", "data", "budget")
+            words.append(f"{'' if plain else f'{name} '}{_short(str(value), 40)}")
+    return ", ".join(words)
+
+
+def _values(runs: Sequence[RecordedRun], key: str) -> str | None:
+    """``samples [1, 2] (a), [3, 4] (b, c)``; None where all are the same."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        names.setdefault(json.dumps(_asked(run).get(key), default=str, ensure_ascii=False), []).append(run.name)
+    if len(names) < 2:
+        return None
+    shown = [f"{_short(value)} ({_short(', '.join(of_value))})" for value, of_value in names.items()]
+    others = f" and {len(shown) - 4} others" if len(shown) > 4 else ""
+    return f"{key.removeprefix('facts.')} {', '.join(shown[:4])}{others}"
 
 
 def _short(words: str, longest: int = 60) -> str:

@@ -1,34 +1,60 @@
-"""One self-contained HTML page about runs, range tests and comparisons, made from their files alone.
+"""One HTML page about runs, range tests and comparisons, made from their files alone.
 
-The page works from disk and asks nothing of any network: plotly.js, styles, script and data are all inside.
+The page works from disk and asks nothing of any network: styles, script and data are inside. plotly.js is inside too,
+or, for a page among the records of a run, in one file that all pages of a folder of runs share.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ..errors import ConfigError, MissingDependency
-from ..records.read import Records, items, part, read
-from .content import compared, groups, notices, of_test, summary
+from ..records.read import FILES, Records, items, part, read
+from .content import compared, groups, notices, of_test, summary, title
 from .page_compare import draw_comparison, run_keys
 from .page_figures import draw_runs, draw_test
 from .page_series import MARKS, Plots
-from .tables import Table, comparison_table, origins, runs_table, speed_up_table, tuning_table
+from .tables import (
+    Table,
+    comparison_table,
+    epochs_table,
+    link,
+    origins,
+    runs_table,
+    speed_up_table,
+    tuning_table,
+)
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
+# The epochs of several runs are on the page where they are no more rows than this; else each is on its run's own page.
+EPOCHS = 500
+# How many folders above a page its plotly.js is looked for.
+ABOVE = 3
 
 
-def page(folders: Sequence[str | Path], out: str | Path) -> Path:
+def page(folders: Sequence[str | Path], out: str | Path, inline: bool | None = None) -> Path:
     """Write an HTML page about what `folders` hold, and return its path.
+
+    A page in the folder of a comparison leads to those of its runs, which are written where they are not there yet.
 
     Args:
         folders: of runs, range tests and comparisons, mixed as you like. Runs that differ in their seed alone are
             drawn as one line with a band.
         out: the file to write.
+        inline: with plotly.js (4.8 MB) in the page itself, so that the file can be sent to others by itself; or in
+            ``plotly-VERSION.min.js``, written once for all pages: into the folder above, if that is a folder of runs
+            (the current one is not), else beside the page. Default: in a file for a page among the records of a run,
+            range test or comparison, inside of any other.
 
     Raises:
         ConfigError: no folders, or a path that cannot be written.
@@ -39,14 +65,14 @@ def page(folders: Sequence[str | Path], out: str | Path) -> Path:
     Traceback (most recent call last):
     onecycle.errors.ConfigError: a page needs a list of at least one folder of a run; received []
     """
-    out = Path(out)
-    content = html(read(folders), at=out.parent).encode("utf-8", "replace")  # a path can hold what is no text
-    try:
-        out.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the page {str(out)!r}: {error.strerror}. Name one in a folder that exists and is writable"
-        ) from error
+    out, records = Path(out), read(folders)
+    for comparison in records.comparisons:
+        if out.parent.resolve().is_relative_to(comparison.folder.resolve()):
+            for _, run in comparison.runs:
+                at = run.folder / "report.html"
+                if link(run.folder, out.parent, within=comparison.folder) and _is_older(at, run.folder / "run.json"):
+                    _write(Records(runs=[run]), at, None)
+    _write(records, out, inline)
     return out
 
 
@@ -65,34 +91,32 @@ def markdown(folders: Sequence[str | Path]) -> str:
     lines = [f"# {_escaped(title(records))}", ""]
     lines += [f"- {_escaped(sentence)}" for sentence in summary(records, groups(records.runs))]
     lines += [f"- **Note:** {_escaped(notice)}" for notice in notices(records)]
-    for found in _tables(records):
-        lines += ["", f"**{_escaped(found.caption)}**", "", *_markdown_table(found)]
+    tables = [runs_table(records.runs)] if len(records.runs) > 1 else []
+    for comparison in records.comparisons:
+        tables += [speed_up_table(comparison), comparison_table(comparison)]
+    for table in tables:
+        if table.rows:
+            lines += ["", f"**{_escaped(table.caption)}**", "", *_markdown_table(table)]
     commands = [origin.command for origin in origins(records)[1] if origin.command]
     if commands:
         lines += ["", "Made by:", "", *(f"    {' '.join(command.splitlines())}" for command in commands)]
     return "\n".join(lines) + "\n"
 
 
-def html(records: Records, plotly: str | None = None, at: Path | None = None) -> str:
-    """The page about `records` as text, for a file in the folder `at`; `plotly` in place of the installed plotly.js."""
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise MissingDependency("the page is made by jinja2 and plotly: pip install onecycle[report]") from error
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    inlined = {name: Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")}
+def html(records: Records, plotly: str | None = None, at: Path | None = None, script: str | None = None) -> str:
+    """The page about `records` as text, for a file in the folder `at`.
+
+    `script` is the address of plotly.js as seen from there; without one it is in the page: the installed one, or the
+    text `plotly`.
+    """
+    from markupsafe import Markup
+
+    inlined = {name: Markup((TEMPLATES / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
     contents = _contents(records, at)
     data = Markup(embedded(contents["plots"].plain()))
-    script = Markup(_plotly() if plotly is None else plotly)
-    return environment.get_template("page.html").render(
-        **contents, css=inlined["page.css"], js=inlined["page.js"], plotly=script, data=data
+    library = Markup(_plotly().get_plotlyjs() if plotly is None and script is None else plotly)
+    return (
+        _environment().get_template("page.html").render(**contents, **inlined, plotly=library, script=script, data=data)
     )
 
 
@@ -105,13 +129,54 @@ def embedded(data: Any) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def title(records: Records) -> str:
-    """The name of what there is one of, or how many there are."""
-    found = [*records.comparisons, *records.tests, *records.runs]
-    if len(found) == 1:
-        return found[0].name
-    counts = ((records.comparisons, "comparison"), (records.tests, "range test"), (records.runs, "run"))
-    return ", ".join(f"{len(of)} {name}{'s' if len(of) > 1 else ''}" for of, name in counts if of)
+def _write(records: Records, out: Path, inline: bool | None) -> None:
+    _environment()  # what is missing is said before anything is written
+    try:
+        script = None if inline else _shared_script(out, inline is None)
+        content = html(records, at=out.parent, script=script).encode(
+            "utf-8", "replace"
+        )  # a path can hold what is no text
+        out.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the page {str(out)!r}: {error.strerror}. Name one in a folder that exists and is writable"
+        ) from error
+
+
+def _shared_script(out: Path, among_records: bool) -> str | None:
+    """The address of plotly.js as seen from the page `out`, written if need be.
+
+    None where the page is to be `among_records` and is not.
+    """
+    home = out.parent.resolve()
+    if among_records and not _is_record(home):
+        return None
+    name = f"plotly-{_plotly().get_plotlyjs_version()}.min.js"
+    folders = [home, *home.parents[:ABOVE]]
+    folder = next((folder for folder in folders if (folder / name).is_file()), None)
+    if folder is None:
+        folder = home.parent if _is_record(home) and _is_folder_of_records(home.parent) else home
+        beside = folder / f".{os.getpid()}-{name}"
+        beside.write_text(_plotly().get_plotlyjs(), encoding="utf-8")
+        beside.replace(folder / name)
+    return quote(os.path.relpath(folder / name, home))
+
+
+def _is_record(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in FILES)
+
+
+def _is_folder_of_records(folder: Path) -> bool:
+    """Whether all in it are records, and it is not the one that is worked in."""
+    return (
+        folder != Path.cwd()
+        and os.access(folder, os.W_OK)
+        and all(_is_record(path) for path in folder.iterdir() if not path.name.startswith((".", "plotly-")))
+    )
+
+
+def _is_older(page: Path, record: Path) -> bool:
+    return not page.exists() or page.stat().st_mtime < record.stat().st_mtime
 
 
 def _contents(records: Records, at: Path | None) -> dict[str, Any]:
@@ -138,7 +203,8 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
         }
         for test in records.tests
     ]
-    common, own = origins(records)
+    common, each = origins(records)
+    few = len(records.runs) == 1 or sum(len(run.epochs) for run in records.runs) <= EPOCHS
     return {
         "title": title(records),
         "summary": summary(records, mates),
@@ -147,19 +213,13 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
         "tests": tests,
         "recorded": bool(records.runs),
         "runs": draw_runs(plots, mates),
-        "table": runs_table(records.runs) if len(records.runs) > 1 else None,
+        "table": runs_table(records.runs, at) if len(records.runs) > 1 else None,
+        "epochs": [epochs_table(run) for run in records.runs if run.epochs and few],
         "common": common,
-        "origins": own,
+        "origins": each,
         "plots": plots,
         "marks": MARKS,
     }
-
-
-def _tables(records: Records) -> list[Table]:
-    found = [runs_table(records.runs)] if len(records.runs) > 1 else []
-    for comparison in records.comparisons:
-        found += [speed_up_table(comparison), comparison_table(comparison)]
-    return [table for table in found if table.rows]
 
 
 def _markdown_table(table: Table) -> list[str]:
@@ -174,9 +234,24 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
 
 
-def _plotly() -> str:
+@cache
+def _environment() -> Environment:
     try:
-        from plotly.offline import get_plotlyjs
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise MissingDependency("the page is made by jinja2 and plotly: pip install onecycle[report]") from error
-    return get_plotlyjs()
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _plotly() -> Any:
+    try:
+        import plotly.offline as offline
+    except ImportError as error:
+        raise MissingDependency("the page is made by jinja2 and plotly: pip install onecycle[report]") from error
+    return offline

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..records.read import Comparison, items, number
+from ..records.read import RecordedComparison, items, number
 from ..records.statistics import Bounds, bounds_of, mean_band
 from .content import axes, compared, interval_of, speed_up_text
 from .page_series import DASHES, Figure, Key, Plots, Series, ends, numbers, of_seeds, stacked, style
@@ -27,7 +27,7 @@ class Cell:
     y: list[float]
 
 
-def draw_comparison(plots: Plots, comparison: Comparison) -> dict[str, list[int]]:
+def draw_comparison(plots: Plots, comparison: RecordedComparison) -> dict[str, list[int]]:
     """A line a policy: the indices of the ``keys`` of the legend and of the ``figures``."""
     rows = [row for row in comparison.rows if row.get("policy") is not None]
     measure = main_measure(rows)
@@ -42,7 +42,7 @@ def draw_comparison(plots: Plots, comparison: Comparison) -> dict[str, list[int]
     return {"keys": list(keys.values()), "figures": figures}
 
 
-def run_keys(comparison: Comparison) -> list[Key]:
+def run_keys(comparison: RecordedComparison) -> list[Key]:
     """How the runs of each group are drawn over time: a colour a policy, a dash a setting; the main one shown."""
     main = {axis: _base(comparison.rows, axis) for axis in ("epochs", *axes(comparison.rows))}
     policies: dict[str, int] = {}
@@ -135,7 +135,7 @@ def _caption(cells: Sequence[Cell], held: Mapping[str, Any]) -> str:
     return f"Dots: runs. {of_seeds([len(cell.y) for cell in cells])}" + (f" At {at}." if at else "")
 
 
-def _speed_up(plots: Plots, keys: dict[str, int], comparison: Comparison) -> Figure | None:
+def _speed_up(plots: Plots, keys: dict[str, int], comparison: RecordedComparison) -> Figure | None:
     """The speed-up at each accuracy, against whichever standard policy was the best there.
 
     From rows with ``accuracy``, ``speed_up``, ``low``, ``high``, ``more_than`` and ``at_most``. Those who have no line

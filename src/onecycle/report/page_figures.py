@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..records.curve import Band, Curve
-from ..records.read import RangeTest, items, number, part
+from ..records.read import RecordedTest, items, number, part
 from .content import Group
 from .figures import LABELS, TRAIN, VALID, VALUES
 from .page_series import Figure, Key, Plots, Series, budget, curve, ends, numbers, of_seeds, style
@@ -44,7 +44,7 @@ def draw_runs(plots: Plots, groups: Sequence[Group], looks: Sequence[Key] | None
     return {"keys": keys, "figures": figures, "schedules": [plots.figure(figure) for figure in schedules]}
 
 
-def draw_test(plots: Plots, test: RangeTest) -> dict[str, list[int]]:
+def draw_test(plots: Plots, test: RecordedTest) -> dict[str, list[int]]:
     """What was seen at which learning rate: the suggested range shaded, the edge of divergence marked."""
     if test.curve is None or not test.curve.lr:
         return {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..records.read import Comparison
+from ..records.read import RecordedComparison
 from .content import compared
 from .figures import _legend, _panels, plain
 from .page_compare import draw_comparison, run_keys
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STYLES = {"solid": ("-", "o"), "dash": ("--", "s"), "dot": (":", "D"), "dashdot": ("-.", "P")}
 
 
-def comparison_drawings(comparison: Comparison) -> dict[str, Drawing]:
+def comparison_drawings(comparison: RecordedComparison) -> dict[str, Drawing]:
     """The figures of a comparison by names for their files, such as ``speed-up-at-equal-accuracy``.
 
     But for the one against the budget, which `onecycle.Comparison.plot` draws for each setting.

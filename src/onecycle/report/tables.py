@@ -1,4 +1,4 @@
-"""The tables of a page: runs side by side, settings, versions, hardware, commands."""
+"""The tables of a page: runs side by side, epochs, settings, data, versions, hardware, commands."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import text
-from ..records.read import Comparison, RangeTest, Records, Run, items, number, part
-from .content import bounded, command, flat, interval_of, shared, varying
+from ..records.read import Recorded, RecordedComparison, RecordedRun, Records, items, number, part
+from .content import bounded, command, flat, interval_of, shared, speed_ups, varying
 
 # Longer texts in cells, and longer lists, are cut.
 WIDEST = 300
@@ -20,11 +20,12 @@ GAP = "-"
 # Columns of a comparison's table that come first, and those of a speed-up that are put in words.
 FIRST = ("run", "status", "error")
 RESULT = ("needed", "speed_up", "low", "high", "more_than", "at_most", "claim")
-TITLES = {"Configuration": "config", "Versions": "versions", "Hardware": "hardware"}
+NAMES = {"seconds": "time", "lr": "learning rate"}
+TITLES = ("Configuration", "Data", "Versions", "Hardware")
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A text, what it is sorted by (a number, or the text itself), and where it leads."""
 
     text: str
@@ -38,69 +39,17 @@ class Table:
 
     caption: str
     columns: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
 
     @property
     def numeric(self) -> list[bool]:
         """Whether a column holds numbers alone, and gaps."""
-        return [
-            all(cell.value is not None or cell.text == GAP for cell in column)
-            for column in zip(*self.rows, strict=True)
-        ]
+        columns = zip(*self.rows, strict=True)
+        return [all(cell.value is not None or cell.text == GAP for cell in column) for column in columns]
 
-
-def runs_table(runs: Sequence[Run]) -> Table:
-    """A row a run: the settings in which they differ, and what came out."""
-    names = varying(runs)
-    measured = dict.fromkeys(
-        f"{split}_{name}" for run in runs for split in ("test", "valid") for name in part(run.result, split)
-    )
-    rows = []
-    for run in runs:
-        result, settings = run.result, flat(run.config)
-        values = {"run": run.name} | {name: settings.get(name) for name in names} | {"seed": settings.get("seed")}
-        values["lr_max"] = result.get("lr_max") if values.get("lr_max") is None else values["lr_max"]
-        values |= {name: part(result, name.split("_", 1)[0]).get(name.split("_", 1)[1]) for name in measured}
-        values |= {"updates": result.get("updates"), "seconds": result.get("seconds")}
-        rows.append(values | {"status": run.record.get("status"), "error": run.record.get("error")})
-    return table("Runs", rows)
-
-
-def comparison_table(comparison: Comparison, at: Path | None = None) -> Table:
-    """The comparison's own rows, a row a run; from a page in the comparison's folder, `at`, each leads to its run."""
-    rows = [{name: row.get(name) for name in (*FIRST, *row)} for row in comparison.rows]
-    found = table(f"Runs of {comparison.name}", rows)
-    for row, cells in zip(rows, found.rows, strict=True):
-        where = row["run"]
-        if isinstance(where, str) and where:
-            cells[0] = Cell(_cut(PurePath(where).name), href=at and _href(comparison.folder, where, at))
-    return found
-
-
-def tuning_table(comparison: Comparison) -> Table:
-    """The trial runs that the peaks were chosen by."""
-    rows = [row for row in items(comparison.record, "tuning") if isinstance(row, Mapping)]
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("run", "seed")]
-    return table("Trial runs", [{name: row.get(name) for name in names} for row in rows])
-
-
-def speed_up_table(comparison: Comparison) -> Table:
-    """What was found about the speed-up, in words where it is a bound."""
-    rows = [row for row in items(comparison.record, "speed_up") if isinstance(row, Mapping)]
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in RESULT]
-    found = table("Speed-up of 1cycle", [{name: row.get(name) for name in names} for row in rows])
-    cells = [[*cells, *_speed_up(row)] for row, cells in zip(rows, found.rows, strict=True)]
-    return replace(found, columns=[*found.columns, "needed", "speed up", "interval", "difference"], rows=cells)
-
-
-def table(caption: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows as they are recorded, without the columns that are empty in all."""
-    names = [
-        n for n in dict.fromkeys(n for row in rows for n in row) if any(row.get(n) not in (None, "") for row in rows)
-    ]
-    return Table(
-        caption, [name.replace("_", " ") for name in names], [[_cell(n, row.get(n)) for n in names] for row in rows]
-    )
+    @property
+    def size(self) -> str:
+        return text.count(len(self.rows), "row")
 
 
 @dataclass(frozen=True)
@@ -114,61 +63,143 @@ class Origin:
     facts: dict[str, list[tuple[str, str]]]
 
 
+def runs_table(runs: Sequence[RecordedRun], at: Path | None = None) -> Table:
+    """A row a run: the settings in which they differ, and what came out; a run below `at` leads to its page."""
+    names = varying(runs)
+    measured = dict.fromkeys(
+        (split, name) for run in runs for split in ("test", "valid") for name in run.measured(split)
+    )
+    rows = []
+    for run in runs:
+        settings = flat(run.settings)
+        values = {"run": run.name, **{name: settings.get(name) for name in (*names, "seed", "lr_max")}}
+        values |= {f"{split}_{name}": run.measured(split).get(name) for split, name in measured}
+        values |= {name: run.result.get(name) for name in ("updates", "seconds")}
+        rows.append(values | {"status": run.record.get("status"), "error": run.record.get("error")})
+    links = [None if at is None else link(run.folder, at, within=at) for run in runs]
+    return _linked(table("Runs", rows), [(run.name, href) for run, href in zip(runs, links, strict=True)])
+
+
+def epochs_table(run: RecordedRun) -> Table:
+    """A row an epoch, its training loss the one that compares with the validation loss: without label smoothing."""
+    rows, fits = [], {row.get("fit") for row in run.epochs}
+    for row in run.epochs:
+        epoch = number(row.get("epoch"))
+        row = {**row, "train_loss": row.get("train_loss_unsmoothed", row.get("train_loss"))}
+        measures = [name for name in row if name.startswith(("train_", "valid_")) and name != "train_loss_unsmoothed"]
+        measures.sort(key=lambda name: (not name.endswith("_loss"), name.split("_", 1)[1], name))
+        first = {"fit": row.get("fit") if len(fits) > 1 else None, "epoch": None if epoch is None else epoch + 1}
+        rows.append(first | {name: row.get(name) for name in (*measures, "lr", "seconds")})
+    without = any("train_loss_unsmoothed" in row for row in run.epochs)
+    caption = f"Epochs of {run.name}" + ", the training loss without label smoothing" * without
+    found = table(caption, rows)
+    return replace(
+        found, columns=[name.replace("train ", "training ").replace("valid ", "validation ") for name in found.columns]
+    )
+
+
+def comparison_table(comparison: RecordedComparison, at: Path | None = None) -> Table:
+    """The comparison's own rows, a row a run; from a page in the comparison's folder, `at`, each leads to its run."""
+    rows = [{name: row.get(name) for name in (*FIRST, *row)} for row in comparison.rows]
+    names = [row["run"] if isinstance(row["run"], str) else "" for row in rows]
+    inside = at is not None and at.resolve().is_relative_to(comparison.folder.resolve())
+    links = [link(comparison.folder / n, at, within=comparison.folder) if at and inside and n else None for n in names]
+    cells = [(PurePath(name).name, href) for name, href in zip(names, links, strict=True)]
+    return _linked(table(f"Runs of {comparison.name}", rows), cells)
+
+
+def tuning_table(comparison: RecordedComparison) -> Table:
+    """The trial runs that the peaks were chosen by."""
+    rows = [row for row in items(comparison.record, "tuning") if isinstance(row, Mapping)]
+    return table("Trial runs", [{k: v for k, v in row.items() if k not in ("run", "seed")} for row in rows])
+
+
+def speed_up_table(comparison: RecordedComparison) -> Table:
+    """What was found about the speed-up, in words where it is a bound."""
+    rows = speed_ups(comparison)
+    found = table("Speed-up of 1cycle", [{k: v for k, v in row.items() if k not in RESULT} for row in rows])
+    cells = [[*cells, *_speed_up(row)] for row, cells in zip(rows, found.rows, strict=True)]
+    return replace(found, columns=[*found.columns, "needed", "speed up", "interval", "difference"], rows=cells)
+
+
+def table(caption: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows as they are recorded, without the columns that are empty in all."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    names = [name for name in names if any(row.get(name) not in (None, "") for row in rows)]
+    columns = [NAMES.get(name, name).replace("_", " ") for name in names]
+    return Table(caption, columns, [[_cell(name, row.get(name)) for name in names] for row in rows])
+
+
 def origins(records: Records) -> tuple[dict[str, list[tuple[str, str]]], list[Origin]]:
-    """What all runs have in common, under "Configuration", "Versions" and "Hardware"; and each with what is its own."""
+    """What all runs have in common, under each of `TITLES`; and each record with what is its own."""
     facts = {id(run): _facts(run) for run in records.runs}
-    common = {title: shared([found[title] for found in facts.values()]) for title in TITLES}
-    if len(facts) < 2:
-        common = {title: {} for title in TITLES}
-    own = []
+    common: dict[str, dict[str, Any]] = {
+        title: shared([of_run[title] for of_run in facts.values()]) if len(facts) > 1 else {} for title in TITLES
+    }
+    each = []
     for item in (*records.comparisons, *records.tests, *records.runs):
-        found, known = _facts(item), common if id(item) in facts else {}
-        rest = {title: {k: v for k, v in found[title].items() if k not in known.get(title, {})} for title in TITLES}
-        own.append(_origin(item, {title: _pairs(pairs) for title, pairs in rest.items()}))
-    return {title: _pairs(pairs) for title, pairs in common.items() if pairs}, own
+        known = common if id(item) in facts else {}
+        rest = {
+            title: {name: value for name, value in values.items() if name not in known.get(title, {})}
+            for title, values in _facts(item).items()
+        }
+        notes = [str(note) for note in items(item.record, "notes")]
+        created = item.record.get("created")
+        notes = ([f"begun {str(created).replace('T', ' ').replace('+00:00', ' UTC')}"] if created else []) + notes
+        each.append(Origin(item.name, str(item.folder), command(item.record), notes, _listed(rest)))
+    return _listed(common), each
 
 
-def _speed_up(row: Mapping[str, Any]) -> list[Cell]:
+def link(folder: Path, at: Path, within: Path) -> str | None:
+    """From a page in the folder `at` to a run's page, or to its folder; None where that is not inside of `within`."""
+    folder, at, within = (path.resolve() for path in (folder, at, within))
+    if folder == at or not (folder.is_dir() and folder.is_relative_to(within)):
+        return None
+    page = folder / "report.html"
+    return quote(os.fsencode(os.path.relpath(page if page.exists() else folder, at)))
+
+
+def _linked(found: Table, names: Sequence[tuple[str, str | None]]) -> Table:
+    """The table with the names of its runs, in the first column, as links."""
+    cells = [TableCell(_cut(name), href=href) if name else None for name, href in names]
+    return replace(found, rows=[[cell or row[0], *row[1:]] for cell, row in zip(cells, found.rows, strict=True)])
+
+
+def _speed_up(row: Mapping[str, Any]) -> list[TableCell]:
     """What is needed, the speed-up, its interval, and what may be claimed."""
     values = [(name, number(row.get(name))) for name in ("needed", "speed_up")]
-    cells = [Cell(GAP) if value is None else Cell(bounded(row, name), value) for name, value in values]
+    cells = [TableCell(GAP) if value is None else TableCell(bounded(row, name), value) for name, value in values]
     interval = interval_of(row)
     if interval is None:
-        return [*cells, Cell(GAP), Cell("none claimed: one seed")]
-    return [*cells, Cell(text.bounds(*interval), interval[0] or 0), Cell(str(row.get("claim") or "none claimed"))]
+        return [*cells, TableCell(GAP), TableCell("none claimed: one seed")]
+    claim = str(row.get("claim") or "none claimed")
+    return [*cells, TableCell(text.bounds(*interval), interval[0] or 0), TableCell(claim)]
 
 
-def _href(folder: Path, run: str, at: Path) -> str | None:
-    """From a page in the folder `at` to a run's page, or to its folder; None where that is not within `folder`."""
-    home, to, at = folder.resolve(), (folder / run).resolve(), at.resolve()
-    if not (to.is_dir() and to.is_relative_to(home) and at.is_relative_to(home)):
-        return None
-    page = to / "report.html"
-    return quote(os.fsencode(os.path.relpath(page if page.exists() else to, at)))
+def _facts(item: Recorded) -> dict[str, dict[str, Any]]:
+    """Everything that decided how a record came out; a setting that came to something else is said with both."""
+    asked, settings = flat(item.config), flat(item.settings)
+    for name, value in settings.items():
+        if asked.get(name) not in (None, value):
+            settings[name] = f"{_text(value)} (asked for: {_text(asked[name])})"
+    data = flat(item.facts)
+    sizes = zip(("train", "validation", "test"), items(item.facts, "samples"), strict=False)
+    if samples := ", ".join(f"{split} {size:,}" for split, size in sizes if number(size)):
+        data["samples"] = samples
+    versions = {**part(item.record, "versions"), "git_commit": item.record.get("git_commit")}
+    of_titles = (settings, data, {k: v for k, v in versions.items() if v}, flat(part(item.record, "hardware")))
+    return dict(zip(TITLES, of_titles, strict=True))
 
 
-def _facts(item: Run | RangeTest | Comparison) -> dict[str, dict[str, Any]]:
-    found = {title: flat(part(item.record, name)) for title, name in TITLES.items()}
-    if commit := item.record.get("git_commit"):
-        found["Versions"]["git commit"] = commit
-    return found
-
-
-def _origin(item: Run | RangeTest | Comparison, facts: dict[str, list[tuple[str, str]]]) -> Origin:
-    notes = [str(note) for note in items(item.record, "notes")]
-    created = item.record.get("created")
-    notes = ([f"begun {created}"] if created else []) + notes
-    facts = {name: pairs for name, pairs in facts.items() if pairs}
-    return Origin(item.name, str(item.folder), command(item.record), notes, facts)
-
-
-def _pairs(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values; None is what was left to its default."""
-    named = {
-        name.removeprefix("facts.").removeprefix("settings.").replace("_", " "): value
-        for name, value in settings.items()
-    }
-    return [(name, "default" if value is None else _text(value)) for name, value in named.items()]
+def _listed(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str]]]:
+    """Names and values under their titles, those that are not set in one line."""
+    lists = {}
+    for title, values in facts.items():
+        named = {name.removeprefix("settings.").replace("_", " "): value for name, value in values.items()}
+        pairs = [(name, _text(value)) for name, value in named.items() if value is not None]
+        unset = ", ".join(name for name, value in named.items() if value is None)
+        lists[title] = pairs + [("not set", unset)] * bool(unset)
+    return {title: pairs for title, pairs in lists.items() if pairs}
 
 
 def _text(value: Any) -> str:
@@ -176,6 +207,8 @@ def _text(value: Any) -> str:
         return _cut(", ".join(_text(v) for v in value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return text.number(value, 5)
     if value == {}:
         return "none"
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
@@ -185,10 +218,11 @@ def _cut(words: str) -> str:
     return words if len(words) <= WIDEST else words[: WIDEST - 1] + "…"
 
 
-def _cell(name: str, value: Any) -> Cell:
-    known = number(value)
-    if known is None:
-        return Cell(GAP if value is None else _cut(_text(value)))
+def _cell(name: str, value: Any) -> TableCell:
+    if number(value) is None:
+        return TableCell(GAP if value is None else _cut(_text(value)))
+    if name == "seconds":
+        return TableCell(text.duration(value), value)
     if isinstance(value, int):
-        return Cell(f"{value:,}" if name != "seed" else str(value), value)
-    return Cell(f"{value:.1f}" if name == "seconds" else text.measure(name, value), value)
+        return TableCell(f"{value:,}" if name != "seed" else str(value), value)
+    return TableCell(text.measure(name, value), value)

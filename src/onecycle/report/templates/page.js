@@ -1,6 +1,9 @@
 "use strict";
 (() => {
   const { keys, clocks, figures } = JSON.parse(document.getElementById("data").textContent);
+  const missing = document.getElementById("missing");
+  if (missing) missing.hidden = typeof Plotly !== "undefined"; // a page that was sent without its plotly.js
+  if (typeof Plotly === "undefined") document.querySelectorAll("figure, .controls, .legend").forEach((part) => part.remove());
   const plots = [...document.querySelectorAll(".plot")];
   const root = document.documentElement;
   const spoken = document.getElementById("spoken");
