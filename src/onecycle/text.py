@@ -53,15 +53,17 @@ def percent(value: float, digits: int = 2) -> str:
 def duration(seconds: float) -> str:
     """Seconds in words.
 
-    >>> duration(0.9), duration(59.26), duration(90), duration(250), duration(7300)
-    ('0.9 s', '59.3 s', '1 min 30 s', '4 min 10 s', '2 h 01 min')
+    >>> duration(0.9), duration(59.26), duration(90), duration(300), duration(7300)
+    ('0.9 s', '59.3 s', '1 min 30 s', '5 min', '2 h 01 min')
     """
     if not math.isfinite(seconds):
         return f"{seconds} s"
     if seconds < 59.95:
         return f"{seconds:.2g} s" if seconds < 1 else f"{round(seconds, 1):g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    units, whole = ("min", "s"), round(seconds)
+    if whole >= 3600:
+        units, whole = ("h", "min"), whole // 60
+    return f"{whole // 60} {units[0]}" + (f" {whole % 60:02d} {units[1]}" if whole % 60 else "")
 
 
 def measure(name: str, value: float) -> str:

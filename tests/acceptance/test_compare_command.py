@@ -119,7 +119,7 @@ def test_from_a_specification_to_a_page_and_again(capsys, tmp_path: Path):
         (["--fraction", "2"], "fraction is a share of the training data, above 0 and at most 1; received 2"),
         (["--fraction", "1,0.001"], "with fraction 0.001: limit = 1: the training split has"),
         (["--batch-size", "64,0"], "batch_size is a whole number of samples, at least 1; received 0"),
-        (["--weight-decay=-1"], "weight_decay is a finite number, at least 0, such as 5e-4; received -1"),
+        (["--weight-decay=-1"], "weight_decay is a finite number of at least 0, such as 5e-4; received -1"),
         (["--model", "small-cnn", "--set", "hidden=8"], "model small-cnn has no option 'hidden'"),
         (["--batch-size", "32", "--set", "batch_size=64"], "batch_size is given twice, as 32 and 64: leave one out"),
         (["--set", "limit=2.5"], "limit is given twice, as 160 and 2.5"),

@@ -389,10 +389,10 @@ def test_author_is_what_the_author_logged(log):
     [
         (lambda: preset("onecycle", 0.1), "unknown preset 'onecycle': did you mean one_cycle? Known: author, clr,"),
         (lambda: preset("paper", 0.1, speed=3), "preset paper: "),
-        (lambda: one_cycle(0.1, peak_at=0.0), "peak_at is a share of the run between 0 and 1; received 0.0"),
+        (lambda: one_cycle(0.1, peak_at=0.0), "peak_at is a share of the run, above 0 and below 1; received 0.0"),
         (lambda: one_cycle(0.1, peak_at=1), "peak_at is a share"),
-        (lambda: one_cycle(0.1, lr_end=-1), "lr_end is a finite number, at least 0; received -1"),
-        (lambda: one_cycle(0.1, lr_start=math.nan), "lr_start is a finite number, at least 0; received nan"),
+        (lambda: one_cycle(0.1, lr_end=-1), "lr_end is a finite number of at least 0; received -1"),
+        (lambda: one_cycle(0.1, lr_start=math.nan), "lr_start is a finite number of at least 0; received nan"),
         (lambda: one_cycle(0.1, momentum=95), "momentum is a number, or two (high, low), at least 0 and below 1"),
         (lambda: one_cycle(0.1, momentum=(0.95, 0.9, 0.85)), "received (0.95, 0.9, 0.85)"),
         (lambda: one_cycle(0.1, momentum=(0.95, 1)), "below 1; received (0.95, 1)"),
@@ -406,12 +406,12 @@ def test_author_is_what_the_author_logged(log):
         (lambda: author(0.1, stepsize=5), "stepsize=5 counts updates (at least 1): the number of updates is needed"),
         (lambda: author(0.1, 10, stepsize=0), "stepsize=0 counts updates"),
         (lambda: clr(0.1, mode="triangle"), "unknown mode 'triangle': did you mean triangular?"),
-        (lambda: clr(0.1, cycles=0), "cycles is a whole number, at least 1; received 0"),
+        (lambda: clr(0.1, cycles=0), "cycles is a whole number of at least 1; received 0"),
         (lambda: clr(0.1, cycles=1.5), "cycles is a whole number"),
         (lambda: wsd(0.1, warmup=0.5, decay=0.6), "together at most 1; received 0.5 and 0.6"),
         (lambda: wsd(0.1, decay=0), "warmup and decay are shares"),
         (lambda: step(0.1, at=(0.7, 0.5)), "progress must increase"),
-        (lambda: step(0.1, factor=-0.1), "factor is a finite number, at least 0; received -0.1"),
+        (lambda: step(0.1, factor=-0.1), "factor is a finite number of at least 0; received -0.1"),
         (lambda: linear(0.1, warmup=1), "warmup is a share of the run, at least 0 and below 1; received 1"),
         (lambda: cosine(0.1, lr_end=math.inf), "lr_end is a finite number"),
         (lambda: cosine(0.1, momentum=(0.95, 0.85)), "no cycle for momentum to follow: give one number"),
@@ -430,6 +430,7 @@ def test_a_peak_is_a_finite_number_above_zero_and_updates_a_count(name):
             preset(name, bad)  # type: ignore[arg-type]
     for bad in (0, -1, 2.5, True, "10"):
         with pytest.raises(
-            ConfigError, match="updates is the number of updates of the whole run, at least 1; received"
+            ConfigError,
+            match="updates is the number of updates of the whole run, a whole number of at least 1; received",
         ):
             preset(name, 0.1, bad)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 
+from ..checks import is_whole, whole
 from ..errors import CheckpointError, ConfigError
 from ..schedules.policy import Policy, position
 from .groups import bind, write
@@ -40,8 +41,7 @@ class Driver:
     """
 
     def __init__(self, policy: Policy, optimizer: Optimizer, updates: int):
-        if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1:
-            raise ConfigError(f"updates is the number of updates of the whole run, at least 1; received {updates!r}")
+        whole("updates", updates, what="the number of updates of the whole run")
         if driver_of(optimizer) is not None:
             raise ConfigError("this optimizer already has a policy attached: call driver.detach() on the old one first")
         self.policy, self.optimizer, self.updates = policy, optimizer, updates
@@ -92,7 +92,7 @@ class Driver:
             CheckpointError: not what `state_dict` returns.
         """
         applied = state.get("position") if isinstance(state, Mapping) else None
-        if isinstance(applied, bool) or not isinstance(applied, int) or applied < 0:
+        if applied is None or not is_whole(applied, 0):
             raise CheckpointError(f'a policy at work is saved as {{"position": updates applied}}; received {state!r}')
         self.position = applied
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from ..checks import number, whole
 from ..errors import ConfigError
+from ..text import count, duration
 
-_UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-_PATTERN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(epochs?|updates?|s|sec|m|min|h)?\s*", re.IGNORECASE)
-_ALLOWED = 'a number of epochs (10 or 0.5), "10 epochs", "500 updates", or a time such as "90s", "5m", "1.5h"'
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+_NUMBER = r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d*)?|\.\d+)"
+_COUNT = re.compile(rf"\s*{_NUMBER}\s*(epochs?|updates?)?\s*", re.IGNORECASE)
+_PART = re.compile(rf"\s*{_NUMBER}\s*(h|min|m|sec|s)", re.IGNORECASE)
+_TIME = re.compile(rf"(?:{_PART.pattern})+\s*", re.IGNORECASE)
+_ALLOWED = 'a number of epochs (10 or 0.5), "10 epochs", "500 updates", or a time such as "90s", "5m", "1 h 30 min"'
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,7 @@ class Budget:
         if len(given) != 1:
             raise ConfigError(f"a budget is one of epochs, updates and seconds; received {given or 'none'}")
         for name, value in given.items():
-            kind, kinds = ("whole", int) if name == "updates" else ("finite", int | float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value <= 0:
-                raise ConfigError(f"{name} is a {kind} number above 0; received {value!r}")
+            whole(name, value) if name == "updates" else number(name, value, above=0)
 
     @classmethod
     def parse(cls, value: Any) -> Budget:
@@ -49,15 +51,16 @@ class Budget:
             return cls(seconds=value.total_seconds())
         if isinstance(value, int | float) and not isinstance(value, bool):
             return cls(epochs=value)
-        match = _PATTERN.fullmatch(value) if isinstance(value, str) else None
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            return cls(seconds=sum(_read(part) * _SECONDS[unit.lower()] for part, unit in _PART.findall(value)))
+        match = _COUNT.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             raise ConfigError(f"cannot read the budget {value!r}: give {_ALLOWED}")
-        number, unit = match[1], (match[2] or "epochs").lower()
-        if unit.startswith("update"):
-            if not number.isdigit():
+        if (match[2] or "").lower().startswith("update"):
+            if not _read(match[1]).is_integer():
                 raise ConfigError(f"updates are counted in whole numbers; received {value!r}")
-            return cls(updates=int(number))
-        return cls(epochs=float(number)) if unit.startswith("epoch") else cls(seconds=float(number) * _UNITS[unit])
+            return cls(updates=int(_read(match[1])))
+        return cls(epochs=_read(match[1]))
 
     def total_updates(self, per_epoch: int | None) -> int | None:
         """The number of updates of the run, at `per_epoch` updates an epoch; None under a time budget.
@@ -75,7 +78,12 @@ class Budget:
         return max(1, round((self.epochs or 0) * per_epoch))
 
     def __str__(self) -> str:
-        """In words: ``10 epochs``, ``500 updates``, ``300 s``."""
-        if self.seconds is not None:
-            return f"{self.seconds:g} s"
-        return f"{self.updates} updates" if self.updates is not None else f"{self.epochs:.12g} epochs"
+        """In words that `parse` reads: ``1 epoch``, ``500 updates``, ``5 min``."""
+        if self.seconds is None:
+            return count(self.updates, "updates") if self.updates is not None else count(self.epochs or 0, "epochs")
+        words = duration(self.seconds)
+        return words if _TIME.fullmatch(words) and Budget.parse(words) == self else f"{self.seconds:.12g} s"
+
+
+def _read(number: str) -> float:
+    return float(number.replace(",", ""))

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ..errors import ConfigError, did_you_mean
+from ..checks import one_of
+from ..errors import ConfigError
 
 Schedule = Callable[[float], float]
 """From progress (0 at the first update, 1 at the last) to a value. Any callable will do."""
@@ -156,8 +157,7 @@ def _checked_easing(easing: Any) -> str | tuple[str, ...]:
     if not isinstance(easing, str | tuple | list):
         raise ConfigError(f"easing is a name, or one for each segment: {', '.join(EASINGS)}; received {easing!r}")
     for name in (easing,) if isinstance(easing, str) else easing:
-        if not isinstance(name, str) or name not in EASINGS:
-            raise ConfigError(f"unknown easing {name!r}: {did_you_mean(str(name), EASINGS)}")
+        one_of("easing", name, EASINGS)
     return easing if isinstance(easing, str) else tuple(easing)
 
 

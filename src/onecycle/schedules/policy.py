@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
 from ..checks import number
@@ -88,6 +89,6 @@ def position(step: int, updates: int) -> float:
 def _as_schedule(name: str, value: Any) -> Schedule:
     if callable(value):
         return cast(Schedule, value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return constant(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return constant(float(value))
     raise ConfigError(f"the schedule of {name} is a number, a Piecewise or a function of progress; received {value!r}")

@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ConfigError, did_you_mean
+from ..checks import is_number, number, one_of, share, whole
+from ..errors import ConfigError
 from .piecewise import Piecewise
 from .policy import Policy
 
@@ -45,7 +46,7 @@ def one_cycle(
     _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
     start = lr_max / 10 if lr_start is None else lr_start
     end = lr_max / 1000 if lr_end is None else lr_end
-    _check_peak_at(peak_at)
+    share("peak_at", peak_at, of="the run", zero=False)
     tail = [(2 * peak_at, start)] if peak_at < 0.5 else []
 
     def against(high: float, low: float) -> Piecewise:
@@ -120,6 +121,7 @@ def fastai(
     {'lr': 1.0, 'momentum': 0.85}
     """
     _check(lr_max, updates)
+    share("peak_at", peak_at, of="the run", zero=False)
     return _cycle([(0, lr_max / 25), (peak_at, lr_max), (1, lr_max / 1e5)], "cosine", momentum, peak_at)
 
 
@@ -138,8 +140,7 @@ def torch(
     """
     _check(lr_max, updates)
     end = lr_max / 25e4
-    if not 0 <= peak_at < 1:
-        raise ConfigError(f"peak_at is a share of the run, at least 0 and below 1; received {peak_at}")
+    share("peak_at", peak_at, of="the run")
     if updates == 1:
         return _with_momentum(Piecewise(((0, end),)), momentum, lambda high, low: Piecewise(((0, high),)))
     peak = peak_at if updates is None else (peak_at * updates - 1) / (updates - 1)
@@ -167,10 +168,8 @@ def clr(
     ({'lr': 0.4}, {'lr': 0.25})
     """
     _check(lr_max, updates, lr_min=lr_min)
-    if mode not in ("triangular", "triangular2"):
-        raise ConfigError(f"unknown mode {mode!r}: {did_you_mean(mode, ('triangular', 'triangular2'))}")
-    if not isinstance(cycles, int) or cycles < 1:
-        raise ConfigError(f"cycles is a whole number, at least 1; received {cycles!r}")
+    one_of("mode", mode, ("triangular", "triangular2"))
+    whole("cycles", cycles)
     shrink = 2 if mode == "triangular2" else 1
 
     def waves(low: float, high: float) -> Piecewise:
@@ -291,38 +290,24 @@ def preset(name: str, lr_max: float, updates: int | None = None, **options: Any)
     Raises:
         ConfigError: an unknown name or option, or a peak that is not a positive number.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}: {did_you_mean(str(name), PRESETS)}")
     try:
-        return PRESETS[name](lr_max, updates, **options)
+        return PRESETS[one_of("preset", name, PRESETS)](lr_max, updates, **options)
     except TypeError as error:
         raise ConfigError(f"preset {name}: {error}") from error
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _check(lr_max: Any, updates: Any, **others: Any) -> None:
-    """The arguments that every preset has; `others` may be None, or 0 and above."""
-    if not _is_number(lr_max) or lr_max <= 0:
-        raise ConfigError(f"lr_max is the peak learning rate, a finite number above 0 such as 0.1; received {lr_max!r}")
-    if updates is not None and (isinstance(updates, bool) or not isinstance(updates, int) or updates < 1):
-        raise ConfigError(f"updates is the number of updates of the whole run, at least 1; received {updates!r}")
+    """Validate the arguments that every preset has; `others` may be None, or 0 and above."""
+    number("lr_max", lr_max, above=0, what="the peak learning rate", example="0.1")
+    if updates is not None:
+        whole("updates", updates, what="the number of updates of the whole run")
     for name, value in others.items():
-        if value is not None and not (_is_number(value) and value >= 0):
-            raise ConfigError(f"{name} is a finite number, at least 0; received {value!r}")
-
-
-def _check_peak_at(peak_at: float) -> None:
-    if not 0 < peak_at < 1:
-        raise ConfigError(f"peak_at is a share of the run between 0 and 1; received {peak_at}")
+        if value is not None:
+            number(name, value, least=0)
 
 
 def _cycle(points: list[tuple[float, float]], easing: str, momentum: Momentum, peak_at: float) -> Policy:
     """Learning rate through `points`; momentum from high to low at `peak_at` and back."""
-    if len(points) == 3:
-        _check_peak_at(peak_at)
 
     def against(high: float, low: float) -> Piecewise:
         start = [(0.0, high)] if len(points) == 3 else []
@@ -338,8 +323,7 @@ def _decay(lr_max: float, updates: int | None, lr_end: float, warmup: float, eas
 
 
 def _ramp(start: float, lr_max: float, warmup: float) -> tuple[list[tuple[float, float]], list[str]]:
-    if not 0 <= warmup < 1:
-        raise ConfigError(f"warmup is a share of the run, at least 0 and below 1; received {warmup}")
+    share("warmup", warmup, of="the run")
     return ([(0.0, start), (warmup, lr_max)], ["linear"]) if warmup else ([(0.0, lr_max)], [])
 
 
@@ -347,7 +331,7 @@ def _with_momentum(lr: Piecewise, momentum: Momentum, shape: Callable[[float, fl
     if momentum is None:
         return Policy({"lr": lr})
     values = tuple(momentum) if isinstance(momentum, tuple | list) else (momentum,)
-    if not 1 <= len(values) <= 2 or not all(_is_number(value) and 0 <= value < 1 for value in values):
+    if not 1 <= len(values) <= 2 or not all(is_number(value) and 0 <= value < 1 for value in values):
         raise ConfigError(f"momentum is a number, or two (high, low), at least 0 and below 1; received {momentum!r}")
     if len(values) == 1:
         return Policy({"lr": lr}).with_(momentum=values[0])
