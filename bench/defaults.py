@@ -41,13 +41,15 @@ def source_text(folder: Path) -> Path:
     return path
 
 
-def score(data: onecycle.Data, model: str, epochs: float, optimizer: str, lr: float, seed: int, metric: str) -> float:
+def score(
+    data: onecycle.data.Data, model: str, epochs: float, optimizer: str, lr: float, seed: int, metric: str
+) -> float:
     net = onecycle.build_model(model, input_shape=data.input_shape, classes=data.n_classes or 1, seed=seed)
     learn = onecycle.Learner(net, data, optimizer=optimizer, seed=seed, verbose=False)
     learn.valid = None
     try:
         learn.fit_one_cycle(epochs, lr)
-    except onecycle.NonFiniteLoss:
+    except onecycle.errors.NonFiniteLoss:
         return float("nan")
     return learn.evaluate(data.valid)[metric]
 

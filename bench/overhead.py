@@ -58,7 +58,7 @@ def raw(name: str, size: int, updates: int, x: torch.Tensor, y: torch.Tensor) ->
     return updates * size / (time.perf_counter() - start)
 
 
-def ours(name: str, size: int, updates: int, data: onecycle.Data, folder: Path | None) -> float:
+def ours(name: str, size: int, updates: int, data: onecycle.data.Data, folder: Path | None) -> float:
     with open(os.devnull, "w") as nowhere, Progress(epochs=None, stream=nowhere, terminal=True) as progress:
         learn = onecycle.Learner(
             model_of(name), data, batch_size=size, optimizer="sgd", smoothing=0, augment="none", verbose=False
@@ -71,7 +71,7 @@ def ours(name: str, size: int, updates: int, data: onecycle.Data, folder: Path |
 
 
 def compare(
-    name: str, size: int, updates: int, pairs: int, data: onecycle.Data, xy: tuple, record: bool
+    name: str, size: int, updates: int, pairs: int, data: onecycle.data.Data, xy: tuple, record: bool
 ) -> list[float]:
     ratios = []
     for i in range(pairs + 1):

@@ -37,20 +37,20 @@ def model_of(seed: int) -> torch.nn.Module:
     return onecycle.build_model("small-cnn", input_shape=(1, 28, 28), classes=10, seed=seed)
 
 
-def parts(data: onecycle.Data) -> tuple[onecycle.Split, onecycle.Split]:
+def parts(data: onecycle.data.Data) -> tuple[onecycle.data.Split, onecycle.data.Split]:
     """20,000 images to train on and 5,000 others to choose with."""
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
     take = [order[:20000], order[20000:25000]]
-    return tuple(onecycle.Split(data.train.inputs[i], data.train.targets[i]) for i in take)
+    return tuple(onecycle.data.Split(data.train.inputs[i], data.train.targets[i]) for i in take)
 
 
-def ours(train: onecycle.Split, judge: onecycle.Split, epochs: int, seed: int, **options) -> float:
+def ours(train: onecycle.data.Split, judge: onecycle.data.Split, epochs: int, seed: int, **options) -> float:
     learn = onecycle.Learner(model_of(seed), train, seed=seed, verbose=False, **options)
     learn.fit_one_cycle(epochs)
     return 100 * learn.evaluate(judge)["accuracy"]
 
 
-def one_cycle_lr(train: onecycle.Split, judge: onecycle.Split, epochs: int, seed: int, peak: float) -> float:
+def one_cycle_lr(train: onecycle.data.Split, judge: onecycle.data.Split, epochs: int, seed: int, peak: float) -> float:
     """Plain PyTorch, with nothing of ours but the initial weights."""
     mean, std = train.inputs.float().mean() / 255, train.inputs.float().std() / 255
     x, z = ((split.inputs.float() / 255 - mean) / std for split in (train, judge))

@@ -24,6 +24,7 @@ import onecycle
 from onecycle.optim.groups import write
 from onecycle.range_test import peak as suggestion
 from onecycle.range_test.peak import suggest
+from onecycle.records.curve import Curve
 from onecycle.training.step import update
 
 OPTIMIZERS, EPOCHS, SEEDS, TEST_SEEDS = ("sgd", "adamw", "muon"), (2, 8), (0, 1, 2), (100, 101, 102, 103, 104)
@@ -45,7 +46,7 @@ def train(pair, optimizer, epochs, peak, seed):
     learn.valid = None
     try:
         learn.fit_one_cycle(epochs, peak)
-    except onecycle.NonFiniteLoss:
+    except onecycle.errors.NonFiniteLoss:
         return 0.0
     return learn.evaluate(pair.splits()[2])["accuracy"]
 
@@ -164,9 +165,7 @@ class Truth:
 def ours(row, epochs):
     test = row["test"]
     kind = KINDS[row["optimizer"]]
-    return suggest(
-        onecycle.Curve.from_dict(test["curve"]), epochs=epochs, kind=kind, batch_norm=test["batch_norm"]
-    ).lr_max
+    return suggest(Curve.from_dict(test["curve"]), epochs=epochs, kind=kind, batch_norm=test["batch_norm"]).lr_max
 
 
 def theirs(name):

@@ -79,7 +79,7 @@ def run(data, parts, optimizer, epochs, make, peak, seed):
     try:
         for _ in onecycle.train(state, train, epochs, lambda updates: make(peak, updates)):
             pass
-    except onecycle.NonFiniteLoss:
+    except onecycle.errors.NonFiniteLoss:
         return 0.0, 0.0
     model.eval()
     with torch.inference_mode():

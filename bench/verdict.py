@@ -22,6 +22,8 @@ from shapes import climb
 
 import onecycle
 from onecycle.experiments.statistics import speed_up
+from onecycle.range_test.verdict import judge
+from onecycle.records.curve import Curve
 
 # Of the standard schedules, in lengths of the 1cycle run; the last only where they have not got there before.
 BUDGETS, ENOUGH = (1, 1.5, 2), 1.5
@@ -37,7 +39,7 @@ def train(case, preset, epochs, peak, seed):
     valid, learn.valid = learn.valid, None
     try:
         learn.fit_one_cycle(epochs, peak, preset=preset)
-    except onecycle.NonFiniteLoss:
+    except onecycle.errors.NonFiniteLoss:
         return 0.0, 0.0
     test = tuple(part[:4000] for part in case.pair.splits()[2])
     return learn.evaluate(valid)["accuracy"], learn.evaluate(test)["accuracy"]
@@ -137,7 +139,7 @@ def main_table():
         scores, said = {}, []
         for r in rows("verdict-curves"):
             if r["case"] == name:
-                verdict = onecycle.judge(onecycle.Curve.from_dict(r["curve"]))
+                verdict = judge(Curve.from_dict(r["curve"]))
                 scores.setdefault(r["updates"], []).append(verdict.score)
                 said.append(f"{verdict.answer}")
                 answers.append((name, halves[name], r["updates"], verdict, possible(s), s))

@@ -24,14 +24,14 @@ from onecycle import (
     EpochEnd,
     Interrupted,
     Learner,
-    NonFiniteLoss,
     Piecewise,
     Policy,
-    Split,
     Update,
     one_cycle,
     preset,
 )
+from onecycle.data import Split
+from onecycle.errors import NonFiniteLoss
 from onecycle.optim.build import RECIPES
 from onecycle.training.objectives import accuracy
 

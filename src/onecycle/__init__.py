@@ -6,91 +6,52 @@
 >>> learn = onecycle.Learner(model, data, verbose=False)
 >>> learn.fit_one_cycle(3, 0.2).valid["accuracy"] > 0.8
 True
+
+The names are listed in ``__init__.pyi``. Each is imported when it is first used, and so is each package:
+``import onecycle`` loads neither torch nor numpy.
 """
 
-from .data import Data, Split, load
-from .data.batches import as_batches
-from .errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    Interrupted,
-    MissingDependency,
-    NonFiniteLoss,
-    OneCycleError,
-    TrainingError,
-)
-from .experiments.comparison import Comparison, compare
-from .jobs.check import check
-from .jobs.job import Job
-from .jobs.run import run
-from .learner import Learner
-from .models import build as build_model
-from .optim.driver import Driver
-from .range_test.api import RangeTest, range_test
-from .range_test.verdict import Verdict, judge
-from .records.curve import Curve
-from .records.history import Checkpointer, History, Recorder, Result
-from .records.progress import Progress
-from .reproduction.reproduce import Reproduction, reproduce
-from .schedules import presets
-from .schedules.budget import Budget
-from .schedules.piecewise import Piecewise
-from .schedules.policy import Policy
-from .schedules.presets import one_cycle, preset
-from .training.evaluate import evaluate, predict
-from .training.loop import EpochEnd, Update, train
-from .training.objectives import Supervised
-from .training.restore import untouched
-from .training.runtime import Runtime
-from .training.state import TrainState
+import ast
+import sys
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
 
-__all__ = [
-    "Budget",
-    "CheckpointError",
-    "Checkpointer",
-    "Comparison",
-    "ConfigError",
-    "Curve",
-    "Data",
-    "DataError",
-    "Driver",
-    "EpochEnd",
-    "History",
-    "Interrupted",
-    "Job",
-    "Learner",
-    "MissingDependency",
-    "NonFiniteLoss",
-    "OneCycleError",
-    "Piecewise",
-    "Policy",
-    "Progress",
-    "RangeTest",
-    "Recorder",
-    "Reproduction",
-    "Result",
-    "Runtime",
-    "Split",
-    "Supervised",
-    "TrainState",
-    "TrainingError",
-    "Update",
-    "Verdict",
-    "as_batches",
-    "build_model",
-    "check",
-    "compare",
-    "evaluate",
-    "judge",
-    "load",
-    "one_cycle",
-    "predict",
-    "preset",
-    "presets",
-    "range_test",
-    "reproduce",
-    "run",
-    "train",
-    "untouched",
-]
+_HOMES = {
+    name.asname or name.name: (node.module, name.name)
+    for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ImportFrom)
+    for name in node.names
+}
+_PACKAGES = sorted(module.name for module in iter_modules(__path__) if module.name != "__main__")
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+class _Package(ModuleType):
+    """A package whose function `range_test` stays one, though a package inside it has the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system binds each package that it loads in the one around it.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        home, attribute = _HOMES[name]
+        value = getattr(import_module(f".{home}", __name__), attribute)
+    elif name in _PACKAGES:
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_PACKAGES})

@@ -200,7 +200,7 @@ class Learner:
                 the layer groups, from a (the input's) to b (the output's) in equal ratios; ``slice(b)`` gives all but
                 the last a tenth.
             budget: in place of `epochs`: ``"5m"``, ``"500 updates"``.
-            preset: one of `onecycle.presets.PRESETS`; `options` are its keywords, such as ``momentum=(0.95, 0.85)``.
+            preset: a name in `onecycle.schedules.presets`; `options` its keywords, such as ``momentum=(0.95, 0.85)``.
             out, resume, config, observers: as in `fit`.
 
         Source: Smith, 1803.09820, section 4; Smith & Topin, 1708.07120.

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from training_makers import blobs, differing, seeded_net, weights
 
-from onecycle import Curve, Interrupted, Learner, range_test
+from onecycle import Interrupted, Learner, range_test
 from onecycle.range_test.peak import suggest
-from onecycle.records.curve import Sweep
+from onecycle.records.curve import Curve, Sweep
 
 X, Y = blobs(240)
 Y = torch.where(torch.arange(240) % 5 == 0, (Y + 1) % 3, Y)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from onecycle import ConfigError, Interrupted, NonFiniteLoss
+from onecycle import ConfigError, Interrupted
 from onecycle.commands import app as cli
 from onecycle.commands import printing as cli_text
 from onecycle.commands.app import main
+from onecycle.errors import NonFiniteLoss
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 from training_makers import blobs, equal_batches, global_generators
 
-from onecycle import ConfigError, DataError, Split, as_batches
+from onecycle import ConfigError, DataError, as_batches
+from onecycle.data import Split
 from onecycle.data.batches import (
     DatasetBatches,
     ImageTransform,

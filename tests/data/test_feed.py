@@ -7,7 +7,8 @@ import pytest
 import torch
 from training_makers import blobs
 
-from onecycle import ConfigError, Split
+from onecycle import ConfigError
+from onecycle.data import Split
 from onecycle.data.feed import Feed, feed_for
 
 CPU = torch.device("cpu")

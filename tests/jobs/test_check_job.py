@@ -12,17 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from onecycle import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    Job,
-    Learner,
-    MissingDependency,
-    TrainingError,
-    build_model,
-)
+from onecycle import CheckpointError, ConfigError, DataError, Job, Learner, TrainingError, build_model
 from onecycle.commands.app import main
+from onecycle.errors import MissingDependency
 from onecycle.jobs import check as check_job  # fmt: skip
 from onecycle.jobs import run as job_run
 from onecycle.jobs.check import check, check_curve

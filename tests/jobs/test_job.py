@@ -19,13 +19,13 @@ from onecycle import (
     Interrupted,
     Job,
     Learner,
-    MissingDependency,
     TrainingError,
     Update,
     learner,
     load,
     run,
 )
+from onecycle.errors import MissingDependency
 from onecycle.jobs import run as job_run
 from onecycle.jobs.predict import predict_files
 from onecycle.jobs.run import job_of

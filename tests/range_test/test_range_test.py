@@ -21,12 +21,12 @@ from torch.utils.data.distributed import DistributedSampler
 from training_makers import blobs, global_generators, seeded_net
 
 import onecycle
-from onecycle import CheckpointError, ConfigError, Curve, DataError, Interrupted, TrainingError, range_test
+from onecycle import CheckpointError, ConfigError, DataError, Interrupted, TrainingError, range_test
 from onecycle.optim.build import build_optimizer
 from onecycle.optim.driver import Driver
 from onecycle.range_test.api import SHORTEST, RangeTest, default_updates, sweep_updates
 from onecycle.range_test.peak import landmarks, suggest
-from onecycle.records.curve import Sweep
+from onecycle.records.curve import Curve, Sweep
 
 X, Y = blobs(240)
 FLIPPED = torch.where(torch.arange(240) % 5 == 0, (Y + 1) % 3, Y)

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from onecycle import Curve, DataError
-from onecycle.records.curve import BANDWIDTH, Band, Sweep, fit, smooth
+from onecycle import DataError
+from onecycle.records.curve import BANDWIDTH, Band, Curve, Sweep, fit, smooth
 
 RATES = [10 ** (-4 + k / 10) for k in range(41)]
 

@@ -10,21 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from onecycle import (
-    Checkpointer,
-    CheckpointError,
-    EpochEnd,
-    History,
-    NonFiniteLoss,
-    Recorder,
-    Runtime,
-    TrainState,
-    train,
-)
+from onecycle import CheckpointError, EpochEnd, History, Runtime, TrainState, train
 from onecycle import Update as Event
+from onecycle.errors import NonFiniteLoss
 from onecycle.records import history as observers
 from onecycle.records.checkpoint import checkpoints
-from onecycle.records.history import epoch_record, read_history, step_record
+from onecycle.records.history import Checkpointer, Recorder, epoch_record, read_history, step_record
 from onecycle.records.run import read_records
 from onecycle.schedules.presets import linear
 from onecycle.training.loop import LOOK_EVERY

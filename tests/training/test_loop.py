@@ -12,21 +12,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from training_makers import CPU, TASK, adamw, blobs, differing, global_generators, new_state, seeded_net, sgd, weights
 
-from onecycle import (
-    ConfigError,
-    DataError,
-    EpochEnd,
-    NonFiniteLoss,
-    Piecewise,
-    Policy,
-    TrainState,
-    Update,
-    one_cycle,
-    preset,
-    train,
-)
+from onecycle import ConfigError, DataError, EpochEnd, Piecewise, Policy, TrainState, Update, one_cycle, preset, train
 from onecycle.data.batches import TensorBatches
 from onecycle.data.seeds import derive_seed
+from onecycle.errors import NonFiniteLoss
 from onecycle.training.loop import resolve, updates_per_epoch
 
 X, Y = blobs(22)

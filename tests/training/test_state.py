@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from training_makers import CPU, TASK, adamw, blobs, differing, new_state, seeded_net, sgd, weights
 
-from onecycle import CheckpointError, ConfigError, NonFiniteLoss, Runtime, TrainState, Update, train
+from onecycle import CheckpointError, ConfigError, Runtime, TrainState, Update, train
+from onecycle.errors import NonFiniteLoss
 from onecycle.schedules import presets
 from onecycle.training.means import RunningMeans
 from onecycle.training.state import Position

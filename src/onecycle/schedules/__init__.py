@@ -1,1 +1,5 @@
-"""Schedules, policies over them, and budgets: from progress to values. No torch."""
+"""Schedules and policies: what each hyper-parameter is at each moment of a run."""
+
+from . import budget, piecewise, policy, presets
+
+__all__ = ["budget", "piecewise", "policy", "presets"]

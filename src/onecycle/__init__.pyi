@@ -1,0 +1,37 @@
+"""The public names: for type checkers, and read by ``__init__.py``, which imports each when it is first used."""
+
+from .data import load as load
+from .data.batches import as_batches as as_batches
+from .errors import CheckpointError as CheckpointError
+from .errors import ConfigError as ConfigError
+from .errors import DataError as DataError
+from .errors import Interrupted as Interrupted
+from .errors import OneCycleError as OneCycleError
+from .errors import TrainingError as TrainingError
+from .experiments.comparison import Comparison as Comparison
+from .experiments.comparison import compare as compare
+from .jobs.check import check as check
+from .jobs.job import Job as Job
+from .jobs.run import run as run
+from .learner import Learner as Learner
+from .models import build as build_model
+from .optim.driver import Driver as Driver
+from .range_test.api import RangeTest as RangeTest
+from .range_test.api import range_test as range_test
+from .records.history import History as History
+from .records.history import Result as Result
+from .reproduction.reproduce import reproduce as reproduce
+from .schedules.budget import Budget as Budget
+from .schedules.piecewise import Piecewise as Piecewise
+from .schedules.policy import Policy as Policy
+from .schedules.presets import one_cycle as one_cycle
+from .schedules.presets import preset as preset
+from .training.evaluate import evaluate as evaluate
+from .training.evaluate import predict as predict
+from .training.loop import EpochEnd as EpochEnd
+from .training.loop import Update as Update
+from .training.loop import train as train
+from .training.objectives import Supervised as Supervised
+from .training.restore import untouched as untouched
+from .training.runtime import Runtime as Runtime
+from .training.state import TrainState as TrainState
