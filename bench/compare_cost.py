@@ -33,7 +33,8 @@ import torch
 import onecycle
 from onecycle.experiments import comparison, plan
 from onecycle.experiments.comparison import conduct
-from onecycle.experiments.plan import Task
+from onecycle.experiments.execute import PlannedRun
+from onecycle.experiments.options import Placement
 from onecycle.experiments.spec import Spec
 from onecycle.experiments.workers import workers
 
@@ -125,11 +126,12 @@ def seconds_of(jobs: int, spec: Spec, folder: Path) -> float:
     setting = plan.settings(spec)[0]
     cells = plan.cells(spec, setting)
 
-    def tasks(name: str, seeds: range, spec: Spec) -> list[Task]:
-        return [Task(folder / f"{name}-{c.policy}-{s}", plan.job_for(spec, c, LR, s)) for s in seeds for c in cells]
+    def tasks(name: str, seeds: range, spec: Spec) -> list[PlannedRun]:
+        keys = [(cell, seed) for seed in seeds for cell in cells]
+        return [PlannedRun(folder / f"{name}-{c.policy}-{s}", plan.job_for(spec, c, LR, s)) for c, s in keys]
 
     small = spec_of(spec.epochs[0], 1, "digits", 320)
-    with workers(jobs) as work:
+    with workers(Placement(jobs=jobs)) as work:
         list(work(tasks("warm", range(2), small)))
         start = time.perf_counter()
         outcomes = list(work(tasks("run", range(spec.seeds), spec)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -10,15 +11,16 @@ from torch import Tensor, nn
 
 
 class Slow(nn.Sequential):
-    """Sleeps in each forward pass, and after some waits while there is a file ``hold``: the middle of a run."""
+    """After some passes waits while there is a file ``hold``, and says so: the middle of a run."""
 
     passes = 0
 
     def forward(self, input: Tensor) -> Tensor:
-        time.sleep(0.02)
         self.passes += 1
-        while self.passes > 20 and Path("hold").exists():
-            time.sleep(0.02)
+        if self.passes > 20 and Path("hold").exists():
+            Path(f"held-{os.getpid()}").touch()
+            while Path("hold").exists():
+                time.sleep(0.02)
         return super().forward(input)
 
 
@@ -35,3 +37,9 @@ def slow(input_shape: tuple[int, ...], classes: int) -> nn.Module:
 def _net(kind: type[nn.Sequential], input_shape: tuple[int, ...], classes: int) -> nn.Module:
     pixels = input_shape[0] * input_shape[1] * input_shape[2]
     return kind(nn.Flatten(), nn.Linear(pixels, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, classes))
+
+
+def free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]

@@ -16,7 +16,8 @@ from onecycle.commands.app import app, main
 from onecycle.commands.compare import compare
 from onecycle.errors import Interrupted
 from onecycle.experiments.comparison import Comparison
-from onecycle.experiments.plan import Task
+from onecycle.experiments.execute import PlannedRun
+from onecycle.experiments.options import Placement
 from onecycle.experiments.workers import workers
 from onecycle.jobs.job import Job
 
@@ -174,8 +175,8 @@ def test_ctrl_c_with_processes_leaves_a_comparison_to_go_on_with(tmp_path: Path,
 
 def test_ctrl_c_while_the_processes_start(tmp_path: Path, capfd):
     """They do not die of it half-way, and begin nothing of what they were given."""
-    tasks = [Task(tmp_path / str(i), Job(model="mlp", limit=160, seed=i)) for i in range(8)]
-    with pytest.raises(Interrupted), workers(2) as work:
+    tasks = [PlannedRun(tmp_path / str(i), Job(model="mlp", limit=160, seed=i)) for i in range(8)]
+    with pytest.raises(Interrupted), workers(Placement(jobs=2)) as work:
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         for _ in work(tasks):
             pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -21,12 +22,12 @@ from torch.utils.data import DataLoader
 from onecycle import Learner, build_model, load
 from onecycle.errors import CheckpointError, ConfigError, DataError, Interrupted
 from onecycle.experiments import comparison as module
-from onecycle.experiments import plan
-from onecycle.experiments import workers as execute
+from onecycle.experiments import execute, plan, workers
 from onecycle.experiments.comparison import Comparison, compare, conduct
-from onecycle.experiments.plan import Speed, Task
+from onecycle.experiments.execute import Outcome, PlannedRun, known
+from onecycle.experiments.options import Placement
+from onecycle.experiments.plan import Speed
 from onecycle.experiments.spec import Spec
-from onecycle.experiments.workers import Outcome, known
 from onecycle.jobs.job import Job
 from onecycle.jobs.predict import predict_files
 from onecycle.jobs.run import job_of, run
@@ -44,14 +45,14 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[PlannedRun]:
     """The runs that were made, each time one was."""
-    found: list[Task] = []
+    found: list[PlannedRun] = []
     real = execute.run
 
     def counted(job, folder, **options):
         if "test" in options:
-            found.append(Task(folder, job, not options["test"]))
+            found.append(PlannedRun(folder, job, not options["test"]))
         return real(job, folder, **options)
 
     monkeypatch.setattr(execute, "run", counted)
@@ -86,13 +87,13 @@ def test_the_options_of_a_model_travel_with_its_run(tmp_path: Path):
     assert [row["hidden"] for row in comparison.table] == [[8], [16, 8]]
     folder = tmp_path / "out" / comparison.table[1]["run"]
     assert job_of(folder).model_options == {"hidden": [16, 8]}
-    assert known(Task(folder, job_of(folder)))
+    assert known(PlannedRun(folder, job_of(folder)))
     Image.new("L", (8, 8)).save("black.png")
     assert predict_files(folder, ["black.png"])[0]["class"] in "0123456789"
     assert not (folder / "curves.png").exists()
 
 
-def test_each_policy_gets_its_peak_from_as_many_trials(tmp_path: Path, made: list[Task]):
+def test_each_policy_gets_its_peak_from_as_many_trials(tmp_path: Path, made: list[PlannedRun]):
     comparison = compare(out=tmp_path / "out", **{**TUNED, "epochs": [1, 2]})
     tuning = comparison.record["tuning"]
     trials = [task for task in made if task.trial]
@@ -116,7 +117,7 @@ def test_each_policy_gets_its_peak_from_as_many_trials(tmp_path: Path, made: lis
     assert "With one seed there is no interval" in comparison.summary[-1]
 
 
-def test_called_again_it_does_only_what_is_missing(tmp_path: Path, made: list[Task]):
+def test_called_again_it_does_only_what_is_missing(tmp_path: Path, made: list[PlannedRun]):
     first = compare(out=tmp_path / "out", **TUNED)
     made.clear()
     assert compare(out=tmp_path / "out", **TUNED) == first and made == []
@@ -130,7 +131,7 @@ def test_called_again_it_does_only_what_is_missing(tmp_path: Path, made: list[Ta
     assert measures(again) == measures(first) and again.record["status"] == "finished"
 
 
-def test_more_seeds_go_on(tmp_path: Path, made: list[Task]):
+def test_more_seeds_go_on(tmp_path: Path, made: list[PlannedRun]):
     compare(out=tmp_path / "out", **UNTUNED)
     made.clear()
     more = compare(out=tmp_path / "out", **{**UNTUNED, "seeds": 3})
@@ -184,8 +185,10 @@ def test_a_failed_run_is_tried_once_more_and_then_shown(tmp_path: Path, monkeypa
     assert compare(out=tmp_path / "out", **UNTUNED).table[-1]["status"] == "finished"
 
 
-def test_a_trial_that_diverges_is_an_answer_and_is_not_tried_again(tmp_path: Path, made: list[Task]):
-    task = Task(tmp_path / "trial", Job(model="mlp", limit=160, optimizer="sgd", budget="2 epochs", lr_max=1e30), True)
+def test_a_trial_that_diverges_is_an_answer_and_is_not_tried_again(tmp_path: Path, made: list[PlannedRun]):
+    task = PlannedRun(
+        tmp_path / "trial", Job(model="mlp", limit=160, optimizer="sgd", budget="2 epochs", lr_max=1e30), trial=True
+    )
     outcome = execute.execute(task)
     assert outcome.status == "failed" and "loss" in str(outcome.error) and len(made) == 1
     assert known(task) == outcome
@@ -221,21 +224,21 @@ def test_a_process_that_dies_is_replaced_and_then_shown(tmp_path: Path, monkeypa
             pass
 
         def submit(self, *_):
-            raise execute.BrokenProcessPool("gone")
+            raise workers.BrokenProcessPool("gone")
 
         def shutdown(self, **_):
             pass
 
     starts = []
-    monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda *a, **k: starts.append(1) or Dead())
-    with execute.workers(2) as work:
-        task = Task(tmp_path / "x", Job())
-        assert list(work([task])) == [(task, Outcome("failed", error=execute.DIED))]
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda *a, **k: starts.append(1) or Dead())
+    with workers.workers(Placement(jobs=2)) as work:
+        task = PlannedRun(tmp_path / "x", Job())
+        assert list(work([task])) == [(task, Outcome("failed", error=workers.DIED))]
     assert len(starts) == 2
 
 
-def test_a_worker_that_is_to_stop_begins_nothing(tmp_path: Path, made: list[Task]):
-    task = Task(tmp_path / "run", Job(model="mlp", limit=160, budget="1 epochs"))
+def test_a_worker_that_is_to_stop_begins_nothing(tmp_path: Path, made: list[PlannedRun]):
+    task = PlannedRun(tmp_path / "run", Job(model="mlp", limit=160, budget="1 epochs"))
     before = signal.getsignal(signal.SIGINT)
     try:
         assert execute.interruptible(task, stopping=lambda: True) == Outcome("interrupted")
@@ -248,7 +251,7 @@ def test_a_worker_that_is_to_stop_begins_nothing(tmp_path: Path, made: list[Task
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"jobs": 0}, "jobs is the number of processes, at least 1; received 0"),
+        ({"jobs": 0}, "jobs is the number of processes, a whole number of at least 1; received 0"),
         ({"model": lambda: None}, "a function or class at the top of a module"),
         ({"model": "mpl"}, "unknown model 'mpl': did you mean mlp"),
         ({"data": "digit"}, "digits"),
@@ -283,7 +286,7 @@ def samples(n: int = 96, seed: int = 0) -> dict:
 OWN = {**UNTUNED, "model": Straight, "batch_size": 16, "limit": None, "seeds": 1}
 
 
-def test_data_and_model_of_ones_own(tmp_path: Path, made: list[Task]):
+def test_data_and_model_of_ones_own(tmp_path: Path, made: list[PlannedRun]):
     """A run is what a `Learner` makes of the same data, also from a copy and in another folder."""
     digits = load("digits", limit=160)
     comparison = compare(**{**UNTUNED, "limit": None}, data=digits)
@@ -337,21 +340,22 @@ def test_refused_data_of_ones_own_leave_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_model_is_found_by_its_name_where_the_runs_are(monkeypatch: pytest.MonkeyPatch):
-    assert module._name_of(Straight, 2) == f"{__name__}:Straight"
+    two = Placement(jobs=2)
+    assert module._name_of(Straight, two) == f"{__name__}:Straight"
     main = type(sys)("__main__")  # as in a notebook
     monkeypatch.setitem(sys.modules, "__main__", main)
     exec("def build(input_shape, classes): ...", main.__dict__)
-    assert module._name_of(main.build, 1) == "__main__:build"
+    assert module._name_of(main.build, Placement()) == "__main__:build"
     with pytest.raises(ConfigError, match=r"'build' is defined in this session.*put it into a file.*or leave out jobs"):
-        module._name_of(main.build, 2)
+        module._name_of(main.build, two)
     main.__file__ = "<stdin>"
     with pytest.raises(ConfigError, match="this one is in no file: save it, or leave out jobs"):
-        execute.check_jobs(2)
+        Placement(jobs=2)
     main.__file__ = __file__
-    assert module._name_of(main.build, 2) == "__main__:build" and execute.check_jobs(2) is None
-    monkeypatch.setattr(execute.multiprocessing.current_process(), "_inheriting", True, raising=False)
+    assert module._name_of(main.build, two) == "__main__:build" and Placement(jobs=2) == two
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(ConfigError, match="write the call under if __name__ == '__main__'"):
-        execute.check_jobs(2)
+        Placement(jobs=2)
 
 
 def test_runs_that_are_done_show_while_the_peaks_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -388,7 +392,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path):
         Comparison.read("foreign")
 
 
-def test_without_a_folder_the_comparison_finds_its_own_again(made: list[Task]):
+def test_without_a_folder_the_comparison_finds_its_own_again(made: list[PlannedRun]):
     spec = Spec.from_dict({k: v for k, v in UNTUNED.items() if k != "verbose"})
     first = conduct(spec)
     assert first.folder == Path("comparisons/digits-mlp-1")

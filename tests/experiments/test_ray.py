@@ -1,35 +1,33 @@
-"""Comparisons on a real Ray cluster of this machine: a head without CPUs, and two nodes of one CPU each."""
+"""Comparisons on a real Ray cluster of this machine equal those in process, whatever happens to its nodes."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+import types
+import zipfile
+from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import ray_models
+from ray_models import free_port
 
 from onecycle import compare
 from onecycle.errors import ConfigError, Interrupted, MissingDependency, TrainingError
 from onecycle.experiments import ray as on_ray
-from onecycle.experiments import ray_connection
 from onecycle.experiments.comparison import Comparison
-from onecycle.experiments.plan import Task
-from onecycle.experiments.workers import Outcome, Ray, workers
+from onecycle.experiments.execute import PlannedRun
+from onecycle.experiments.options import Placement
+from onecycle.experiments.workers import workers
 from onecycle.jobs.job import Job
 from onecycle.records.run import read_records
 
@@ -37,58 +35,13 @@ SPEC: dict[str, Any] = {
     "data": "digits", "model": "mlp", "policies": ["one_cycle", "step"], "epochs": [1], "seeds": 2, "limit": 320,
     "optimizer": "sgd", "tune": False, "lr_max": 0.05, "verbose": False,
 }  # fmt: skip
-LONG = {**SPEC, "epochs": [6], "model": ray_models.slow}
-
-
-# Little memory, and a dead node is noticed after a second.
-SMALL = {"object_store_memory": 80 * 1024 * 1024}
-ATTENTIVE = {
-    "health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2
-}  # fmt: skip
+LONG = {**SPEC, "epochs": [6], "seeds": 1, "model": ray_models.slow}
 
 
 @pytest.fixture(autouse=True)
 def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(on_ray, "EVERY", 0.05)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """The cluster, to which this process is connected; `client` is its address for others."""
-    if find_spec("ray") is None:
-        pytest.skip('Ray is not installed: pip install "onecycle[ray]"')
-    # A short path, since sockets lie in it; of its own, since Ray keeps there which cluster a machine is part of.
-    with TemporaryDirectory(prefix="ray-") as home, pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own
-        for variable in ("RAY_TMPDIR", "TMPDIR"):  # the latter for what a killed node leaves
-            patch.setenv(variable, home)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")  # with it the client server dies now and then on a busy machine
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        import ray
-        from ray.cluster_utils import Cluster
-
-        port = free_port()
-        head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": port, **SMALL}
-        made: Any = Cluster(initialize_head=True, head_node_args={**head, "_system_config": ATTENTIVE})
-        try:
-            for _ in range(2):
-                made.add_node(num_cpus=1, **SMALL)
-            ray.init(made.address, log_to_driver=False, logging_level=logging.ERROR)
-            made.client = f"ray://127.0.0.1:{port}"
-            yield made
-        finally:
-            ray.shutdown()
-            made.shutdown()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def assert_same(one: Comparison, other: Comparison) -> None:
@@ -121,19 +74,15 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def in_the_middle(runs: int, act: Callable[[], None]) -> threading.Thread:
-    """Hold the runs of the comparison in ``out`` until so many have brought a checkpoint, and then do something."""
-    out, hold = Path("out").resolve(), Path("hold").resolve()
-
-    def under_way() -> int:
-        found = [run for run in out.glob("runs/*/run.json") if '"status": "running"' in run.read_text()]
-        return sum(any(run.parent.glob("checkpoints/step-*")) for run in found)
+    """Hold the runs of the comparison in ``out`` when they have checkpoints; do something when so many are held."""
+    here = Path.cwd()
 
     def watch() -> None:
-        if wait_for((out / "compare.json").exists):  # its speed was measured
-            hold.touch()
-            if wait_for(lambda: under_way() >= runs):
+        if wait_for((here / "out/compare.json").exists):  # its speed was measured
+            (here / "hold").touch()
+            if wait_for(lambda: len(list(here.glob("held-*"))) >= runs):
                 act()
-            hold.unlink()
+            (here / "hold").unlink()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -174,8 +123,8 @@ def test_failed_runs_are_shown_with_their_error(cluster: Any):
     assert "there/runs" in failed["error"] and failed["error"] == here.table[0]["error"].replace("here/", "there/")
     Path("taken").mkdir()
     Path("taken/thesis.txt").write_text("mine")
-    task = Task(Path("taken"), Job(model="mlp", limit=160, budget="1 epochs", lr_max=0.1))
-    with workers(1, Ray()) as work:
+    task = PlannedRun(Path("taken"), Job(model="mlp", limit=160, budget="1 epochs", lr_max=0.1))
+    with workers(Placement(on="ray")) as work:
         [(_, outcome)] = work([task])
     assert outcome.status == "failed" and "taken is not empty and holds no run" in str(outcome.error)
 
@@ -199,7 +148,7 @@ def test_a_stop_leaves_a_comparison_that_goes_on(cluster: Any):
 
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)  # the nodes hear of it while their runs are held
+        time.sleep(0.5)  # the node hears of it while its run is held
 
     stopper = in_the_middle(1, interrupt)
     with pytest.raises(Interrupted, match="what is done is kept in out") as stop:
@@ -208,33 +157,37 @@ def test_a_stop_leaves_a_comparison_that_goes_on(cluster: Any):
     assert stop.value.signal == signal.SIGINT
     record = Comparison.read("out").record
     assert record["status"] == "interrupted" and "waiting" in [row["status"] for row in record["table"]]
-    halted = [json.loads(path.read_text()) for path in Path("out").glob("runs/*/run.json")]
-    assert "interrupted" in [run["status"] for run in halted]
-    assert all("/onecycle-" not in str(run["error"]) for run in halted)
-    kept = Path("out").rglob("checkpoints/step-*")
-    steps = max(int(path.name.removeprefix("step-")) for path in kept)
-    assert 0 < steps < 30
+    [halted] = [json.loads(path.read_text()) for path in Path("out").glob("runs/*/run.json")]
+    assert halted["status"] == "interrupted" and "/onecycle-" not in str(halted["error"])
+    steps = [int(path.name.removeprefix("step-")) for path in Path("out").rglob("checkpoints/step-*")]
+    assert 0 < max(steps) < 30
     some = compare(out="out", on="ray", **LONG)  # goes on from what is here
     assert_same(whole, some)
 
 
 def test_through_a_client_from_the_shell(cluster: Any):
-    options = "--model mlp --policies one_cycle,step --epochs 1 --seeds 2 --limit 320 --optimizer sgd --no-tune"
+    options = "--model mlp --policies one_cycle,step --epochs 1 --seeds 1 --limit 320 --optimizer sgd --no-tune"
     command = [sys.executable, "-m", "onecycle", "compare", "digits", *options.split(), "--lr-max", "0.05"]
     command += ["--json", "--out", "shell", "--on", cluster.client]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "finished"
-    assert_same(compare(out="here", **SPEC), Comparison.read("shell"))
+    assert_same(compare(out="here", **{**SPEC, "seeds": 1}), Comparison.read("shell"))
 
 
-def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster: Any):
+@pytest.mark.parametrize("storage", ["storage", None])
+def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster: Any, storage: str | None):
     here = compare(out="here", **{**LONG, "model": ray_models.quick})
-    before: dict[Path, str] = {}
+    node = cluster.add_node(**cluster.small)
+    kept = Path.cwd() / "storage"
+    begun: dict[str, bytes] = {}
 
     def kill() -> None:
-        before.update({path: path.read_text() for path in Path("out").glob("runs/*/steps.jsonl")})
-        node = next(iter(cluster.worker_nodes))
+        assert storage is None or wait_for(lambda: len(list(kept.glob("*.zip"))) == 2)
+        for path in kept.glob("*.zip"):
+            with zipfile.ZipFile(path) as files:
+                assert any(name.endswith("manifest.json") for name in files.namelist())
+                begun[path.name.rpartition("-")[0]] = files.read("steps.jsonl").partition(b"\n")[0]
         workers = children(node.all_processes["raylet"][0].process.pid)
         cluster.remove_node(node, allow_graceful=False)
         for worker in workers:  # which would live on for a while
@@ -242,47 +195,86 @@ def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster: Any
                 os.kill(worker, signal.SIGKILL)
 
     killer = in_the_middle(2, kill)
-    there = compare(out="out", on="ray", **LONG)
+    there = compare(out="out", on="ray", storage=storage, **LONG)
     killer.join()
-    assert len(cluster.worker_nodes) == 1
-    assert built_elsewhere() == len(there.table) + 1  # one was made again, and
-    firsts = [path.read_text().startswith(text.partition("\n")[0]) for path, text in before.items()]
-    assert len(firsts) >= 2 and all(firsts)  # but not from its start: these records have times
+    assert built_elsewhere() == len(there.table) + 1  # one was made again
     assert_same(here, there)
+    [note] = there.record["notes"]
+    how = "went on from its last checkpoint in storage" if storage else "started anew, since no storage"
+    assert f"seed 0: its node or process died 1 time: it {how}" in note
+    for run, first in begun.items():  # none begins anew: these records have times
+        assert (there.folder / "runs" / run / "steps.jsonl").read_bytes().startswith(first)
+    if storage:
+        assert len(begun) == 2 and list(kept.iterdir()) == []
 
 
-def test_a_cluster_that_goes_away_is_named(monkeypatch: pytest.MonkeyPatch):
-    class Gone:
-        class exceptions:
-            RayError = RuntimeError
-
-        remote = staticmethod(lambda function: function)
-        cluster_resources = staticmethod(dict)
-        nodes = staticmethod(lambda: [{"Alive": True, "Resources": {"CPU": 1}}])
-
+def test_a_cluster_that_goes_away_is_named():
+    class Lost(Gone):
         @staticmethod
-        def get(*_: Any) -> None:
+        def wait(*_: Any, **__: Any) -> None:
             raise ConnectionError("lost\nand more")
 
-    class Desk:
-        class lay:
-            remote = staticmethod(lambda *_: None)
-
-    (run := Path("run")).mkdir()
-    (run / "run.json").write_text("{}")
-    work = on_ray.Cluster(Gone, Desk, Ray()).work
+    work = on_ray.Cluster(Lost, Placement(on="ray")).work
     with pytest.raises(TrainingError, match=r"the Ray cluster is gone: lost and more\. .* give the same command again"):
-        next(work([Task(run, Job())]))
+        next(work([PlannedRun(Path("run"), Job())]))
+
+
+def test_a_run_whose_nodes_die_again_and_again_has_failed():
+    class Deadly(Gone):
+        submitted = 0
+
+        @staticmethod
+        def wait(refs: list, **_: Any) -> tuple[list, list]:
+            Deadly.submitted += 1
+            return refs, []
+
+        @staticmethod
+        def get(ref: Any) -> Any:
+            if ref == "task":
+                raise RuntimeError("the node died")
+
+    task = PlannedRun(Path("run"), Job())
+    [(made, outcome)] = on_ray.Cluster(Deadly, Placement(on="ray")).work([task])
+    assert made is task and outcome.status == "failed" and Deadly.submitted == on_ray.RETRIES + 1
+    assert outcome.error == "its node or process died, 4 times: the node died"
+
+
+class Gone:
+    """As much of Ray as a cluster asks of it."""
+
+    class exceptions:
+        RayError = RuntimeError
+        RayTaskError = TaskCancelledError = ZeroDivisionError
+
+    gpus = 0
+
+    @classmethod
+    def remote(cls, *function: Any, **_: Any) -> Any:
+        if not function:
+            return cls.remote
+        task = types.SimpleNamespace(remote=lambda *_: "task" if function[0] is on_ray._on_node else "setup")
+        task.options = lambda **_: task
+        return task
+
+    @classmethod
+    def cluster_resources(cls) -> dict[str, int]:
+        return {"GPU": cls.gpus}
+
+    @classmethod
+    def nodes(cls) -> list[Any]:
+        return [{"Alive": True, "Resources": {"CPU": 1, "GPU": cls.gpus}}]
+
+    @staticmethod
+    def get(ref: Any) -> Any:
+        return None
 
 
 def test_gpus_are_shared_where_there_are_any():
-    class Two:
-        remote = staticmethod(lambda function: function)
-        cluster_resources = staticmethod(lambda: {"GPU": 2})
-        nodes = staticmethod(lambda: [{"Alive": True, "Resources": {"CPU": 1, "GPU": 2}}])
+    class Two(Gone):
+        gpus = 2
 
     def share(device: str | None, gpus: float | None) -> float:
-        return on_ray.Cluster(Two, None, Ray(gpus=gpus))._share(Job(device=device))
+        return on_ray.Cluster(Two, Placement(on="ray", gpus=gpus))._gpus(Job(device=device))
 
     assert [share(device, None) for device in (None, "cuda", "cpu")] == [1, 1, 0]
     assert [share(None, 0.25), share("cuda", 0.25), share(None, 0)] == [0.25, 0.25, 0]
@@ -293,13 +285,20 @@ def test_gpus_are_shared_where_there_are_any():
     [
         ({"on": "spark"}, "on is ray, or the address of a cluster such as ray://127.0.0.1:10001; received 'spark'"),
         ({"on": "ray://head"}, "received 'ray://head'"),
-        ({"on": "ray", "cpus": 0}, "cpus is the number of CPUs of a run on Ray, at least 1; received 0"),
-        ({"on": "ray", "gpus": 2}, "gpus is the share of a GPU of a run on Ray, from 0 to 1; received 2"),
+        (
+            {"on": "ray", "cpus": 0},
+            "CPUs of a run on Ray, a whole number of at least 1; received 0",
+        ),
+        ({"on": "ray", "gpus": 2}, "gpus is a share of a GPU, at least 0 and at most 1; received 2"),
         ({"on": "ray", "jobs": 2}, r"leave out jobs \(2\)"),
         ({"cpus": 2}, 'give on="ray" too'),
+        ({"storage": "shared"}, 'storage is for runs on Ray: give on="ray" too'),
+        ({"on": "ray", "storage": "ftp://a"}, "storage is a folder that all nodes share, or .*; received 'ftp://a'"),
+        ({"on": "ray", "storage": "file/under"}, "that can be written; received 'file/under'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments: dict[str, Any], message: str):
+    Path("file").touch()
     with pytest.raises(ConfigError, match=message):
         compare(out="out", **arguments, **SPEC)
     assert not Path("out").exists()
@@ -312,14 +311,14 @@ def test_without_ray_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_where_nobody_answers_it_says_how_to_start_ray(monkeypatch: pytest.MonkeyPatch):
-    class Ray:
-        is_initialized = staticmethod(lambda: False)
+    ray, exceptions = types.ModuleType("ray"), types.ModuleType("ray.exceptions")
 
-        @staticmethod
-        def init(*_: Any, **__: Any) -> None:
-            raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0")
+    def init(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0")
 
-    monkeypatch.setattr(ray_connection, "_ray", lambda: Ray)
+    vars(ray).update(is_initialized=lambda: False, init=init, exceptions=exceptions)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
     port = free_port()
     for on, address in ((f"ray://127.0.0.1:{port}", None), ("ray", f"127.0.0.1:{port}")):
         if address:
@@ -344,11 +343,11 @@ def test_a_connection_that_is_lost_as_it_begins_is_tried_once_more():
             if len(calls) != 2:
                 raise ConnectionAbortedError("Initialization failure from server")
 
-    ray_connection._init(Ray, "ray://head:10001")
+    on_ray._init(Ray, "ray://head:10001")
     assert len(calls) == 2
     calls += ["three"]
     with pytest.raises(ConnectionAbortedError):
-        ray_connection._init(Ray, "ray://head:10001")
+        on_ray._init(Ray, "ray://head:10001")
     assert len(calls) == 5
 
 
@@ -360,9 +359,3 @@ def test_a_model_of_this_session_cannot_be_found_elsewhere(monkeypatch: pytest.M
     monkeypatch.setattr(sys.modules["__main__"], "build", build, raising=False)
     with pytest.raises(ConfigError, match="defined in this session"):
         compare(out="out", on="ray", **{**SPEC, "model": build})
-
-
-def test_outcomes_know_the_folder_of_their_run():
-    outcome = Outcome("failed", {"run": "/tmp/x/run", "updates": 3}, "look into /tmp/x/run/steps.jsonl")
-    named = on_ray._named(outcome, Path("/tmp/x/run"), Path("out/runs/a"))
-    assert named == Outcome("failed", {"run": "out/runs/a", "updates": 3}, "look into out/runs/a/steps.jsonl")

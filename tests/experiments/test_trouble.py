@@ -14,12 +14,12 @@ from torch import nn
 
 from onecycle.errors import CheckpointError, DataError, Interrupted, TrainingError
 from onecycle.experiments import comparison as module
-from onecycle.experiments import plan
-from onecycle.experiments import workers as execute
+from onecycle.experiments import plan, workers
 from onecycle.experiments.comparison import Comparison, compare, lines
-from onecycle.experiments.plan import Speed, Task
+from onecycle.experiments.execute import Outcome, PlannedRun, execute
+from onecycle.experiments.options import Placement
+from onecycle.experiments.plan import Speed
 from onecycle.experiments.spec import Spec
-from onecycle.experiments.workers import Outcome, Ray
 from onecycle.jobs.job import Job
 from onecycle.records import run as runs
 
@@ -76,19 +76,19 @@ def test_a_run_that_is_stopped_alone_is_still_to_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: None, options: dict
 ):
     """As where somebody ends one of the processes: the others go on, and the comparison is not finished."""
-    made: list[Task] = []
+    made: list[PlannedRun] = []
 
-    def work(tasks: Sequence[Task]) -> Iterator[tuple[Task, Outcome]]:
+    def work(tasks: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
         for i, task in enumerate(tasks):
             made.append(task)
-            yield task, Outcome("interrupted") if i == 0 else execute.execute(task)
+            yield task, Outcome("interrupted") if i == 0 else execute(task)
 
     @contextmanager
-    def workers(*_):
+    def fake(*_):
         yield work
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "workers", workers)
+        patch.setattr(module, "workers", fake)
         with pytest.raises(Interrupted, match="give the same command again to go on"):
             compare(out=tmp_path / "out", **options)
     left = Comparison.read(tmp_path / "out")
@@ -101,29 +101,29 @@ def test_a_run_that_is_stopped_alone_is_still_to_be_made(
 
 def test_an_error_here_stops_the_runs_under_way(monkeypatch: pytest.MonkeyPatch):
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda *_, **__: SimpleNamespace(shutdown=lambda **_: None))
-    monkeypatch.setattr(execute.os, "kill", lambda pid, number: sent.append((pid, number)))
-    pools: list[execute._Pool] = []
-    monkeypatch.setattr(execute, "_Pool", lambda jobs, make=execute._Pool: pools.append(make(jobs)) or pools[-1])
-    with pytest.raises(CheckpointError, match="full"), execute.workers(2):
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda *_, **__: SimpleNamespace(shutdown=lambda **_: None))
+    monkeypatch.setattr(workers.os, "kill", lambda pid, number: sent.append((pid, number)))
+    pools: list[workers._Pool] = []
+    monkeypatch.setattr(workers, "_Pool", lambda jobs, make=workers._Pool: pools.append(make(jobs)) or pools[-1])
+    with pytest.raises(CheckpointError, match="full"), workers.workers(Placement(jobs=2)):
         monkeypatch.setattr(pools[0], "_processes", lambda: [SimpleNamespace(pid=7), SimpleNamespace(pid=None)])
         raise CheckpointError("the disk is full")
     assert sent == [(7, signal.SIGINT)] and pools[0]._stopping.is_set()
-    with execute.workers(2):
+    with workers.workers(Placement(jobs=2)):
         pass
     assert len(sent) == 1 and not pools[1]._stopping.is_set()
 
 
 def test_a_damaged_range_test_is_named(tmp_path: Path, unmeasured: None):
     (tmp_path / "out/trials").mkdir(parents=True)
-    book = module.Book(Spec.from_dict({k: v for k, v in TUNED.items() if k != "verbose"}), tmp_path / "out",
+    campaign = module.Campaign(Spec.from_dict({k: v for k, v in TUNED.items() if k != "verbose"}), tmp_path / "out",
                        {(): SPEED}, module.Silent(), lambda tasks: iter(()))  # fmt: skip
     for text in ('{"peaks": {"1": 0.', "[]", '{"peaks": 3}', "{}"):
         (tmp_path / "out/trials/range.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"trials/range\.json cannot be read: .*Remove it to test anew"):
-            book.tune()
+            campaign.tune()
 
 
 def test_on_ray_the_time_is_of_one_run_after_the_other():
-    said = {on: lines(Spec(), {(): SPEED}, 1, on)[-1] for on in (None, Ray())}
-    assert said[Ray()] == said[None].replace(", from", " if one after the other, from") != said[None]
+    said = {on: lines(Spec(), {(): SPEED}, Placement(on=on))[-1] for on in (None, "ray")}
+    assert said["ray"] == said[None].replace(", from", " if one after the other, from") != said[None]

@@ -40,6 +40,7 @@ def compare(
     on: str | None = None,
     cpus: Whole | None = None,
     gpus: float | None = None,
+    storage: str | None = None,
     target: float | None = None,
     plan: Flag = False,
     out: Path | None = None,
@@ -94,6 +95,9 @@ def compare(
         On Ray, CPUs of a run, and its threads; default 1.
     gpus
         On Ray, share of a GPU of a run, such as 0.25; default a whole one, where there are any.
+    storage
+        On Ray, a folder that all nodes share, or an address such as s3://BUCKET/FOLDER, where runs keep checkpoints:
+        one whose node dies goes on from there. Default: none, and it starts anew.
     target
         Say too how many epochs and seconds each policy took to this validation accuracy, such as 0.9.
     plan
@@ -115,22 +119,21 @@ def compare(
             raise ConfigError(f"{name} is given twice, as {given[name]!r} and {value!r}: leave one out")
         given[name] = value
     from ..experiments.comparison import conduct, lines, measured
+    from ..experiments.options import Placement
     from ..experiments.spec import Spec, read_toml
     from ..experiments.targets import check_target
-    from ..experiments.workers import Ray, check_jobs
 
-    ray = Ray.wanted(on, cpus, gpus, jobs)
+    placement = Placement(jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage)
     check_target(target)
     if data is not None and data.lower().endswith(".toml"):
         spec = Spec.from_dict({**read_toml(data), **given})
     else:
         spec = Spec.from_dict({**({} if data is None else {"data": data}), **given})
     if plan:
-        check_jobs(jobs)
-        said = lines(spec, measured(spec), jobs, ray)
+        said = lines(spec, measured(spec), placement)
         print_json({"config": spec.to_dict(), "plan": said}) if json else print(*said, sep="\n")
         return
-    comparison = conduct(spec, out, jobs=jobs, on=ray, verbose=not json)
+    comparison = conduct(spec, out, placement=placement, verbose=not json)
     with suppress(MissingDependency):
         comparison.report()
     if json:

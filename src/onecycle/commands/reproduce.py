@@ -21,6 +21,7 @@ def reproduce(
     on: str | None = None,
     cpus: Whole | None = None,
     gpus: float | None = None,
+    storage: str | None = None,
     plan: Flag = False,
     out: Path | None = None,
     format: Literal["png", "svg", "pdf"] = "png",
@@ -46,6 +47,8 @@ def reproduce(
         On Ray, CPUs of a run, and its threads; default 1.
     gpus
         On Ray, share of a GPU of a run; default a whole one, where there are any.
+    storage
+        On Ray, where runs keep checkpoints, as for "onecycle compare".
     plan
         Only print what would be run, and how long it takes.
     out
@@ -53,16 +56,17 @@ def reproduce(
     format
         Of the figure: png, svg or pdf.
     """
+    from ..experiments.options import Placement
     from ..reproduction.protocol import read
     from ..reproduction.reproduce import reproduce as run
     from ..reproduction.reproduce import with_seeds
 
     if plan:
         protocol = with_seeds(read(name, size), seeds)
-        said = _plan(protocol, jobs)
+        said = _plan(protocol, Placement(jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage))
         print_json({"name": name, "size": size, "plan": said}) if json else print(*said, sep="\n")
         return
-    found = run(name, size, out, seeds=seeds, jobs=jobs, on=on, cpus=cpus, gpus=gpus, verbose=not json)
+    found = run(name, size, out, seeds=seeds, jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage, verbose=not json)
     drawn = None
     with suppress(MissingDependency):
         drawn = found.draw(format)
@@ -73,13 +77,13 @@ def reproduce(
     print(*found.summary, *([f"drawn in {drawn}"] if drawn else []), sep="\n")
 
 
-def _plan(protocol: Any, jobs: int) -> list[str]:
+def _plan(protocol: Any, placement: Any) -> list[str]:
     from ..experiments.comparison import lines, measured
     from ..reproduction.evidence import specs
 
     said = [f"{protocol.title} ({protocol.source})"]
     for name, spec in specs(protocol).items():
-        said += [f"{name}:", *[f"  {line}" for line in lines(spec, measured(spec), jobs)]]
+        said += [f"{name}:", *[f"  {line}" for line in lines(spec, measured(spec), placement)]]
     if protocol.kind != "comparisons":
         what = protocol.kind.removesuffix("s").replace("-", " ")
         said.append(f"{protocol.seeds} of each {what}: {', '.join(protocol.parts)}")

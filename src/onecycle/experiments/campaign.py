@@ -19,15 +19,15 @@ from ..search.grid import Score, at_edge, best, tuned
 from . import plan
 from . import results as tables
 from .console import Silent
-from .plan import Cell, Setting, Speed, Task
+from .execute import Outcome, PlannedRun, Work, ended, known
+from .plan import Cell, Setting, Speed
 from .spec import Spec
-from .workers import Outcome, Work, ended, known
 
 SCHEMA = 1
 FILE = "compare.json"
 
 
-class Book:
+class Campaign:
     """A comparison under way: its records, and how they are kept."""
 
     def __init__(self, spec: Spec, folder: Path, speeds: Mapping[Setting, Speed], says: Silent, work: Work):
@@ -67,13 +67,14 @@ class Book:
             if peak is None:
                 self.outcomes[cell, seed] = Outcome("failed", error="no trial run of this policy came to its end")
                 continue
-            task = Task(self.folder / self._run(cell, seed), plan.job_for(self.spec, cell, peak, seed))
+            task = PlannedRun(self.folder / self._run(cell, seed), plan.job_for(self.spec, cell, peak, seed))
             keys[task.folder] = cell, seed
             tasks.append(task)
 
-        def note(task: Task, outcome: Outcome) -> str:
+        def note(task: PlannedRun, outcome: Outcome) -> str:
             cell, seed = keys[task.folder]
             self.outcomes[cell, seed] = outcome
+            self._note(cell, seed, outcome)
             return f"{cell.name} seed {seed}: {_said(outcome, 'test')}"
 
         self._make("run", tasks, {task.folder: keys[task.folder][0] for task in tasks}, note)
@@ -83,11 +84,14 @@ class Book:
         keys = {
             self.folder / f"trials/{cell.name}-lr{lr:g}": (cell, lr) for cell, rates in wanted.items() for lr in rates
         }
-        tasks = [Task(f, plan.job_for(self.spec, cell, lr, plan.TRIAL_SEED), True) for f, (cell, lr) in keys.items()]
+        tasks = [
+            PlannedRun(f, plan.job_for(self.spec, cell, lr, plan.TRIAL_SEED), True) for f, (cell, lr) in keys.items()
+        ]
 
-        def note(task: Task, outcome: Outcome) -> str:
+        def note(task: PlannedRun, outcome: Outcome) -> str:
             cell, lr = keys[task.folder]
             found[cell][lr] = _score(outcome)
+            self._note(cell, plan.TRIAL_SEED, outcome)
             row = tables.row(cell, plan.TRIAL_SEED, lr, str(task.folder.relative_to(self.folder)), outcome)
             self.trials.append((cell, row))
             return f"{cell.name} peak {lr:g}: {_said(outcome, 'valid')}"
@@ -96,7 +100,11 @@ class Book:
         return found
 
     def _make(
-        self, label: str, tasks: Sequence[Task], cells: Mapping[Path, Cell], note: Callable[[Task, Outcome], str]
+        self,
+        label: str,
+        tasks: Sequence[PlannedRun],
+        cells: Mapping[Path, Cell],
+        note: Callable[[PlannedRun, Outcome], str],
     ) -> None:
         """Make the runs that are missing; `note` takes down each and says it in words.
 
@@ -175,6 +183,10 @@ class Book:
 
     def _keys(self) -> list[tuple[Cell, int]]:
         return [(cell, seed) for seed in range(self.spec.seeds) for group in self.cells.values() for cell in group]
+
+    def _note(self, cell: Cell, seed: int, outcome: Outcome) -> None:
+        if outcome.note is not None:
+            self.notes.append(f"{cell.name} seed {seed}: {outcome.note}")
 
     def _seconds(self, cell: Cell) -> float:
         return self.speeds[cell.setting].seconds(cell.epochs)

@@ -14,18 +14,20 @@ from ..errors import CheckpointError, ConfigError, OneCycleError
 from ..records import run as runs
 from ..records.checkpoint import check_schema
 from . import own_data, plan
-from .campaign import FILE, SCHEMA, Book
+from .campaign import FILE, SCHEMA, Campaign
 from .console import Lines, LiveTable, Silent
+from .options import Placement
 from .plan import Setting, Speed
 from .spec import Spec
 from .targets import to_targets
-from .workers import Ray, check_jobs, workers
+from .workers import workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .own_data import Arrays
 
+HERE = Placement()
 # What a comparison that was killed before its first record left behind.
 OURS = (f".writing-{FILE}", own_data.DATA, f".writing-{own_data.DATA}")
 
@@ -114,6 +116,7 @@ def compare(
     on: str | None = None,
     cpus: int | None = None,
     gpus: float | None = None,
+    storage: str | None = None,
     verbose: bool = True,
     **options: Any,
 ) -> Comparison:
@@ -131,6 +134,8 @@ def compare(
             of one, "ray://HOST:10001".
         cpus: on Ray, the CPUs of a run, which has as many threads; default 1.
         gpus: on Ray, the share of a GPU of a run, such as 0.25; default a whole one, where there are any.
+        storage: on Ray, a folder that all nodes share or an address such as "s3://BUCKET/FOLDER", where runs keep their
+            checkpoints: one whose node dies goes on from there; default none, and it starts anew.
         verbose: say the plan and the progress.
         options: of `Spec`: policies, epochs, seeds, axes, tune, lr_max, trials; and any field of a `Job` with its
             value, or with a list of values, which makes it an axis.
@@ -148,18 +153,17 @@ def compare(
     >>> [(row["policy"], row["seed"], row["status"]) for row in comparison.table]
     [('one_cycle', 0, 'finished'), ('step', 0, 'finished'), ('one_cycle', 1, 'finished'), ('step', 1, 'finished')]
     """
-    ray = Ray.wanted(on, cpus, gpus, jobs)
+    placement = Placement(jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage)
     named, own = (str(data), None) if isinstance(data, str | Path) else ("data", _arrays(data))
-    spec = Spec.from_dict({"data": named, "model": _name_of(model, jobs, ray), **options})
-    return conduct(spec, out, jobs=jobs, on=ray, verbose=verbose, own=own)
+    spec = Spec.from_dict({"data": named, "model": _name_of(model, placement), **options})
+    return conduct(spec, out, placement=placement, verbose=verbose, own=own)
 
 
 def conduct(
     spec: Spec,
     out: str | Path | None = None,
     *,
-    jobs: int = 1,
-    on: Ray | None = None,
+    placement: Placement = HERE,
     verbose: bool = False,
     own: Arrays | None = None,
 ) -> Comparison:
@@ -167,29 +171,28 @@ def conduct(
 
     `own` are the arrays of data that have no name or path, which then takes the place of `spec.data`.
     """
-    check_jobs(jobs)
     folder = _home(out, spec, own)
     spec = _with_data(spec, own, folder)
     if _is_done(folder, spec):
         return Comparison.read(folder)
-    with workers(jobs, on) as work, own_data.kept(own, folder), held():
+    with workers(placement) as work, own_data.kept(own, folder), held():
         speeds = measured(spec)
-        says = _voice(spec, jobs, verbose)
-        for line in lines(spec, speeds, jobs, on):
+        says = _voice(spec, placement.jobs, verbose)
+        for line in lines(spec, speeds, placement):
             says.say(line)
-        book = Book(spec, folder, speeds, says, work)
+        campaign = Campaign(spec, folder, speeds, says, work)
         try:
-            book.recall()
-            book.write("running")
-            book.tune()
-            book.measure()
+            campaign.recall()
+            campaign.write("running")
+            campaign.tune()
+            campaign.measure()
         except KeyboardInterrupt as stop:
-            book.write("interrupted")
+            campaign.write("interrupted")
             stop.args = (f"stopped; what is done is kept in {folder}: give the same command again to go on",)
             raise
         finally:
             says.close()
-    book.write("finished")
+    campaign.write("finished")
     return Comparison.read(folder)
 
 
@@ -214,7 +217,7 @@ def _measured(spec: Spec, setting: Setting, seconds: float) -> Speed:
         raise
 
 
-def lines(spec: Spec, speeds: Mapping[Setting, Speed], jobs: int = 1, on: Ray | None = None) -> list[str]:
+def lines(spec: Spec, speeds: Mapping[Setting, Speed], placement: Placement = HERE) -> list[str]:
     """The plan in words: what is run, and about how long it takes."""
     from ..text import duration
 
@@ -231,9 +234,9 @@ def lines(spec: Spec, speeds: Mapping[Setting, Speed], jobs: int = 1, on: Ray | 
         *[f"epochs: {', '.join(f'{e:g}' for e in spec.epochs)}; seeds: {spec.seeds}", *axes],
         tuning,
         f"runs: {measured_runs}",
-        f"time: about {duration(float(f'{seconds / jobs:.2g}'))}"
-        + (f" in {jobs} processes" if jobs > 1 else "")
-        + (" if one after the other" if on else "")
+        f"time: about {duration(float(f'{seconds / placement.jobs:.2g}'))}"
+        + (f" in {placement.jobs} processes" if placement.jobs > 1 else "")
+        + (" if one after the other" if placement.on else "")
         + ", from a measured second of training",
     ]
 
@@ -294,7 +297,7 @@ def _arrays(data: Any) -> Arrays:
     return to_arrays(data)
 
 
-def _name_of(model: str | Callable[..., Any] | None, jobs: int, ray: Ray | None = None) -> str | None:
+def _name_of(model: str | Callable[..., Any] | None, placement: Placement) -> str | None:
     """By which a model is found again, in another process too.
 
     Raises:
@@ -309,9 +312,11 @@ def _name_of(model: str | Callable[..., Any] | None, jobs: int, ray: Ray | None 
             f"model is a name, or a function or class at the top of a module, so that each run can make it anew; "
             f"received {model!r}: write def build(input_shape, classes): ... at the top of a file or notebook cell"
         )
-    if module == "__main__" and (ray or (jobs != 1 and not hasattr(sys.modules[module], "__file__"))):
+    if module == "__main__" and (
+        placement.on or (placement.jobs != 1 and not hasattr(sys.modules[module], "__file__"))
+    ):
         raise ConfigError(
             f"the model {name!r} is defined in this session, where other processes cannot find it: put it into a file, "
-            f"such as models.py, and import it from there; or leave out {'on' if ray else 'jobs'}"
+            f"such as models.py, and import it from there; or leave out {'on' if placement.on else 'jobs'}"
         )
     return f"{module}:{name}"

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from ..data import load
@@ -38,15 +37,6 @@ class Cell:
     def name(self) -> str:
         """As part of a file's name: ``one_cycle-4-batch_size64``."""
         return slug([self.policy, f"{self.epochs:g}", *_words(self.setting)])
-
-
-@dataclass(frozen=True)
-class Task:
-    """One run to be made: its folder and what is trained. A trial run leaves the test set alone."""
-
-    folder: Path
-    job: Job
-    trial: bool = False
 
 
 @dataclass(frozen=True)

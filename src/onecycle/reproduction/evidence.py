@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..experiments.comparison import conduct
+from ..experiments.comparison import HERE, conduct
+from ..experiments.options import Placement
 from ..experiments.spec import Spec
 from ..jobs.check import check
 from ..jobs.job import Job
@@ -25,20 +26,20 @@ CHANCE, DIVERGED = 0.1, "the loss became"
 POINTS = 200
 
 
-def gather(protocol: Protocol, folder: Path, *, verbose: bool = False, **where: Any) -> list[Row]:
+def gather(protocol: Protocol, folder: Path, *, placement: Placement = HERE, verbose: bool = False) -> list[Row]:
     """Make the runs of `protocol` in `folder`, or what is missing of them; one record a run.
 
     A record has ``part``, ``seed``, ``value`` (what claims are about), ``status``, the settings, and ``curve``, its
     (x, y) over training, where the figure shows it.
 
     Args:
-        where: of `conduct`: jobs, on.
+        placement: where the runs of comparisons are made.
 
     Raises:
         OneCycleError: as `conduct`, `check` and `run`.
     """
     makers = {"comparisons": _comparisons, "range-tests": _range_tests, "schedules": _schedules}
-    return list(makers[protocol.kind](protocol, folder, verbose=verbose, **where))
+    return list(makers[protocol.kind](protocol, folder, placement=placement, verbose=verbose))
 
 
 def specs(protocol: Protocol) -> dict[str, Spec]:

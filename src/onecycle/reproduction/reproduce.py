@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError
-from ..experiments.workers import Ray
+from ..experiments.options import Placement
 from ..records import run as runs
 from ..records.checkpoint import check_schema, write_record
 from .claims import Finding, settle, words
@@ -74,6 +74,7 @@ def reproduce(
     on: str | None = None,
     cpus: int | None = None,
     gpus: float | None = None,
+    storage: str | None = None,
     verbose: bool = False,
 ) -> Reproduction:
     """Put a published claim to the test.
@@ -84,16 +85,17 @@ def reproduce(
         out: folder of the runs, ``reproduction.json`` and what `Reproduction.draw` writes; default
             ``reproductions/NAME-SIZE``. Called again with the same one, only what is missing is run.
         seeds: repeats of everything, at least 2; default: the protocol's, 3 to 8.
-        jobs, on, cpus, gpus: where the runs are made, as in `compare`.
+        jobs, on, cpus, gpus, storage: where the runs are made, as in `compare`.
         verbose: say the plan and the progress.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
         Interrupted: stopped by a signal; called again it goes on.
     """
-    protocol, ray = with_seeds(read(name, size), seeds), Ray.wanted(on, cpus, gpus, jobs)
+    placement = Placement(jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage)
+    protocol = with_seeds(read(name, size), seeds)
     folder = home(protocol, out)
-    rows = gather(protocol, folder, verbose=verbose, jobs=jobs, on=ray)
+    rows = gather(protocol, folder, placement=placement, verbose=verbose)
     found = Reproduction(protocol, folder, tuple(settle(claim, rows) for claim in protocol.claims), rows)
     _write(found)
     return found

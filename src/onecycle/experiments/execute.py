@@ -1,0 +1,100 @@
+"""One run of a comparison: what is to be made, making it, and how it ended."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..jobs.job import Job
+from ..jobs.run import run
+from ..records import run as runs
+
+# Seconds between two looks at whether a stop was asked for.
+LOOK = 0.2
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run to be made: its folder and what is trained. A trial run leaves the test set alone."""
+
+    folder: Path
+    job: Job
+    trial: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, with its result as in ``run.json`` or its error, and what else is to be known of it."""
+
+    status: Literal["finished", "failed", "interrupted"]
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    note: str | None = None
+
+
+Work = Callable[[Sequence[PlannedRun]], Iterator[tuple[PlannedRun, Outcome]]]
+"""Makes runs, and gives each with its outcome as it ends."""
+
+
+def known(planned: PlannedRun) -> Outcome | None:
+    """The outcome of a run that needs no work: it has finished, or is a trial that has failed.
+
+    Raises:
+        CheckpointError: the folder holds a run with another configuration, or one that cannot be read.
+    """
+    if not (planned.folder / "run.json").exists():
+        return None
+    if ended(planned.folder):
+        return Outcome("finished", run(planned.job, planned.folder, resume=True))
+    record = runs.read(planned.folder)
+    if record["status"] == "failed" and planned.trial:
+        return Outcome("failed", error=record["error"])
+    return None
+
+
+def ended(folder: Path) -> Outcome | None:
+    """The outcome of the run in `folder`, whatever its configuration, if it has finished.
+
+    Raises:
+        CheckpointError: its record cannot be read.
+    """
+    if not (folder / "run.json").exists():
+        return None
+    record = runs.read(folder)
+    whole = record["status"] == "finished" and "test" in record["result"]
+    return Outcome("finished", record["result"]) if whole else None
+
+
+def execute(planned: PlannedRun) -> Outcome:
+    """Make a run or resume it; one that fails is tried once more, but for a trial, where failing is an answer.
+
+    Raises:
+        KeyboardInterrupt: stopped; the run can be resumed.
+    """
+    outcome = _attempt(planned)
+    return _attempt(planned) if outcome.status == "failed" and not planned.trial else outcome
+
+
+def _attempt(planned: PlannedRun) -> Outcome:
+    try:
+        begun = (planned.folder / "run.json").exists()
+        return Outcome("finished", run(planned.job, planned.folder, resume=begun, test=not planned.trial, draw=False))
+    except Exception as error:  # whatever it is, the other runs go on
+        return Outcome("failed", error=str(error) or type(error).__name__)
+
+
+def interruptible(planned: PlannedRun, stopping: Callable[[], bool] = lambda: False) -> Outcome:
+    """In a worker: as `execute`, which a SIGINT stops after the update under way and its checkpoint.
+
+    Where it is `stopping` already, nothing is begun. Afterwards SIGINT is ignored: nothing would catch it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return Outcome("interrupted") if stopping() else execute(planned)
+    except KeyboardInterrupt as stop:
+        return Outcome("interrupted", error=str(stop))
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
