@@ -106,7 +106,7 @@ def test_the_runs_of_all_policies_differ_in_policy_and_peak_alone():
 def test_large_budgets_keep_their_digits():
     spec = Spec(epochs=(1_000_000, 1 / 3))
     jobs = [plan.job_for(spec, cell, 0.1, 0) for cell in plan.cells(spec, ())]
-    assert {job.budget for job in jobs} == {"1000000 epochs", "0.333333333333 epochs"}
+    assert {job.budget for job in jobs} == {"1,000,000 epochs", "0.333333333333 epochs"}
 
 
 def test_a_fraction_is_of_the_training_samples():
