@@ -11,10 +11,10 @@ import pytest
 from onecycle.errors import ConfigError
 from onecycle.experiments import results as tables
 from onecycle.experiments.console import Lines, LiveTable, best_so_far, interim
-from onecycle.experiments.figure import comparison_figure
 from onecycle.experiments.plan import Cell
 from onecycle.experiments.spec import Spec
 from onecycle.experiments.workers import Outcome
+from onecycle.report.draw_comparison import comparison_figure
 
 OURS = {1: 0.90, 2: 0.95}
 THEIRS = {1: 0.70, 2: 0.90}
@@ -234,8 +234,8 @@ def test_the_figure_has_a_panel_a_setting_and_a_line_a_policy():
     record = {"config": json.loads(json.dumps(spec.to_dict())), "table": rows_of(spec)}
     figure = comparison_figure(record)
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["batch size 32", "batch size 64"]
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["one_cycle", "step"]
-    line = figure.axes[0].containers[0].lines[0]
-    assert line.get_xdata().tolist() == [1, 2] and line.get_ydata().tolist() == pytest.approx([0.901, 0.951])
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["one_cycle", "step"]
+    line = figure.axes[0].get_lines()[0]
+    assert list(line.get_xdata()) == [1, 2] and list(line.get_ydata()) == pytest.approx([0.901, 0.951])
     with pytest.raises(ConfigError, match="needs a run with an accuracy"):
         comparison_figure({**record, "table": []})

@@ -97,7 +97,7 @@ def test_a_check_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
         raise MissingDependency("not installed")
 
     monkeypatch.setattr(check_job, "_draw", DRAW)
-    monkeypatch.setattr("onecycle.report.figures.save", missing)
+    monkeypatch.setattr("onecycle.report.matplotlib.save", missing)
     monkeypatch.setattr("onecycle.report.page.page", missing)
     check(TINY, "out", repeats=1)
     assert [path.name for path in Path("out").iterdir()] == ["check.json"]

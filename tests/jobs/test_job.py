@@ -127,7 +127,7 @@ def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
     def missing(*_: object) -> None:
         raise MissingDependency("not installed")
 
-    monkeypatch.setattr("onecycle.report.figures.save", missing)
+    monkeypatch.setattr("onecycle.report.matplotlib.save", missing)
     monkeypatch.setattr("onecycle.report.page.page", missing)
     assert run(TINY, "run")["updates"] == 5
     assert not Path("run/curves.png").exists() and not Path("run/report.html").exists()

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from onecycle.errors import ConfigError, MissingDependency
 from onecycle.experiments.statistics import mean_interval
+from onecycle.records.read import RecordedRun
 from onecycle.records.statistics import mean_band
-from onecycle.report import figures
-from onecycle.report.figures import history_figure, policy_figure, save
-from onecycle.report.rows import kept, moving_mean, updates
+from onecycle.report.content import Group
+from onecycle.report.draw_policy import policy_figure
+from onecycle.report.draw_run import MINIMISED, draw_runs, history_figure
+from onecycle.report.matplotlib import save
+from onecycle.report.spec import MOST, Plots, kept, moving_mean, updates
 from onecycle.schedules.policy import position
 from onecycle.schedules.presets import PRESETS, one_cycle
 
@@ -51,7 +55,7 @@ def line(panel, label):
 def test_each_preset_is_drawn_as_it_is(preset):
     rows = policy_rows(PRESETS[preset](0.3, 50))
     figure = policy_figure(rows, updates_per_epoch=10, title=preset)
-    assert names(figure) == ["learning rate", "momentum"][: len(rows[0])]
+    assert names(figure) == ["Learning rate", "Momentum"][: len(rows[0])]
     for panel, name in zip(figure.axes, rows[0], strict=True):
         x, y = panel.get_lines()[0].get_data()
         assert list(x) == list(range(50))
@@ -61,7 +65,7 @@ def test_each_preset_is_drawn_as_it_is(preset):
 
 def test_any_other_scheduled_value_has_a_panel_and_a_constant_its_value_as_tick():
     figure = policy_figure(policy_rows(one_cycle(0.1).with_(weight_decay=5e-4)))
-    assert names(figure) == ["learning rate", "weight decay"]
+    assert names(figure) == ["Learning rate", "Weight decay"]
     assert list(figure.axes[1].get_yticks()) == [5e-4]
 
 
@@ -76,8 +80,8 @@ def test_the_epoch_axis_counts_epochs_done():
 
 def test_a_run_is_drawn_with_its_epochs():
     figure = history_figure(*recorded(), title="a run")
-    assert names(figure) == ["loss", "accuracy", "learning rate", "momentum"]
-    loss = figure.axes[0]
+    assert names(figure) == ["Accuracy", "Loss", "Learning rate", "Momentum"]
+    loss = figure.axes[1]
     assert line(loss, "training, each update")[1][1] == 0.5
     x, y = line(loss, "training, mean of the epoch")
     assert list(x) == [4.5, 14.5, 24.5, 34.5] and y[0] == 0.2
@@ -85,7 +89,33 @@ def test_a_run_is_drawn_with_its_epochs():
     assert list(x) == [9, 19, 29, 39] and y[0] == 0.3
     assert loss.get_yscale() == "log"  # it falls by more than LOG_FROM
     figure.draw_without_rendering()
-    assert loss.child_axes[0]._functions[0](39) == 4
+    assert figure.axes[0].child_axes[0]._functions[0](39) == 4
+
+
+def test_the_lines_are_those_of_the_page():
+    steps, epochs = recorded(400, 50)
+    figure, plots = history_figure(steps, epochs), Plots()
+    drawn = draw_runs(plots, [Group("a run", (RecordedRun("a run", Path(), {}, steps, epochs),), {})])
+    panels = [plots.figures[i] for i in (*drawn["figures"], *drawn["schedules"])]
+    assert names(figure) == [panel.title for panel in panels]
+    for axes, panel in zip(figure.axes, panels, strict=True):
+        shown = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()}
+        assert shown == {plots.keys[line.key].label: (line.x, line.y) for line in panel.series}
+    assert len(panels[0].series) == 4
+
+
+def test_with_label_smoothing_the_training_loss_is_on_the_scale_of_the_validation_loss():
+    steps, epochs = recorded()
+    steps = [row | {"loss_unsmoothed": row["loss"], "loss": row["loss"] + 0.4} for row in steps]
+    epochs = [
+        row | {"train_loss_unsmoothed": row["train_loss"], "train_loss": row["train_loss"] + 0.4} for row in epochs
+    ]
+    plain, (_, loss, *_) = history_figure(*recorded()), history_figure(steps, epochs).axes
+    for label in ("training, each update", "training, mean of 5", "training, mean of the epoch", "validation"):
+        for mine, theirs in zip(line(loss, label), line(plain.axes[1], label), strict=True):
+            assert list(mine) == list(theirs)
+    assert list(line(loss, MINIMISED)[1]) == pytest.approx([y + 0.4 for y in line(loss, "training, mean of 5")[1]])
+    assert names(history_figure(steps, epochs)) == names(plain)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +123,9 @@ def test_a_run_is_drawn_with_its_epochs():
 )
 def test_what_is_missing_is_left_out(updates, metrics, valid):
     steps, epochs = recorded(updates, min(updates, 10), valid, metrics)
-    shown = ["loss", "accuracy", "learning rate", "momentum"]
+    shown = ["Accuracy", "Loss", "Learning rate", "Momentum"]
     if not metrics:
-        shown.remove("accuracy")
+        shown.remove("Accuracy")
     for a, b in ((steps, epochs), (steps, []), ([], epochs)):
         figure = history_figure(a, b)
         assert names(figure) == shown
@@ -110,24 +140,24 @@ def test_unknown_values_leave_gaps():
     steps[5]["loss"] = float("nan")
     epochs[0]["valid_loss"] = None
     figure = history_figure(steps, epochs)
-    for drawn in figure.axes[0].get_lines():
+    for drawn in figure.axes[1].get_lines():
         assert np.isfinite(drawn.get_ydata()).all()
-    assert len(line(figure.axes[0], "validation")[0]) == 3
+    assert len(line(figure.axes[1], "validation")[0]) == 3
 
 
 def test_100_000_updates_are_few_points_with_the_peaks():
     steps, epochs = recorded(100_000, 1000)
     steps[77_777]["loss"] = 50.0
     figure = history_figure(steps, epochs)
-    x, y = line(figure.axes[0], "training, each update")
-    assert len(x) <= figures.POINTS
+    x, y = line(figure.axes[1], "training, each update")
+    assert len(x) <= MOST
     assert y[list(x).index(77_777)] == 50.0
     assert (x[0], x[-1]) == (0, 99_999)
 
 
 def test_few_points_are_kept_as_they_are():
-    y = np.random.default_rng(0).normal(size=figures.POINTS)
-    assert kept(y, figures.POINTS).tolist() == list(range(figures.POINTS))
+    y = np.random.default_rng(0).normal(size=MOST)
+    assert kept(y, MOST).tolist() == list(range(MOST))
 
 
 def test_a_band_is_the_interval_of_the_statistics():
@@ -204,7 +234,7 @@ def test_nothing_to_draw_is_an_error():
 def test_a_notebook_shows_a_figure_and_a_pickle_holds_it():
     figure = policy_figure([{"lr": 0.1}, {"lr": 0.2}])
     assert figure._repr_png_().startswith(b"\x89PNG")
-    assert names(pickle.loads(pickle.dumps(figure))) == ["learning rate"]
+    assert names(pickle.loads(pickle.dumps(figure))) == ["Learning rate"]
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):

@@ -9,10 +9,10 @@ import pytest
 from page_makers import HOSTILE, write_check, write_comparison
 
 from onecycle.records.read import read
-from onecycle.report.page_compare import draw_comparison
-from onecycle.report.page_figures import draw_test
-from onecycle.report.page_series import Plots
-from onecycle.report.paper import comparison_drawings, drawing
+from onecycle.report.draw_comparison import comparison_drawings, draw_comparison
+from onecycle.report.draw_range_test import draw_test
+from onecycle.report.matplotlib import draw_one
+from onecycle.report.spec import Plots
 
 pytest.importorskip("matplotlib")
 
@@ -38,19 +38,21 @@ def test_lines_bands_and_runs_are_those_of_the_page(tmp_path):
     plots = Plots()
     draw_comparison(plots, comparison_of(write_comparison(tmp_path / "c", epochs=(1, 2), seeds=(0, 1, 2))))
     figure = plots.figures[0]
-    panel = drawing(plots, figure).axes[0]
+    panel = draw_one(plots, figure).axes[0]
     lines = panel.get_lines()
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines] == [(s.x, s.y) for s in figure.series]
     assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines[::2]}) == 2
-    assert len(panel.collections) == sum(bool(s.low) for s in figure.series) == 2
+    assert len(panel.collections) - 1 == sum(bool(s.low) for s in figure.series) == 2  # and one for the legend
     assert "n = 3" in panel.get_title(loc="left")
-    assert [text.get_text() for text in panel.figure.legends[0].get_texts()] == ["one_cycle", "step"]
+    assert [text.get_text() for text in panel.figure.legends[0].get_texts()] == [
+        "one_cycle", "step", "95 % interval of the mean",
+    ]  # fmt: skip
 
 
 def test_a_bound_is_hollow_and_an_open_end_an_arrow(tmp_path):
     plots = Plots()
     draw_comparison(plots, comparison_of(write_comparison(tmp_path / "c")))
-    panel = drawing(plots, plots.figures[-1]).axes[0]
+    panel = draw_one(plots, plots.figures[-1]).axes[0]
     points = [line for line in panel.get_lines() if line.get_marker() == "s" and line.get_markersize() > 0]
     assert [line.get_markerfacecolor() for line in points] == [points[0].get_color(), "white"]
     assert [(text.xy, text.xyann) for text in panel.texts] == [((85.0, 2.0), (0, 32))]
@@ -65,8 +67,8 @@ def test_the_intervals_of_few_seeds_do_not_decide_the_frame(tmp_path):
     plots = Plots()
     draw_comparison(plots, comparison_of(folder))
     (figure, *_), values = plots.figures, [row["test_accuracy"] for row in record["table"]]
-    assert max(high for line in figure.series for high in line.high or []) == 1.0  # no accuracy is beyond
-    low, high = drawing(plots, figure).axes[0].get_ylim()
+    assert max(high for line in figure.series for high in line.high or []) == 1  # no accuracy is above it
+    low, high = draw_one(plots, figure).axes[0].get_ylim()
     assert low < min(values) and max(values) < high < max(values) + np.ptp(values)
 
 
@@ -87,7 +89,7 @@ def test_names_and_a_wide_axis(tmp_path):
 def test_a_range_test_with_its_range_and_its_edge(tmp_path):
     plots = Plots()
     (test,) = read([write_check(tmp_path / "c")]).tests
-    loss, accuracy, _ = (drawing(plots, plots.figures[i]).axes[0] for i in draw_test(plots, test)["figures"])
+    loss, accuracy, *_ = (draw_one(plots, plots.figures[i]).axes[0] for i in draw_test(plots, test)["figures"])
     for panel in (loss, accuracy):
         assert panel.get_xscale() == "log"
         assert [line.get_xdata()[0] for line in panel.get_lines() if line.get_linestyle() == ":"] == [1.0]

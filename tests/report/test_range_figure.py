@@ -2,23 +2,18 @@ from __future__ import annotations
 
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from onecycle.errors import ConfigError, MissingDependency
-from onecycle.report import range_figure as module
-from onecycle.report.range_figure import (
-    _is_linear,
-    _number,
-    _tick_labels,
-    _ticks,
-    _traced,
-    average,
-    loss_axis,
-    range_figure,
-    range_text,
-)
+from onecycle.errors import ConfigError, DataError, MissingDependency
+from onecycle.records.curve import Curve, Sweep, smooth
+from onecycle.records.read import RecordedTest
+from onecycle.report.draw_range_test import Axis, draw_test, is_linear, loss_axis, range_figure
+from onecycle.report.spec import Plots
+from onecycle.report.terminal import _column, _tick_labels, _ticks, _traced, range_text
+from onecycle.text import number
 
 
 def sweep(low=1e-3, high=2.0, updates=48, every=3, seed=0, linear=False):
@@ -38,14 +33,21 @@ def sweep(low=1e-3, high=2.0, updates=48, every=3, seed=0, linear=False):
     }
 
 
+def until(whole, updates):
+    """The sweep as far as so many updates."""
+    return {n: v[: updates // 3 if n.startswith("valid") else updates] for n, v in whole.items() if n != "stopped"}
+
+
 def range_test(*sweeps, without=(), **others):
-    sweeps = sweeps or (sweep(), sweep(2e-3, 1.0, seed=1))
+    sweeps = sweeps or (sweep(), until(sweep(seed=1), 36))
     sweeps = [{name: [] if name in without else values for name, values in each.items()} for each in sweeps]
     verdict = {"answer": "possible", "score": 0.8, "reasons": ["accuracy holds up to 0.4", "and more"], "advice": []}
     test = {"lr_min": 0.03, "lr_max": 0.3, "edge": 0.9, "reason": None, "verdict": verdict, "title": "digits, mlp, sgd"}
     return test | {"curve": {"sweeps": sweeps}, "sharpness": None} | others
 
 
+LOSS, ACCURACY = "Loss against the learning rate", "Held-out accuracy against the learning rate"
+SHARPNESS = {"lr": [0.01, 0.1, 0.4], "largest_eigenvalue": [10.0, None, 5.0], "hessian_free": [0.2, 0.3, 0.2]}
 HELD_OUT = ("valid_lr", "valid_loss", "valid_accuracy")
 
 
@@ -76,7 +78,7 @@ class TestFigure:
     def test_a_test_with_everything(self):
         test = range_test()
         panels = self.panels(test)
-        assert list(panels) == ["held-out accuracy", "loss"]
+        assert list(panels) == [LOSS, ACCURACY]
         assert all(panel.get_xscale() == "log" for panel in panels.values())
         assert set(self.legend(test)) == {
             "training, each update",
@@ -89,22 +91,41 @@ class TestFigure:
 
     def test_lines_are_the_averages_and_points_what_was_measured(self):
         test = range_test()
-        accuracy, loss = self.panels(test).values()
-        curves = [(np.array(s["valid_lr"]), np.array(s["valid_accuracy"])) for s in test["curve"]["sweeps"]]
-        lr, mean, _, _ = average(curves, log=True)
+        loss, accuracy = self.panels(test).values()
+        long, short = test["curve"]["sweeps"]
         x, y = self.line(accuracy, "held-out")
-        assert np.array_equal(x, lr) and np.array_equal(y, mean)
-        points, values = self.line(loss, "training, each update")
-        assert points.tolist() == test["curve"]["sweeps"][0]["lr"]
-        assert values.tolist() == test["curve"]["sweeps"][0]["loss"]
+        assert x.tolist() == short["valid_lr"]  # as far as both got
+        assert y.tolist() == pytest.approx(
+            [(a + b) / 2 for a, b in zip(long["valid_accuracy"], short["valid_accuracy"], strict=False)]
+        )
+        drawn = [line for line in loss.get_lines() if line.get_label() == "training, each update"]
+        for line, each in zip(drawn, (long, short), strict=True):
+            assert list(line.get_xdata()) == each["lr"]
+            assert list(line.get_ydata()) == each["loss"]
 
-    def test_the_training_loss_is_smoothed_by_a_moving_mean(self):
+    def test_lines_are_those_of_the_page(self):
+        test, plots = range_test(sharpness=SHARPNESS), Plots()
+        record = RecordedTest("a test", Path(), {"result": test}, Curve.from_dict(test["curve"]))
+        specs = [plots.figures[i] for i in draw_test(plots, record)["figures"]]
+        marks = [1, 1, 0, 0]  # the edge
+        panels = self.panels(test)
+        assert list(panels) == [spec.title for spec in specs]
+        for panel, spec, n in zip(panels.values(), specs, marks, strict=True):
+            drawn = [
+                (line.get_label(), list(line.get_xdata()), list(line.get_ydata()))
+                for line in panel.get_lines()[: len(panel.get_lines()) - n]
+            ]
+            wanted = [(plots.keys[line.key].label, line.x, [np.nan if y is None else y for y in line.y])
+                      for line in spec.series]  # fmt: skip
+            np.testing.assert_equal(drawn, wanted)
+
+    def test_the_training_loss_is_smoothed_over_the_logarithm_of_the_learning_rate(self):
         each = sweep(high=0.4)
-        x, y = self.line(self.panels(range_test(each))["loss"], "training, smoothed")
+        x, y = self.line(self.panels(range_test(each))[LOSS], "training, smoothed")
         assert x.tolist() == each["lr"]
-        assert y[10] == pytest.approx(np.mean(each["loss"][8:13]))
+        assert y.tolist() == smooth(each["lr"], each["loss"])
 
-    def test_the_marks_are_where_they_belong_on_every_panel(self):
+    def test_the_marks_are_where_they_belong(self):
         for panel in self.panels(range_test()).values():
             (shade,) = [patch for patch in panel.patches if patch.get_label() == "suggested: 0.03 to 0.3"]
             box = shade.get_path().get_extents(shade.get_patch_transform())
@@ -116,20 +137,22 @@ class TestFigure:
         exploded = sweep()
         exploded["loss"][-2:] = [worst, worst]
         exploded["valid_loss"][-1] = worst
-        loss = self.panels(range_test(exploded, sweep()))["loss"]
+        loss = self.panels(range_test(exploded, sweep()))[LOSS]
         low, high = loss.get_ylim()
         assert low < 1.1 and 2.3 < high < 3.2
         # Nor does it carry away the means that it is part of.
         for label in ("training, smoothed", "held-out"):
             assert self.line(loss, label)[1].max() < 5.5
+        before, until = (np.array(self.line(loss, "training, smoothed")[i])[:40] for i in (0, 1))
+        assert until[before < 0.2].max() < 2.4
 
     def test_losses_over_decades_have_a_logarithmic_axis_and_losses_below_zero_a_linear_one(self):
         lr = np.geomspace(1e-4, 1, 40)
         high = {"lr": lr, "loss": 1e4 / (1 + 1e4 * lr)}
-        loss = self.panels({"curve": {"sweeps": [high]}})["loss"]
+        loss = self.panels({"curve": {"sweeps": [high]}})[LOSS]
         assert loss.get_yscale() == "log" and loss.get_ylim()[0] < 1 < 5000 < loss.get_ylim()[1]
         below = {"lr": lr, "loss": np.append(-3 * np.linspace(0, 1, 38), [50, 90])}
-        loss = self.panels({"curve": {"sweeps": [below]}})["loss"]
+        loss = self.panels({"curve": {"sweeps": [below]}})[LOSS]
         assert loss.get_yscale() == "linear" and loss.get_ylim()[0] < -3 < 0 < loss.get_ylim()[1] < 3
 
     def test_a_loss_that_never_moves(self):
@@ -140,16 +163,16 @@ class TestFigure:
         assert {panel.get_xscale() for panel in panels.values()} == {"linear"}
         author = sweep(0.1, 3, linear=True)
         author["lr"][0] = author["valid_lr"][0] = 0
-        accuracy = self.panels(range_test(author))["held-out accuracy"]
+        accuracy = self.panels(range_test(author))[ACCURACY]
         assert accuracy.get_xscale() == "linear" and self.line(accuracy, "held-out")[0][0] == 0
 
     @pytest.mark.parametrize(
         ("without", "names", "entries"),
         [
-            (("valid_accuracy",), ["loss"], {"training, smoothed", "held-out"}),
-            (HELD_OUT, ["loss"], {"training, smoothed"}),
-            (("lr", "loss"), ["held-out accuracy", "loss"], {"held-out"}),
-            (("lr", "loss", "valid_loss"), ["held-out accuracy"], {"held-out", "suggested: 0.03 to 0.3"}),
+            (("valid_accuracy",), [LOSS], {"training, smoothed", "held-out"}),
+            (HELD_OUT, [LOSS], {"training, smoothed"}),
+            (("lr", "loss"), [LOSS, ACCURACY], {"held-out"}),
+            (("lr", "loss", "valid_loss"), [ACCURACY], {"held-out", "suggested: 0.03 to 0.3"}),
         ],
     )
     def test_only_what_was_measured_is_drawn(self, without, names, entries):
@@ -160,13 +183,7 @@ class TestFigure:
 
     def test_one_repeat_has_no_band(self):
         assert not any("repeats" in label for label in self.legend(range_test(sweep())))
-        assert not self.panels(range_test(sweep()))["held-out accuracy"].collections
-
-    def test_what_is_not_finite_is_not_drawn(self):
-        broken = sweep()
-        broken["loss"][-1], broken["valid_loss"][-1] = None, float("inf")
-        loss = self.panels(range_test(broken))["loss"]
-        assert len(self.line(loss, "training, each update")[0]) == 47 and np.isfinite(loss.get_ylim()).all()
+        assert not self.panels(range_test(sweep()))[ACCURACY].collections
 
     @pytest.mark.parametrize(
         ("answer", "words"),
@@ -194,19 +211,17 @@ class TestFigure:
         assert "suggested" not in self.title(range_test(reason="the loss never moved"))
 
     def test_a_peak_alone_is_a_line(self):
-        panel = self.panels(range_test(lr_min=None))["loss"]
+        panel = self.panels(range_test(lr_min=None))[LOSS]
         assert set(self.line(panel, "suggested: 0.3")[0]) == {0.3}
 
     def test_sharpness_has_panels_of_its_own(self):
-        lr = [0.01, 0.1, 0.4]
-        sharpness = {"lr": lr, "largest_eigenvalue": [10.0, None, 5.0], "hessian_free": [0.2, 0.3, 0.2]}
-        _, _, largest, free = (panels := self.panels(range_test(sharpness=sharpness))).values()
+        _, _, largest, free = (panels := self.panels(range_test(sharpness=SHARPNESS))).values()
         assert "eigenvalue" in list(panels)[2] and "Hessian-free" in list(panels)[3]
         limit, product = (np.asarray(line.get_ydata()) for line in largest.get_lines()[:2])
-        assert set(limit) == {2} and product.tolist() == pytest.approx([0.1, 2.0])
+        assert set(limit) == {2} and product[[0, 2]].tolist() == pytest.approx([0.1, 2.0]) and np.isnan(product[1])
         own, estimate = (np.asarray(line.get_ydata()) for line in free.get_lines()[:2])
-        assert own.tolist() == lr and estimate.tolist() == [0.2, 0.3, 0.2]
-        assert len(self.panels(range_test(sharpness=sharpness | {"hessian_free": []}))) == 3
+        assert own.tolist() == SHARPNESS["lr"] and estimate.tolist() == [0.2, 0.3, 0.2]
+        assert len(self.panels(range_test(sharpness=SHARPNESS | {"hessian_free": []}))) == 3
         assert len(self.panels(range_test(sharpness={"lr": [], "largest_eigenvalue": [], "hessian_free": []}))) == 2
 
     @pytest.mark.parametrize("width", [4.5, 8, 12])
@@ -312,37 +327,15 @@ class TestText:
 
 @pytest.mark.parametrize("draw", [range_figure, range_text])
 class TestRefused:
-    @pytest.mark.parametrize("sweeps", [[], [{"lr": [], "loss": []}], [{"lr": [0.1], "loss": [float("nan")]}]])
+    @pytest.mark.parametrize("sweeps", [[], [{"lr": [], "loss": []}], [{"lr": [0.1], "loss": []}]])
     def test_nothing_measured(self, draw, sweeps):
         with pytest.raises(ConfigError, match="without a loss or an accuracy"):
             draw({"curve": {"sweeps": sweeps}})
 
-    def test_values_without_their_learning_rates(self, draw):
-        with pytest.raises(ConfigError, match="one valid_loss for each valid_lr; received 2 for 1"):
-            draw({"curve": {"sweeps": [{"valid_lr": [0.1], "valid_loss": [1.0, 2.0]}]}})
-
-
-def test_the_average_is_that_of_a_plain_reading():
-    generator = np.random.default_rng(3)
-    curves = []
-    for count in (5, 8, 11):
-        lr = np.sort(10 ** generator.uniform(-4, 0, count))
-        curves.append((lr, generator.normal(size=count)))
-    expected = []
-    for rate in sorted(rate for lr, _ in curves for rate in lr):
-        values = []
-        for lr, y in curves:
-            for a, b, ya, yb in zip(lr, lr[1:], y, y[1:], strict=False):
-                if a <= rate < b or (rate == b == lr[-1]):
-                    values.append(ya + (yb - ya) * np.log(rate / a) / np.log(b / a))
-        if len(values) > 1:
-            expected.append((rate, sum(values) / len(values), min(values), max(values)))
-    np.testing.assert_allclose(np.array(average(curves, log=True)).T, expected)
-
-
-def test_repeats_that_share_no_learning_rate_are_kept():
-    apart = [(np.array([1.0, 2.0]), np.array([0.0, 1.0])), (np.array([3.0, 4.0]), np.array([2.0, 3.0]))]
-    assert average(apart, log=False)[1].tolist() == [0, 1, 2, 3]
+    @pytest.mark.parametrize("wrong", [{"valid_loss": [1.0, 2.0]}, {"valid_loss": [float("nan")]}])
+    def test_values_without_their_learning_rates_and_no_numbers(self, draw, wrong):
+        with pytest.raises(DataError, match=r"valid_loss a learning rate: 1; received 2|finite numbers; received nan"):
+            draw({"curve": {"sweeps": [{"lr": [], "valid_lr": [0.1], **wrong}]}})
 
 
 @pytest.mark.parametrize(
@@ -357,19 +350,19 @@ def test_repeats_that_share_no_learning_rate_are_kept():
     ],
 )
 def test_even_steps_are_told_from_even_factors(lrs, linear):
-    assert _is_linear(list(lrs)) is linear
+    assert is_linear(Curve((Sweep(tuple(lrs)),))) is linear
 
 
 def test_the_axis_of_the_loss():
-    lr = np.arange(1.0, 9.0)
+    def axis(*losses):
+        return loss_axis([Sweep(tuple(range(1, 1 + len(loss))), tuple(loss)) for loss in losses])
+
     falls = np.array([3.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.4, 1.2])
-    assert loss_axis([(lr, falls)]).high == 2.5
-    assert loss_axis([(lr, np.append(falls[:-1], np.inf)[:-1])]).low == 1
-    assert loss_axis([(lr, falls), (lr, falls + 1)]) == module.Axis(1.0, 4.0, log=False)
-    rises = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 4.0, 9.0])
-    assert loss_axis([(lr, rises)]).high == 2.2
-    mild = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.4, 2.1])
-    assert loss_axis([(lr, mild)]).high == 2.1
+    assert axis(falls).high == 2.5
+    assert axis(falls[:-1]).low == 1
+    assert axis(falls, falls + 1) == Axis(1.0, 4.0, log=False)
+    assert axis([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 4.0, 9.0]).high == 2.2
+    assert axis([2.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.4, 2.1]).high == 2.1
 
 
 def test_a_steep_line_has_no_gaps():
@@ -381,12 +374,12 @@ def test_a_steep_line_has_no_gaps():
 @pytest.mark.parametrize(
     ("axis", "ticks"),
     [
-        (module.Axis(5e-4, 2, log=True), [0.001, 0.01, 0.1, 1]),
-        (module.Axis(0.015, 0.12, log=True), [0.02, 0.05, 0.1]),
-        (module.Axis(0.011, 0.018, log=True), [0.011, 0.018]),
-        (module.Axis(0, 3, log=False), [0, 1, 2, 3]),
-        (module.Axis(0.1, 0.9, log=False), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]),
-        (module.Axis(0, 1.5, log=False), [0, 0.5, 1, 1.5]),
+        (Axis(5e-4, 2, log=True), [0.001, 0.01, 0.1, 1]),
+        (Axis(0.015, 0.12, log=True), [0.02, 0.05, 0.1]),
+        (Axis(0.011, 0.018, log=True), [0.011, 0.018]),
+        (Axis(0, 3, log=False), [0, 1, 2, 3]),
+        (Axis(0.1, 0.9, log=False), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]),
+        (Axis(0, 1.5, log=False), [0, 0.5, 1, 1.5]),
     ],
 )
 def test_ticks_are_round(axis, ticks):
@@ -395,16 +388,16 @@ def test_ticks_are_round(axis, ticks):
 
 @pytest.mark.parametrize("columns", range(8, 60))
 def test_labels_of_ticks_do_not_touch(columns):
-    axis = module.Axis(1e-6, 10, log=True)
+    axis = Axis(1e-6, 10, log=True)
     ticks, line = _tick_labels(axis, columns)
     labels = [float(label) for label in line.split()]
     assert len(line) <= columns and len(labels) == len(ticks)
-    assert {axis.column(label, columns) for label in labels} == ticks
+    assert {_column(axis, label, columns) for label in labels} == ticks
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0251, "0.025"), (2e-5, "2e-5"), (3.0, "3"), (123456.0, "1.2e5")])
 def test_numbers_are_short(value, text):
-    assert _number(value) == text
+    assert number(value, 2) == text
 
 
 def test_text_needs_no_matplotlib(monkeypatch):

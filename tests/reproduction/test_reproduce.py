@@ -8,9 +8,9 @@ import pytest
 from onecycle.commands.app import main
 from onecycle.errors import CheckpointError, ConfigError, DataError
 from onecycle.experiments import plan
+from onecycle.report.draw_reproduction import points_of
 from onecycle.reproduction.claims import is_in, settle, words
 from onecycle.reproduction.evidence import gather, largest_error, specs, value_of
-from onecycle.reproduction.figure import figure, means
 from onecycle.reproduction.protocol import NAMES, Claim, Line, Panel, Protocol, published, read
 from onecycle.reproduction.reproduce import Reproduction, home, reproduce, with_seeds
 from onecycle.schedules.presets import preset
@@ -140,11 +140,11 @@ def test_comparisons_are_gathered_once_and_drawn(tmp_path):
     assert len(records) == 4
     assert gather(SMALL, tmp_path) == rows
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")} == records
-    theirs, ours = figure(SMALL, rows).axes
+    found = Reproduction(SMALL, tmp_path, (settle(SMALL.claims[0], rows),), rows)
+    theirs, ours = found.figure().axes
     assert [line.get_label() for line in theirs.lines] == ["1cycle, .1 to 3"]
     assert ours.lines[0].get_label() == "peak .2 (n = 2)"
     assert list(ours.lines[0].get_ydata()) == [sum(r["value"] for r in rows[i::2]) / 2 for i in (0, 1)]
-    found = Reproduction(SMALL, tmp_path, (settle(SMALL.claims[0], rows),), rows)
     assert found.draw("svg").read_bytes().startswith(b"<?xml")
     assert found.summary[:2] == ["A small one (here)", "Claimed: More is less."]
 
@@ -152,9 +152,9 @@ def test_comparisons_are_gathered_once_and_drawn(tmp_path):
 def test_without_a_setting_the_lines_are_curves_over_training(tmp_path):
     protocol = replace(SMALL, by=None, common={**SMALL.common, "epochs": [2], "weight_decay": [1e-4]})
     rows = gather(protocol, tmp_path)
-    xs = [x for x, _ in means(rows, None)]
-    assert xs == [row["updates"] / 2 * k for row in rows[:1] for k in (1, 2)]
-    assert means(rows, None)[0][1].n == 2
+    points = points_of(rows, None)
+    assert list(points) == [row["updates"] / 2 * k for row in rows[:1] for k in (1, 2)]
+    assert [len(values) for values in points.values()] == [2, 2]
 
 
 def test_a_run_that_diverges_counts_as_chance(tmp_path):

@@ -308,7 +308,7 @@ def policy(
     out
         Draw it into this file: .png, .svg or .pdf.
     """
-    from ..report.figures import save
+    from ..report.matplotlib import save
     from ..schedules.budget import Budget
     from ..schedules.presets import preset as make
 

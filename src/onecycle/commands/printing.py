@@ -75,7 +75,8 @@ def print_json(value: Any) -> None:
 
 def check_lines(result: Mapping[str, Any], width: int | None = None, *, ascii: bool = False) -> list[str]:
     """What a check found, as lines no wider than `width`: plot, verdict, numbers, cost and what to do next."""
-    from ..report.range_figure import ANSWERS, range_text
+    from ..report.draw_range_test import ANSWERS
+    from ..report.terminal import range_text
 
     verdict, cost = result["verdict"], result["cost"]
     lines = [result["title"], *range_text(result, max(24, min(PLOT, width or 80)), ascii=ascii), ""]

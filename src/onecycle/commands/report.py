@@ -81,15 +81,16 @@ def draw(folder: Path, format: str) -> list[Path]:
         CheckpointError: nothing there to draw.
     """
     from ..records.read import read
-    from ..report.figures import history_figure, save
-    from ..report.range_figure import range_figure
+    from ..report.draw_range_test import range_figure
+    from ..report.draw_run import history_figure
+    from ..report.matplotlib import save
 
     if format not in FIGURES:
         raise ConfigError(f"unknown format {format!r}: {did_you_mean(format, FIGURES)}")
     records = read([folder])
     if records.comparisons:
         from ..experiments.comparison import Comparison
-        from ..report.paper import comparison_drawings
+        from ..report.draw_comparison import comparison_drawings
 
         drawings = {"compare": Comparison.read(folder).plot()}
         for comparison in records.comparisons:

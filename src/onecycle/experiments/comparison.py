@@ -92,7 +92,7 @@ class Comparison:
         Raises:
             MissingDependency: matplotlib is not installed.
         """
-        from .figure import comparison_figure
+        from ..report.draw_comparison import comparison_figure
 
         return comparison_figure(self.record)
 

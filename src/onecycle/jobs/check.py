@@ -126,7 +126,7 @@ def _write(folder: Path | None, test: RangeTest, config: Mapping[str, Any]) -> N
 
 def _draw(test: RangeTest, folder: Path) -> None:
     """The picture and the page, where what they need is installed: a check does not fail for want of one."""
-    from ..report.figures import save
+    from ..report.matplotlib import save
     from ..report.page import page
 
     with suppress(MissingDependency):

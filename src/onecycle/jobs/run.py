@@ -163,7 +163,7 @@ def _free_folder(job: Job) -> Path:
 
 def _draw(learner: Learner, folder: Path, job: Job) -> None:
     """The curves and the page, where what they need is installed: a run does not fail for want of a picture."""
-    from ..report.figures import save
+    from ..report.matplotlib import save
 
     with suppress(MissingDependency):
         save(learner.history.plot(title=f"{job.data}, {job.policy}, {job.budget}"), folder / "curves.png")

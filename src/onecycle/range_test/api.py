@@ -105,13 +105,13 @@ class RangeTest:
 
     def plot(self) -> Figure:
         """Accuracy and losses over the learning rate, the band over repeats, the suggested range and the verdict."""
-        from ..report.range_figure import range_figure
+        from ..report.draw_range_test import range_figure
 
         return range_figure(self.to_dict())
 
     def text(self, width: int = 80) -> str:
         """The same for a terminal."""
-        from ..report.range_figure import range_text
+        from ..report.terminal import range_text
 
         return "\n".join(range_text(self.to_dict(), width))
 

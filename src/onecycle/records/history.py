@@ -112,7 +112,7 @@ class History:
 
     def plot(self, title: str | None = None) -> Figure:
         """Draw losses and metrics, learning rate and momentum against updates; needs ``onecycle[plot]``."""
-        from ..report.figures import history_figure
+        from ..report.draw_run import history_figure
 
         return history_figure(self.steps, self.epochs, title=title)
 

@@ -18,9 +18,10 @@ from urllib.parse import quote
 from ..errors import ConfigError, MissingDependency
 from ..records.read import FILES, Records, items, part, read
 from .content import compared, groups, notices, of_test, summary, title
-from .page_compare import draw_comparison, run_keys
-from .page_figures import draw_runs, draw_test
-from .page_series import MARKS, Plots
+from .draw_comparison import draw_comparison, run_keys
+from .draw_range_test import draw_test
+from .draw_run import draw_runs
+from .spec import MARKS, Plots
 from .tables import (
     Table,
     comparison_table,

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import ConfigError, did_you_mean
 
@@ -41,13 +41,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of the figure: its title, what its axes show, whether x is logarithmic, and where the legend is."""
+    """A panel of the figure: its title, what its axes show, and whether x is logarithmic."""
 
     title: str
     x: str
     y: str
     log: bool = False
-    legend: Literal["best", "lower right"] = "best"
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def read(name: str, size: str = "small") -> Protocol:
         size=size,
         **{key: values[key] for key in ("title", "claim", "source")},
         published=Panel(**values["published"]),
-        panel=Panel(**{key: own.pop(key) for key in ("title", "x", "y", "log", "legend") if key in own}),
+        panel=Panel(**{key: own.pop(key) for key in ("title", "x", "y", "log") if key in own}),
         claims=tuple(
             Claim(c["text"], tuple(c.get("plus", ())), tuple(c.get("minus", ())), c.get("than", 0.0))
             for c in own["claims"]

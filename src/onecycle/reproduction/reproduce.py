@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
 from ..experiments.options import Placement
 from ..records import run as runs
 from ..records.checkpoint import check_schema, write_record
-from .claims import Finding, settle, words
+from .claims import Finding, is_in, settle, words
 from .evidence import gather
-from .protocol import Protocol, read
+from .protocol import Protocol, published, read
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILE, SCHEMA = "reproduction.json", 1
 # Of a protocol, what its runs follow from.
@@ -58,10 +64,22 @@ class Reproduction:
         Raises:
             MissingDependency: matplotlib is not installed.
         """
-        from ..report.figures import save
-        from .figure import figure
+        from ..report.matplotlib import save
 
-        return save(figure(self.protocol, self.rows), self.folder / f"figure.{format}")
+        return save(self.figure(), self.folder / f"figure.{format}")
+
+    def figure(self) -> Figure:
+        """What was published beside the means over the seeds with 95 % intervals.
+
+        Raises:
+            MissingDependency: matplotlib is not installed.
+        """
+        from ..report.draw_reproduction import reproduction_figure
+
+        protocol = self.protocol
+        ours = {line.label: [row for row in self.rows if is_in(row, line.where)] for line in protocol.lines}
+        panels = asdict(protocol.published), published(protocol.name), asdict(protocol.panel), ours
+        return reproduction_figure(protocol.title, *panels, protocol.by)
 
 
 def reproduce(

@@ -71,7 +71,7 @@ class Policy:
 
     def plot(self, updates: int = 1000, *, updates_per_epoch: int | None = None, title: str | None = None) -> Figure:
         """Draw learning rate, momentum and the rest against updates, and epochs where `updates_per_epoch` is given."""
-        from ..report.figures import policy_figure
+        from ..report.draw_policy import policy_figure
 
         rows = [self(position(k, updates)) for k in range(updates)]
         return policy_figure(rows, updates_per_epoch=updates_per_epoch, title=title)
