@@ -1,0 +1,83 @@
+"""A short run that leaves no trace: what a state would come to under a policy within a small budget."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..data.batches import Batches
+from ..errors import NonFiniteLoss
+from ..schedules.policy import Policy
+from ..training.loop import Update, train
+from ..training.restore import modules_of, untouched
+from ..training.state import TrainState
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial came to: its last training loss, what was measured on held-out batches, and what it took.
+
+    Where `lost`, the loss or a weight became NaN or infinite after so many `updates`: `loss` is NaN and `valid` None.
+    """
+
+    loss: float
+    valid: dict[str, float] | None
+    updates: int
+    seconds: float
+    lost: bool
+
+
+def trial(
+    state: TrainState,
+    batches: Batches | Iterable[Any],
+    budget: Any,
+    policy: Policy | Callable[[int | None], Policy],
+    evaluate: Callable[[], dict[str, float]] | None = None,
+) -> TrialResult:
+    """Train from `state` within a budget, by the whole of a policy, and put everything back as it was, bit for bit.
+
+    Put back are the model with its buffers and modes, the optimizer, the gradient scaler, the position of the run under
+    way and the global generators, also after an error and on Ctrl-C. Two trials of one state with the same arguments
+    give the same numbers.
+
+    Args:
+        state: what is trained; a run under way in it goes on afterwards as if there had been no trial.
+        batches, budget, policy: as for `onecycle.train`.
+        evaluate: called once, at the end, for the `valid` of the result.
+
+    Raises:
+        ConfigError, DataError: as for `onecycle.train`.
+
+    >>> import onecycle, torch
+    >>> model = torch.nn.Linear(2, 1)
+    >>> state = TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1), onecycle.Supervised(torch.nn.MSELoss()))
+    >>> before, data = model.weight.clone(), [(torch.ones(4, 2), torch.zeros(4, 1))] * 5
+    >>> result = trial(state, data, "3 updates", onecycle.preset("linear", 0.1))
+    >>> result.updates, result.lost, bool((model.weight == before).all())
+    (3, False, True)
+    """
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    parts = [part for part in (state.model, state.loss) if isinstance(part, nn.Module)]
+    scaler = [] if state.scaler is None else [state.scaler]
+    before = state.at, state.begun, state.means
+    start, last, lost, valid = time.perf_counter(), None, False, None
+    with untouched([state.optimizer], [*modules_of(parameters), *parts], scaler):
+        try:
+            state.at = copy(state.at)
+            state.end_run()
+            for event in train(state, batches, budget, policy):
+                last = event if isinstance(event, Update) else last
+            state.check_finite()
+            valid = None if evaluate is None else evaluate()
+        except NonFiniteLoss:
+            lost = True
+        finally:
+            state.at, state.begun, state.means = before
+    loss = math.nan if last is None or lost else last.loss
+    return TrialResult(loss, valid, 0 if last is None else last.step + 1, time.perf_counter() - start, lost)
