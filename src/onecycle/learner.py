@@ -17,8 +17,8 @@ from .data.feed import Feed, feed_for
 from .errors import ConfigError, Interrupted
 from .optim import build as optimizers
 from .optim.groups import bind
-from .range_test.api import EPOCHS, FEWEST, SHARE, RangeTest
-from .range_test.learner import range_test_of
+from .range_test.api import RangeTest, range_test_of
+from .range_test.plan import EPOCHS, FEWEST, SHARE
 from .records import run as runs
 from .records.checkpoint import load_weights, save_weights
 from .records.history import History, Observer, Result

@@ -105,7 +105,7 @@ def test_a_curve_in_a_file(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--repeats", "0"], "repeats is a whole number, at least 1; received 0"),
+        (["--repeats", "0"], "repeats is the number of sweeps, a whole number of at least 1; received 0"),
         (["--updates", "5"], "5 updates are too few for 2 repeats of a range test: give updates="),
         (["--lr-low", "1", "--lr-high", "0.1"], "from lr_low to lr_high; received 1 and 0.1: swap them"),
         (["--model", "resnet65"], "did you mean resnet56?"),

@@ -24,9 +24,10 @@ import onecycle
 from onecycle import CheckpointError, ConfigError, DataError, Interrupted, TrainingError, range_test
 from onecycle.optim.build import build_optimizer
 from onecycle.optim.driver import Driver
-from onecycle.range_test.api import SHORTEST, RangeTest, default_updates, sweep_updates
-from onecycle.range_test.peak import landmarks, suggest
-from onecycle.records.curve import Curve, Sweep
+from onecycle.range_test.api import RangeTest
+from onecycle.range_test.plan import SHORTEST, default_updates, sweep_updates
+from onecycle.records.curve import Curve
+from onecycle.text import count
 
 X, Y = blobs(240)
 FLIPPED = torch.where(torch.arange(240) % 5 == 0, (Y + 1) % 3, Y)
@@ -484,7 +485,7 @@ def test_a_step_that_trains_something_else_is_told(recwarn):
 def test_a_sweep_that_is_lost_as_soon_as_it_begins_gives_a_reason(lost, options, points):
     test = made_up(lambda lr: math.nan if lr > lost else 1.0, **options)
     assert test.lr_max is None and test.edge is None and len(test.curve.lr) == points
-    assert test.reason.startswith(f"after {points} updates the training loss or the held-out loss was NaN")
+    assert test.reason.startswith(f"after {count(points, 'updates')} the training loss or the held-out loss was NaN")
 
 
 def test_nan_from_the_start_is_an_error():
@@ -509,10 +510,13 @@ def test_a_bounded_loss_whose_scout_sees_little_still_gets_a_sweep():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"updates": 0}, "updates is a whole number, at least 1; received 0"),
+        (
+            {"updates": 0},
+            "updates of the whole test, a whole number of at least 1; received 0",
+        ),
         ({"updates": 10.5}, "received 10.5"),
         ({"updates": True}, "received True"),
-        ({"repeats": 0}, "repeats is a whole number, at least 1; received 0"),
+        ({"repeats": 0}, "repeats is the number of sweeps, a whole number of at least 1; received 0"),
         ({"updates": 30}, r"30 updates are too few for 2 repeats.*give updates=\d+ or more, or fewer repeats"),
         ({"lr_low": 1.0, "lr_high": 0.1}, "rise from lr_low to lr_high; received 1 and 0.1: swap them"),
         ({"lr_low": 0.1, "lr_high": 0.1}, "received 0.1 and 0.1"),
@@ -630,51 +634,3 @@ def test_one_line_says_the_peak_and_its_cost():
     assert "0.12" in test.line() and str(test.cost["updates"]) in test.line() and "diverges at 5.7" in test.line()
     assert "diverges" not in replace(test, edge=None).line() and "\n" not in test.line()
     assert replace(test, lr_max=None, reason="why").line() == "no peak from the range test: why"
-
-
-# What there is to see on a sweep
-
-RATES = [10 ** (-5 + k / 20) for k in range(121)]
-
-
-def valley(x, noise=0.0, seed=0):
-    """Falls from 2 to 1 about 1e-3, rises from 1e-1 on."""
-    draw = random.Random(seed)
-    return [1 + 1 / (1 + 10 ** (3 * (a + 3))) + max(0.0, a + 1) ** 2 * 4 + draw.gauss(0, noise) for a in x]
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.02, 0.08])
-@pytest.mark.parametrize(("scale", "shift"), [(1, 0), (100, -1000), (1e-3, 0)])
-def test_landmarks_of_a_valley(noise, scale, shift):
-    losses = [scale * v + shift for v in valley(map(math.log10, RATES), noise)]
-    marks = landmarks(Sweep(RATES, losses, stopped="diverged"))
-    assert marks.level == pytest.approx(2 * scale + shift, abs=0.1 * scale)
-    assert math.log10(marks.half) == pytest.approx(-3, abs=0.15)
-    assert math.log10(marks.steepest) == pytest.approx(-3, abs=0.25)
-    assert marks.slope < -5 * marks.error and marks.slope / scale == pytest.approx(-1.6, abs=0.35)
-    assert -2.5 < math.log10(marks.lowest) < -0.6
-    assert math.log10(marks.rise) == pytest.approx(-0.75, abs=0.2)
-    assert marks.edge == RATES[-1]
-    if noise:
-        assert 0.5 * noise < marks.noise / scale < 2 * noise
-
-
-def test_landmarks_that_a_sweep_does_not_show_are_none():
-    n = RATES.index(next(rate for rate in RATES if rate > 0.1))
-    losses = valley(map(math.log10, RATES))
-    truncated = landmarks(Sweep(RATES[:n], losses[:n]))
-    assert truncated.rise is None and truncated.edge is None and truncated.half is not None
-    draw = random.Random(0)
-    for level in (0.0, 2.3, -100.0):
-        flat = landmarks(Sweep(RATES, [level + draw.gauss(0, 0.1) for _ in RATES]))
-        assert flat.lowest is flat.half is flat.steepest is flat.rise is None and flat.error == math.inf
-        assert flat.level == pytest.approx(level, abs=0.1) and flat.noise == pytest.approx(0.1, rel=0.4)
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.02, 0.5])
-def test_a_rise_alone_gives_no_number(noise):
-    draw = random.Random(0)
-    sweep = Sweep(RATES, [1 + k / 100 + draw.gauss(0, noise) for k in range(121)], stopped="diverged")
-    assert landmarks(sweep).edge == RATES[-1]
-    found = suggest(Curve((sweep,)))
-    assert found.lr_max is None and found.reason

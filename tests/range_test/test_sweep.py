@@ -19,7 +19,7 @@ from onecycle import ConfigError, DataError, Interrupted, TrainingError
 from onecycle.data.batches import as_batches
 from onecycle.optim.muon import Muon
 from onecycle.range_test import sweep as sweeping
-from onecycle.range_test.sweep import START, STILL, Subject, Watch, own_statistics, scout, sweep
+from onecycle.range_test.sweep import START, STILL, DivergenceWatch, SweptStep, own_statistics, scout, sweep
 from onecycle.training.restore import modules_of
 from onecycle.training.signals import StopRequest
 
@@ -34,7 +34,7 @@ def subject(step, optimizers, batches=BATCHES, evaluate=None, restart=None, keep
     optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else optimizers
     modules = modules_of([p for o in optimizers for group in o.param_groups for p in group["params"]])
     batches = as_batches(batches, seed=seed)
-    return Subject(step, optimizers, batches, evaluate, restart, modules, keep, seed, stop or StopRequest())
+    return SweptStep(step, optimizers, batches, evaluate, restart, modules, keep, seed, stop or StopRequest())
 
 
 def supervised(model, optimizer, seen=None):
@@ -73,7 +73,7 @@ def made_up(weight, optimizer, losses):
 
 def watched(losses):
     """The index at which it is divergence; None if it never is."""
-    watch = Watch()
+    watch = DivergenceWatch()
     return next((i for i, loss in enumerate(losses) if watch.diverged(loss)), None)
 
 
@@ -126,7 +126,7 @@ def test_it_needs_a_few_losses():
 
 def test_moved_says_whether_anything_happened():
     for losses, moved in (([1.0] * 50, False), (noisy(lambda k: 1 - k / 50), True), (FALLS_AND_RISES, True)):
-        watch = Watch()
+        watch = DivergenceWatch()
         for loss in losses[:150]:
             watch.diverged(loss)
         assert watch.moved == moved

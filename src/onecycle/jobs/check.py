@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, DataError, MissingDependency
-from ..range_test.api import EPOCHS, RangeTest
+from ..range_test.api import RangeTest
+from ..range_test.plan import EPOCHS
 from ..range_test.verdict import judge
 from ..records import run as runs
 from ..records.checkpoint import write_record
@@ -92,11 +93,7 @@ def check_curve(path: str | Path, out: str | Path | None = None) -> dict[str, An
     curve = Curve.from_csv(path)
     if not curve.valid_accuracy.lr:
         raise DataError(f"{path} has no values in a column test_accuracy, which the verdict is read from")
-    nothing = dict.fromkeys(("lr_max", "lr_min", "edge", "reason", "decades"))
-    test = RangeTest(
-        curve, **nothing, verdict=judge(curve), epochs=EPOCHS, kind="adaptive", batch_norm=False,
-        title=Path(path).name,
-    )  # fmt: skip
+    test = RangeTest(curve, judge(curve), title=Path(path).name)
     _write(folder, test, {"curve": str(path)})
     return {"out": None if folder is None else str(folder), "train": None, **test.to_dict()}
 

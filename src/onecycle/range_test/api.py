@@ -6,37 +6,41 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import ASGD, SGD, Optimizer
+from torch.utils.data import Subset
 
 from .. import text
-from ..data.batches import Batches, ListBatches, OneShotBatches, as_batches, epoch_order
-from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
+from ..checks import number, one_of, whole
+from ..data.batches import Batches, DatasetBatches, ListBatches, OneShotBatches, TensorBatches, as_batches, epoch_order
+from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..optim.driver import driver_of
 from ..records.checkpoint import write_json
 from ..records.curve import Curve, Sweep
+from ..training import evaluate as evaluation
+from ..training.loop import groups_of, updates_per_epoch
+from ..training.objectives import Supervised
 from ..training.restore import modules_of
 from ..training.signals import stop_requests
+from ..training.state import TrainState
+from ..training.step import samples_in, update
 from .peak import Suggestion, suggest
-from .sweep import ABOVE, BELOW, STILL, WILD, Found, Probe, Subject, batch_norms, scout, sweep
+from .plan import EPOCHS, MEASUREMENTS, MOST, SHORTEST, default_updates, ends, rates, sweep_updates
+from .sharpness import SharpnessProbe
+from .sweep import STILL, WILD, ScoutedRange, SweepProbe, SweptStep, batch_norms, scout, sweep
 from .verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of the epochs that the cost is counted in, and the share of them that a test may take.
-EPOCHS, SHARE = 10, 0.05
-# Updates of a whole test, all repeats and evaluations counted: at least, at most, and where an epoch has no length.
-FEWEST, MOST, UNKNOWN = 64, 400, 200
-# What all evaluations may cost beside the updates, and how many there are in a sweep.
-EVALUATING, MEASUREMENTS = 1 / 3, 16
-# Updates of a sweep, at least, and how much longer it may go on where its end is not the user's, to meet divergence.
-SHORTEST, LONGER = 12, 1 / 4
+# Held-out samples of a measurement, at least and at most, and training samples that the sharpness is measured on.
+SAMPLES, SHARPNESS_SAMPLES = (128, 512), 64
 SPACINGS = ("exponential", "linear")
 NEVER_MOVED = (
     f"the loss did not move, whether an update changed the weights by {STILL:g} or by {WILD:g} of their size: does the "
@@ -46,27 +50,33 @@ NEVER_MOVED = (
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test found.
+    """The result of a range test.
 
-    `lr_max` is the peak for a 1cycle run of `epochs` epochs, `lr_min` where the learning rate begins to matter, `edge`
-    where training diverges; None where the curve does not tell, and then `reason` says why. `decades` is the standard
-    error of the peak over the repeats; `kind` and `batch_norm` are what `suggest` was told of the optimizer and the
-    model. `cost` holds the updates, the evaluations, the seconds, and the updates as a share of a training of 10
-    epochs. `sharpness`, where it was asked for, holds over the first sweep ``lr``, the Hessian's
-    ``largest_eigenvalue``, and ``hessian_free``, an estimate of the best learning rate; None where there is no value.
-    `folder` is where the test was written, `command` the one to go on with; None for a test that was begun in Python.
+    Args:
+        curve: what was measured.
+        verdict: whether super-convergence looks possible.
+        lr_max: the peak for a 1cycle run of `epochs` epochs; None where the curve does not tell, with the `reason`.
+        lr_min: where the learning rate begins to matter.
+        edge: where training diverges.
+        decades: the standard error of the peak over the repeats, in decades.
+        kind, batch_norm: what `suggest` was told of the optimizer and the model.
+        cost: updates, evaluations, seconds, and the share that the updates are of a training of 10 epochs.
+        sharpness: over the first sweep, where it was asked for: ``lr``, the ``largest_eigenvalue`` of the Hessian, and
+            ``hessian_free``, an estimate of the best learning rate; None where there is no value.
+        folder: where the test was written; None for one that was not.
+        command: the command that goes on with the peak; None where there is none.
     """
 
     curve: Curve
-    lr_max: float | None
-    lr_min: float | None
-    edge: float | None
-    reason: str | None
-    decades: float | None
     verdict: Verdict
-    epochs: float
-    kind: str
-    batch_norm: bool
+    lr_max: float | None = None
+    lr_min: float | None = None
+    edge: float | None = None
+    reason: str | None = None
+    decades: float | None = None
+    epochs: float = EPOCHS
+    kind: str = "adaptive"
+    batch_norm: bool = False
     cost: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     title: str = ""
@@ -90,7 +100,7 @@ class RangeTest:
         Raises:
             ConfigError: a length that is not above 0.
         """
-        _check_positive("epochs", epochs)
+        number("epochs", epochs, above=0)
         if self.lr_max is None:
             return None
         return suggest(self.curve, epochs=epochs, kind=self.kind, batch_norm=self.batch_norm).lr_max
@@ -110,17 +120,18 @@ class RangeTest:
         return range_figure(self.to_dict())
 
     def text(self, width: int = 80) -> str:
-        """The same for a terminal."""
+        """The same in characters, for a terminal of `width` columns."""
         from ..report.terminal import range_text
 
         return "\n".join(range_text(self.to_dict(), width))
 
     def line(self) -> str:
-        """The result in one line."""
+        """The result in a line."""
         if self.lr_max is None:
             return f"no peak from the range test: {self.reason}"
         edge = "" if self.edge is None else f", diverges at {self.edge:.2g}"
-        return f"peak learning rate {self.lr_max:.2g}, from a range test of {self.cost['updates']} updates{edge}"
+        updates = text.count(self.cost["updates"], "updates")
+        return f"peak learning rate {self.lr_max:.2g}, from a range test of {updates}{edge}"
 
     def save(self, path: str | Path) -> Path:
         """Write all of it as JSON.
@@ -151,7 +162,7 @@ def range_test(
     restart: Callable[[int], None] | None = None,
     model: nn.Module | Sequence[nn.Module] | None = None,
     keep: Sequence[Any] = (),
-    probe: Probe | None = None,
+    probe: SweepProbe | None = None,
     seed: int = 0,
     title: str = "",
 ) -> RangeTest:
@@ -210,30 +221,149 @@ def range_test(
     modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)
     with stop_requests() as stop, _sampler_kept(batches):
         source = _source(batches, seed)
-        subject = Subject(step, optimizers, source, evaluate, restart, modules, keep, seed, stop)
-        found = scout(subject)
-        per_epoch = _updates_per_epoch(source, subject.calls_per_update)
-        n = sweep_updates(updates, default_updates(per_epoch), subject.updates, repeats, evaluate, lr_high is None)
-        low, high = _ends(found, lr_low, lr_high, ABOVE if spacing == "exponential" else 1.0)
-        rates = _rates(low, high, n, spacing, open_ended=lr_high is None)
+        swept = SweptStep(step, optimizers, source, evaluate, restart, modules, keep, seed, stop)
+        scouted = scout(swept)
+        per_epoch = updates_per_epoch(source)
+        per_epoch = None if per_epoch is None else max(1, per_epoch // max(1, swept.calls_per_update))
+        n = sweep_updates(updates, default_updates(per_epoch), swept.updates, repeats, evaluate, lr_high is None)
+        planned = rates(*ends(scouted, lr_low, lr_high, spacing), n, spacing, open_ended=lr_high is None)
         every = max(1, n // MEASUREMENTS)
-        sweeps = tuple(sweep(subject, i, rates, every, None if i else probe) for i in range(repeats))
-        subject.obey()
-    curve = Curve(sweeps, found.edge if found.lost else None)
+        sweeps = tuple(sweep(swept, i, planned, every, None if i else probe) for i in range(repeats))
+        swept.obey()
+    curve = Curve(sweeps, scouted.edge if scouted.lost else None)
     kind, batch_norm = kind_of(optimizers[0]), bool(batch_norms(modules))
-    cost = {"updates": subject.updates, "evaluations": sum(len(s.valid_lr) for s in sweeps)}
-    cost |= {"share": subject.updates / (EPOCHS * per_epoch)} if per_epoch else {}
+    cost = {"updates": swept.updates, "evaluations": sum(len(s.valid_lr) for s in sweeps)}
+    cost |= {"share": swept.updates / (EPOCHS * per_epoch)} if per_epoch else {}
     cost |= {"seconds": round(time.perf_counter() - started, 3)}
-    nothing = _nothing_to_see(found, sweeps)
-    peak = (
-        suggest(curve, epochs=epochs, kind=kind, batch_norm=batch_norm)
-        if nothing is None
-        else Suggestion(None, None, None, nothing)
-    )
+    reason = _nothing_to_see(scouted, sweeps)
+    peak = Suggestion(reason=reason) if reason else suggest(curve, epochs=epochs, kind=kind, batch_norm=batch_norm)
     return RangeTest(
-        curve, peak.lr_max, peak.lr_min, peak.edge, peak.reason, peak.decades, judge(curve), epochs, kind,
-        batch_norm, cost, title=title,
-    )  # fmt: skip
+        curve, judge(curve), **asdict(peak), epochs=epochs, kind=kind, batch_norm=batch_norm, cost=cost, title=title
+    )
+
+
+def range_test_of(
+    state: TrainState,
+    train: Batches,
+    valid: Batches | None,
+    *,
+    build: Callable[[int], nn.Module] | None = None,
+    updates: int | None = None,
+    repeats: int = 2,
+    full: bool = False,
+    say: Callable[[str], None] | None = None,
+    **options: Any,
+) -> RangeTest:
+    """`range_test` of what `state` trains on `train`, with a part of `valid` held out; see `Learner.range_test`.
+
+    With `full`, the sharpness of the training loss is measured along the first sweep, and ``cost`` says the seconds
+    that it took. `say` is told in a line how long the test takes.
+    """
+    _check_counts(updates, repeats)
+    if isinstance(train, OneShotBatches):  # what is read of it stays for the training
+        train = ListBatches(train.peek((updates or MOST) * state.accumulate))
+    allowed = default_updates(updates_per_epoch(train, state.accumulate)) if updates is None else updates
+    if say is not None:
+        more = ", and several times that for the sharpness" if full else ""
+        say(f"range test: takes about the time of {allowed} updates{more}")
+    batch = samples_in(next(iter(train.epoch(0)), ())) * state.accumulate
+    samples = min(SAMPLES[1], max(SAMPLES[0], allowed // repeats * batch // (2 * MEASUREMENTS)))
+    held_out = None if valid is None else [state.runtime.move(part) for part in _part(valid, samples)]
+    loss = replace(state.loss, meters={}) if isinstance(state.loss, Supervised) else state.loss
+
+    def step(group: list[Any]) -> Tensor | float:
+        if not all(module.training for module in state.model.modules()):
+            state.model.train()
+        try:
+            return update(state, [state.runtime.move(part) for part in group])[0]
+        except TrainingError:  # gradients that overflow at any scale
+            return math.nan
+
+    def evaluate() -> dict[str, float]:
+        return evaluation.evaluate(state.model, held_out or (), loss, state.runtime)
+
+    def restart(seed: int) -> None:
+        try:
+            state.model.load_state_dict(build(seed).state_dict())  # type: ignore[misc]
+        except (AttributeError, RuntimeError) as error:
+            raise ConfigError(f"build(seed) makes the model that is tested, with new weights: {error}") from error
+
+    probe = SharpnessProbe(*_training_loss(state, train)) if full else None
+    test = range_test(
+        step,
+        state.optimizer,
+        _UpdateBatches(_reordered(train, state.seed), state.accumulate),
+        evaluate=None if held_out is None else evaluate,
+        updates=updates,
+        repeats=repeats,
+        restart=None if build is None else restart,
+        model=state.model,
+        keep=[] if state.scaler is None else [state.scaler],
+        probe=probe,
+        seed=state.seed,
+        **options,
+    )
+    if probe is None:
+        return test
+    return replace(test, sharpness=probe.values, cost={**test.cost, "sharpness_seconds": round(probe.seconds, 3)})
+
+
+def _training_loss(state: TrainState, train: Batches) -> tuple[Callable[[], Tensor], list[nn.Parameter]]:
+    """The loss of a few training samples, and its parameters.
+
+    In float32, whatever the precision of the training; and not of the compiled model, which has no second derivative.
+    """
+    parts = [state.runtime.move(part) for part in _part(train, SHARPNESS_SAMPLES)]
+    sizes = [samples_in(part) for part in parts]
+
+    def loss() -> Tensor:
+        results = [state.loss(state.model, part) for part in parts]
+        losses = [result[0] if isinstance(result, tuple) else result for result in results]
+        return sum(value * (n / sum(sizes)) for value, n in zip(losses, sizes, strict=True))  # type: ignore[return-value]
+
+    return loss, [p for group in state.optimizer.param_groups for p in group["params"]]
+
+
+@dataclass(frozen=True)
+class _UpdateBatches:
+    """The batches of each update, together."""
+
+    batches: Batches
+    size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // self.size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Any]]:
+        return groups_of(self.batches.epoch(epoch, start), self.size)
+
+
+def _part(batches: Batches, samples: int) -> list[Any]:
+    """Batches of about so many samples: evenly spaced where the data can be indexed, else the first ones.
+
+    Those of an iterator stay in it.
+    """
+    if isinstance(batches, TensorBatches):
+        index = _spaced(len(batches.tensors[0]), samples)
+        tensors = tuple(tensor[index.to(tensor.device)] for tensor in batches.tensors)
+        batches = replace(batches, tensors=tensors, batch_size=len(index), shuffle=False, drop_last=False)
+    elif isinstance(batches, DatasetBatches):
+        index = _spaced(len(batches.dataset), samples).tolist()  # type: ignore[arg-type]
+        batches = replace(batches, dataset=Subset(batches.dataset, index), batch_size=len(index), shuffle=False)
+    if isinstance(batches, OneShotBatches):
+        first = chain.from_iterable(takewhile(bool, (batches.peek(i + 1)[i:] for i in count())))
+    else:
+        first = batches.epoch(0)
+    part: list[Any] = []
+    for batch in first:
+        part.append(batch)
+        if sum(map(samples_in, part)) >= samples:
+            break
+    return part
+
+
+def _spaced(n: int, samples: int) -> Tensor:
+    return torch.linspace(0, n - 1, min(samples, n)).long()
 
 
 def kind_of(optimizer: Optimizer) -> str:
@@ -243,86 +373,17 @@ def kind_of(optimizer: Optimizer) -> str:
     return "orthogonal" if "muon" in type(optimizer).__name__.lower() else "adaptive"
 
 
-def default_updates(per_epoch: int | None) -> int:
-    """The updates of a test that takes a twentieth of 10 epochs.
-
-    >>> default_updates(300), default_updates(20)
-    (150, 64)
-    """
-    return UNKNOWN if per_epoch is None else min(MOST, max(FEWEST, int(SHARE * EPOCHS * per_epoch)))
-
-
-def sweep_updates(
-    told: int | None, default: int, spent: int, repeats: int, evaluate: Any, open_ended: bool = False
-) -> int:
-    """The updates of each sweep, so that all of them, and what is `spent`, stay within the updates that were `told`.
-
-    So do their evaluations, unless a sweep has to go on for longer. Where nothing was told, `default` does, or more
-    where so many repeats need it.
-
-    Raises:
-        ConfigError: too few for a curve.
-    """
-    share = max(1 + EVALUATING if evaluate else 1.0, 1 + LONGER if open_ended else 1.0)
-    need = math.ceil(spent + SHORTEST * repeats * share)
-    allowed = max(default, need) if told is None else told
-    if allowed < need:
-        raise ConfigError(
-            f"{allowed} updates are too few for {repeats} repeats of a range test: give updates={need} or more"
-            + (", or fewer repeats" if repeats > 1 else "")
-        )
-    return int((allowed - spent) / (repeats * share))
-
-
-def check_counts(updates: int | None, repeats: int) -> None:
-    """Refuse what is no number of updates, None for the default, or of repeats.
-
-    Raises:
-        ConfigError: not a whole number, or less than 1.
-    """
-    for name, value in (("updates", 1 if updates is None else updates), ("repeats", repeats)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} is a whole number, at least 1; received {value!r}")
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} is a finite number above 0; received {value!r}")
-
-
-def _nothing_to_see(found: Found, sweeps: Sequence[Sweep]) -> str | None:
+def _nothing_to_see(scouted: ScoutedRange, sweeps: Sequence[Sweep]) -> str | None:
     """Why the sweeps show nothing, where they do not."""
-    if not found.moved and all(sweep.stopped == "end" for sweep in sweeps):
+    if not scouted.moved and all(sweep.stopped == "end" for sweep in sweeps):
         return NEVER_MOVED
     shortest = min(sweeps, key=lambda sweep: len(sweep.lr))
     if len(shortest.lr) < SHORTEST / 2:
         return (
-            f"after {len(shortest.lr)} updates the training loss or the held-out loss was NaN or infinite: give a "
-            "smaller lr_low, and look at the validation data"
+            f"after {text.count(len(shortest.lr), 'updates')} the training loss or the held-out loss was NaN or "
+            "infinite: give a smaller lr_low, and look at the validation data"
         )
     return None
-
-
-def _ends(found: Found, low: float | None, high: float | None, above: float) -> tuple[float, float]:
-    """Those of the user, else about the edge that the scout found; where it found none, all that it saw.
-
-    A linear sweep spends nearly all of its updates near its upper end, so that it ends at the edge, not `above` it.
-    """
-    top = found.edge * above if high is None else high
-    bottom = min(found.edge, top) / BELOW if found.moved else min(found.still, top / BELOW)
-    return bottom if low is None else low, top
-
-
-def _rates(low: float, high: float, n: int, spacing: str, open_ended: bool) -> list[float]:
-    """The learning rates of a sweep; one whose end is not the user's may go on a quarter longer, to meet divergence."""
-    if low >= high:
-        raise ConfigError(
-            f"lr_low {low:g} is not below {high:g}, where training is lost: give a smaller lr_low, or lr_high too"
-        )
-    more = int(n * LONGER) if open_ended else 0
-    if spacing == "linear":
-        return [low + (high - low) * k / (n - 1) for k in range(n + more)]
-    return [low * (high / low) ** (k / (n - 1)) for k in range(n + more)]
 
 
 def _source(batches: Any, seed: int) -> Batches:
@@ -337,12 +398,12 @@ def _source(batches: Any, seed: int) -> Batches:
             "a range test needs at least 2 batches, to tell the learning rate's effect from a batch's: make the "
             "batches smaller"
         )
-    return reordered(source, seed)
+    return _reordered(source, seed)
 
 
 @dataclass(frozen=True)
-class _Reordered:
-    """The batches of a list, each epoch in an order of its own."""
+class _ReorderedBatches:
+    """The batches of a list, in another order each epoch."""
 
     batches: Sequence[Any]
     seed: int
@@ -354,9 +415,9 @@ class _Reordered:
         return (self.batches[i] for i in epoch_order(len(self), self.seed, epoch)[start:].tolist())
 
 
-def reordered(source: Batches, seed: int) -> Batches:
+def _reordered(source: Batches, seed: int) -> Batches:
     """`source`, in another order each epoch where it is a list: repeats in one order would agree too well."""
-    return _Reordered(source.batches, seed) if isinstance(source, ListBatches) else source
+    return _ReorderedBatches(source.batches, seed) if isinstance(source, ListBatches) else source
 
 
 @contextmanager
@@ -369,13 +430,6 @@ def _sampler_kept(loader: Any) -> Iterator[None]:
     finally:
         if epoch is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)  # type: ignore[union-attr]
-
-
-def _updates_per_epoch(source: Batches, calls: int) -> int | None:
-    try:
-        return max(1, len(source) // max(1, calls))
-    except TypeError:
-        return None
 
 
 def _check(
@@ -391,16 +445,21 @@ def _check(
         raise ConfigError(f"optimizer is a torch optimizer, or several; received {optimizers!r}")
     if not any(p.requires_grad for each in optimizers for group in each.param_groups for p in group["params"]):
         raise ConfigError("no weight of the optimizer is trained, all are frozen: give some requires_grad=True")
-    check_counts(updates, repeats)
+    _check_counts(updates, repeats)
     for name, value in (("lr_low", lr_low), ("lr_high", lr_high), ("epochs", epochs)):
         if value is not None or name == "epochs":
-            _check_positive(name, value)
+            number(name, value, above=0)
     if lr_low is not None and lr_high is not None and lr_low >= lr_high:
         raise ConfigError(
             f"the learning rates rise from lr_low to lr_high; received {lr_low:g} and {lr_high:g}: swap them"
         )
-    if spacing not in SPACINGS:
-        raise ConfigError(f"unknown spacing {spacing!r}: {did_you_mean(str(spacing), SPACINGS)}")
+    one_of("spacing", spacing, SPACINGS)
     for each in optimizers:
         if driver_of(each) is not None:
             raise ConfigError("a policy is attached to this optimizer: call driver.detach() before a range test")
+
+
+def _check_counts(updates: int | None, repeats: int) -> None:
+    whole("repeats", repeats, what="the number of sweeps")
+    if updates is not None:
+        whole("updates", updates, what="the number of updates of the whole test")

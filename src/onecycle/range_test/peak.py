@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean, median, stdev
 
-from ..errors import ConfigError, did_you_mean
+from ..checks import one_of
 from ..records.curve import Curve, Sweep, fit
 
 # A loss has fallen where that is so many times its standard error; a smoothed loss is the mean of about so many.
@@ -17,7 +17,7 @@ ENOUGH = 6
 
 
 @dataclass(frozen=True)
-class Rule:
+class PeakRule:
     """The peak for 4 epochs is `factor` times a landmark; for others it goes with a power of the epochs.
 
     The power is `normed` where batch norms follow the weights, else `plain`.
@@ -37,9 +37,9 @@ class Rule:
 # ("adaptive": Adam and its kin), or a matrix's made orthogonal ("orthogonal": Muon). Fitted to bench/range_test.py, see
 # docs/log.md.
 RULES = {
-    "gradient": Rule("edge", factor=0.17, normed=0.52, plain=0.0),
-    "adaptive": Rule("most", factor=3.2, normed=0.37, plain=-0.13),
-    "orthogonal": Rule("most", factor=1.6, normed=0.0, plain=0.0),
+    "gradient": PeakRule("edge", factor=0.17, normed=0.52, plain=0.0),
+    "adaptive": PeakRule("most", factor=3.2, normed=0.37, plain=-0.13),
+    "orthogonal": PeakRule("most", factor=1.6, normed=0.0, plain=0.0),
 }
 
 
@@ -78,10 +78,10 @@ class Suggestion:
     `decades` is the standard error of the peak over the repeats, in decades; None for a single one.
     """
 
-    lr_max: float | None
-    lr_min: float | None
-    edge: float | None
-    reason: str | None
+    lr_max: float | None = None
+    lr_min: float | None = None
+    edge: float | None = None
+    reason: str | None = None
     decades: float | None = None
 
 
@@ -131,16 +131,14 @@ def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_n
     Raises:
         ConfigError: an unknown kind.
     """
-    if kind not in RULES:
-        raise ConfigError(f"unknown kind of optimizer {kind!r}: {did_you_mean(str(kind), RULES)}")
-    rule, marks = RULES[kind], [landmarks(sweep) for sweep in curve.sweeps]
+    rule, marks = RULES[one_of("kind of optimizer", kind, RULES)], [landmarks(sweep) for sweep in curve.sweeps]
     edges = [m.edge for m in marks if m.edge is not None]
     edge = geometric_mean(edges) if edges else None
     halves, mosts = ([r for m in marks if (r := getattr(m, name))] for name in ("half", "most"))
     basis = mosts if rule.landmark == "most" else [curve.scouted] if curve.scouted else edges
     reason = _missing(curve, marks, basis)
     if reason is not None:
-        return Suggestion(None, None, edge, reason)
+        return Suggestion(edge=edge, reason=reason)
     peak = rule.peak(geometric_mean(basis), epochs, batch_norm)
     peak = min([peak, *edges])  # the scout is fast, and can miss a divergence that takes time
     error = stdev(map(math.log10, basis)) / math.sqrt(len(basis)) if len(basis) > 1 else None

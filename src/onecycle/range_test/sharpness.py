@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..checks import number, share, whole
 from ..data.seeds import derive_seed, seeded_everywhere
 from ..errors import ConfigError, TrainingError
 from ..training.restore import modules_of
@@ -19,6 +21,8 @@ from ..training.runtime import generators
 SMOOTHING = 0.9
 # Changes in a row that are below the tolerance: one can be a rest on the way, at a smaller eigenvalue.
 STILL = 2
+# The tolerance along a sweep, where it is measured again and again.
+PROBE_TOLERANCE = 0.05
 # What is left of a vector that lies in the space of those before it, as a share of the eigenvalue.
 ROUNDING = 1e-7
 
@@ -65,13 +69,9 @@ def sharpness(
     Source: LeCun, Simard and Pearlmutter, "Automatic learning rate maximization" (NIPS 1992); the products by
     Pearlmutter, "Fast exact multiplication by the Hessian" (1994); the reading by Lanczos (1950).
     """
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ConfigError(f"iterations is a whole number >= 1, such as 20; received {iterations!r}")
-    if not 0 <= tolerance < 1:
-        raise ConfigError(f"tolerance is a share of the value, >= 0 and < 1, such as 0.01; received {tolerance!r}")
-    wanted = [p for p in dict.fromkeys(parameters) if p.requires_grad]
-    if not wanted:
-        raise ConfigError("there are no parameters that require a gradient; pass model.parameters()")
+    whole("iterations", iterations)
+    share("tolerance", tolerance, of="the value")
+    wanted = _trained(parameters)
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _no_trace(wanted, derive_seed(seed, "sharpness")):
         points, gradients = zip(*_gradients(loss, wanted), strict=True)
         start = _start(points, derive_seed(seed, "sharpness", 0))
@@ -112,9 +112,7 @@ class HessianFree:
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
         self.value: float | None = None  #: the smoothed estimate; None before the first
-        self._parameters = [p for p in dict.fromkeys(parameters) if p.requires_grad]
-        if not self._parameters:
-            raise ConfigError("there are no parameters that require a gradient; pass model.parameters()")
+        self._parameters = _trained(parameters)
         self._iterates: list[list[Tensor]] = []  # the last two, the older first
         self._lr = 0.0  # that led to the newer
 
@@ -128,8 +126,7 @@ class HessianFree:
         Raises:
             ConfigError: a learning rate that is negative or not finite.
         """
-        if not (math.isfinite(lr) and lr >= 0):
-            raise ConfigError(f"a learning rate is a finite number >= 0; received {lr!r}")
+        number("lr", lr, least=0, what="the learning rate of the update")
         if len(self._iterates) < 2:
             self._iterates.append([p.detach().clone() for p in self._parameters])
         else:
@@ -153,6 +150,43 @@ class HessianFree:
             self.value = estimate if self.value is None else SMOOTHING * self.value + (1 - SMOOTHING) * estimate
 
 
+class SharpnessProbe:
+    """A probe of a sweep: the sharpness of `loss` where measurements are due, and the Hessian-free estimate everywhere.
+
+    `values` holds what was measured, ``{"lr", "largest_eigenvalue", "hessian_free"}`` [measurements] each, None for
+    what is no longer finite; `seconds` is the time that it took.
+    """
+
+    def __init__(self, loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter]):
+        self.values: dict[str, list[float | None]] = {"lr": [], "largest_eigenvalue": [], "hessian_free": []}
+        self.seconds = 0.0
+        self._loss, self._parameters = loss, parameters
+        self._free = HessianFree(parameters)
+
+    def __call__(self, lr: float, due: bool) -> None:
+        started = time.perf_counter()
+        free = self._free.update(lr)
+        if due:
+            for name, value in (("lr", lr), ("largest_eigenvalue", self._largest()), ("hessian_free", free)):
+                self.values[name].append(value)
+        self.seconds += time.perf_counter() - started
+
+    def _largest(self) -> float | None:
+        try:
+            return sharpness(self._loss, self._parameters, tolerance=PROBE_TOLERANCE)
+        except TrainingError:
+            if not self.values["lr"]:  # it cannot be differentiated twice
+                raise
+            return None
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    trained = [p for p in dict.fromkeys(parameters) if p.requires_grad]
+    if not trained:
+        raise ConfigError("there are no parameters that require a gradient; pass model.parameters()")
+    return trained
+
+
 def _gradients(loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> list[tuple[nn.Parameter, Tensor]]:
     """The parameters that the loss depends on, with gradients that can be differentiated."""
     value = loss()
@@ -166,14 +200,14 @@ def _gradients(loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -
         one = torch.ones_like(value).requires_grad_()
         with _twice():
             gradients = torch.autograd.grad(value, parameters, one, create_graph=True, allow_unused=True)
-            _refuse_dead_ends(gradients)
+            _check_twice_differentiable(gradients)
     if all(gradient is None for gradient in gradients):
         raise ConfigError("the loss depends on none of the parameters; is it computed with them, and not detached?")
     return [(p, gradient) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
-def _refuse_dead_ends(gradients: Sequence[Tensor | None]) -> None:
-    """Autograd takes an operation that is marked `once_differentiable` for a constant, unless it is the only way."""
+def _check_twice_differentiable(gradients: Sequence[Tensor | None]) -> None:
+    """Raise where autograd would take an operation, marked `once_differentiable`, for a constant."""
     nodes, seen = {g.grad_fn for g in gradients if g is not None and g.grad_fn is not None}, set()
     while nodes:
         node = nodes.pop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,22 +23,20 @@ from ..training.restore import untouched
 from ..training.runtime import generators
 from ..training.signals import StopRequest
 
-Measure = Callable[[], Mapping[str, float]]
 # Called after each update, with its learning rate and whether measurements are due there.
-Probe = Callable[[float, bool], None]
+SweepProbe = Callable[[float, bool], None]
 
 # An update that changes the weights by this share does not move the loss; one that changes them by so much has lost it.
 STILL, WILD = 1e-5, 30.0
-# The scout's learning rate grows by this factor at every update; the sweeps reach from the edge it found so far down,
-# and so far up.
-SCOUT, BELOW, ABOVE = 2.0, 1000.0, 4.0
+# The scout's learning rate grows by this factor at every update.
+SCOUT = 2.0
 # Losses at the start that its level and noise are read from.
 START = 4
 # The learning rate of a progress that is the learning rate.
 AS_GIVEN = Policy({"lr": lambda lr: lr})
 
 
-class Watch:
+class DivergenceWatch:
     """Tells divergence by the loss at the start and its noise, whatever the loss's scale and sign.
 
     The mean of the last three losses is, twice in a row, clearly above the start; or, once it had clearly fallen, back
@@ -69,13 +66,13 @@ class Watch:
 
 
 @dataclass
-class Subject:
-    """What is tested: a step of any kind, over batches that are recycled."""
+class SweptStep:
+    """What is tested: a step of any kind, over batches that are gone through again and again."""
 
     step: Callable[[Any], Any]
     optimizers: Sequence[Optimizer]
     batches: Batches
-    evaluate: Measure | None
+    evaluate: Callable[[], Mapping[str, float]] | None
     restart: Callable[[int], None] | None
     modules: Sequence[nn.Module]
     keep: Sequence[Any]
@@ -92,14 +89,14 @@ class Subject:
         self.generators = generators(*devices)
 
     @contextmanager
-    def begin(self, repeat: int) -> Iterator[Run]:
-        """The subject as it was at first, with a data order and (where it can be restarted) weights of this repeat."""
+    def begin(self, repeat: int) -> Iterator[SweepRun]:
+        """Begin from the state at first, with the data order and (where a restart is known) the weights of `repeat`."""
         with untouched(self.optimizers, self.modules, self.keep), ExitStack() as stack:
             if repeat > 1 and self.restart is not None:
                 again = derive_seed(self.seed, "restart", repeat)
                 with seeded_everywhere(again, *self.generators):
                     self.restart(again)
-            run = Run(self, repeat)
+            run = SweepRun(self, repeat)
             for i, optimizer in enumerate(self.optimizers):
                 stack.callback(optimizer.register_step_post_hook(run.counts(i)).remove)
             yield run
@@ -116,18 +113,18 @@ class Subject:
             Interrupted: it did.
         """
         if self.stop.signal is not None:
-            name = signal.Signals(self.stop.signal).name
-            raise Interrupted(f"the range test was stopped by {name}; everything is as before", signal=self.stop.signal)
+            what = f"the range test was stopped by {self.stop.name}; everything is as before"
+            raise Interrupted(what, signal=self.stop.signal)
 
 
-class Run:
-    """A subject under way."""
+class SweepRun:
+    """One repeat under way: updates at learning rates that it is told, and measurements."""
 
-    def __init__(self, subject: Subject, repeat: int):
-        self.subject, self.repeat = subject, repeat
+    def __init__(self, swept: SweptStep, repeat: int):
+        self.swept, self.repeat = swept, repeat
         self.updates = 0
-        self._applied = [0] * len(subject.optimizers)
-        self._stream = _recycled(subject.batches, repeat)
+        self._applied = [0] * len(swept.optimizers)
+        self._stream = _recycled(swept.batches, repeat)
 
     def counts(self, i: int) -> Callable[..., None]:
         """A hook that counts the steps of optimizer `i`, but for those that skip in fp16."""
@@ -143,39 +140,39 @@ class Run:
         A batch that only accumulates gradients, or whose gradients overflow, makes no update and no point of its own.
         A loss that is not finite is returned at once.
         """
-        subject = self.subject
-        subject.obey()
-        subject.updates += 1
-        for optimizer, scale in zip(subject.optimizers, subject.scales, strict=True):
+        swept = self.swept
+        swept.obey()
+        swept.updates += 1
+        for optimizer, scale in zip(swept.optimizers, swept.scales, strict=True):
             write(AS_GIVEN, optimizer, lr * scale)
-        self._applied = [0] * len(subject.optimizers)
+        self._applied = [0] * len(swept.optimizers)
         losses: list[float] = []
         while not all(self._applied):
-            if len(losses) >= 64 + 4 * subject.calls_per_update:
+            if len(losses) >= 64 + 4 * swept.calls_per_update:
                 return self._never(len(losses))
-            where = derive_seed(subject.seed, "range test", self.repeat, self.updates, len(losses))
-            with seeded(subject.generators, where):
-                losses.append(_loss(subject.step(next(self._stream))))
+            seed = derive_seed(swept.seed, "range test", self.repeat, self.updates, len(losses))
+            with seeded(swept.generators, seed):
+                losses.append(_loss(swept.step(next(self._stream))))
             if not math.isfinite(losses[-1]):
                 return losses[-1]
         self.updates += 1
-        subject.calls.append(len(losses))
+        swept.calls.append(len(losses))
         return sum(losses) / len(losses)
 
     def measure(self) -> Mapping[str, float]:
         """The held-out measurements of the model as it stands, batch norms with the held-out data's own statistics."""
-        modes = [(part, part.training) for module in self.subject.modules for part in module.modules()]
+        modes = [(part, part.training) for module in self.swept.modules for part in module.modules()]
         try:
-            with own_statistics(self.subject.modules):
-                found = self.subject.evaluate() if self.subject.evaluate else {}
+            with own_statistics(self.swept.modules):
+                measured = self.swept.evaluate() if self.swept.evaluate else {}
         finally:
             for part, training in modes:
                 part.training = training
-        if not isinstance(found, Mapping) or not found.keys() & {"loss", "accuracy"}:
-            raise ConfigError(f'evaluate returns {{"loss": ..., "accuracy": ...}} or one of them; received {found!r}')
-        return {
-            name: _number(found[name], f"evaluate returns the {name}") for name in ("loss", "accuracy") if name in found
-        }
+        names = ("loss", "accuracy")
+        if not isinstance(measured, Mapping) or not measured.keys() & set(names):
+            what = 'evaluate returns {"loss": ..., "accuracy": ...} or one of them'
+            raise ConfigError(f"{what}; received {measured!r}")
+        return {name: _float(measured[name], f"evaluate returns the {name}") for name in names if name in measured}
 
     def _never(self, calls: int) -> float:
         if self.updates:
@@ -187,8 +184,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the scout found: where the loss does not move yet, and where it is lost.
+class ScoutedRange:
+    """The learning rates that the scout found: where the loss does not move yet (`still`), and where it is lost.
 
     Where the loss was not lost up to the wildest learning rate, that is the `edge`, and `lost` is False; `moved` is
     False where it did not even change.
@@ -200,7 +197,7 @@ class Found:
     moved: bool
 
 
-def scout(subject: Subject) -> Found:
+def scout(swept: SweptStep) -> ScoutedRange:
     """Find the learning rates between which a sweep has something to show, whatever the optimizer.
 
     One update at a learning rate of 1 tells how far the weights move; from a rate that moves them by `STILL`, it
@@ -209,8 +206,8 @@ def scout(subject: Subject) -> Found:
     Raises:
         TrainingError: the loss is NaN from the start, or no weight moves.
     """
-    with subject.begin(0) as run:
-        parameters = [p for group in subject.optimizers[0].param_groups for p in group["params"]]
+    with swept.begin(0) as run:
+        parameters = [p for group in swept.optimizers[0].param_groups for p in group["params"]]
         before = [p.detach().clone() for p in parameters]
         first = run.update(1.0)
         change = _norm(p.detach() - b for p, b in zip(parameters, before, strict=True))
@@ -225,22 +222,22 @@ def scout(subject: Subject) -> Found:
         raise TrainingError(
             "an update does not move the weights, or makes them infinite: are they frozen, are gradients zero or NaN?"
         )
-    with subject.begin(0) as run:
-        watch, lr = Watch(), STILL / relative
+    with swept.begin(0) as run:
+        watch, lr = DivergenceWatch(), STILL / relative
         while lr < WILD / relative:
             loss = run.update(lr)
             if not math.isfinite(loss) or watch.diverged(loss):
-                return Found(STILL / relative, lr / SCOUT, lost=True, moved=True)
+                return ScoutedRange(STILL / relative, lr / SCOUT, lost=True, moved=True)
             lr *= SCOUT
-        return Found(STILL / relative, lr / SCOUT, lost=False, moved=watch.moved)
+        return ScoutedRange(STILL / relative, lr / SCOUT, lost=False, moved=watch.moved)
 
 
-def sweep(subject: Subject, repeat: int, lrs: Sequence[float], every: int, probe: Probe | None = None) -> Sweep:
-    """The subject trained through these learning rates, until it diverges; measured after every `every` updates."""
-    watch, lr, loss = Watch(), [], []
+def sweep(swept: SweptStep, repeat: int, lrs: Sequence[float], every: int, probe: SweepProbe | None = None) -> Sweep:
+    """Train through these learning rates until it diverges; measure after every `every` updates."""
+    watch, lr, loss = DivergenceWatch(), [], []
     measured: list[tuple[float, Mapping[str, float]]] = []
     stopped = "end"
-    with subject.begin(repeat + 1) as run:
+    with swept.begin(repeat + 1) as run:
         for k, rate in enumerate(lrs):
             value = run.update(rate)
             if not math.isfinite(value):
@@ -253,7 +250,7 @@ def sweep(subject: Subject, repeat: int, lrs: Sequence[float], every: int, probe
             due = k % every == every - 1 or stopped != "end"
             if probe is not None:
                 probe(rate, due)
-            if subject.evaluate is not None and due:
+            if swept.evaluate is not None and due:
                 measurement = run.measure()
                 if all(map(math.isfinite, measurement.values())):
                     measured.append((rate, measurement))
@@ -315,10 +312,10 @@ def _recycled(batches: Batches, repeat: int) -> Iterator[Any]:
 
 def _loss(returned: Any) -> float:
     loss = returned[0] if isinstance(returned, tuple) and returned else returned
-    return _number(loss, "a step returns the loss of its batch")
+    return _float(loss, "a step returns the loss of its batch")
 
 
-def _number(value: Any, what: str) -> float:
+def _float(value: Any, what: str) -> float:
     if isinstance(value, SupportsFloat) and math.prod(getattr(value, "shape", ())) == 1:
         return float(value.item() if isinstance(value, Tensor) else value)
     raise ConfigError(f"{what}, one number; received {value!r}")

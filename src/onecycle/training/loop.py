@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -282,8 +281,7 @@ def _stoppable(events: Iterator[Event], state: TrainState, stop: StopRequest) ->
     for event in events:
         yield event
         if stop.signal is not None:
-            name = signal.Signals(stop.signal).name
-            raise Interrupted(f"stopped by {name} after update {state.step - 1}", signal=stop.signal)
+            raise Interrupted(f"stopped by {stop.name} after update {state.step - 1}", signal=stop.signal)
 
 
 def groups_of(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -17,6 +17,11 @@ class StopRequest:
 
     signal: int | None = None
 
+    @property
+    def name(self) -> str | None:
+        """The name of the signal, such as SIGINT."""
+        return None if self.signal is None else signal.Signals(self.signal).name
+
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:

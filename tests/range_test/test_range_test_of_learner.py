@@ -18,8 +18,8 @@ from training_makers import blobs, differing, seeded_net, weights
 
 from onecycle import ConfigError, DataError, Learner, TrainingError
 from onecycle.optim.build import RECIPES
-from onecycle.range_test.api import FEWEST, MEASUREMENTS
-from onecycle.range_test.learner import SAMPLES
+from onecycle.range_test.api import SAMPLES
+from onecycle.range_test.plan import FEWEST, MEASUREMENTS
 
 X, Y = blobs(240)
 Y = torch.where(torch.arange(240) % 5 == 0, (Y + 1) % 3, Y)
@@ -344,7 +344,7 @@ def test_weights_that_are_nan_are_an_error_that_says_so():
 
 @pytest.mark.parametrize("options", [{"updates": "100"}, {"repeats": None}, {"repeats": "2"}])
 def test_counts_that_are_none_are_named(options):
-    with pytest.raises(ConfigError, match="is a whole number, at least 1; received"):
+    with pytest.raises(ConfigError, match="a whole number of at least 1; received"):
         learner().range_test(**options)
 
 
