@@ -18,9 +18,11 @@ ORIGIN = {
 def write_run(
     folder: Path, *, updates: int = 8, per_epoch: int = 4, seed: int = 0, shift: float = 0.0, seconds: float = 0.1,
     config: dict[str, Any] | None = None, data: str = "digits", model: str = "mlp", optimizer: str = "sgd",
-    preset: str = "one_cycle", **record: Any,
+    preset: str = "one_cycle", unsmoothed: float | None = None, **record: Any,
 ) -> Path:  # fmt: skip
-    """A run whose loss falls from about 2 and whose learning rate rises and falls."""
+    """A run whose loss falls from about 2 and whose learning rate rises and falls.
+
+    `unsmoothed` is how much less the loss is without label smoothing."""
     folder.mkdir(parents=True)
     facts = {
         "kind": "image",
@@ -49,6 +51,8 @@ def write_run(
          "valid_loss": 1.1 * step["loss"], "valid_accuracy": 0.8, "samples": 64, "seconds": per_epoch * seconds}
         for step in ends
     ]  # fmt: skip
+    if unsmoothed is not None:
+        epochs = [{**row, "train_loss_unsmoothed": row["train_loss"] - unsmoothed} for row in epochs]
     for name, rows in (("steps", steps), ("epochs", epochs)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -178,6 +178,40 @@ def test_a_run_of_a_comparison_is_a_link_to_its_page(browser, tmp_path):
     tab.close()
 
 
+def test_a_page_of_a_folder_of_runs_finds_its_plotly_and_says_so_where_it_does_not(browser, tmp_path):
+    folder = write_run(tmp_path / "my runs" / "a b")
+    path = page([folder], folder / "report.html")
+    tab, heard = browser.new_page(), []
+    tab.on("console", lambda message: heard.append(message.text))
+    tab.on("pageerror", lambda error: heard.append(str(error)))
+    tab.goto(path.as_uri())
+    tab.wait_for_selector(".plot .trace", state="attached")
+    assert tab.locator("#missing").is_hidden() and heard == []
+    (tmp_path / "sent").mkdir()
+    alone = path.rename(tmp_path / "sent" / "report.html")
+    tab.goto(alone.as_uri())
+    assert tab.get_by_text("The figures are missing").is_visible()
+    assert "plotly-" in tab.locator("#missing code").first.text_content()
+    assert tab.locator("figure").count() == 0
+    table = tab.get_by_role("region", name="Epochs of a b").locator("table")
+    table.get_by_role("button", name="epoch").click()
+    table.get_by_role("button", name="epoch").click()
+    assert table.locator("tbody td").first.text_content() == "2"
+    tab.locator("#theme").click()
+    assert [line for line in heard if "ERR_FILE_NOT_FOUND" not in line] == []
+    tab.close()
+
+
+def test_a_table_shows_that_there_is_more_of_it(tab):
+    tab.set_viewport_size({"width": 400, "height": 800})
+    region = tab.get_by_role("region", name="Runs of comparison")
+    wide, height, shadows = region.evaluate(
+        "e => [e.scrollWidth > e.clientWidth, getComputedStyle(e, '::-webkit-scrollbar').height,"
+        " getComputedStyle(e).backgroundImage.split('linear-gradient').length - 1]"
+    )
+    assert (wide, height, shadows) == (True, "10px", 6)
+
+
 def test_arrow_keys_read_the_values(tab):
     plot = plot_named(tab, "Learning rate")
     plot.focus()
@@ -289,8 +323,22 @@ def test_the_keyboard_reaches_everything(opened, heard):
 def test_on_paper_everything_is_drawn(tab, tmp_path):
     tab.emulate_media(color_scheme="dark")
     assert len(tab.pdf(path=tmp_path / "page.pdf", format="A4")) > 20_000
-    assert tab.evaluate("[...document.querySelectorAll('.plot')].every(p => p.dataset.drawn)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.plot')].every(p => p.dataset.drawn && p.querySelector('.trace'))"
+    )
     assert tab.evaluate("document.querySelectorAll('details:not([open])').length") > 0  # as before
+
+
+def test_on_paper_headers_are_repeated_and_tables_are_whole(tab):
+    tab.emulate_media(media="print")
+    style = "(selector, name) => getComputedStyle(document.querySelector(selector))[name]"
+    try:
+        assert tab.evaluate(f"({style})('thead', 'display')") == "table-header-group"
+        assert tab.evaluate(f"({style})('th', 'position')") == "static"
+        assert tab.evaluate(f"({style})('.wide', 'overflow')") == "visible"
+        assert tab.evaluate(f"({style})('.wide', 'maxHeight')") == "none"
+    finally:
+        tab.emulate_media(media="screen")
 
 
 def test_without_scripts_the_words_are_there(browser, file):

@@ -62,7 +62,9 @@ def test_report_writes_a_page_figures_or_markdown(capsys):
     assert "written: p.html" in said(capsys, "report", "runs/sgd", "runs/adamw", "--out", "p.html")
     assert "adamw" in Path("p.html").read_text(encoding="utf-8")
     assert "written: runs/sgd/report.html" in said(capsys, "report", "runs/sgd")
-    assert said(capsys, "report", "runs/sgd", "--markdown").startswith("# sgd")
+    assert said(capsys, "report", "runs/sgd", "--markdown").startswith(
+        "# mlp on digits, 2 updates\n\n- sgd: test accuracy "
+    )
     for format, start in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
         said(capsys, "report", "runs/adamw", "--format", format)
         assert Path(f"runs/adamw/curves.{format}").read_bytes().startswith(start)
@@ -100,6 +102,7 @@ def test_a_run_that_is_cut_off_or_differs_is_reported_with_a_note(tmp_path, caps
         (["report", "runs/sgd", "--format", "pdf", "--out", "p"], "with --format no page is written, and --out would"),
         (["report", "runs/sgd", "--format", "pdf", "--markdown", "--open"], "and --markdown and --open would be"),
         (["report", "runs/sgd", "--markdown", "--out", "p"], "with --markdown no page is written, and --out would"),
+        (["report", "runs/sgd", "--markdown", "--self-contained"], "no page is written, and --self-contained would"),
         (["report", "runs/sgd", "--markdown", "--open"], "with --markdown no page is written, and --open would"),
         (["runs", "nowhere"], "there is no folder nowhere"),
         (["runs", "runs/deep/damaged/.."], ""),

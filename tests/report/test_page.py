@@ -17,13 +17,24 @@ from onecycle.errors import CheckpointError, ConfigError, MissingDependency
 from onecycle.records.read import read, read_rows
 from onecycle.records.statistics import mean_band, student
 from onecycle.report import page as page_module
-from onecycle.report.content import axes, command, compared, differences, groups, notices, of_run, of_test, summary
+from onecycle.report.content import (
+    axes,
+    command,
+    compared,
+    differences,
+    groups,
+    notices,
+    of_run,
+    of_test,
+    summary,
+    title,
+)
 from onecycle.report.draw_comparison import draw_comparison, run_keys
 from onecycle.report.draw_range_test import draw_test
 from onecycle.report.draw_run import clock, curve, draw_runs
-from onecycle.report.page import embedded, html, markdown, page
+from onecycle.report.page import EPOCHS, embedded, html, markdown, page
 from onecycle.report.spec import LEAST, MOST, Plots, budget, kept, style
-from onecycle.report.tables import comparison_table, origins, runs_table, speed_up_table, table
+from onecycle.report.tables import comparison_table, epochs_table, origins, runs_table, speed_up_table, table
 
 pytest.importorskip("jinja2")
 
@@ -413,11 +424,15 @@ def test_every_speed_up_is_drawn_and_in_the_table(tmp_path, row, text, cells, en
         ({"speed_up": 1.0, "low": None, "high": 1.0, "at_most": True}, "at most 1 (up to 1) in 4 epochs, n = 5"),
     ],
 )
-def test_speed_ups_that_tell_nothing_are_in_the_table_alone(tmp_path, row, text):
+def test_speed_ups_that_tell_nothing_are_left_out(tmp_path, row, text):
     (comparison,) = read([write_comparison(tmp_path / "c", runs=False, speed_up=[speed_up(**row)])]).comparisons
     plots = Plots()
     draw_comparison(plots, comparison)
     assert "Speed-up at equal accuracy" not in [figure.title for figure in plots.figures]
+    assert speed_up_table(comparison).rows == []
+    beside = [speed_up(**row), speed_up()]
+    (comparison,) = read([write_comparison(tmp_path / "d", runs=False, speed_up=beside)]).comparisons
+    assert len(speed_up_table(comparison).rows) == 2
     value, interval = (cell.text for cell in speed_up_table(comparison).rows[0][-3:-1])
     assert text.startswith(f"{value} ({interval})")
 
@@ -500,7 +515,7 @@ def test_failed_and_missing_runs_of_a_comparison(tmp_path):
 
 def test_a_run_in_words(tmp_path):
     assert of_run(only(write_run(tmp_path / "a", updates=40))) == (
-        "a: Test accuracy 90.00 % (359 samples), validation accuracy 80.00 % (144 samples); 40 updates in 4 s. "
+        "a: test accuracy 90.00 % (359 samples), validation accuracy 80.00 % (144 samples); 40 updates in 4 s. "
         "Setting: mlp on digits, one_cycle, sgd, 4 epochs, peak learning rate 0.5."
     )
     failed = only(write_run(tmp_path / "b", updates=3, status="failed", error="the loss became NaN.", result=None))
@@ -548,7 +563,143 @@ def test_what_runs_have_in_common_is_said_once(tmp_path):
     assert own[1].command == "onecycle train digits --seed 1"
 
 
+def test_titles_say_data_model_and_budget(tmp_path):
+    run, other = write_run(tmp_path / "a"), write_run(tmp_path / "b", model="vit", data="/far/away/photos.csv", seed=1)
+    check = write_check(tmp_path / "c")
+    comparison = write_comparison(tmp_path / "d", epochs=(1, 2))
+    record = json.loads((comparison / "compare.json").read_text())
+    record["config"] = {"data": "digits", "model": None, "policies": ["one_cycle", "step"], "epochs": [1, 2]}
+    (comparison / "compare.json").write_text(json.dumps(record))
+
+    def titled(*folders):
+        return title(read(folders))
+
+    assert titled(run) == "mlp on digits, 4 epochs"
+    assert titled(other) == "vit on photos.csv, 4 epochs"
+    assert titled(run, other) == "2 runs: 4 epochs"
+    assert titled(check) == "Range test: mlp"
+    assert titled(comparison) == "one_cycle and step: mlp on digits, 1 and 2 epochs"
+    assert titled(comparison, run) == "1 comparison, 1 run: mlp on digits"
+    assert titled(write_run(tmp_path / "e", config={"seed": 1})) == "e"
+    assert "<h1>mlp on digits, 4 epochs</h1>" in html(read([run]), plotly="")
+
+
+def test_settings_are_shown_with_what_they_came_to(tmp_path):
+    config = {"data": "digits", "model": None, "budget": "4 epochs", "lr_max": "auto", "weight_decay": None,
+              "optimizer": "muon", "clip": None, "augment": None, "seed": 3}  # fmt: skip
+    resolved = {"lr_max": 0.04, "model": "small-cnn", "weight_decay": 0.1, "updates": 200, "momentum": [0.95, 0.85]}
+    facts = {"samples": [1294, 144, 359], "mean": [0.30503028684425854]}
+    folder = write_run(tmp_path / "a", config=config, resolved=resolved, facts=facts, result=None)
+    assert title(read([folder])) == "small-cnn on digits, 4 epochs"
+    assert "peak learning rate 0.04" in of_run(only(folder))
+    ((origin,), text) = origins(read([folder]))[1], html(read([folder]), plotly="")
+    assert origin.facts["Configuration"] == [
+        ("data", "digits"), ("model", "small-cnn"), ("budget", "4 epochs"), ("lr max", "0.04 (asked for: auto)"),
+        ("optimizer", "muon"), ("seed", "3"), ("weight decay", "0.1"), ("updates", "200"), ("momentum", "0.95, 0.85"),
+        ("not set", "clip, augment"),
+    ]  # fmt: skip
+    assert origin.facts["Data"] == [("samples", "train 1,294, validation 144, test 359"), ("mean", "0.30503")]
+    assert "default" not in text.split("<main")[1].split("<script")[0]
+
+
+def test_without_resolved_settings_the_result_says_the_peak(tmp_path):
+    folder = write_run(tmp_path / "a", config={"data": "digits", "lr_max": "auto", "clip": None})
+    (origin,) = origins(read([folder]))[1]
+    assert origin.facts["Configuration"] == [
+        ("data", "digits"), ("lr max", "0.5 (asked for: auto)"), ("not set", "clip"),
+    ]  # fmt: skip
+
+
+def test_the_table_of_epochs(tmp_path):
+    run = only(write_run(tmp_path / "a", updates=8, per_epoch=4, seconds=22.5, unsmoothed=0.05))
+    found = epochs_table(run)
+    assert found.columns == [
+        "epoch", "train loss", "valid loss", "train accuracy", "valid accuracy", "learning rate", "time",
+    ]  # fmt: skip
+    assert [cell.text for cell in found.rows[0]] == ["1", "0.55", "0.66", "90.00 %", "80.00 %", "0.4286", "1 min 30 s"]
+    assert found.words == "2 rows. The training loss is without label smoothing, as the validation loss is."
+    plain = epochs_table(only(write_run(tmp_path / "b", updates=4, per_epoch=4)))
+    assert (plain.rows[0][1].text, plain.words) == ("0.6", "1 row.")
+    text = html(read([tmp_path / "a"]), plotly="")
+    assert "<summary>Epochs of a</summary>" in text and ">1 min 30 s</td>" in text
+    rows = [{"step": i, "epoch": i % 2, "fit": i // 2, "train_loss": 1.0} for i in range(4)]
+    (tmp_path / "b" / "epochs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = epochs_table(only(tmp_path / "b"))
+    assert [[cell.text for cell in row[:2]] for row in again.rows] == [["0", "1"], ["0", "2"], ["1", "1"], ["1", "2"]]
+
+
+def test_epochs_of_many_runs_are_on_their_own_pages(tmp_path):
+    folders = [write_run(tmp_path / f"{i}", seed=i, updates=3 * EPOCHS // 4, per_epoch=1) for i in range(2)]
+    assert "Epochs of" not in html(read(folders), plotly="")
+    assert "Epochs of 0" in html(read(folders[:1]), plotly="")
+
+
 # The page
+
+
+def plotly_files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*plotly-*"))
+
+
+def script_of(path):
+    return re.search(r'<script src="([^"]*)">', path.read_text(encoding="utf-8"))[1]
+
+
+def test_pages_of_a_folder_of_runs_share_plotly(tmp_path):
+    pytest.importorskip("plotly")
+    folders = [write_run(tmp_path / "runs" / name) for name in "ab"]
+    pages = [page([folder], folder / "report.html") for folder in folders]
+    (shared,) = plotly_files(tmp_path)
+    assert re.fullmatch(r"runs/plotly-[0-9.]+\.min\.js", shared)
+    assert all(path.stat().st_size < 150_000 for path in pages)
+    assert {script_of(path) for path in pages} == {f"../{shared.removeprefix('runs/')}"}
+    assert (tmp_path / shared).stat().st_size > 1e6
+    text = page([folders[0]], folders[0] / "report.html", inline=True).read_text(encoding="utf-8")
+    assert "<script src" not in text and len(text) > 1e6
+
+
+def test_plotly_is_written_into_no_folder_but_one_of_records(tmp_path, monkeypatch):
+    pytest.importorskip("plotly")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    page([write_run(tmp_path / "mine" / "a")], tmp_path / "mine" / "a" / "report.html")
+    monkeypatch.chdir(write_run(tmp_path / "work" / "b").parent)
+    path = page(["b"], "b/report.html")
+    found = plotly_files(tmp_path)
+    assert [name.rpartition("/")[0] for name in found] == ["mine/a", "work/b"]
+    assert script_of(path) == found[1].removeprefix("work/b/")
+    page(["b"], "page.html")
+    page(["b"], tmp_path / "mine" / "page.html", inline=False)
+    assert [name.rpartition("/")[0] for name in plotly_files(tmp_path)] == ["mine/a", "mine", "work/b"]
+
+
+def test_each_run_of_a_comparison_gets_a_page(tmp_path):
+    pytest.importorskip("plotly")
+    folder = write_comparison(tmp_path / "comparisons" / "c", epochs=(1, 2))
+    record = json.loads((folder / "compare.json").read_text())
+    outside = write_run(tmp_path / "outside")
+    record["table"][0]["run"] = "../../outside"
+    (folder / "compare.json").write_text(json.dumps(record))
+    (folder / "runs/1/report.html").write_text("mine")
+    written = page([folder], folder / "report.html").read_text(encoding="utf-8")
+    assert not (outside / "report.html").exists()
+    assert (folder / "runs/1/report.html").read_text() == "mine"  # it is not older than the run
+    for i in range(2, 8):
+        assert f'<a href="runs/{i}/report.html">{i}</a>' in written
+        assert "<h1>mlp on digits, 4 epochs</h1>" in (folder / f"runs/{i}/report.html").read_text(encoding="utf-8")
+    (shared,) = plotly_files(tmp_path)
+    assert script_of(folder / "runs/7/report.html") == f"../../../{shared.removeprefix('comparisons/')}"
+    elsewhere = write_comparison(tmp_path / "d")
+    page([elsewhere], tmp_path / "page.html")
+    assert not list(elsewhere.rglob("*.html"))
+
+
+def test_runs_below_a_page_are_links(tmp_path):
+    folders = [write_run(tmp_path / "runs" / name, seed=i) for i, name in enumerate("ab")]
+    (folders[1] / "report.html").write_text("")
+    hrefs = [row[0].href for row in runs_table(read(folders).runs, tmp_path).rows]
+    assert hrefs == ["runs/a", "runs/b/report.html"]
+    assert [row[0].href for row in runs_table(read(folders).runs, folders[0]).rows] == [None, None]
 
 
 def test_everything_of_the_page_is_in_one_file(tmp_path):
@@ -621,6 +772,6 @@ def test_a_page_that_cannot_be_written(tmp_path):
 
 def test_the_summary_in_markdown(tmp_path):
     text = markdown([write_run(tmp_path / "a", seed=1), write_run(tmp_path / "b", seed=2, optimizer="muon")])
-    assert text.startswith("# 2 runs: mlp on digits, 4 epochs\n\n- a: Test accuracy 90.00 %")
+    assert text.startswith("# 2 runs: mlp on digits, 4 epochs\n\n- a: test accuracy 90.00 %")
     assert "| run | optimizer | seed |" in text
     assert "    onecycle train digits --seed 2\n" in text

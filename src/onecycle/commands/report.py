@@ -19,8 +19,9 @@ def report(
     format: str | None = None,
     markdown: Flag = False,
     open: Flag = False,
+    self_contained: Flag = False,
 ) -> None:
-    """Write one page about runs, range tests and comparisons: self-contained, it works offline.
+    """Write one page about runs, range tests and comparisons, which works offline.
 
     Parameters
     ----------
@@ -34,10 +35,13 @@ def report(
         Print the summary as Markdown instead.
     open
         Show the page in the browser.
+    self_contained
+        Put plotly.js (4.8 MB) into the page, so that it can be sent by itself. A page outside of the folders of runs
+        always holds it; the others share one file.
     """
     if not folders:
         raise ConfigError("name at least one folder of a run, a range test or a comparison: onecycle report RUN...")
-    _refuse_ignored(format, markdown, out, open)
+    _refuse_ignored(format, markdown, out, open, self_contained)
     first, folders = folders[0], tuple(part for folder in folders for part in _parts(folder))
     if format is not None:
         print(*(f"drawn in {path}" for folder in folders for path in draw(folder, format)), sep="\n")
@@ -48,16 +52,21 @@ def report(
     if markdown:
         print(words(folders))
         return
-    written = page(folders, out or first / "report.html")
+    written = page(folders, out or first / "report.html", inline=self_contained or None)
     print(f"written: {written}")
     if open:
         webbrowser.open(written.resolve().as_uri())
 
 
-def _refuse_ignored(format: str | None, markdown: bool, out: Path | None, open: bool) -> None:
+def _refuse_ignored(format: str | None, markdown: bool, out: Path | None, open: bool, self_contained: bool) -> None:
     """Refuse what is about the page where none is written."""
     instead = "--format" if format is not None else "--markdown"
-    others = {"--markdown": markdown and format is not None, "--out": out is not None, "--open": open}
+    others = {
+        "--markdown": markdown and format is not None,
+        "--out": out is not None,
+        "--open": open,
+        "--self-contained": self_contained,
+    }
     ignored = [name for name, given in others.items() if given]
     if ignored and (markdown or format is not None):
         raise ConfigError(

@@ -111,7 +111,7 @@ def outcome(run: RecordedRun) -> str:
     took = text.count(updates, "update") if updates is not None else ""
     took += f" in {text.duration(seconds)}" if seconds is not None else ""
     sentence = "; ".join(words for words in (", ".join(measured), took) if words) or "finished"
-    return sentence[0].upper() + sentence[1:] + "."
+    return f"{sentence}."
 
 
 def of_group(group: Group) -> str:
@@ -158,11 +158,13 @@ def of_comparison(comparison: RecordedComparison) -> list[str]:
 
 
 def speed_ups(comparison: RecordedComparison) -> list[Mapping[str, Any]]:
-    """The recorded speed-ups; none where all of them are without a claim, and open at both ends or mere bounds."""
+    """The recorded speed-ups; none where all are open at both ends, or "more than 1" or "at most 1": they tell nothing."""
     known = [row for row in items(comparison.record, "speed_up") if isinstance(row, Mapping)]
 
     def tells(row: Mapping[str, Any]) -> bool:
-        return bool(row.get("claim")) or not (_is_bound(row) or interval_of(row) == (None, None))
+        value = number(row.get("speed_up")) or math.nan
+        beyond = (row.get("more_than") and value <= 1) or (row.get("at_most") and value >= 1)
+        return not beyond and interval_of(row) != (None, None)
 
     return known if any(map(tells, known)) else []
 
@@ -338,10 +340,6 @@ def _goodness(group: Group) -> float:
         if values:
             return sign * fmean(values)
     return -math.inf
-
-
-def _is_bound(row: Mapping[str, Any]) -> bool:
-    return bool(row.get("more_than") or row.get("at_most"))
 
 
 def _asked(run: RecordedRun) -> dict[str, Any]:

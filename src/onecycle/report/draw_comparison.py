@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
 from ..records.read import RecordedComparison, items, number
-from .content import axes, compared, interval_of, speed_up_text
+from .content import axes, compared, interval_of, speed_up_text, speed_ups
 from .draw_run import draw_runs
 from .matplotlib import draw, draw_one
 from .spec import DASHES, Figure, Key, Plots, Row, Series, ends, mean_line, numbers, of_seeds, style
@@ -191,9 +191,9 @@ def _speed_up(plots: Plots, keys: dict[str, int], comparison: RecordedComparison
     From rows with ``accuracy``, ``speed_up``, ``low``, ``high``, ``more_than`` and ``at_most``. Those who have no line
     of their own yet get a key among `keys`. None where no row tells anything.
     """
-    rows = [row for row in items(comparison.record, "speed_up") if isinstance(row, Mapping)]
+    rows = speed_ups(comparison)
     rows = [row for row in rows if number(row.get("accuracy")) is not None and number(row.get("speed_up")) is not None]
-    if not any(map(_tells, rows)):
+    if not rows:
         return None
     rivals: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["accuracy"]):
@@ -210,12 +210,6 @@ def _speed_up(plots: Plots, keys: dict[str, int], comparison: RecordedComparison
         said += " Hollow: so is the speed-up itself."
     series = [_intervals(keys[against], mine) for against, mine in rivals.items()]
     return Figure("Speed-up at equal accuracy", said, "accuracy of 1cycle (%)", "speed-up", "linear", series, level=1.0)
-
-
-def _tells(row: Row) -> bool:
-    """Whether a speed-up says anything: not where its interval is open at both ends, or it is "more than 1"."""
-    beyond = (row.get("more_than") and row["speed_up"] <= 1) or (row.get("at_most") and row["speed_up"] >= 1)
-    return interval_of(row) != (None, None) and not beyond
 
 
 def _intervals(key: int, rows: Sequence[Row]) -> Series:

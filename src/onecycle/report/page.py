@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ..errors import ConfigError, MissingDependency
-from ..records.read import FILES, Records, items, part, read
+from ..records.read import FILES, RecordedComparison, RecordedRun, Records, items, part, read
 from .content import compared, groups, notices, of_test, summary, title
 from .draw_comparison import draw_comparison, run_keys
 from .draw_range_test import draw_test
 from .draw_run import draw_runs
 from .spec import MARKS, Plots
 from .tables import (
+    PAGE,
     Table,
     comparison_table,
     epochs_table,
@@ -67,13 +68,16 @@ def page(folders: Sequence[str | Path], out: str | Path, inline: bool | None = N
     onecycle.errors.ConfigError: a page needs a list of at least one folder of a run; received []
     """
     out, records = Path(out), read(folders)
-    for comparison in records.comparisons:
-        if out.parent.resolve().is_relative_to(comparison.folder.resolve()):
-            for _, run in comparison.runs:
-                at = run.folder / "report.html"
-                if link(run.folder, out.parent, within=comparison.folder) and _is_older(at, run.folder / "run.json"):
-                    _write(Records(runs=[run]), at, None)
-    _write(records, out, inline)
+    _environment()  # what is missing is said before anything is written
+    try:
+        script = None if inline else _shared_script(out.parent, inline is None)
+        for run in _runs_below(records.comparisons, out.parent):
+            _write(Records(runs=[run]), run.folder / PAGE, _shared_script(run.folder, True))
+        _write(records, out, script)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the page {str(out)!r}: {error.strerror}. Name one in a folder that exists and is writable"
+        ) from error
     return out
 
 
@@ -130,41 +134,42 @@ def embedded(data: Any) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _write(records: Records, out: Path, inline: bool | None) -> None:
-    _environment()  # what is missing is said before anything is written
-    try:
-        script = None if inline else _shared_script(out, inline is None)
-        content = html(records, at=out.parent, script=script).encode(
-            "utf-8", "replace"
-        )  # a path can hold what is no text
-        out.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the page {str(out)!r}: {error.strerror}. Name one in a folder that exists and is writable"
-        ) from error
+def _write(records: Records, out: Path, script: str | None) -> None:
+    content = html(records, at=out.parent, script=script)
+    out.write_bytes(content.encode("utf-8", "replace"))  # a path can hold what is no text
 
 
-def _shared_script(out: Path, among_records: bool) -> str | None:
-    """The address of plotly.js as seen from the page `out`, written if need be.
+def _runs_below(comparisons: Sequence[RecordedComparison], at: Path) -> list[RecordedRun]:
+    """The runs to which a page in the folder `at` leads, and whose own page is missing or older than they are."""
+    return [
+        run
+        for comparison in comparisons
+        if at.resolve().is_relative_to(comparison.folder.resolve())
+        for _, run in comparison.runs
+        if link(run.folder, at, within=comparison.folder) and _is_older(run.folder / PAGE, run.folder / "run.json")
+    ]
+
+
+def _shared_script(folder: Path, among_records: bool) -> str | None:
+    """The address of plotly.js as seen from a page in `folder`, written if need be.
 
     None where the page is to be `among_records` and is not.
     """
-    home = out.parent.resolve()
+    home = folder.resolve()
     if among_records and not _is_record(home):
         return None
     name = f"plotly-{_plotly().get_plotlyjs_version()}.min.js"
-    folders = [home, *home.parents[:ABOVE]]
-    folder = next((folder for folder in folders if (folder / name).is_file()), None)
-    if folder is None:
-        folder = home.parent if _is_record(home) and _is_folder_of_records(home.parent) else home
-        beside = folder / f".{os.getpid()}-{name}"
+    near = next((above for above in (home, *home.parents[:ABOVE]) if (above / name).is_file()), None)
+    if near is None:
+        near = home.parent if _is_record(home) and _is_folder_of_records(home.parent) else home
+        beside = near / f".{os.getpid()}-{name}"
         beside.write_text(_plotly().get_plotlyjs(), encoding="utf-8")
-        beside.replace(folder / name)
-    return quote(os.path.relpath(folder / name, home))
+        beside.replace(near / name)
+    return quote(os.path.relpath(near / name, home))
 
 
 def _is_record(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in FILES)
+    return any((folder / file).is_file() for file in (*FILES, "reproduction.json"))
 
 
 def _is_folder_of_records(folder: Path) -> bool:

@@ -14,6 +14,8 @@ from .. import text
 from ..records.read import Recorded, RecordedComparison, RecordedRun, Records, items, number, part
 from .content import bounded, command, flat, interval_of, shared, speed_ups, varying
 
+# The page in the folder of a run, range test or comparison.
+PAGE = "report.html"
 # Longer texts in cells, and longer lists, are cut.
 WIDEST = 300
 GAP = "-"
@@ -21,6 +23,7 @@ GAP = "-"
 FIRST = ("run", "status", "error")
 RESULT = ("needed", "speed_up", "low", "high", "more_than", "at_most", "claim")
 NAMES = {"seconds": "time", "lr": "learning rate"}
+MAIN = ("data", "model", "budget", "policy", "lr_max", "optimizer", "batch_size", "seed")
 TITLES = ("Configuration", "Data", "Versions", "Hardware")
 
 
@@ -40,6 +43,7 @@ class Table:
     caption: str
     columns: list[str]
     rows: list[list[TableCell]]
+    note: str = ""
 
     @property
     def numeric(self) -> list[bool]:
@@ -48,8 +52,9 @@ class Table:
         return [all(cell.value is not None or cell.text == GAP for cell in column) for column in columns]
 
     @property
-    def size(self) -> str:
-        return text.count(len(self.rows), "row")
+    def words(self) -> str:
+        """How many rows there are, and the note."""
+        return f"{text.count(len(self.rows), 'row')}. {self.note}".strip()
 
 
 @dataclass(frozen=True)
@@ -81,26 +86,23 @@ def runs_table(runs: Sequence[RecordedRun], at: Path | None = None) -> Table:
 
 
 def epochs_table(run: RecordedRun) -> Table:
-    """A row an epoch, its training loss the one that compares with the validation loss: without label smoothing."""
+    """A row an epoch: losses, metrics, the learning rate and the time."""
     rows, fits = [], {row.get("fit") for row in run.epochs}
     for row in run.epochs:
         epoch = number(row.get("epoch"))
-        row = {**row, "train_loss": row.get("train_loss_unsmoothed", row.get("train_loss"))}
-        measures = [name for name in row if name.startswith(("train_", "valid_")) and name != "train_loss_unsmoothed"]
+        row = _comparable(row)
+        measures = [name for name in row if name.startswith(("train_", "valid_"))]
         measures.sort(key=lambda name: (not name.endswith("_loss"), name.split("_", 1)[1], name))
         first = {"fit": row.get("fit") if len(fits) > 1 else None, "epoch": None if epoch is None else epoch + 1}
         rows.append(first | {name: row.get(name) for name in (*measures, "lr", "seconds")})
     without = any("train_loss_unsmoothed" in row for row in run.epochs)
-    caption = f"Epochs of {run.name}" + ", the training loss without label smoothing" * without
-    found = table(caption, rows)
-    return replace(
-        found, columns=[name.replace("train ", "training ").replace("valid ", "validation ") for name in found.columns]
-    )
+    note = "The training loss is without label smoothing, as the validation loss is." if without else ""
+    return replace(table(f"Epochs of {run.name}", rows), note=note)
 
 
 def comparison_table(comparison: RecordedComparison, at: Path | None = None) -> Table:
     """The comparison's own rows, a row a run; from a page in the comparison's folder, `at`, each leads to its run."""
-    rows = [{name: row.get(name) for name in (*FIRST, *row)} for row in comparison.rows]
+    rows = [{name: row.get(name) for name in (*FIRST, *row)} for row in map(_comparable, comparison.rows)]
     names = [row["run"] if isinstance(row["run"], str) else "" for row in rows]
     inside = at is not None and at.resolve().is_relative_to(comparison.folder.resolve())
     links = [link(comparison.folder / n, at, within=comparison.folder) if at and inside and n else None for n in names]
@@ -110,7 +112,7 @@ def comparison_table(comparison: RecordedComparison, at: Path | None = None) -> 
 
 def tuning_table(comparison: RecordedComparison) -> Table:
     """The trial runs that the peaks were chosen by."""
-    rows = [row for row in items(comparison.record, "tuning") if isinstance(row, Mapping)]
+    rows = [_comparable(row) for row in items(comparison.record, "tuning") if isinstance(row, Mapping)]
     return table("Trial runs", [{k: v for k, v in row.items() if k not in ("run", "seed")} for row in rows])
 
 
@@ -155,7 +157,7 @@ def link(folder: Path, at: Path, within: Path) -> str | None:
     folder, at, within = (path.resolve() for path in (folder, at, within))
     if folder == at or not (folder.is_dir() and folder.is_relative_to(within)):
         return None
-    page = folder / "report.html"
+    page = folder / PAGE
     return quote(os.fsencode(os.path.relpath(page if page.exists() else folder, at)))
 
 
@@ -176,9 +178,16 @@ def _speed_up(row: Mapping[str, Any]) -> list[TableCell]:
     return [*cells, TableCell(text.bounds(*interval), interval[0] or 0), TableCell(claim)]
 
 
+def _comparable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the losses that compare with each other: without label smoothing, where that is recorded."""
+    end = "_unsmoothed"
+    return {name: row.get(f"{name}{end}", value) for name, value in row.items() if not name.endswith(end)}
+
+
 def _facts(item: Recorded) -> dict[str, dict[str, Any]]:
     """Everything that decided how a record came out; a setting that came to something else is said with both."""
     asked, settings = flat(item.config), flat(item.settings)
+    settings = {name: settings[name] for name in dict.fromkeys((*MAIN, *settings)) if name in settings}
     for name, value in settings.items():
         if asked.get(name) not in (None, value):
             settings[name] = f"{_text(value)} (asked for: {_text(asked[name])})"
@@ -196,8 +205,8 @@ def _listed(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str,
     lists = {}
     for title, values in facts.items():
         named = {name.removeprefix("settings.").replace("_", " "): value for name, value in values.items()}
-        pairs = [(name, _text(value)) for name, value in named.items() if value is not None]
-        unset = ", ".join(name for name, value in named.items() if value is None)
+        pairs = [(name, _text(value)) for name, value in named.items() if value not in (None, {})]
+        unset = ", ".join(name for name, value in named.items() if value in (None, {}))
         lists[title] = pairs + [("not set", unset)] * bool(unset)
     return {title: pairs for title, pairs in lists.items() if pairs}
 
@@ -209,8 +218,6 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return text.number(value, 5)
-    if value == {}:
-        return "none"
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 

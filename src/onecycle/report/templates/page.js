@@ -114,6 +114,15 @@
 
   const wideEnough = (figure) => figure.series.filter((line) => shown[line.key]).length <= 8;
 
+  // Figures over time begin and end alike, whether their lines have marks or not.
+  function span(figure, axis) {
+    const known = figure.series.flatMap((line) => placed(line, axis)).filter((x) => x != null);
+    if (figure.kind !== "time" || !known.length) return {};
+    const [low, high] = [Math.min(0, ...known), Math.max(...known)];
+    const margin = (high - low) / 50 || 1;
+    return { range: [low - margin, high + margin] };
+  }
+
   function layout(figure, axis) {
     const font = { family: "inherit", size: 13 };
     const line = { yref: "paper", y0: 0, y1: 1, type: "line", line: { color: "#808080", width: 1.5, dash: "dot" } };
@@ -132,7 +141,7 @@
         title: { text: plain(figure.kind === "time" ? axis : figure.x), standoff: 8 }, zeroline: false, automargin: "height",
         hoverformat: figure.kind === "log" ? ".3~g" : ".5~g",
         type: figure.kind === "log" ? "log" : figure.kind === "category" ? "category" : "linear",
-        gridcolor: "#ddd", nticks: innerWidth < 600 ? 5 : 10, ...ticks(figure.kind, figure.series.flatMap((line) => line.x)),
+        gridcolor: "#ddd", nticks: innerWidth < 600 ? 5 : 10, ...span(figure, axis), ...ticks(figure.kind, figure.series.flatMap((line) => line.x)),
       },
       yaxis: {
         title: { text: plain(figure.y), standoff: 6 }, zeroline: false, automargin: true, gridcolor: "#ddd", nticks: 6,
