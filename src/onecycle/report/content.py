@@ -158,7 +158,7 @@ def of_comparison(comparison: RecordedComparison) -> list[str]:
 
 
 def speed_ups(comparison: RecordedComparison) -> list[Mapping[str, Any]]:
-    """The recorded speed-ups; none where all are open at both ends, or "more than 1" or "at most 1": they tell nothing."""
+    """The recorded speed-ups; none where all are open at both ends, or "more than 1", or "at most 1"."""
     known = [row for row in items(comparison.record, "speed_up") if isinstance(row, Mapping)]
 
     def tells(row: Mapping[str, Any]) -> bool:
