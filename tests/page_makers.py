@@ -41,7 +41,8 @@ def write_run(
     }
     means = {split: {"loss": 0.5, "accuracy": a} for split, a in (("train", 0.95), ("valid", 0.8), ("test", 0.9))}
     result = {**means, "lr_max": 0.5, "epochs": 4.0, "updates": updates, "seconds": updates * seconds}
-    known = {"schema": 1, **ORIGIN, "status": "finished", "config": config or {**settings, "facts": facts}, "notes": []}
+    known = {"schema": 2, **ORIGIN, "status": "finished", "config": config or settings, "notes": []}
+    known |= {"facts": {} if config else facts, "resolved": {"lr_max": 0.5}}
     known |= {"command": ["/usr/bin/onecycle", "train", data, "--seed", str(seed)], "result": result, "error": None}
     (folder / "run.json").write_text(json.dumps(known | record))
     steps = [_step(k, updates, per_epoch, shift, seconds) for k in range(updates)]

@@ -19,10 +19,10 @@ from .optim import build as optimizers
 from .optim.groups import bind
 from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS, FEWEST, SHARE
-from .records import run as runs
 from .records.checkpoint import load_weights, save_weights
+from .records.files import RUN
 from .records.history import History, Observer, Result
-from .records.recording import Recording
+from .records.run import Recording
 from .schedules.budget import Budget
 from .schedules.policy import Policy
 from .schedules.presets import preset as make_preset
@@ -175,7 +175,7 @@ class Learner:
         result = self.history.result(_peak_of(policy), updates_per_epoch(self.train, self.state.accumulate))
         if recording:
             self.save(recording.folder / "model.safetensors")
-            runs.change(recording.folder, status="finished", result=asdict(result))
+            RUN.update(recording.folder, status="finished", result=asdict(result))
         return result
 
     def fit_one_cycle(
@@ -292,10 +292,12 @@ class Learner:
             self.history = History()
             return None
         if resume:
-            recording = Recording.resume(folder, self.state, config, stack)
+            recording = Recording.resume(folder, self.state, stack, config=config)
             self._note(f"{folder} goes on after {len(recording.history.steps)} updates, from its last good checkpoint")
         else:
-            recording = Recording.start(folder, self.state, config, self.notes, stack, _peak_of(policy))
+            recording = Recording.start(
+                folder, self.state, stack, config=config, resolved={"lr_max": _peak_of(policy)}, notes=self.notes
+            )
         self.history = recording.history
         return recording
 
@@ -357,7 +359,7 @@ class Learner:
         if isinstance(lr_max, str) and lr_max != "auto":
             raise ConfigError(f'lr_max is a number, a slice, "auto" or None; received {lr_max!r}')
         if lr_max == "auto":
-            lr_max = (resumed and runs.read(resumed).get("lr_max")) or self._found(budget)
+            lr_max = (resumed and RUN.read(resumed)["resolved"].get("lr_max")) or self._found(budget)
         if lr_max is None and self._recipe is None:
             raise ConfigError("give lr_max: an optimizer of your own has no default peak here")
         return lr_max if lr_max is not None else self._recipe.lr_max  # type: ignore[union-attr]

@@ -20,8 +20,8 @@ from data_makers import image_folder, pixels
 from onecycle import OneCycleError
 from onecycle.commands.app import main
 from onecycle.jobs import run as job_run
-from onecycle.records import run as runs
 from onecycle.records.checkpoint import checkpoints, latest
+from onecycle.records.files import RUN
 
 QUICK = ["--model", "mlp", "--epochs", "2", "--limit", "320"]
 
@@ -234,9 +234,9 @@ def test_a_disk_that_fills_up():
     assert "File too large" in said and "Traceback" not in done.stderr
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-00000001"]
     assert latest("run/checkpoints") is not None
-    assert (runs.read("run")["status"], runs.read("run")["result"]) == ("failed", None)
+    assert (RUN.read("run")["status"], RUN.read("run")["result"]) == ("failed", None)
     main(["train", "--resume", "run"])
-    assert runs.read("run")["result"]["updates"] == 10
+    assert RUN.read("run")["result"]["updates"] == 10
 
 
 # Checkpoints
@@ -266,7 +266,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(broken, capsys
     warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     said = "is damaged: state.pt is not what its manifest says. Going on from step-00000009, which is good"
     assert warned == [f"warning: {last} {said}"]
-    assert runs.read("run")["status"] == "finished"
+    assert RUN.read("run")["status"] == "finished"
 
 
 def test_checkpoints_that_are_all_damaged(broken, refused):
@@ -312,8 +312,8 @@ def test_a_foreign_checkpoint(state, said, broken, refused):
 
 def test_a_run_of_a_newer_version(broken, refused):
     record = json.loads((broken / "run.json").read_text())
-    (broken / "run.json").write_text(json.dumps({**record, "schema": 2}))
-    assert "has schema 2; this version of onecycle reads 1" in refused("train", "--resume", "run")
+    (broken / "run.json").write_text(json.dumps({**record, "schema": 3}))
+    assert "has schema 3; this version of onecycle reads 2" in refused("train", "--resume", "run")
 
 
 def test_a_changed_configuration(broken, refused):
@@ -334,7 +334,7 @@ def test_a_loss_that_turns_nan(refused):
     )
     assert match, said
     assert float(match[4]) < float(match[3])
-    record = runs.read("run")
+    record = RUN.read("run")
     assert (record["status"], record["error"]) == ("failed", said)
 
 

@@ -21,8 +21,8 @@ from onecycle.commands.app import main
 from onecycle.jobs import run as job_run
 from onecycle.learner import Learner
 from onecycle.range_test.verdict import judge
-from onecycle.records import run as runs
 from onecycle.records.curve import Curve
+from onecycle.records.files import RUN, read_jsonl
 
 QUICK = ["--model", "mlp", "--limit", "320"]
 LONG = ["--optimizer", "adamw", "--batch-size", "2", "--budget", "340 updates", "--augment", "none"]
@@ -195,9 +195,9 @@ def test_train_says_where_its_peak_is_from(capsys):
     main(["train", *QUICK, *LONG, "--out", "run"])
     out, err = capsys.readouterr()
     said = re.search(r"note: peak learning rate (\S+), from a range test of (\d+) updates", err)
-    assert said and f"{runs.read('run')['lr_max']:.2g}" == said[1] and int(said[2]) <= 80
+    assert said and f"{RUN.read('run')['resolved']['lr_max']:.2g}" == said[1] and int(said[2]) <= 80
     assert "peak learning rate " in out
-    assert runs.read("run")["config"]["lr_max"] == "auto"
+    assert RUN.read("run")["config"]["lr_max"] == "auto"
 
 
 def test_killed_and_resumed_it_keeps_the_peak_that_it_found(capsys, monkeypatch):
@@ -216,7 +216,7 @@ def test_killed_and_resumed_it_keeps_the_peak_that_it_found(capsys, monkeypatch)
     monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("tested again"))
     main(["train", "--resume", "cut"])
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
-    cut, whole = ([r["loss"] for r in runs.read_records(Path(name) / "steps.jsonl")] for name in ("cut", "whole"))
+    cut, whole = ([r["loss"] for r in read_jsonl(Path(name) / "steps.jsonl")] for name in ("cut", "whole"))
     assert cut == whole and len(cut) == 340
     for key in ("train", "valid", "test", "lr_max", "updates"):
-        assert runs.read("cut")["result"][key] == runs.read("whole")["result"][key]
+        assert RUN.read("cut")["result"][key] == RUN.read("whole")["result"][key]

@@ -20,7 +20,7 @@ from onecycle import load
 from onecycle.commands.app import main
 from onecycle.jobs import run as job_run
 from onecycle.optim.build import RECIPES
-from onecycle.records import run as runs
+from onecycle.records.files import RUN, read_jsonl
 from onecycle.schedules.presets import PRESETS
 
 KEYS = ["run", "train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second"]
@@ -82,13 +82,13 @@ def test_train_from_an_empty_machine(capsys):
     assert table[4].startswith("40 updates (2 epochs) in ")
     assert table[5] == "The run is in runs/digits-1"
     main(["train", "--epochs", "1"])
-    assert runs.read("runs/digits-2")["status"] == "finished"
+    assert RUN.read("runs/digits-2")["status"] == "finished"
 
 
 def test_train_json_is_the_result_of_run_json(run_json):
     result = run_json("train", "digits", *QUICK, "--out", "here/run")
     assert list(result) == KEYS
-    assert result == runs.read("here/run")["result"]
+    assert result == RUN.read("here/run")["result"]
     assert 0 <= result["test"]["accuracy"] <= 1
 
 
@@ -96,7 +96,7 @@ def test_train_json_is_the_result_of_run_json(run_json):
 def test_each_preset(name, run_json):
     result = run_json("train", *QUICK, "--policy", name, "--lr-max", "0.05", "--out", "run")
     assert (result["lr_max"], result["updates"]) == (0.05, 5)
-    assert 0 < max(row["lr"] for row in runs.read_records(Path("run/steps.jsonl"))) <= 0.05 * (1 + 1e-9)
+    assert 0 < max(row["lr"] for row in read_jsonl(Path("run/steps.jsonl"))) <= 0.05 * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -118,7 +118,7 @@ def test_compile(run_json, monkeypatch):
 
 def test_a_budget_of_time(run_json):
     result = run_json("train", "--model", "mlp", "--budget", "0.3s", "--out", "run")
-    steps = runs.read_records(Path("run/steps.jsonl"))
+    steps = read_jsonl(Path("run/steps.jsonl"))
     assert result["updates"] == len(steps) > 1
     assert result["epochs"] == pytest.approx(len(steps) / 20)
     assert steps[-1]["lr"] < steps[len(steps) // 2]["lr"]
@@ -131,7 +131,7 @@ def test_a_budget_of_updates_and_half_an_epoch(run_json):
 
 def test_momentum_cycles_against_the_learning_rate(run_json):
     run_json("train", *QUICK, "--momentum", "0.95,0.85", "--out", "run")
-    rows = runs.read_records(Path("run/steps.jsonl"))
+    rows = read_jsonl(Path("run/steps.jsonl"))
     highest = max(rows, key=lambda row: row["lr"])
     assert highest["momentum"] == min(row["momentum"] for row in rows) < 0.9
     assert rows[0]["momentum"] == rows[-1]["momentum"] == 0.95
@@ -151,7 +151,7 @@ def test_what_the_learner_gets(run_json):
 def test_a_policy_of_ones_own(run_json):
     Path("mine.json").write_text('{"lr": {"points": [[0, 0.01], [1, 0.1]], "easing": "linear"}}')
     assert run_json("train", *QUICK, "--policy", "mine.json", "--out", "run")["lr_max"] == 0.1
-    steps = runs.read_records(Path("run/steps.jsonl"))
+    steps = read_jsonl(Path("run/steps.jsonl"))
     assert [row["lr"] for row in steps] == pytest.approx([0.01, 0.0325, 0.055, 0.0775, 0.1])
 
 
@@ -173,11 +173,11 @@ def test_a_text_file_trains_the_character_model(capsys):
     out, err = capsys.readouterr()
     assert out.splitlines()[0].split() == ["loss", "perplexity"]
     assert "valid perplexity" in err
-    result = runs.read("run")["result"]
+    result = RUN.read("run")["result"]
     assert result["test"] is None
     assert result["valid"]["perplexity"] == pytest.approx(np.exp(result["valid"]["loss"]), rel=1e-4)
     assert result["valid"]["perplexity"] < 20  # 28 characters
-    assert runs.read("run")["config"]["model"] == "char-transformer"
+    assert RUN.read("run")["config"]["model"] == "char-transformer"
 
 
 def test_arrays_in_an_npz(run_json):
@@ -195,7 +195,7 @@ def test_a_folder_of_images_with_splits(run_json):
     for split, each in (("train", 12), ("valid", 4), ("test", 4)):
         image_folder(Path("pets") / split, each=each)
     result = run_json("train", "pets", "--model", "mlp", "--epochs", "1", "--batch-size", "8", "--out", "run")
-    assert runs.read("run")["config"]["facts"]["samples"] == [24, 8, 8]
+    assert RUN.read("run")["facts"]["samples"] == [24, 8, 8]
     assert result["updates"] == 3
     rows = run_json("predict", "run", "pets/test/cat/0.png")["predictions"]
     assert rows[0]["class"] in ("cat", "dog")
@@ -206,7 +206,7 @@ def test_resume_of_a_finished_run_prints_it_again(capsys, trained):
     out, _ = capsys.readouterr()
     assert out.splitlines()[-1] == f"The run is in {trained}"
     main(["train", "--resume", str(trained), "--seed", "0", "--json"])  # what was given may be given again
-    assert json.loads(capsys.readouterr().out) == runs.read(trained)["result"]
+    assert json.loads(capsys.readouterr().out) == RUN.read(trained)["result"]
 
 
 def test_resume_goes_on_and_says_where(capsys, monkeypatch):

@@ -31,9 +31,9 @@ from onecycle.commands.app import main
 from onecycle.jobs import run as job_run
 from onecycle.learner import Learner
 from onecycle.records import history as observers
-from onecycle.records import recording
 from onecycle.records import run as runs
 from onecycle.records.checkpoint import checkpoints
+from onecycle.records.files import RUN, read_jsonl
 
 NETS = """
 import time
@@ -111,7 +111,7 @@ def _work(work: Job, out: str, resume: bool, home: Path, faults: dict[str, Any])
     delay = faults.get("slow_writing", 0)
     os.fsync = lambda _: time.sleep(delay)  # a kill, unlike a power cut, leaves what is written to the system
     if faults.get("often", True):
-        recording.Checkpointer = functools.partial(observers.Checkpointer, every=0.0, share=1e9)
+        runs.Checkpointer = functools.partial(observers.Checkpointer, every=0.0, share=1e9)
     if die := faults.get("die"):
         _die(*die)
     if half := faults.get("die_in_file"):
@@ -179,22 +179,22 @@ def assert_same_run(run: str | Path, expected: Path) -> None:
     assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
     for file in ("steps.jsonl", "epochs.jsonl"):
         got, wanted = (
-            [{k: v for k, v in row.items() if k != "seconds"} for row in runs.read_records(folder / file)]
+            [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(folder / file)]
             for folder in (run, expected)
         )
         assert got == wanted
     got, wanted = (
-        {k: v for k, v in runs.read(folder)["result"].items() if k not in ("run", "seconds", "samples_per_second")}
+        {k: v for k, v in RUN.read(folder)["result"].items() if k not in ("run", "seconds", "samples_per_second")}
         for folder in (run, expected)
     )
     assert got == wanted
     assert list(wanted) == ["train", "valid", "test", "lr_max", "epochs", "updates"]
-    assert runs.read(run)["status"] == "finished"
-    assert runs.read(run)["error"] is None
+    assert RUN.read(run)["status"] == "finished"
+    assert RUN.read(run)["error"] is None
 
 
 def test_an_uninterrupted_run_is_what_it_should_be(finished):
-    steps, epochs = (runs.read_records(finished("adamw") / f"{name}.jsonl") for name in ("steps", "epochs"))
+    steps, epochs = (read_jsonl(finished("adamw") / f"{name}.jsonl") for name in ("steps", "epochs"))
     assert [row["step"] for row in steps] == list(range(10))  # 10 batches by 3 are 4 updates, and half of it is 2
     assert [row["samples"] for row in epochs] == [320, 320, 192]
     assert not torch.equal(*(torch.tensor([row[k] for row in steps]) for k in ("loss", "lr")))
@@ -221,7 +221,7 @@ def test_killed_at_random_moments_and_resumed_each_time(name, finished):
         "before the first update": ("training.loop._run", 1, "before"),
         "between the records and their checkpoint": ("records.checkpoint.save", 4, "before"),
         "right after a checkpoint": ("records.checkpoint.save", 4, "after"),
-        "while a manifest is written": ("records.checkpoint.write_json", 4, "before"),
+        "while a manifest is written": ("records.files.write_json", 5, "before"),
         "before a checkpoint gets its name": ("records.checkpoint._fingerprint", 4, "after"),
         "while an old checkpoint is removed": ("records.checkpoint.remove", 2, "before"),
         "between the last update of an epoch and its end": ("training.loop._end_epoch", 2, "before"),
@@ -257,7 +257,7 @@ def test_killed_again_while_it_resumes(finished):
     for die in (
         ("records.run.truncate_records", 1, "after"),
         ("records.run.truncate_records", 2, "after"),
-        ("records.run.change", 1, "before"),
+        ("records.files.write_json", 1, "before"),
         ("records.checkpoint.save", 1, "before"),
     ):
         assert child(ADAMW, "run", True, die=die) == -signal.SIGKILL
@@ -292,7 +292,7 @@ def test_a_damaged_last_checkpoint_costs_only_time(finished):
 def test_a_finished_run_gives_its_result_again(finished, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in finished("sgd").rglob("*")}
     monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("nothing is left to do"))
-    assert job_run.run(SGD, finished("sgd"), resume=True) == runs.read(finished("sgd"))["result"]
+    assert job_run.run(SGD, finished("sgd"), resume=True) == RUN.read(finished("sgd"))["result"]
     assert before == {path: path.stat().st_mtime_ns for path in finished("sgd").rglob("*")}
 
 
@@ -308,7 +308,7 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     monkeypatch.setattr(onecycle.training.loop, "time", type("Clock", (), {"perf_counter": lambda: next(ticks) * 0.03}))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(job_run, "_draw", lambda *_: None)
-    monkeypatch.setattr(recording, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))
+    monkeypatch.setattr(runs, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))
     timed = replace(SGD, budget="10s")
     updates, observe = iter(range(10**9)), observers.Recorder.__call__
 
@@ -321,11 +321,11 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
         patch.setattr(observers.Recorder, "__call__", stop)
         with pytest.raises(KeyboardInterrupt, match=r"stopped at once\. Go on with --resume run\. The last good"):
             job_run.run(timed, "run")
-    done = len(runs.read_records(Path("run/steps.jsonl")))
+    done = len(read_jsonl(Path("run/steps.jsonl")))
     for _ in range(100_000):  # ten minutes of doing nothing
         next(ticks)
     result = job_run.run(timed, "run", resume=True)
-    steps = runs.read_records(Path("run/steps.jsonl"))
+    steps = read_jsonl(Path("run/steps.jsonl"))
     assert [row["step"] for row in steps] == list(range(len(steps)))
     assert result["updates"] == len(steps) > 2 * done
     assert result["seconds"] == steps[-1]["seconds"] == pytest.approx(10, abs=0.1)
@@ -375,7 +375,7 @@ def test_the_command_killed_twice_and_resumed(slow, capsys):
     assert process.exitcode == -signal.SIGKILL
     main(["train", "--resume", "run", "--json"])
     out, err = capsys.readouterr()
-    assert (json.loads(out), err) == (runs.read("run")["result"], "")
+    assert (json.loads(out), err) == (RUN.read("run")["result"], "")
     assert_same_run("run", slow)
 
 
@@ -387,14 +387,14 @@ def test_a_signal_ends_after_the_update_with_a_checkpoint(number, code, slow):
         _, err = process.communicate()
     assert process.returncode == code
     said = err.splitlines()[-1]
-    updates = len(runs.read_records(Path("run/steps.jsonl")))
+    updates = len(read_jsonl(Path("run/steps.jsonl")))
     assert said == (
         f"stopped by {signal.Signals(number).name} after update {updates - 1}. "
         "A checkpoint is written; go on with --resume run"
     )
     assert "Traceback" not in err
     assert checkpoints("run/checkpoints")[-1].name == f"step-{updates:08d}"
-    assert runs.read("run")["status"] == "interrupted"
+    assert RUN.read("run")["status"] == "interrupted"
     assert child(SLOW, "run", True, often=False) == 0
     assert_same_run("run", slow)
 
@@ -417,7 +417,7 @@ def test_learner_resumes_a_run_of_a_second_fit(tmp_path):
     broken = learner()
     broken.fit_one_cycle(1, 0.1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recording, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))
+        patch.setattr(runs, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))
         with pytest.raises(KeyboardInterrupt):
             broken.fit_one_cycle(2, 0.2, out="broken", observers=[stop])
     fresh = learner()

@@ -31,7 +31,7 @@ from onecycle.experiments.spec import Spec
 from onecycle.jobs.job import Job
 from onecycle.jobs.predict import predict_files
 from onecycle.jobs.run import job_of, run
-from onecycle.records import run as runs
+from onecycle.records.files import RUN
 
 GIVEN = {"model": "mlp", "limit": 160, "optimizer": "sgd", "policies": ["one_cycle", "step"], "verbose": False}
 UNTUNED = {**GIVEN, "epochs": [1], "seeds": 2, "tune": False, "lr_max": {"one_cycle": 0.2, "step": 0.1}}
@@ -72,9 +72,9 @@ def test_given_peaks(tmp_path: Path):
     assert (record["schema"], record["status"], record["tuning"]) == (1, "finished", [])
     assert {"versions", "hardware", "command", "created", "config", "speed_up"} <= set(record)
     for row in comparison.table:
-        one = runs.read(tmp_path / "out" / row["run"])
+        one = RUN.read(tmp_path / "out" / row["run"])
         assert one["result"]["test"]["accuracy"] == row["test_accuracy"] and one["config"]["seed"] == row["seed"]
-        assert one["config"]["policy"] == row["policy"] and one["lr_max"] == row["lr_max"]
+        assert one["config"]["policy"] == row["policy"] and one["resolved"]["lr_max"] == row["lr_max"]
     assert "the best standard schedule (step)" in comparison.summary[0]
     alone = run(Job(model="mlp", limit=160, optimizer="sgd", budget="1 epochs", lr_max=0.1, policy="step", seed=1),
                 tmp_path / "alone", draw=False)  # fmt: skip
@@ -111,7 +111,7 @@ def test_each_policy_gets_its_peak_from_as_many_trials(tmp_path: Path, made: lis
                         and row["epochs"] == epochs]  # fmt: skip
             assert [row["lr_max"] for row in measured] == [chosen[0]["lr_max"]]
     for row in tuning:  # neither the test data nor a seed of the measured runs
-        one = runs.read(tmp_path / "out" / row["run"])
+        one = RUN.read(tmp_path / "out" / row["run"])
         assert one["result"]["test"] is None and row["test_accuracy"] is None
         assert one["config"]["seed"] == plan.TRIAL_SEED
     assert "With one seed there is no interval" in comparison.summary[-1]
@@ -321,8 +321,8 @@ def test_a_share_of_data_of_ones_own(tmp_path: Path):
     sizes = []
     for n in (96, 64):  # in the same place, one after the other
         comparison = compare(out="out", **{**OWN, "fraction": [1, 0.5]}, data=samples(n))
-        rows = [runs.read(comparison.folder / row["run"]) for row in comparison.table]
-        sizes.append([row["config"]["facts"]["samples"][0] for row in rows if row["config"]["policy"] == "step"])
+        rows = [RUN.read(comparison.folder / row["run"]) for row in comparison.table]
+        sizes.append([row["facts"]["samples"][0] for row in rows if row["config"]["policy"] == "step"])
         shutil.rmtree("out")
     assert sizes == [[64, 32], [32, 16]]
 

@@ -29,7 +29,7 @@ from onecycle.experiments.execute import PlannedRun
 from onecycle.experiments.options import Placement
 from onecycle.experiments.workers import workers
 from onecycle.jobs.job import Job
-from onecycle.records.run import read_records
+from onecycle.records.files import read_jsonl
 
 SPEC: dict[str, Any] = {
     "data": "digits", "model": "mlp", "policies": ["one_cycle", "step"], "epochs": [1], "seeds": 2, "limit": 320,
@@ -52,7 +52,7 @@ def assert_same(one: Comparison, other: Comparison) -> None:
         home, there = one.folder / row["run"], other.folder / row["run"]
         assert (home / "model.safetensors").read_bytes() == (there / "model.safetensors").read_bytes()
         for name in ("steps.jsonl", "epochs.jsonl"):
-            records = [list(map(without_times, read_records(folder / name))) for folder in (home, there)]
+            records = [list(map(without_times, read_jsonl(folder / name))) for folder in (home, there)]
             assert records[0] == records[1]
         assert result(there)["run"] == str(there)
         assert without_times(result(home)) == {**without_times(result(there)), "run": str(home)}

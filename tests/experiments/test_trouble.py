@@ -21,7 +21,7 @@ from onecycle.experiments.options import Placement
 from onecycle.experiments.plan import Speed
 from onecycle.experiments.spec import Spec
 from onecycle.jobs.job import Job
-from onecycle.records import run as runs
+from onecycle.records.files import RUN
 
 GIVEN = {"model": "mlp", "limit": 160, "optimizer": "sgd", "policies": ["one_cycle", "step"], "verbose": False}
 UNTUNED = {**GIVEN, "epochs": [1], "seeds": 1, "tune": False, "lr_max": 0.1}
@@ -93,7 +93,7 @@ def test_a_run_that_is_stopped_alone_is_still_to_be_made(
             compare(out=tmp_path / "out", **options)
     left = Comparison.read(tmp_path / "out")
     assert left.record["status"] == "interrupted" and "waiting" in [row["status"] for row in left.table]
-    assert all(runs.read(task.folder)["status"] == "finished" for task in made[1:])
+    assert all(RUN.read(task.folder)["status"] == "finished" for task in made[1:])
     assert {task.trial for task in made} == {options is TUNED}
     whole = compare(out=tmp_path / "out", **options)
     assert whole.record["status"] == "finished" and [row["status"] for row in whole.table] == ["finished"] * 2

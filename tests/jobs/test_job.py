@@ -30,8 +30,8 @@ from onecycle.jobs import run as job_run
 from onecycle.jobs.predict import predict_files
 from onecycle.jobs.run import job_of
 from onecycle.optim.build import RECIPES
-from onecycle.records import recording  # fmt: skip
 from onecycle.records import run as runs
+from onecycle.records.files import RUN, read_jsonl
 
 DRAW = job_run._draw
 TINY = Job(model="mlp", budget="1 epochs", limit=320)
@@ -71,15 +71,13 @@ def test_what_a_run_leaves_in_its_folder():
         "checkpoints/step-00000005/manifest.json", "checkpoints/step-00000005/state.pt", "epochs.jsonl",
         "model.safetensors", "run.json", "steps.jsonl",
     ]  # fmt: skip
-    record = runs.read("run")
+    record = RUN.read("run")
     assert record["status"] == "finished"
-    assert record["config"] == {
-        **json.loads(json.dumps(asdict(TINY))),
-        "facts": {
-            "kind": "image", "input_shape": [1, 8, 8], "outputs": 10, "classes": list("0123456789"),
-            "mean": list(load("digits", limit=320).mean), "std": list(load("digits", limit=320).std),
-            "samples": [320, 144, 359],
-        },
+    assert record["config"] == json.loads(json.dumps(asdict(TINY)))
+    assert record["facts"] == {
+        "kind": "image", "input_shape": [1, 8, 8], "outputs": 10, "classes": list("0123456789"),
+        "mean": list(load("digits", limit=320).mean), "std": list(load("digits", limit=320).std),
+        "samples": [320, 144, 359],
     }  # fmt: skip
     assert any("stratified" in note for note in record["notes"])
 
@@ -143,7 +141,7 @@ def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
 def test_the_page_of_a_run_that_breaks_off_says_so_and_of_one_that_goes_on_is_made_anew(monkeypatch, stop, said):
     pytest.importorskip("plotly")
     monkeypatch.setattr(job_run, "_draw", DRAW)
-    real = recording.Recorder.__call__
+    real = runs.Recorder.__call__
 
     def broken(self, event):
         real(self, event)
@@ -151,7 +149,7 @@ def test_the_page_of_a_run_that_breaks_off_says_so_and_of_one_that_goes_on_is_ma
             raise stop
 
     with monkeypatch.context() as patched:
-        patched.setattr(recording.Recorder, "__call__", broken)
+        patched.setattr(runs.Recorder, "__call__", broken)
         with pytest.raises(type(stop)):
             run(TINY, "run")
     assert said in Path("run/report.html").read_text()
@@ -198,14 +196,14 @@ def test_the_job_of_a_run_comes_back():
     work = replace(TINY, momentum=(0.95, 0.85), augment=("crop", "flip"), lr_max=0.1, seed=7)
     run(work, "run")
     assert job_of("run") == work
-    assert run(work, "run", resume=True) == runs.read("run")["result"]
+    assert run(work, "run", resume=True) == RUN.read("run")["result"]
     assert run(replace(work, model=None), "run", resume=True)["updates"] == 5  # no model named: the run's own
 
 
 def test_a_policy_in_place_of_a_preset():
     policy = {"lr": {"points": [[0, 0.01], [0.5, 0.1], [1, 0]], "easing": "linear"}, "momentum": 0.8}
     result = run(replace(TINY, policy=policy), "run")
-    steps = runs.read_records(Path("run/steps.jsonl"))
+    steps = read_jsonl(Path("run/steps.jsonl"))
     assert [row["lr"] for row in steps] == pytest.approx([0.01, 0.055, 0.1, 0.05, 0])
     assert {row["momentum"] for row in steps} == {0.8}
     assert result["lr_max"] == 0.1
@@ -215,7 +213,7 @@ def test_a_policy_in_place_of_a_preset():
 def test_momentum_reaches_the_updates():
     run(replace(TINY, momentum=0.5), "constant")
     run(replace(TINY, momentum=(0.9, 0.6)), "cycled")
-    cycled = [row["momentum"] for row in runs.read_records(Path("cycled/steps.jsonl"))]
+    cycled = [row["momentum"] for row in read_jsonl(Path("cycled/steps.jsonl"))]
     assert (cycled[0], min(cycled), cycled[-1]) == (0.9, pytest.approx(0.6, abs=0.1), 0.9)
 
 
@@ -315,7 +313,7 @@ def test_bad_settings_are_refused_before_the_data_are_read(change, said, monkeyp
 
 
 def test_an_occupied_folder_is_refused_before_the_data_are_read(monkeypatch):
-    runs.create("run", {})
+    RUN.write("run", {})
     monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("the data were read"))
     with pytest.raises(CheckpointError, match="holds another run"):
         run(TINY, "run")
@@ -329,7 +327,7 @@ def test_unknown_settings():
 def test_other_data_under_the_same_name_are_noticed():
     work = Job(data=arrays(), model="mlp", budget="2 epochs", batch_size=16)
     run(work, "run")
-    runs.change("run", status="interrupted", result=None)
+    RUN.update("run", status="interrupted", result=None)
     rng = np.random.default_rng(1)
     np.savez("points.npz", x=rng.normal(size=(80, 4)), y=rng.integers(0, 2, 80))
     with pytest.raises(CheckpointError, match=r"facts\.samples: \[108, 12, 0\], now \[72, 8, 0\]"):
@@ -349,8 +347,8 @@ AUTO = Job(
 
 def test_the_peak_of_a_range_test_is_that_of_the_run():
     found = run(AUTO, "auto")
-    assert found["lr_max"] == runs.read("auto")["lr_max"] != RECIPES[AUTO.optimizer].lr_max
-    notes = runs.read("auto")["notes"]
+    assert found["lr_max"] == RUN.read("auto")["resolved"]["lr_max"] != RECIPES[AUTO.optimizer].lr_max
+    notes = RUN.read("auto")["notes"]
     assert sum(f"peak learning rate {found['lr_max']:.2g}, from a range test of" in note for note in notes) == 1
     given = run(replace(AUTO, lr_max=found["lr_max"]), "given")
     assert Path("auto/model.safetensors").read_bytes() == Path("given/model.safetensors").read_bytes()
@@ -359,7 +357,7 @@ def test_the_peak_of_a_range_test_is_that_of_the_run():
 
 def test_without_one_the_peak_is_the_optimizers():
     assert run(replace(AUTO, lr_max="default"), "run")["lr_max"] == RECIPES[AUTO.optimizer].lr_max
-    assert not any("range test" in note for note in runs.read("run")["notes"])
+    assert not any("range test" in note for note in RUN.read("run")["notes"])
 
 
 def test_a_run_that_goes_on_keeps_its_peak_without_another_test(monkeypatch):
@@ -374,7 +372,7 @@ def test_a_run_that_goes_on_keeps_its_peak_without_another_test(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(learner, "train", power_cut)
-        patch.setattr(recording, "Checkpointer", functools.partial(recording.Checkpointer, every=0.1, share=1e9))
+        patch.setattr(runs, "Checkpointer", functools.partial(runs.Checkpointer, every=0.1, share=1e9))
         with pytest.raises(RuntimeError, match="power cut"):
             run(AUTO, "cut")
     monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("tested again"))

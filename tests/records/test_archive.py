@@ -15,8 +15,9 @@ from onecycle.jobs.job import Job
 from onecycle.jobs.run import run
 from onecycle.records import archive as module
 from onecycle.records import checkpoint
-from onecycle.records import run as runs
 from onecycle.records.archive import archive, open_storage, read, unpack, write
+from onecycle.records.files import RUN
+from onecycle.records.run import create
 
 JOB = Job(model="mlp", limit=160, optimizer="sgd", budget="3 epochs", lr_max=0.05)
 
@@ -31,19 +32,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_run_comes_back_as_it_was_and_goes_by_its_new_folder(tmp_path: Path):
     folder, copy = tmp_path / 'a"ü', tmp_path / "runs/b"
     run(JOB, folder, draw=False)
-    runs.change(folder, error=f"look into {folder}/checkpoints")
+    RUN.update(folder, error=f"look into {folder}/checkpoints")
     (folder / ".writing-steps.jsonl").touch()
     unpack(archive(folder, copy), copy)
     its, ours = contents(copy), contents(folder)
     assert {**its, "run.json": b""} == {**ours, "run.json": b""} and ".writing-steps.jsonl" not in its
-    assert runs.read(copy)["error"] == f"look into {copy}/checkpoints"
+    assert RUN.read(copy)["error"] == f"look into {copy}/checkpoints"
     checkpoint.save({"step": 9}, copy / "checkpoints", 9)
     unpack(archive(folder, folder), copy)  # in place of what is there, all of it
     assert contents(copy) == ours and [path.name for path in copy.parent.iterdir()] == ["b"]
 
 
 def test_a_folder_that_cannot_be_unpacked_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder, copy = runs.create(tmp_path / "run", {"seed": 0}), tmp_path / "copy"
+    folder, copy = create(tmp_path / "run", {"seed": 0}), tmp_path / "copy"
     files = archive(folder, copy)
 
     def full(*_: object) -> None:
@@ -67,7 +68,7 @@ def test_what_was_archived_while_it_ran_can_be_resumed(tmp_path: Path, monkeypat
     early = tmp_path / "early"
     early.mkdir()
     shutil.copy(whole / "run.json", early)
-    runs.change(early, status="running", result=None)
+    RUN.update(early, status="running", result=None)
     real = zipfile.ZipFile.writestr
 
     def then_ends(self: zipfile.ZipFile, name: str, data: str | bytes) -> None:

@@ -15,8 +15,8 @@ from onecycle import Update as Event
 from onecycle.errors import NonFiniteLoss
 from onecycle.records import history as observers
 from onecycle.records.checkpoint import checkpoints
+from onecycle.records.files import read_jsonl
 from onecycle.records.history import Checkpointer, Recorder, epoch_record, read_history, step_record
-from onecycle.records.run import read_records
 from onecycle.schedules.presets import linear
 from onecycle.training.loop import LOOK_EVERY
 from onecycle.training.means import Reading
@@ -71,15 +71,15 @@ def test_what_is_recorded_is_read_back(tmp_path):
 def test_the_end_of_an_epoch_flushes(tmp_path):
     recorder = Recorder(tmp_path)
     recorder(update(0))
-    assert read_records(tmp_path / "steps.jsonl") == []
+    assert read_jsonl(tmp_path / "steps.jsonl") == []
     recorder(epoch_end(0))
-    assert len(read_records(tmp_path / "steps.jsonl")) == len(read_records(tmp_path / "epochs.jsonl")) == 1
+    assert len(read_jsonl(tmp_path / "steps.jsonl")) == len(read_jsonl(tmp_path / "epochs.jsonl")) == 1
     recorder(update(1))
     recorder.sync()
-    assert len(read_records(tmp_path / "steps.jsonl")) == 2
+    assert len(read_jsonl(tmp_path / "steps.jsonl")) == 2
     recorder(update(2))
     recorder.close()
-    assert len(read_records(tmp_path / "steps.jsonl")) == 3
+    assert len(read_jsonl(tmp_path / "steps.jsonl")) == 3
 
 
 def test_a_recorder_appends(tmp_path):
@@ -87,7 +87,7 @@ def test_a_recorder_appends(tmp_path):
         recorder = Recorder(tmp_path)
         recorder(update(step))
         recorder.close()
-    assert [row["step"] for row in read_records(tmp_path / "steps.jsonl")] == [0, 1]
+    assert [row["step"] for row in read_jsonl(tmp_path / "steps.jsonl")] == [0, 1]
 
 
 def test_a_full_disk_stops_the_recorder_and_says_how_to_go_on(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_full_disk_stops_the_recorder_and_says_how_to_go_on(tmp_path, monkeypa
         recorder.sync()
     monkeypatch.undo()
     recorder.close()
-    assert len(read_records(tmp_path / "steps.jsonl")) == 1
+    assert len(read_jsonl(tmp_path / "steps.jsonl")) == 1
 
 
 def test_a_disk_that_is_full_at_the_end_leaves_no_file_open(tmp_path):
@@ -205,4 +205,4 @@ def test_observers_change_nothing(tmp_path):
         recorder.close()
         made.append(state.model.weight)
     assert torch.equal(*made)
-    assert [row["step"] for row in read_records(tmp_path / "steps.jsonl")] == list(range(10))
+    assert [row["step"] for row in read_jsonl(tmp_path / "steps.jsonl")] == list(range(10))

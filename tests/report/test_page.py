@@ -109,7 +109,7 @@ def test_a_near_name_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"schema": 2}', "has schema 2; this version of onecycle reads 1"),
+        ('{"schema": 5}', r"has schema 5; this version of onecycle reads \d: a newer one wrote it"),
         ("{}", "has schema None"),
         ("[1]", "has schema None"),
         ('{"schema": 1', "cannot be read"),
@@ -148,11 +148,12 @@ def test_names_are_the_shortest_ends_that_differ(tmp_path):
 def test_fields_of_wrong_types_do_no_harm(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
-    record = {"schema": 1, "config": [1], "result": "x", "notes": 3, "command": None, "versions": 1, "status": 5}
-    (folder / "run.json").write_text(json.dumps(record))
+    record = {"config": [1], "result": "x", "notes": 3, "command": None, "versions": 1, "status": 5, "facts": 2}
+    (folder / "run.json").write_text(json.dumps(record | {"schema": 2, "resolved": []}))
     assert "Its status is 5" in html(read([folder]), plotly="")
     (folder / "run.json").unlink()
-    (folder / "compare.json").write_text(json.dumps(record | {"table": [1, {"policy": 2, "run": 7}], "summary": "x"}))
+    record |= {"schema": 1, "summary": "x"}
+    (folder / "compare.json").write_text(json.dumps(record | {"table": [1, {"policy": 2, "run": 7}]}))
     assert "a: 1 run (1 None)" in html(read([folder]), plotly="")
     (folder / "compare.json").write_text(json.dumps(record | {"table": []}))
     assert "no runs yet" in html(read([folder]), plotly="")

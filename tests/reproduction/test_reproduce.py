@@ -179,7 +179,7 @@ def test_a_sweep_that_does_not_say_is_no_evidence(tmp_path):
     flat = {"lr": [0.1, 0.2, 0.3, 0.4], "loss": [1.0] * 4, "valid_lr": [0.1, 0.2, 0.3, 0.4], "valid_loss": [1.0] * 4,
             "valid_accuracy": [0.1] * 4, "stopped": "end"}  # fmt: skip
     (tmp_path / "mlp").mkdir()
-    (tmp_path / "mlp/check.json").write_text(json.dumps({"result": {"curve": {"sweeps": [flat]}}}))
+    (tmp_path / "mlp/check.json").write_text(json.dumps({"schema": 1, "result": {"curve": {"sweeps": [flat]}}}))
     protocol = replace(SMALL, kind="range-tests", parts={"mlp": {}}, common={"augment": "none"})
     assert [row["value"] for row in gather(protocol, tmp_path)] == [None]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,8 @@ from typing import Any
 from ..errors import CheckpointError, DataError, Interrupted, TrainingError
 from ..jobs.run import prepare
 from ..optim.build import recipe
-from ..records import run as runs
-from ..records.checkpoint import write_record
+from ..records.files import COMPARISON, RUN, read_json, write_json
+from ..records.origin import origin
 from ..search.grid import Score, at_edge, best, tuned
 from . import plan
 from . import results as tables
@@ -22,9 +21,6 @@ from .console import Silent
 from .execute import Outcome, PlannedRun, Work, ended, known
 from .plan import Cell, Setting, Speed
 from .spec import Spec
-
-SCHEMA = 1
-FILE = "compare.json"
 
 
 class Campaign:
@@ -39,14 +35,14 @@ class Campaign:
         self.outcomes: dict[tuple[Cell, int], Outcome] = {}
         self.trials: list[tuple[Cell, dict[str, Any]]] = []
         self.notes: list[str] = []
-        self.origin = runs.origin()
+        self.origin = origin()
 
     def recall(self) -> None:
         """Take down the runs that have come to their end before, so that they show while the peaks are found again."""
         for cell, seed in self._keys():
             folder = self.folder / self._run(cell, seed)
             if outcome := ended(folder):
-                self.outcomes[cell, seed], self.peaks[cell] = outcome, runs.read(folder)["lr_max"]
+                self.outcomes[cell, seed], self.peaks[cell] = outcome, RUN.read(folder)["resolved"]["lr_max"]
 
     def tune(self) -> None:
         """Find each cell's own peak by trial runs."""
@@ -158,7 +154,7 @@ class Campaign:
         else:
             record = {"peaks": {f"{epochs:g}": test.peak(epochs) for epochs in self.spec.epochs}, **test.to_dict()}
             line = test.line()
-        write_record(path, record)
+        write_json(path, record)
         self.says.say(f"{plan.in_words(setting)}: {line}".removeprefix(": "))
         return record["peaks"]
 
@@ -174,12 +170,12 @@ class Campaign:
         rows = self.table()
         found = tables.speed_ups(self.spec, rows) if status != "running" else []
         record = {
-            "schema": SCHEMA, "status": status, **self.origin, "config": self.spec.to_dict(), "notes": self.notes,
+            "status": status, **self.origin, "config": self.spec.to_dict(), "notes": self.notes,
             "summary": tables.sentences(self.spec, rows, found) if status != "running" else [],
             "table": rows, "speed_up": tables.speed_up_rows(found),
             "tuning": [{**row, "chosen": row["lr_max"] == self.peaks[cell]} for cell, row in self.trials],
         }  # fmt: skip
-        write_record(self.folder / FILE, record)
+        COMPARISON.write(self.folder, record)
 
     def _keys(self) -> list[tuple[Cell, int]]:
         return [(cell, seed) for seed in range(self.spec.seeds) for group in self.cells.values() for cell in group]
@@ -197,8 +193,8 @@ class Campaign:
 
 def _peaks_in(path: Path) -> dict[str, float | None]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["peaks"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return dict(read_json(path)["peaks"])
+    except (CheckpointError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error!r}. Remove it to test anew") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import held
 from ..errors import CheckpointError, ConfigError, OneCycleError
-from ..records import run as runs
-from ..records.checkpoint import check_schema
+from ..records.files import COMPARISON, differing, plain
 from . import own_data, plan
-from .campaign import FILE, SCHEMA, Campaign
+from .campaign import Campaign
 from .console import Lines, LiveTable, Silent
 from .options import Placement
 from .plan import Setting, Speed
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from .own_data import Arrays
 
 HERE = Placement()
-# What a comparison that was killed before its first record left behind.
-OURS = (f".writing-{FILE}", own_data.DATA, f".writing-{own_data.DATA}")
 
 
 @dataclass(frozen=True)
@@ -46,22 +42,7 @@ class Comparison:
         Raises:
             CheckpointError: there is none, or it cannot be read, or it is of another version.
         """
-        path = Path(folder) / FILE
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"no comparison in {folder} (it has no {FILE}): name the folder of one") from None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read: {error}. Restore it, or give another --out; the runs are in "
-                f"{Path(folder) / 'runs'}"
-            ) from error
-        record = check_schema(path, record, SCHEMA)
-        if missing := {"config", "status", "table", "summary"} - set(record):
-            raise CheckpointError(
-                f"{path} is damaged: it has no {', '.join(sorted(missing))}. Restore it, or give another folder"
-            )
-        return cls(Path(folder), record)
+        return cls(Path(folder), COMPARISON.read(folder))
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -256,26 +237,25 @@ def _home(out: str | Path | None, spec: Spec, own: Arrays | None = None) -> Path
     if out is None:
         stem = plan.slug([Path(spec.data).stem, *([spec.model] if spec.model else [])])
         folders = (Path("comparisons") / f"{stem}-{i}" for i in range(1, 10**9))
-        return next(f for f in folders if not f.exists() or ((f / FILE).exists() and not _other(f, spec, own)))
+        return next(f for f in folders if not f.exists() or (COMPARISON.exists(f) and not _other(f, spec, own)))
     folder = Path(out)
-    if (folder / FILE).exists():
-        if different := _other(folder, spec, own):
-            raise CheckpointError(
-                f"{folder} holds another comparison: {'; '.join(different)}. Give the same arguments to go on with it, "
-                "or another --out"
-            )
-    elif folder.exists() and (not folder.is_dir() or any(p.name not in OURS for p in folder.iterdir())):
-        raise CheckpointError(f"{folder} is not empty and holds no comparison: give another --out")
+    if not COMPARISON.exists(folder):
+        return COMPARISON.claim(folder, leftovers=[own_data.DATA])
+    if different := _other(folder, spec, own):
+        raise CheckpointError(
+            f"{folder} holds another comparison: {'; '.join(different)}. Give the same arguments to go on with it, "
+            "or another --out"
+        )
     return folder
 
 
 def _other(folder: Path, spec: Spec, own: Arrays | None) -> list[str]:
     """In what a comparison that was begun differs; it may get more seeds."""
     spec = _with_data(spec, own, folder)
-    config, wanted = Comparison.read(folder).record["config"], json.loads(json.dumps(spec.to_dict()))
+    config, wanted = Comparison.read(folder).record["config"], plain(spec.to_dict())
     if spec.seeds > config["seeds"]:
         config = {**config, "seeds": spec.seeds}
-    return runs.differing(config, wanted) or own_data.differing(own, folder)
+    return differing(config, wanted) or own_data.differing(own, folder)
 
 
 def _with_data(spec: Spec, own: Arrays | None, folder: Path) -> Spec:
@@ -284,7 +264,7 @@ def _with_data(spec: Spec, own: Arrays | None, folder: Path) -> Spec:
 
 def _is_done(folder: Path, spec: Spec) -> bool:
     """Whether nothing is left to do."""
-    if not (folder / FILE).exists():
+    if not COMPARISON.exists(folder):
         return False
     record = Comparison.read(folder).record
     ended = record["status"] == "finished" and all(row["status"] == "finished" for row in record["table"])

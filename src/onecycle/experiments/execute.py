@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..jobs.job import Job
 from ..jobs.run import run
-from ..records import run as runs
+from ..records.files import RUN
 
 # Seconds between two looks at whether a stop was asked for.
 LOOK = 0.2
@@ -45,11 +45,11 @@ def known(planned: PlannedRun) -> Outcome | None:
     Raises:
         CheckpointError: the folder holds a run with another configuration, or one that cannot be read.
     """
-    if not (planned.folder / "run.json").exists():
+    if not RUN.exists(planned.folder):
         return None
     if ended(planned.folder):
         return Outcome("finished", run(planned.job, planned.folder, resume=True))
-    record = runs.read(planned.folder)
+    record = RUN.read(planned.folder)
     if record["status"] == "failed" and planned.trial:
         return Outcome("failed", error=record["error"])
     return None
@@ -61,9 +61,9 @@ def ended(folder: Path) -> Outcome | None:
     Raises:
         CheckpointError: its record cannot be read.
     """
-    if not (folder / "run.json").exists():
+    if not RUN.exists(folder):
         return None
-    record = runs.read(folder)
+    record = RUN.read(folder)
     whole = record["status"] == "finished" and "test" in record["result"]
     return Outcome("finished", record["result"]) if whole else None
 
@@ -80,7 +80,7 @@ def execute(planned: PlannedRun) -> Outcome:
 
 def _attempt(planned: PlannedRun) -> Outcome:
     try:
-        begun = (planned.folder / "run.json").exists()
+        begun = RUN.exists(planned.folder)
         return Outcome("finished", run(planned.job, planned.folder, resume=begun, test=not planned.trial, draw=False))
     except Exception as error:  # whatever it is, the other runs go on
         return Outcome("failed", error=str(error) or type(error).__name__)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from ..records.checkpoint import sync_folder
-from .campaign import FILE
+from ..records.files import COMPARISON, sync_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +37,7 @@ def kept(arrays: Arrays | None, folder: Path) -> Iterator[None]:
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    if arrays is None or (folder / FILE).exists():
+    if arrays is None or COMPARISON.exists(folder):
         yield
         return
     fresh = not folder.exists()
@@ -49,7 +48,7 @@ def kept(arrays: Arrays | None, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not (folder / FILE).exists():
+        if not COMPARISON.exists(folder):
             (folder / DATA).unlink()
             if fresh:
                 folder.rmdir()

@@ -29,9 +29,9 @@ import torch
 from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, TrainingError
 from ..jobs.job import Job
 from ..records import archive as storages
-from ..records import run as runs
 from ..records.archive import archive, open_storage, renamed, unpack
 from ..records.checkpoint import checkpoints
+from ..records.files import RUN
 from ..text import count
 from ..training.signals import stop_requests
 from .execute import LOOK, Outcome, PlannedRun, Work, interruptible
@@ -135,9 +135,9 @@ class Cluster:
         Raises:
             CheckpointError: its folder holds something else.
         """
-        begun = archive(run.folder, run.folder) if (run.folder / "run.json").exists() else None
+        begun = archive(run.folder, run.folder) if RUN.exists(run.folder) else None
         if begun is None:
-            runs.check_free(run.folder)
+            RUN.claim(run.folder)
         task = self._task.options(num_cpus=self._cpus, num_gpus=self._gpus(run.job), max_retries=0)
         return task.remote(run, self._setup, _key(run), begun, _paths(run.job))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from ..records import run as runs
+from ..records.files import read_jsonl
 from .plan import Setting, in_words
 
 UNITS = ("epochs", "seconds")
@@ -77,8 +77,7 @@ def curve(folder: Path, epochs: float, unit: str) -> Curve:
     """
     if unit not in UNITS:
         raise ConfigError(f"unknown unit {unit!r}: {did_you_mean(unit, UNITS)}")
-    path = folder / "epochs.jsonl"
-    rows = [row for row in (runs.read_records(path) if path.exists() else []) if "valid_accuracy" in row]
+    rows = [row for row in read_jsonl(folder / "epochs.jsonl") if "valid_accuracy" in row]
     if not rows:
         return []
     scale = epochs / (rows[-1]["step"] + 1)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, DataError, MissingDependency
+from ..errors import DataError, MissingDependency
 from ..range_test.api import RangeTest
 from ..range_test.plan import EPOCHS
 from ..range_test.verdict import judge
-from ..records import run as runs
-from ..records.checkpoint import write_record
 from ..records.curve import Curve
+from ..records.files import CHECK
+from ..records.origin import origin
 from ..schedules.budget import Budget
 from .job import Job
 from .run import prepare
-
-SCHEMA = 1
 
 
 def check(
@@ -54,7 +51,7 @@ def check(
     >>> result["verdict"]["answer"] in ("possible", "not possible", "unclear"), 0.01 < result["lr_max"] < 2
     (True, True)
     """
-    folder = _free(out)
+    folder = None if out is None else CHECK.claim(out)
     options = {"updates": updates, "repeats": repeats, "lr_low": lr_low, "lr_high": lr_high, "full": full}
     ready = prepare(job, verbose)
     test = ready.learner.range_test(
@@ -89,7 +86,7 @@ def check_curve(path: str | Path, out: str | Path | None = None) -> dict[str, An
     ...     check_curve(path)["lr_max"] is None
     True
     """
-    folder = _free(out)
+    folder = None if out is None else CHECK.claim(out)
     curve = Curve.from_csv(path)
     if not curve.valid_accuracy.lr:
         raise DataError(f"{path} has no values in a column test_accuracy, which the verdict is read from")
@@ -98,26 +95,12 @@ def check_curve(path: str | Path, out: str | Path | None = None) -> dict[str, An
     return {"out": None if folder is None else str(folder), "train": None, **test.to_dict()}
 
 
-def _free(out: str | Path | None) -> Path | None:
-    """The folder, where there is none yet or one without a check; what cannot be written is refused before the test."""
-    if out is None:
-        return None
-    folder = Path(out)
-    if (folder / "check.json").exists():
-        raise CheckpointError(f"{folder} holds another check: give another --out, or remove {folder / 'check.json'}")
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise CheckpointError(f"cannot write to {nearest}: --out is a folder, for check.json and check.png")
-    return folder
-
-
 def _write(folder: Path | None, test: RangeTest, config: Mapping[str, Any]) -> None:
     if folder is None:
         return
-    record = {
-        "schema": SCHEMA, **runs.origin(), "config": dict(config), "notes": list(test.notes), "result": test.to_dict(),
-    }  # fmt: skip
-    write_record(folder / "check.json", record)
+    asked = {name: value for name, value in config.items() if name != "facts"}
+    record = {"config": asked, "facts": config.get("facts", {}), "notes": list(test.notes), "result": test.to_dict()}
+    CHECK.write(folder, {**origin(), **record})
     _draw(test, folder)
 
 

@@ -12,8 +12,8 @@ from ..data import read_inputs
 from ..data.batches import ImageTransform, as_batches
 from ..errors import CheckpointError, ConfigError
 from ..models import build
-from ..records import run as runs
 from ..records.checkpoint import latest, load_weights
+from ..records.files import RUN
 from ..training.evaluate import predict
 from .run import job_of
 
@@ -27,7 +27,7 @@ def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
         CheckpointError: no run, or no weights there.
         DataError: files that cannot be read.
     """
-    job, facts = job_of(folder), runs.read(folder)["config"]["facts"]
+    job, facts = job_of(folder), RUN.read(folder)["facts"]
     if facts["kind"] == "text":
         raise ConfigError("predict takes images or arrays; this run was trained on text")
     shape = tuple(facts["input_shape"])

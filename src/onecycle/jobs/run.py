@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from ..learner import Learner
 from ..models import build
 from ..optim.build import recipe
 from ..records import run as runs
+from ..records.files import RUN, plain
 from ..schedules.policy import Policy
 from ..training.objectives import Perplexity
 from .job import Job
@@ -46,7 +46,7 @@ def run(
     """
     folder = _free_folder(job) if out is None else Path(out)
     if not resume:
-        runs.check_free(folder)
+        RUN.claim(folder)
     elif result := _finished(folder, job):
         return result
     ready = prepare(job, verbose)
@@ -67,7 +67,7 @@ def run(
     measured = None if test_data is None else learner.evaluate(test_data)
     result = {"run": str(folder), **asdict(fitted)}
     result = {**{key: result[key] for key in ("run", "train", "valid")}, "test": measured, **result}
-    runs.change(folder, result=result)
+    RUN.update(folder, result=result)
     if draw:
         _draw(learner, folder, job)
     return result
@@ -100,7 +100,7 @@ def prepare(job: Job, verbose: bool = False) -> Prepared:
 
     metrics = {"perplexity": Perplexity()} if data.kind == "text" else None
     learner = Learner(anew(job.seed), data, metrics=metrics, verbose=verbose, **job.learner_keywords())
-    return Prepared(data, learner, anew, _plain({**asdict(job), "model": name, "facts": _facts(data)}))
+    return Prepared(data, learner, anew, plain({**asdict(job), "model": name, "facts": _facts(data)}))
 
 
 def job_of(folder: str | Path) -> Job:
@@ -109,26 +109,21 @@ def job_of(folder: str | Path) -> Job:
     Raises:
         CheckpointError: no run there, or one that a learner in Python began.
     """
-    config = dict(runs.read(folder)["config"])
-    if config.pop("facts", None) is None:
+    record = RUN.read(folder)
+    if not record["facts"]:
         raise CheckpointError(
             f"the run in {folder} was begun in Python and does not say what its model and data were: go on with it "
             "there, by fit(..., out=..., resume=True), and predict by Learner.load"
         )
-    return Job.from_dict(config)
+    return Job.from_dict(record["config"])
 
 
 def _finished(folder: Path, job: Job) -> dict[str, Any] | None:
     """The result of the run of this very job, if it has come to its end: the test set is measured last."""
-    record = runs.read(folder)
+    record = RUN.read(folder)
     model = job.model or record["config"].get("model")
-    runs.check_same(folder, {**record["config"], **_plain(asdict(job)), "model": model})
+    runs.check_same(folder, {**record["config"], **plain(asdict(job)), "model": model})
     return record["result"] if record["status"] == "finished" and "test" in record["result"] else None
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """As ``run.json`` gives it back."""
-    return json.loads(json.dumps(values))
 
 
 def _default_model(data: Data) -> str:

@@ -19,10 +19,10 @@ from torch.utils.data import Subset
 from .. import text
 from ..checks import number, one_of, whole
 from ..data.batches import Batches, DatasetBatches, ListBatches, OneShotBatches, TensorBatches, as_batches, epoch_order
-from ..errors import CheckpointError, ConfigError, DataError, TrainingError
+from ..errors import ConfigError, DataError, TrainingError
 from ..optim.driver import driver_of
-from ..records.checkpoint import write_json
 from ..records.curve import Curve, Sweep
+from ..records.files import write_json
 from ..training import evaluate as evaluation
 from ..training.loop import groups_of, updates_per_epoch
 from ..training.objectives import Supervised
@@ -139,12 +139,8 @@ class RangeTest:
         Raises:
             CheckpointError: the path cannot be written.
         """
-        path = Path(path)
-        try:
-            write_json(path, self.to_dict())
-        except OSError as error:
-            raise CheckpointError(f"cannot write {path}: {error}. Give a path that can be written") from error
-        return path
+        write_json(Path(path), self.to_dict())
+        return Path(path)
 
 
 def range_test(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .checkpoint import remove, sync_folder
+from .checkpoint import remove
+from .files import sync_folder
 
 
 def archive(folder: Path, name: Path) -> bytes:

@@ -7,8 +7,6 @@ step, size and SHA-256 of the former). It appears under its name only when it is
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import pickle
 import shutil
 import warnings
@@ -22,8 +20,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..training.state import all_or_nothing
-
-SCHEMA = 1
+from .files import CHECKPOINT, sync_file, sync_folder
 
 
 def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int = 2) -> Path:
@@ -44,15 +41,14 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
         beside.mkdir()
         with (beside / "state.pt").open("wb") as file:
             torch.save(dict(state), file)
-            _sync(file)
-        manifest = {"schema": SCHEMA, "step": step, **_fingerprint(beside / "state.pt")}
-        write_json(beside / "manifest.json", manifest)
+            sync_file(file)
+        CHECKPOINT.write(beside, {"step": step, **_fingerprint(beside / "state.pt")})
         if final.exists():
             remove(final)
         beside.rename(final)
         sync_folder(folder)
         _tidy(folder, final, keep)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, CheckpointError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         # torch hides what the system said behind a complaint of its own
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -70,7 +66,7 @@ def load(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, damaged, of another program or a newer version, or holding pickled code.
     """
     path = Path(path)
-    manifest = _manifest(path)
+    manifest = CHECKPOINT.read(path)
     if _fingerprint(path / "state.pt") != {key: manifest.get(key) for key in ("bytes", "sha256")}:
         raise CheckpointError(f"{path} is damaged: state.pt is not what its manifest says")
     try:
@@ -153,53 +149,6 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         raise CheckpointError(f"cannot load {path} into this model: {error}") from error
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never a piece."""
-    beside = path.with_name(f".writing-{path.name}")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        _sync(file)
-    beside.replace(path)
-    sync_folder(path.parent)
-
-
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write JSON as `write_json` does, in a folder that is made for it.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {path.parent}: {error}. Give a folder that can be written") from error
-
-
-def check_schema(path: Path, record: Any, schema: int) -> dict[str, Any]:
-    """The record that was read from `path`; a `CheckpointError` where it is of another kind or version."""
-    found = record.get("schema") if isinstance(record, dict) else None
-    if found != schema:
-        raise CheckpointError(f"{path} has schema {found!r}; this version of onecycle reads {schema}")
-    return record
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _tidy(folder: Path, last: Path, keep: int) -> None:
     found = checkpoints(folder)
     end = found.index(last) + 1
@@ -213,14 +162,6 @@ def remove(path: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint of onecycle, or its manifest is damaged: {error}") from error
-    return check_schema(path, manifest, SCHEMA)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ..errors import CheckpointError
 from ..training.loop import LOOK_EVERY, EpochEnd, Event, Update
 from . import checkpoint
-from . import run as runs
+from .files import read_jsonl
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -214,4 +214,4 @@ class Checkpointer:
 def read_history(folder: str | Path) -> History:
     """The history of a run on disk."""
     folder = Path(folder)
-    return History(runs.read_records(folder / "steps.jsonl"), runs.read_records(folder / "epochs.jsonl"))
+    return History(read_jsonl(folder / "steps.jsonl"), read_jsonl(folder / "epochs.jsonl"))

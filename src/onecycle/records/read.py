@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from .curve import Curve
+from .files import CHECK, COMPARISON, RUN, read_jsonl
 
-SCHEMA = 1
-FILES = ("run.json", "check.json", "compare.json")
+KINDS = (RUN, CHECK, COMPARISON)
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Recorded:
     @property
     def config(self) -> Mapping[str, Any]:
         """The settings as they were asked for."""
-        return {name: value for name, value in part(self.record, "config").items() if name != "facts"}
+        return part(self.record, "config")
 
     @property
     def resolved(self) -> Mapping[str, Any]:
@@ -37,7 +36,7 @@ class Recorded:
     @property
     def facts(self) -> Mapping[str, Any]:
         """What was read from the data."""
-        return part(self.record, "facts") or part(part(self.record, "config"), "facts")
+        return part(self.record, "facts")
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -104,21 +103,21 @@ def read(folders: Sequence[str | Path]) -> Records:
     given = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
     records = Records()
     for name, folder in zip(_names(given), given, strict=True):
-        found = [file for file in FILES if (folder / file).is_file()]
-        if not found:
+        kinds = [kind for kind in KINDS if kind.exists(folder)]
+        if not kinds:
             raise CheckpointError(_nothing_in(folder))
-        if "run.json" in found:
+        if RUN in kinds:
             records.runs.append(read_run(folder, name))
-        if "check.json" in found:
+        if CHECK in kinds:
             records.tests.append(_read_test(folder, name))
-        if "compare.json" in found:
+        if COMPARISON in kinds:
             records.comparisons.append(_read_comparison(folder, name))
     return records
 
 
 def read_run(folder: Path, name: str) -> RecordedRun:
     """A run of which ``run.json`` is whole."""
-    record = _load(folder / "run.json")
+    record = RUN.read(folder)
     steps, steps_damage = read_rows(folder / "steps.jsonl")
     epochs, epochs_damage = read_rows(folder / "epochs.jsonl")
     return RecordedRun(name, folder, record, steps, epochs, [d for d in (steps_damage, epochs_damage) if d])
@@ -126,14 +125,13 @@ def read_run(folder: Path, name: str) -> RecordedRun:
 
 def read_rows(path: Path) -> tuple[list[dict[str, float]], str | None]:
     """The numbers of each line of a ``.jsonl`` file, up to one that is cut off or damaged, and a sentence about it."""
-    rows = []
-    for i, line in enumerate(_guarded(path, lambda: path.read_bytes() if path.exists() else b"").split(b"\n")):
-        if line.strip():
-            row = _row(line)
-            if row is None:
-                return rows, f"{path.name} breaks off in line {i + 1}, and is shown up to there"
-            rows.append(row)
-    return rows, None
+    damage: list[str] = []
+    rows: list[dict[str, float]] = []
+    for record in read_jsonl(path, damage.append):
+        if number(record.get("step")) is None:
+            return rows, f"{path.name} breaks off in line {len(rows) + 1}, and is shown up to there"
+        rows.append({key: value if isinstance(value, int | float) else math.nan for key, value in record.items()})
+    return rows, damage[0] if damage else None
 
 
 def part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -168,18 +166,17 @@ def main_value(measures: Mapping[str, Any]) -> tuple[str, float] | None:
 
 
 def _read_test(folder: Path, name: str) -> RecordedTest:
-    path = folder / "check.json"
-    record = _load(path)
+    record = CHECK.read(folder)
     data = part(record, "result").get("curve")
     try:
         curve = None if data is None else Curve.from_dict(data)
     except DataError as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Run the range test again") from error
+        raise CheckpointError(f"{CHECK.path(folder)} is damaged: {error}. Run the range test again") from error
     return RecordedTest(str(part(record, "result").get("title") or name), folder, record, curve)
 
 
 def _read_comparison(folder: Path, name: str) -> RecordedComparison:
-    record = _load(folder / "compare.json")
+    record = COMPARISON.read(folder)
     rows = [row for row in items(record, "table") if isinstance(row, Mapping)]
     runs, damage = [], []
     for row in rows:
@@ -193,46 +190,14 @@ def _read_comparison(folder: Path, name: str) -> RecordedComparison:
     return RecordedComparison(name, folder, record, rows, runs, damage)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(_guarded(path, path.read_bytes))
-    except ValueError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    found = record.get("schema") if isinstance(record, dict) else None
-    if found != SCHEMA:
-        newer = isinstance(found, int) and found > SCHEMA
-        mend = (
-            "a newer one has written it: pip install --upgrade onecycle" if newer else "name a folder that it has made"
-        )
-        raise CheckpointError(f"{path} has schema {found!r}; this version of onecycle reads {SCHEMA}: {mend}")
-    return record
-
-
-def _guarded(path: Path, read: Callable[[], bytes]) -> bytes:
-    try:
-        return read()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _row(line: bytes) -> dict[str, float] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(row, dict) or number(row.get("step")) is None:
-        return None
-    return {key: value if isinstance(value, int | float) else math.nan for key, value in row.items()}
-
-
 def _nothing_in(folder: Path) -> str:
     wanted = "neither a run.json nor a check.json nor a compare.json"
     if not folder.is_dir():
         wanted = "there is no such folder"
-    below = sorted({path.parent for file in FILES for path in folder.glob(f"*/{file}")})
+    below = sorted({path.parent for kind in KINDS for path in folder.glob(f"*/{kind.file}")})
     if below:
         return f"nothing to report in {folder} ({wanted}): name what is in it, such as {below[0]}"
-    beside = {path.parent.name for file in FILES for path in folder.parent.glob(f"*/{file}")}
+    beside = {path.parent.name for kind in KINDS for path in folder.parent.glob(f"*/{kind.file}")}
     near = did_you_mean(folder.name, beside) if beside else "there is nothing beside it either"
     return f"nothing to report in {folder} ({wanted}): {near}"
 

@@ -2,125 +2,64 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
-import sys
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..errors import CheckpointError, did_you_mean
-from .checkpoint import check_schema, write_json, write_record
-
-SCHEMA = 1
+from ..errors import CheckpointError, Interrupted, NonFiniteLoss
+from ..training.state import TrainState
+from . import checkpoint
+from .files import RUN, differing, plain, read_jsonl, write_jsonl
+from .history import Checkpointer, History, Observer, Recorder, read_history
+from .origin import origin
 
 
 def create(
-    folder: str | Path, config: Mapping[str, Any], notes: list[str] | None = None, lr_max: float | None = None
-) -> Path:
+    folder: str | Path, config: Mapping[str, Any], *, facts: Mapping[str, Any] | None = None,
+    resolved: Mapping[str, Any] | None = None, notes: Iterable[str] = (),
+) -> Path:  # fmt: skip
     """Make `folder` the home of a new run and write its ``run.json``.
+
+    Args:
+        config: what was asked for, exactly: a resumed run must ask for the same.
+        facts: of the data, which a resumed run must find again.
+        resolved: what the configuration came to, such as the peak learning rate that was found.
+        notes: sentences about what was decided.
 
     Raises:
         CheckpointError: the folder holds another run or other files, or cannot be written.
     """
-    folder = check_free(folder)
-    record = {
-        "schema": SCHEMA,
-        "status": "running",
-        "config": dict(config),
-        "notes": notes or [],
-        "lr_max": lr_max,
-        **origin(),
-        "result": None,
-        "error": None,
-    }
-    write_record(folder / "run.json", record)
+    config, facts = _parted(config, facts)
+    record = {"status": "running", "config": config, "resolved": dict(resolved or {}), "facts": facts}
+    folder = RUN.claim(folder)
+    RUN.write(folder, {**record, "notes": list(notes), **origin(), "result": None, "error": None})
     return folder
 
 
-def origin() -> dict[str, Any]:
-    """When, by which command, with which versions and on which hardware something is made."""
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "versions": _versions(),
-        "hardware": _hardware(),
-        "git_commit": _git_commit(),
-    }
-
-
-def check_free(folder: str | Path) -> Path:
-    """The folder as a path, where a new run may live in it.
+def check_same(folder: str | Path, config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> None:
+    """Check that the run in `folder` has this configuration, and data with these facts where they are given.
 
     Raises:
-        CheckpointError: it holds another run or other files.
+        CheckpointError: it has others; the message names what differs.
     """
-    folder = Path(folder)
-    if (folder / "run.json").exists():
+    config, facts = _parted(config, facts)
+    record = RUN.read(folder)
+    before, now = {**record["config"]}, plain(config)
+    if facts:
+        before, now = {**before, "facts": record["facts"]}, {**now, "facts": plain(facts)}
+    if lines := differing(before, now):
         raise CheckpointError(
-            f"{folder} holds another run: go on with it through --resume {folder}, or give another --out"
-        )
-    # A run that was killed while it wrote its run.json left nothing else.
-    if folder.is_dir() and any(path.name != ".writing-run.json" for path in folder.iterdir()):
-        raise CheckpointError(f"{folder} is not empty and holds no run: give another --out")
-    return folder
-
-
-def read(folder: str | Path) -> dict[str, Any]:
-    """The contents of a run's ``run.json``.
-
-    Raises:
-        CheckpointError: no run there, or one of a newer version.
-    """
-    path = Path(folder) / "run.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        beside = [p.parent.name for p in Path(folder).parent.glob("*/run.json")]
-        near = did_you_mean(Path(folder).name, beside) if beside else "there is no run beside it either"
-        raise CheckpointError(f"no run in {folder} (it has no run.json): {near}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return check_schema(path, record, SCHEMA)
-
-
-def change(folder: str | Path, **fields: Any) -> None:
-    """Replace fields of ``run.json``, in one step."""
-    try:
-        write_json(Path(folder) / "run.json", {**read(folder), **fields})
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {folder}: {error}. The run's records so far are intact") from error
-
-
-def check_same(folder: str | Path, config: Mapping[str, Any]) -> None:
-    """Raise a `CheckpointError` that names what differs, where the run in `folder` has another configuration."""
-    different = differing(read(folder)["config"], config)
-    if different:
-        raise CheckpointError(
-            f"{folder} was started with another configuration: {'; '.join(different)}. Resume with the same one, or "
+            f"{folder} was started with another configuration: {'; '.join(lines)}. Resume with the same one, or "
             "start a new run"
         )
 
 
-def differing(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The keys in which two configurations differ, each with both values.
-
-    >>> differing({"seed": 0, "facts": {"kind": "image", "n": 5}}, {"seed": 1, "facts": {"kind": "image", "n": 6}})
-    ['seed: 0, now 1', 'facts.n: 5, now 6']
-    """
-    found = []
-    for key in (*config, *(key for key in other if key not in config)):
-        mine, its = config.get(key), other.get(key)
-        if isinstance(mine, Mapping) and isinstance(its, Mapping):
-            found += [f"{key}.{line}" for line in differing(mine, its)]
-        elif mine != its:
-            found.append(f"{key}: {mine!r}, now {its!r}")
-    return found
+def _parted(config: Mapping[str, Any], facts: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    config = dict(config)
+    within = config.pop("facts", None)
+    return config, dict(facts or within or {})
 
 
 def listing(folder: str | Path) -> list[dict[str, Any]]:
@@ -133,30 +72,21 @@ def listing(folder: str | Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}: name one that holds runs")
     rows = []
-    for path in sorted(folder.rglob("run.json")):
+    for path in sorted(folder.rglob(RUN.file)):
         row: dict[str, Any] = {"run": str(path.parent)}
         try:
-            record, error = read(path.parent), None
+            record, error = RUN.read(path.parent), None
         except CheckpointError as unreadable:
-            record, error = {"status": "unreadable", "config": {}}, str(unreadable)
+            record, error = {"status": "unreadable", "config": {}, "resolved": {}}, str(unreadable)
         config, result = record["config"], record.get("result") or {}
         row |= {key: record.get(key) for key in ("created", "status")}
         row |= {key: config.get(key) for key in ("data", "model", "optimizer", "budget")}
-        row["lr_max"] = result.get("lr_max") or record.get("lr_max")
+        row["lr_max"] = result.get("lr_max") or record["resolved"].get("lr_max")
         for split in ("valid", "test"):
             means = result.get(split) or {}
             row[split] = means.get("accuracy", means.get("loss"))
         rows.append({**row, "seconds": result.get("seconds"), "error": error or record.get("error")})
     return rows
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``.jsonl`` file; a last line that was cut off by a crash is left out.
-
-    Raises:
-        CheckpointError: the file cannot be read, or a line in it is damaged.
-    """
-    return [record for record, _ in _records(path)]
 
 
 def truncate_records(path: Path, key: str, end: int) -> None:
@@ -165,63 +95,90 @@ def truncate_records(path: Path, key: str, end: int) -> None:
     Raises:
         CheckpointError: there are not `end` of them, one is damaged, or the file cannot be written.
     """
-    kept = [line for record, line in _records(path) if record[key] < end]
+    kept = [record for record in read_jsonl(path) if record[key] < end]
     if len(kept) != end:
         raise CheckpointError(
             f"{path} holds {len(kept)} of the {end} records up to the last good checkpoint: restore it, or remove the "
             "folder checkpoints beside it to begin the run anew"
         )
-    beside = path.with_name(f".writing-{path.name}")
-    try:
-        beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error}. Nothing of it is lost") from error
+    write_jsonl(path, kept)
 
 
-def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
-    """Each whole line with what it says; none where there is no file."""
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        return [(json.loads(line), line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Restore it, or begin a new run") from error
+@dataclass
+class Recording:
+    """The folder of a run that is under way, and what writes into it."""
 
+    folder: Path
+    history: History
+    recorder: Recorder
+    checkpointer: Checkpointer
 
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
+    @classmethod
+    def start(
+        cls, folder: Path, state: TrainState, stack: ExitStack, *, config: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None, resolved: Mapping[str, Any] | None = None, notes: Iterable[str] = (),
+    ) -> Recording:  # fmt: skip
+        """Begin a new run in `folder`; `stack` closes its files. The other arguments are those of `create`.
 
-    try:
-        own = version("onecycle")
-    except PackageNotFoundError:
-        own = "source"
-    return {"onecycle": own, "torch": torch.__version__, "python": platform.python_version()}
+        Raises:
+            CheckpointError: the folder holds another run, or cannot be written.
+        """
+        create(folder, config, facts=facts, resolved=resolved, notes=notes)
+        return cls._open(folder, state, History(), stack)
 
+    @classmethod
+    def resume(
+        cls, folder: Path, state: TrainState, stack: ExitStack, *, config: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+    ) -> Recording:  # fmt: skip
+        """Go on with the run in `folder`, bringing `state` to its last good checkpoint, or from the start without one.
 
-def _hardware() -> dict[str, Any]:
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": gpus,
-        "system": platform.platform(),
-    }
+        Raises:
+            CheckpointError: no run there, one with another configuration, only damaged checkpoints, or none for a
+                model that is no longer as it began.
+        """
+        check_same(folder, config, facts)
+        saved = checkpoint.latest(folder / "checkpoints")
+        steps = epochs = 0
+        if saved is None and state.step:
+            raise CheckpointError(
+                f"{folder} has no checkpoint yet, and this model has been trained since: give a fresh one to begin the "
+                "run anew"
+            )
+        if saved is not None:
+            state.load_state_dict(saved)
+            begun = state.begun or state.at
+            steps, epochs = state.at.step - begun.step, state.at.epoch - begun.epoch
+        truncate_records(folder / "steps.jsonl", "step", steps)
+        truncate_records(folder / "epochs.jsonl", "epoch", epochs)
+        RUN.update(folder, status="running", error=None)
+        return cls._open(folder, state, read_history(folder), stack)
 
+    @classmethod
+    def _open(cls, folder: Path, state: TrainState, history: History, stack: ExitStack) -> Recording:
+        recorder = Recorder(folder)
+        stack.callback(recorder.close)
+        return cls(folder, history, recorder, Checkpointer(state, folder / "checkpoints", before=recorder.sync))
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    @property
+    def watchers(self) -> list[Observer]:
+        """The recorder first: what a checkpoint relies on is then written."""
+        return [self.recorder, self.checkpointer]
 
+    def failed(self, error: BaseException) -> None:
+        """Keep what can be kept, and say in the error and in ``run.json`` where it is."""
+        if isinstance(error, Interrupted):
+            self.checkpointer.save()
+            error.args = (f"{error}. A checkpoint is written; go on with --resume {self.folder}",)
+        elif isinstance(error, KeyboardInterrupt):
+            error.args = (f"stopped at once. Go on with --resume {self.folder}. {self.last_good()}",)
+        elif isinstance(error, NonFiniteLoss):
+            error.args = (f"{error}. {self.last_good()}",)
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(CheckpointError):
+            RUN.update(self.folder, status=status, error=str(error) or type(error).__name__)
 
-def _git_commit() -> str | None:
-    """The commit of the folder that the command was started in; None outside a checkout."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    def last_good(self) -> str:
+        """In words, where the last checkpoint is."""
+        saved = checkpoint.checkpoints(self.folder / "checkpoints")
+        return f"The last good checkpoint is {saved[-1]}" if saved else "There is no checkpoint yet"

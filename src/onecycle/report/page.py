@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ..errors import ConfigError, MissingDependency
-from ..records.read import FILES, RecordedComparison, RecordedRun, Records, items, part, read
+from ..records.files import REPRODUCTION
+from ..records.read import KINDS, RecordedComparison, RecordedRun, Records, items, part, read
 from .content import compared, groups, notices, of_test, summary, title
 from .draw_comparison import draw_comparison, run_keys
 from .draw_range_test import draw_test
@@ -169,7 +170,7 @@ def _shared_script(folder: Path, among_records: bool) -> str | None:
 
 
 def _is_record(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in (*FILES, "reproduction.json"))
+    return any(kind.exists(folder) for kind in (*KINDS, REPRODUCTION))
 
 
 def _is_folder_of_records(folder: Path) -> bool:

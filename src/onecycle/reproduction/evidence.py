@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from ..jobs.check import check
 from ..jobs.job import Job
 from ..jobs.run import run
 from ..range_test.verdict import LOW, judge
-from ..records import run as runs
 from ..records.curve import Curve
+from ..records.files import CHECK, RUN, read_jsonl
 from .protocol import Points, Protocol, published
 
 Row = dict[str, Any]
@@ -70,8 +69,7 @@ def value_of(row: Mapping[str, Any]) -> float | None:
 
 def _validation(folder: Path) -> Points:
     """Validation accuracy over the updates of a run."""
-    path = folder / "epochs.jsonl"
-    epochs = runs.read_records(path) if path.exists() else []
+    epochs = read_jsonl(folder / "epochs.jsonl")
     return [(row["step"] + 1, row["valid_accuracy"]) for row in epochs if "valid_accuracy" in row]
 
 
@@ -86,8 +84,8 @@ def _range_tests(protocol: Protocol, folder: Path, verbose: bool, **_: Any) -> I
 
 
 def _tested(job: Job, folder: Path, options: Mapping[str, Any], verbose: bool) -> dict[str, Any]:
-    if (folder / "check.json").exists():
-        return json.loads((folder / "check.json").read_text(encoding="utf-8"))["result"]
+    if CHECK.exists(folder):
+        return CHECK.read(folder)["result"]
     return check(job, folder, **options, verbose=verbose)
 
 
@@ -97,9 +95,9 @@ def _schedules(protocol: Protocol, folder: Path, **_: Any) -> Iterator[Row]:
         settings = {**protocol.common, **part}
         for seed in range(settings.pop("seeds")):
             home = folder / f"{name}-seed{seed}"
-            begun = (home / "run.json").exists()
+            begun = RUN.exists(home)
             run(Job.from_dict({**settings, "seed": seed}), home, resume=begun, test=False, draw=False)
-            steps = runs.read_records(home / "steps.jsonl")
+            steps = read_jsonl(home / "steps.jsonl")
             for measure, key, scale in (("learning rate", "lr", 1 / settings["lr_max"]), ("momentum", "momentum", 1)):
                 values = [scale * step[key] for step in steps if key in step]
                 if not values:  # a policy that leaves the optimizer's momentum alone

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
 from ..experiments.options import Placement
-from ..records import run as runs
-from ..records.checkpoint import check_schema, write_record
+from ..records.files import REPRODUCTION, differing, plain
+from ..records.origin import origin
 from .claims import Finding, is_in, settle, words
 from .evidence import gather
 from .protocol import Protocol, published, read
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FILE, SCHEMA = "reproduction.json", 1
 # Of a protocol, what its runs follow from.
 RUNS = ("name", "size", "kind", "common", "parts", "options")
 SAID = {
@@ -142,39 +137,30 @@ def home(protocol: Protocol, out: str | Path | None) -> Path:
         CheckpointError: it holds something else.
     """
     folder = Path("reproductions") / f"{protocol.name}-{protocol.size}" if out is None else Path(out)
-    wanted = _identity(protocol)
-    record = folder / FILE
-    if record.exists():
-        if different := runs.differing(_kept(record, protocol.common.get("seeds")), wanted):
-            raise CheckpointError(f"{folder} holds another reproduction: {'; '.join(different)}. Give another --out")
-    elif folder.exists() and (not folder.is_dir() or any(p.name != f".writing-{FILE}" for p in folder.iterdir())):
-        raise CheckpointError(f"{folder} is not empty and holds no reproduction: give another --out")
-    else:
-        write_record(record, wanted)
+    if not REPRODUCTION.exists(folder):
+        REPRODUCTION.write(REPRODUCTION.claim(folder), _identity(protocol))
+    elif different := differing(_kept(folder, protocol.common.get("seeds")), _identity(protocol)):
+        raise CheckpointError(f"{folder} holds another reproduction: {'; '.join(different)}. Give another --out")
     return folder
 
 
 def _identity(protocol: Protocol) -> dict[str, Any]:
     """What its runs follow from, as JSON gives it back; claims and figures may change."""
-    return json.loads(json.dumps({"schema": SCHEMA, "protocol": {key: getattr(protocol, key) for key in RUNS}}))
+    return plain({"protocol": {key: getattr(protocol, key) for key in RUNS}})
 
 
-def _kept(path: Path, seeds: int | None) -> dict[str, Any]:
+def _kept(folder: Path, seeds: int | None) -> dict[str, Any]:
     """The identity of the reproduction that is there; it may get more seeds."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Remove it, or give another --out") from error
-    protocol = check_schema(path, record, SCHEMA)["protocol"]
+    protocol = REPRODUCTION.read(folder)["protocol"]
     if seeds is not None and protocol["common"].get("seeds", seeds) < seeds:
         protocol["common"]["seeds"] = seeds
-    return {"schema": SCHEMA, "protocol": {key: protocol.get(key) for key in RUNS}}
+    return {"protocol": {key: protocol.get(key) for key in RUNS}}
 
 
 def _write(found: Reproduction) -> None:
     record = {
-        **_identity(found.protocol), **runs.origin(), "summary": found.summary,
+        **_identity(found.protocol), **origin(), "summary": found.summary,
         "findings": [{"text": f.claim.text, "answer": f.answer, **asdict(f.contrast)} for f in found.findings],
         "table": [{key: value for key, value in row.items() if key != "curve"} for row in found.rows],
     }  # fmt: skip
-    write_record(found.folder / FILE, record)
+    REPRODUCTION.write(found.folder, record)

@@ -1,0 +1,235 @@
+"""Records on disk: the one reader and writer of JSON and JSON lines, and every kind of record with its schema.
+
+Standard library only. A file is replaced in one step: a reader finds the old one or the new one, never a piece.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..errors import CheckpointError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of record: its file in a folder, the version of its schema, and what it records.
+
+    `needs` are the fields that a record cannot do without. A `shared` kind may lie beside other files; the others have
+    a folder to themselves. `mend` is what to do about a folder that has such a record already.
+    """
+
+    file: str
+    schema: int
+    what: str
+    needs: tuple[str, ...] = ()
+    shared: bool = False
+    mend: str = "give another --out, or remove {path}"
+
+    def path(self, folder: str | Path) -> Path:
+        """The record's file in `folder`."""
+        return Path(folder) / self.file
+
+    def exists(self, folder: str | Path) -> bool:
+        """Whether `folder` has such a record."""
+        return self.path(folder).exists()
+
+    def claim(self, folder: str | Path, leftovers: Iterable[str] = ()) -> Path:
+        """Check that a new record may be written into `folder`, and return it as a path; nothing is written.
+
+        `leftovers` name the other files that a process may have left there if it was killed before its first record.
+
+        Raises:
+            CheckpointError: the folder has such a record already, holds something else, or cannot be written.
+        """
+        folder = Path(folder)
+        if self.exists(folder):
+            mend = self.mend.format(folder=folder, path=self.path(folder))
+            raise CheckpointError(f"{folder} holds another {self.what}: {mend}")
+        allowed = {file for name in (self.file, *leftovers) for file in (name, f".writing-{name}")}
+        if not self.shared and folder.is_dir() and any(path.name not in allowed for path in folder.iterdir()):
+            raise CheckpointError(f"{folder} is not empty and holds no {self.what}: give another --out")
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise CheckpointError(f"cannot write to {folder}: give a folder that can be written; {nearest} cannot")
+        return folder
+
+    def read(self, folder: str | Path) -> dict[str, Any]:
+        """The record in `folder`.
+
+        Raises:
+            CheckpointError: there is none, it cannot be read, it is of another version, or fields are missing.
+        """
+        path = self.path(folder)
+        if not path.exists():
+            beside = [other.parent.name for other in Path(folder).parent.glob(f"*/{self.file}")]
+            near = did_you_mean(Path(folder).name, beside) if beside else f"there is no {self.what} beside it either"
+            raise CheckpointError(f"no {self.what} in {folder} (it has no {self.file}): {near}")
+        record = read_json(path)
+        schema = record.get("schema") if isinstance(record, dict) else None
+        if schema != self.schema:
+            newer = isinstance(schema, int) and schema > self.schema
+            mend = "a newer one wrote it: pip install --upgrade onecycle" if newer else "name a folder that it has made"
+            raise CheckpointError(f"{path} has schema {schema!r}; this version of onecycle reads {self.schema}: {mend}")
+        if missing := [name for name in self.needs if name not in record]:
+            raise CheckpointError(
+                f"{path} is damaged: it has no {', '.join(missing)}. Restore it, or give another folder"
+            )
+        return record
+
+    def write(self, folder: str | Path, record: Mapping[str, Any]) -> Path:
+        """Write `record`, its schema first, into `folder`, which is made if need be; return the file's path.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        write_json(self.path(folder), {"schema": self.schema, **record})
+        return self.path(folder)
+
+    def update(self, folder: str | Path, **fields: Any) -> None:
+        """Replace fields of the record in `folder`, in one step.
+
+        Raises:
+            CheckpointError: it cannot be read or written; the record stays as it was.
+        """
+        self.write(folder, {**self.read(folder), **fields})
+
+
+RUN = Kind(
+    "run.json", 2, "run", ("status", "config", "resolved", "facts"),
+    mend="go on with it through --resume {folder}, or give another --out",
+)  # fmt: skip
+CHECK = Kind("check.json", 1, "check", shared=True)
+COMPARISON = Kind("compare.json", 1, "comparison", ("config", "status", "table", "summary"))
+REPRODUCTION = Kind("reproduction.json", 1, "reproduction", ("protocol",))
+CHECKPOINT = Kind("manifest.json", 1, "checkpoint")
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys in which two records differ, each with both values.
+
+    >>> differing({"seed": 0, "facts": {"kind": "image", "n": 5}}, {"seed": 1, "facts": {"kind": "image", "n": 6}})
+    ['seed: 0, now 1', 'facts.n: 5, now 6']
+    """
+    lines = []
+    for key in dict.fromkeys((*old, *new)):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += [f"{key}.{line}" for line in differing(before, now)]
+        elif before != now:
+            lines.append(f"{key}: {before!r}, now {now!r}")
+    return lines
+
+
+def plain(data: Any) -> Any:
+    """`data` as JSON gives it back: tuples become lists, keys become text.
+
+    >>> plain({"momentum": (0.95, 0.85), 1: None})
+    {'momentum': [0.95, 0.85], '1': None}
+    """
+    return json.loads(json.dumps(data))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be read: {reason}. Restore it, or give another folder") from error
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` as JSON, in one step, into a folder that is made if need be.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there is intact.
+    """
+    replace_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path, tell: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; none where there is no file. A last line that a crash cut off is left out.
+
+    With `tell`, the records before the first damaged line are returned, and `tell` is called with a sentence about
+    it, and about a line that was cut off.
+
+    Raises:
+        CheckpointError: the file cannot be read, or a line is damaged and there is no `tell`.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"line {number} is no record")
+        except ValueError as error:
+            if tell is None:
+                raise CheckpointError(f"{path} is damaged: {error}. Restore it, or begin a new run") from error
+            tell(f"{path.name} breaks off in line {number}, and is shown up to there")
+            return records
+        records.append(record)
+    if lines[-1] and tell is not None:
+        tell(f"{path.name} breaks off in line {len(lines)}, and is shown up to there")
+    return records
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write the records, a line each, in one step.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there is intact.
+    """
+    replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in one step, so that it outlives a power cut.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there is intact.
+    """
+    beside = path.with_name(f".writing-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            sync_file(file)
+        beside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise CheckpointError(
+            f"cannot write to {path.parent}: {error.strerror or error}. Free some space or give a folder that can be "
+            f"written; {path.name} is as it was"
+        ) from error
+
+
+def sync_file(file: TextIO | Any) -> None:
+    """Bring all of an open file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
