@@ -19,7 +19,7 @@ from onecycle import ConfigError, DataError, Interrupted, TrainingError
 from onecycle.data.batches import as_batches
 from onecycle.optim.muon import Muon
 from onecycle.range_test import sweep as sweeping
-from onecycle.range_test.sweep import START, STILL, DivergenceWatch, SweptStep, own_statistics, scout, sweep
+from onecycle.range_test.sweep import START, STILL, DivergenceWatch, SweptStep, batch_statistics, scout, sweep
 from onecycle.training.restore import modules_of
 from onecycle.training.signals import StopRequest
 
@@ -537,7 +537,7 @@ def accuracy(model):
         return float((model(X).argmax(1) == Y).float().mean())
 
 
-def test_stale_averages_fake_a_collapse_that_own_statistics_do_not(monkeypatch):
+def test_stale_averages_fake_a_collapse_that_batch_statistics_do_not(monkeypatch):
     def accuracies():
         model = seeded_net(dropout=0.0)
         model[0][1].momentum = 0.02
@@ -547,24 +547,24 @@ def test_stale_averages_fake_a_collapse_that_own_statistics_do_not(monkeypatch):
         return sweep(tested, 0, [10 ** (-2 + k / 20) for k in range(40)], 1)
 
     own = accuracies()
-    monkeypatch.setattr(sweeping, "own_statistics", lambda modules: nullcontext())
+    monkeypatch.setattr(sweeping, "batch_statistics", lambda modules: nullcontext())
     stale = accuracies()
     assert own.loss == stale.loss, "the same training"
     learnt = [a for a in zip(own.valid_accuracy, stale.valid_accuracy, strict=True) if a[0] > 0.95]
     assert len(learnt) > 10 and min(a for _, a in learnt[5:]) < 0.7, "a collapse that is none"
 
 
-def test_own_statistics_are_those_of_the_batch_and_leave_nothing():
+def test_batch_statistics_are_those_of_the_batch_and_leave_nothing():
     model = nn.Sequential(nn.BatchNorm1d(4, momentum=None), nn.BatchNorm1d(4, track_running_stats=False))
     with torch.no_grad():
         model[0].running_mean.fill_(1e3)
     model.eval()
     before = snapshot([model], [])
-    with own_statistics([model, model]):
+    with batch_statistics([model, model]):
         torch.testing.assert_close(model[0](X), F.batch_norm(X, None, None, training=True))
         model(X)
     assert changes(before, snapshot([model], [])) == []
-    with pytest.raises(ZeroDivisionError), own_statistics([model]):
+    with pytest.raises(ZeroDivisionError), batch_statistics([model]):
         model(X)
         raise ZeroDivisionError
     assert changes(before, snapshot([model], [])) == []
@@ -573,7 +573,7 @@ def test_own_statistics_are_those_of_the_batch_and_leave_nothing():
 
 def test_a_batch_of_one_sample_has_no_statistics_of_its_own():
     model = nn.Sequential(nn.BatchNorm1d(4)).eval()
-    with own_statistics([model]):
+    with batch_statistics([model]):
         torch.testing.assert_close(model(X[:1]), X[:1] / (1 + 1e-5) ** 0.5)
         torch.testing.assert_close(model(X), F.batch_norm(X, None, None, training=True))
         assert torch.isfinite(model(X[:1])).all()

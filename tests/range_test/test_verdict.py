@@ -11,7 +11,7 @@ import pytest
 from onecycle.range_test.verdict import FLAT, LOW, judge
 from onecycle.records.curve import Curve, Sweep
 
-SMITH = sorted((Path(__file__).parents[1] / "smith2017").glob("*.csv"))
+SMITH = sorted((Path(__file__).parent / "smith2017").glob("*.csv"))
 EXPONENTIAL = tuple(10 ** (-3 + k / 20) for k in range(81))
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,16 +227,14 @@ def range_test(
         every = max(1, n // MEASUREMENTS)
         sweeps = tuple(sweep(swept, i, planned, every, None if i else probe) for i in range(repeats))
         swept.obey()
-    curve = Curve(sweeps, scouted.edge if scouted.lost else None)
-    kind, batch_norm = kind_of(optimizers[0]), bool(batch_norms(modules))
     cost = {"updates": swept.updates, "evaluations": sum(len(s.valid_lr) for s in sweeps)}
     cost |= {"share": swept.updates / (EPOCHS * per_epoch)} if per_epoch else {}
     cost |= {"seconds": round(time.perf_counter() - started, 3)}
+    curve = Curve(sweeps, scouted.edge if scouted.lost else None)
+    told = {"epochs": epochs, "kind": kind_of(optimizers[0]), "batch_norm": bool(batch_norms(modules))}
     reason = _nothing_to_see(scouted, sweeps)
-    peak = Suggestion(reason=reason) if reason else suggest(curve, epochs=epochs, kind=kind, batch_norm=batch_norm)
-    return RangeTest(
-        curve, judge(curve), **asdict(peak), epochs=epochs, kind=kind, batch_norm=batch_norm, cost=cost, title=title
-    )
+    peak = Suggestion(reason=reason) if reason else suggest(curve, **told)
+    return RangeTest(curve, judge(curve), **asdict(peak), **told, cost=cost, title=title)
 
 
 def range_test_of(
@@ -266,33 +265,16 @@ def range_test_of(
     samples = min(SAMPLES[1], max(SAMPLES[0], allowed // repeats * batch // (2 * MEASUREMENTS)))
     held_out = None if valid is None else [state.runtime.move(part) for part in _part(valid, samples)]
     loss = replace(state.loss, meters={}) if isinstance(state.loss, Supervised) else state.loss
-
-    def step(group: list[Any]) -> Tensor | float:
-        if not all(module.training for module in state.model.modules()):
-            state.model.train()
-        try:
-            return update(state, [state.runtime.move(part) for part in group])[0]
-        except TrainingError:  # gradients that overflow at any scale
-            return math.nan
-
-    def evaluate() -> dict[str, float]:
-        return evaluation.evaluate(state.model, held_out or (), loss, state.runtime)
-
-    def restart(seed: int) -> None:
-        try:
-            state.model.load_state_dict(build(seed).state_dict())  # type: ignore[misc]
-        except (AttributeError, RuntimeError) as error:
-            raise ConfigError(f"build(seed) makes the model that is tested, with new weights: {error}") from error
-
+    measure = None if held_out is None else partial(evaluation.evaluate, state.model, held_out, loss, state.runtime)
     probe = SharpnessProbe(*_training_loss(state, train)) if full else None
     test = range_test(
-        step,
+        partial(_update, state),
         state.optimizer,
         _UpdateBatches(_reordered(train, state.seed), state.accumulate),
-        evaluate=None if held_out is None else evaluate,
+        evaluate=measure,
         updates=updates,
         repeats=repeats,
-        restart=None if build is None else restart,
+        restart=build and partial(_rebuild, state.model, build),
         model=state.model,
         keep=[] if state.scaler is None else [state.scaler],
         probe=probe,
@@ -302,6 +284,23 @@ def range_test_of(
     if probe is None:
         return test
     return replace(test, sharpness=probe.values, cost={**test.cost, "sharpness_seconds": round(probe.seconds, 3)})
+
+
+def _update(state: TrainState, group: list[Any]) -> Tensor | float:
+    """One update as a training makes it; the loss is NaN where the gradients overflow at any scale."""
+    if not all(module.training for module in state.model.modules()):
+        state.model.train()
+    try:
+        return update(state, [state.runtime.move(batch) for batch in group])[0]
+    except TrainingError:
+        return math.nan
+
+
+def _rebuild(model: nn.Module, build: Callable[[int], nn.Module], seed: int) -> None:
+    try:
+        model.load_state_dict(build(seed).state_dict())
+    except (AttributeError, RuntimeError) as error:
+        raise ConfigError(f"build(seed) makes the model that is tested, with new weights: {error}") from error
 
 
 def _training_loss(state: TrainState, train: Batches) -> tuple[Callable[[], Tensor], list[nn.Parameter]]:

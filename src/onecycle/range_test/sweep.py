@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from statistics import median_low
 from typing import Any, SupportsFloat
 
@@ -97,8 +98,8 @@ class SweptStep:
                 with seeded_everywhere(again, *self.generators):
                     self.restart(again)
             run = SweepRun(self, repeat)
-            for i, optimizer in enumerate(self.optimizers):
-                stack.callback(optimizer.register_step_post_hook(run.counts(i)).remove)
+            for optimizer in self.optimizers:
+                stack.callback(optimizer.register_step_post_hook(run.on_step).remove)
             yield run
 
     @property
@@ -107,11 +108,7 @@ class SweptStep:
         return median_low(self.calls) if self.calls else 1
 
     def obey(self) -> None:
-        """Stop where a signal asked for it.
-
-        Raises:
-            Interrupted: it did.
-        """
+        """Raise `Interrupted` where a signal asked for a stop."""
         if self.stop.signal is not None:
             what = f"the range test was stopped by {self.stop.name}; everything is as before"
             raise Interrupted(what, signal=self.stop.signal)
@@ -123,19 +120,16 @@ class SweepRun:
     def __init__(self, swept: SweptStep, repeat: int):
         self.swept, self.repeat = swept, repeat
         self.updates = 0
-        self._applied = [0] * len(swept.optimizers)
+        self._stepped: set[Optimizer] = set()
         self._stream = _recycled(swept.batches, repeat)
 
-    def counts(self, i: int) -> Callable[..., None]:
-        """A hook that counts the steps of optimizer `i`, but for those that skip in fp16."""
-
-        def count(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            self._applied[i] += stepped(optimizer)
-
-        return count
+    def on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """The hook that marks an optimizer as stepped, unless its step was skipped in fp16."""
+        if stepped(optimizer):
+            self._stepped.add(optimizer)
 
     def update(self, lr: float) -> float:
-        """One update of every optimizer at `lr`: the mean loss of the batches that it took.
+        """Make one update of every optimizer at `lr`; the mean loss of the batches that it took.
 
         A batch that only accumulates gradients, or whose gradients overflow, makes no update and no point of its own.
         A loss that is not finite is returned at once.
@@ -145,9 +139,9 @@ class SweepRun:
         swept.updates += 1
         for optimizer, scale in zip(swept.optimizers, swept.scales, strict=True):
             write(AS_GIVEN, optimizer, lr * scale)
-        self._applied = [0] * len(swept.optimizers)
+        self._stepped.clear()
         losses: list[float] = []
-        while not all(self._applied):
+        while len(self._stepped) < len(swept.optimizers):
             if len(losses) >= 64 + 4 * swept.calls_per_update:
                 return self._never(len(losses))
             seed = derive_seed(swept.seed, "range test", self.repeat, self.updates, len(losses))
@@ -160,10 +154,10 @@ class SweepRun:
         return sum(losses) / len(losses)
 
     def measure(self) -> Mapping[str, float]:
-        """The held-out measurements of the model as it stands, batch norms with the held-out data's own statistics."""
+        """Measure the model as it stands on held-out data, batch norms with the statistics of those."""
         modes = [(part, part.training) for module in self.swept.modules for part in module.modules()]
         try:
-            with own_statistics(self.swept.modules):
+            with batch_statistics(self.swept.modules):
                 measured = self.swept.evaluate() if self.swept.evaluate else {}
         finally:
             for part, training in modes:
@@ -263,11 +257,11 @@ def sweep(swept: SweptStep, repeat: int, lrs: Sequence[float], every: int, probe
 
 
 @contextmanager
-def own_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the block batch norms in evaluation mode use the statistics of the batch they see.
+def batch_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block batch norms in evaluation mode use the statistics of their batch.
 
     Running means lag behind weights that change fast: at a large learning rate they make a good model look broken.
-    They stay in use for a batch of one value a channel, which has no variance of its own.
+    They stay in use for a batch of one value a channel, which has no variance.
     """
     before = {norm: (norm.running_mean, norm.running_var) for norm in batch_norms(modules)}
 
@@ -296,8 +290,8 @@ def _norm(tensors: Iterable[Tensor]) -> float:
 
 
 def _recycled(batches: Batches, repeat: int) -> Iterator[Any]:
-    epoch = 1_000_000 * (repeat + 1)
-    while True:
+    """The batches of epoch after epoch, in an order that no other repeat has."""
+    for epoch in count(1_000_000 * (repeat + 1)):
         empty = True
         for batch in batches.epoch(epoch):
             yield batch
@@ -307,7 +301,6 @@ def _recycled(batches: Batches, repeat: int) -> Iterator[Any]:
                 "the batches ended and cannot be gone through again: give a DataLoader, a list of batches, or anything "
                 "that begins anew at every iter()"
             )
-        epoch += 1
 
 
 def _loss(returned: Any) -> float:

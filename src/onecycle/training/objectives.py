@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import share
 from ..errors import ConfigError, DataError
 
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -45,8 +46,7 @@ class Supervised:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise ConfigError(f"smoothing is a share of the target, from 0 to below 1; received {self.smoothing}")
+        share("smoothing", self.smoothing, of="the target")
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         inputs, targets = pair(batch)
@@ -71,12 +71,12 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def binary_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The share of logits on the right side of zero for targets of 0 and 1, same shape.
+    """The share of logits on the right side of zero for targets of 0 and 1 of the same shape, or [n, 1] and [n].
 
     >>> binary_accuracy(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 1.0])).item()
     0.5
     """
-    return ((outputs > 0) == (targets > 0.5)).float().mean()
+    return ((outputs.view_as(targets) > 0) == (targets > 0.5)).float().mean()
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -90,6 +90,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0
 
 
 def pair(batch: Any) -> tuple[Any, Any]:
+    """The inputs and targets of a batch; a `DataError` where it is no such pair."""
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch[0], batch[1]
     what = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
@@ -107,10 +108,6 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error of outputs and targets of the same shape, or [n, 1] and [n]."""
     return F.mse_loss(outputs.view_as(targets), targets)
-
-
-def _binary_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return binary_accuracy(outputs.view_as(targets), targets)
 
 
 def pick_task(
@@ -144,30 +141,29 @@ def pick_task(
     whole = not targets.is_floating_point()
     same = outputs.shape == targets.shape or outputs.shape == (*targets.shape, 1)
     known = (targets, *known)
-    binary = same and all(bool(((part == 0) | (part == 1)).all()) for part in known)
+    amount = 0.0
     if whole and outputs.ndim == targets.ndim + 1 and outputs.shape[:-1] == targets.shape and outputs.shape[-1] > 1:
         check_labels(known, outputs.shape[-1])
-        found, measures = _split(metrics, {"accuracy": accuracy})
         amount = (SMOOTHING if outputs.ndim == 2 else 0.0) if smoothing is None else smoothing
-        note = f"loss: cross-entropy over {outputs.shape[-1]} classes (the targets are whole numbers)"
-        note += f", label smoothing {amount:g}" if amount else ""
-        return Supervised(cross_entropy, found, measures, amount), note + _with(found, measures)
-    if smoothing:
+        criterion, default = cross_entropy, {"accuracy": accuracy}
+        words = f"cross-entropy over {outputs.shape[-1]} classes (the targets are whole numbers)"
+        words += f", label smoothing {amount:g}" if amount else ""
+    elif smoothing:
         raise ConfigError(f"smoothing is for a cross-entropy, which does not fit here ({shapes}); give smoothing=0")
-    if binary:
-        found, measures = _split(metrics, {"accuracy": _binary_accuracy})
-        note = "loss: binary cross-entropy on logits (the targets are all 0 or 1)"
-        return Supervised(binary_cross_entropy, found, measures), note + _with(found, measures)
-    if same and not whole:
-        found, measures = _split(metrics, {})
-        return Supervised(mean_squared_error, found, measures), f"loss: mean squared error ({shapes})" + _with(
-            found, measures
+    elif same and all(bool(((part == 0) | (part == 1)).all()) for part in known):
+        criterion, default = binary_cross_entropy, {"accuracy": binary_accuracy}
+        words = "binary cross-entropy on logits (the targets are all 0 or 1)"
+    elif same and not whole:
+        criterion, default, words = mean_squared_error, {}, f"mean squared error ({shapes})"
+    else:
+        raise DataError(
+            f"outputs and targets do not fit any default loss: {shapes}. Cross-entropy takes outputs [n, classes] and "
+            "whole targets [n]; binary cross-entropy and squared error take equal shapes. Mend the model's last layer "
+            "or the targets, or give loss=fn(model, batch)"
         )
-    raise DataError(
-        f"outputs and targets do not fit any default loss: {shapes}. Cross-entropy takes outputs [n, classes] and "
-        "whole targets [n]; binary cross-entropy and squared error take equal shapes. Mend the model's last layer or "
-        "the targets, or give loss=fn(model, batch)"
-    )
+    functions, meters = _split(metrics, default)
+    names = ", ".join([*functions, *meters])
+    return Supervised(criterion, functions, meters, amount), f"loss: {words}" + (names and f", with {names}")
 
 
 class Perplexity:
@@ -223,11 +219,6 @@ def _split(metrics: Metrics, default: dict[str, Metric]) -> tuple[dict[str, Metr
 
 def _name(metric: Any) -> str:
     return getattr(metric, "__name__", type(metric).__name__.lower())
-
-
-def _with(metrics: Mapping[str, Any], meters: Mapping[str, Any]) -> str:
-    names = [*metrics, *meters]
-    return ", with " + ", ".join(names) if names else ""
 
 
 def activation(task: Any) -> Callable[[Tensor], Tensor]:

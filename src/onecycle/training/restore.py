@@ -27,11 +27,11 @@ Restore = Callable[[], object]
 def untouched(
     optimizers: Sequence[Optimizer], modules: Iterable[nn.Module] | None = None, keep: Iterable[Any] = ()
 ) -> Iterator[None]:
-    """Whatever happens within the block, afterwards everything is as it was, bit for bit.
+    """Put everything back, bit for bit, as it was before the block, whatever happens within it.
 
-    Put back are: the optimizers' parameters, their gradients, state and settings; every parameter, buffer and mode of
+    That is: the optimizers' parameters, their gradients, state and settings; every parameter, buffer and mode of
     `modules`; the objects in `keep`; and the global generators of torch (every device in use), Python and numpy. It
-    happens on success, on an error and on Ctrl-C, and a Ctrl-C that comes meanwhile takes effect after it.
+    happens on success, on an error and on Ctrl-C; a Ctrl-C that comes meanwhile takes effect afterwards.
 
     Args:
         optimizers: those that the block steps.
@@ -51,13 +51,13 @@ def untouched(
     (True, None)
     """
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    found = modules_of(parameters) if modules is None else list(modules)
+    modules = modules_of(parameters) if modules is None else list(modules)
     tensors = {id(t): t for t in parameters}
-    for module in found:
+    for module in modules:
         tensors |= {id(t): t for t in (*module.parameters(), *module.buffers())}
     restore: list[Restore] = [_generators({t.device for t in tensors.values()})]
     restore += [_tensor(tensor) for tensor in tensors.values()]
-    restore += [_module(part) for module in found for part in module.modules()]
+    restore += [_module(part) for module in modules for part in module.modules()]
     restore += [_optimizer(optimizer) for optimizer in optimizers]
     restore += [_stateful(thing) for thing in keep]
     try:
@@ -153,12 +153,12 @@ def _stateful(thing: Any) -> Restore:
 
 
 def _generators(devices: set[torch.device]) -> Restore:
-    own = generators(*devices)
-    states, python, numpy = [g.get_state() for g in own], random.getstate(), sys.modules.get("numpy")
+    drawn_from = generators(*devices)
+    states, python, numpy = [g.get_state() for g in drawn_from], random.getstate(), sys.modules.get("numpy")
     numpy_state = None if numpy is None else numpy.random.get_state()
 
     def restore() -> None:
-        for generator, state in zip(own, states, strict=True):
+        for generator, state in zip(drawn_from, states, strict=True):
             generator.set_state(state)
         random.setstate(python)
         if numpy is not None:
