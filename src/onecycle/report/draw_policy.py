@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
@@ -41,7 +42,7 @@ def policy_figure(rows: Sequence[Row], *, updates_per_epoch: int | None = None, 
         y = column(rows, name)
         keep = kept(y, MOST)
         line = Series(plots.key(schedule_key(i, name)), keep.tolist(), numbers(y[keep]), clock=clock)
-        plots.figure(schedule(name, [line]))
+        plots.figure(replace(schedule(name, [line]), low=i > 0, named=True))
     return draw(plots, plots.figures, title=title)
 
 

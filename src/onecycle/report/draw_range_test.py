@@ -190,8 +190,8 @@ def _sharpness(plots: Plots, result: Mapping[str, Any], kind: str) -> list[int]:
                 Series(plots.key(Key(limit, "#808080", "dash")), lr.tolist(), limits.tolist()),
                 Series(plots.key(Key(title, VALUES[1])), lr.tolist(), numbers(values * factor), mode="lines+markers"),
             ]
-            about = f"Dashed: {limit}.", "learning rate", title.lower()
-            figures.append(plots.figure(Figure(title, *about, kind, series, log=spans_decades(series))))
+            about = f"{title} (dashed: {limit})", "", "learning rate", title.lower(), kind, series
+            figures.append(plots.figure(Figure(*about, log=spans_decades(series), named=True)))
     return figures
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -103,7 +104,8 @@ def draw_runs(plots: Plots, groups: Sequence[Group], looks: Sequence[Key] | None
     for i, name in enumerate(values):
         if len(lines) == 1:
             lines = [lines[0]._replace(key=plots.key(schedule_key(i, name)))]
-        schedules.append(plots.figure(schedule(name, _lines(lines, name, by_epoch=by_epoch))))
+        figure = schedule(name, _lines(lines, name, by_epoch=by_epoch))
+        schedules.append(plots.figure(replace(figure, named=len(lines) == 1)))
     return {"keys": keys, "figures": figures, "schedules": schedules}
 
 

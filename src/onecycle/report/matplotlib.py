@@ -26,6 +26,8 @@ STYLES = {"solid": ("-", "o"), "dash": ("--", "s"), "dot": (":", "D"), "dashdot"
 PLACES = (":", "--")
 # An axis with so few different places has its ticks at them.
 TICKS = 8
+# Few entries of a legend stand in one column where two would have more characters side by side than this.
+WIDEST = 60
 
 
 def draw(
@@ -44,7 +46,7 @@ def draw(
     except ImportError as error:
         raise MissingDependency("figures are drawn by matplotlib: pip install onecycle[plot]") from error
     heights = [0.9 if figure.low else 2.1 for figure in figures[:: across or 1]]
-    size = (1 + 4.3 * across, 0.9 + 1.6 * sum(heights)) if across else (8, 1.3 + sum(heights))
+    size = (1 + (4.3 if across < 3 else 3.4) * across, 0.9 + 1.6 * sum(heights)) if across else (8, 1.3 + sum(heights))
     drawn = Drawing(figsize=size, layout="constrained")
     # Without pyplot, IPython has no formatter for figures and asks the object itself.
     drawn._repr_png_ = partial(_rendered, drawn, "png")  # type: ignore[attr-defined]
@@ -52,10 +54,12 @@ def draw(
         *(len(heights), across or 1), sharex=not across, sharey=common and bool(across), squeeze=False,
         height_ratios=heights,
     )  # fmt: skip
-    for panel, figure in zip(grid.flat, figures, strict=False):
-        _draw_panel(panel, plots, figure)
+    for i, (panel, figure) in enumerate(zip(grid.flat, figures, strict=False)):
+        _draw_panel(panel, plots, figure, [figure] if across else figures)
         if across and not common:
             panel.legend(frameon=False, fontsize="small")
+        elif across and i % across:
+            panel.set_ylabel("")
     for panel in grid.flat[len(figures) :]:
         panel.set_visible(False)
     if not across:
@@ -63,7 +67,7 @@ def draw(
     if title:
         drawn.suptitle(plain(title), fontsize="medium", wrap=True)
     if common:
-        _legend(drawn, [panel for panel, figure in zip(grid.flat, figures, strict=False) if not figure.low])
+        _legend(drawn, [panel for panel, figure in zip(grid.flat, figures, strict=False) if not figure.named])
     return drawn
 
 
@@ -115,17 +119,18 @@ def _rendered(figure: Drawing, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_panel(panel: Axes, plots: Plots, figure: Figure) -> None:
+def _draw_panel(panel: Axes, plots: Plots, figure: Figure, mates: Sequence[Figure]) -> None:
+    """Draw one figure; `mates` are those that share its horizontal axis, and itself."""
     series = [line for line in figure.series if plots.keys[line.key].shown]
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", color="0.9", linewidth=0.8)
     panel.set_axisbelow(True)
-    panel.margins(x=0.015)
+    panel.margins(x=0.015 if figure.kind == "time" else 0.04)
     panel.tick_params(labelsize="small")
     panel.set_title(plain(figure.title), loc="left", fontsize="small")
-    panel.set_xlabel(plain("updates" if figure.kind == "time" else figure.x))
+    panel.set_xlabel(plain("updates" if figure.kind == "time" else figure.x), fontsize="small")
     if figure.y.lower() not in figure.title.lower():
-        panel.set_ylabel(plain(figure.y))
+        panel.set_ylabel(plain(figure.y), fontsize="small")
     for line in series:
         _draw_line(panel, plots.keys[line.key], line, _positions(figure, line))
     names = iter(figure.names)
@@ -137,7 +142,7 @@ def _draw_panel(panel: Axes, plots: Plots, figure: Figure) -> None:
         panel.axhline(figure.level, color="0.4", linewidth=1, linestyle=":")
     if any(line.low and line.mode != "intervals" for line in series):
         panel.fill_between([], [], color="0.5", alpha=0.3, linewidth=0, label=figure.bands)
-    _across(panel, figure, sorted({x for line in series for x in _positions(figure, line)}))
+    _across(panel, figure, sorted({x for mate in mates for line in mate.series for x in _positions(mate, line)}))
     _upwards(panel, figure, series)
 
 
@@ -150,7 +155,7 @@ def _across(panel: Axes, figure: Figure, places: Sequence[float]) -> None:
         return
     if figure.kind == "log":
         panel.set_xscale("log")
-    panel.xaxis.set_major_formatter("{x:,.0f}" if figure.kind == "time" else "{x:,g}")
+    panel.xaxis.set_major_formatter(_tick)
     panel.xaxis.set_minor_locator(NullLocator())
     if figure.kind != "time" and len(places) <= TICKS:
         panel.set_xticks(places)
@@ -166,18 +171,26 @@ def _across(panel: Axes, figure: Figure, places: Sequence[float]) -> None:
 
 def _upwards(panel: Axes, figure: Figure, series: Sequence[Series]) -> None:
     """The vertical axis."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     if figure.log:
         panel.set_yscale("log")
     else:
         panel.yaxis.set_major_locator(MaxNLocator(nbins=3 if figure.low else 5, steps=[1, 2, 5, 10]))
-    panel.yaxis.set_major_formatter(PercentFormatter(1) if figure.percent else "{x:.4g}")
+    panel.yaxis.set_major_formatter(_percent if figure.percent else _tick)
     if limits := figure.frame or _frame(figure, series):
         panel.set_ylim(*limits)
     values = set(_known(line.y for line in series))
     if figure.low and len(values) == 1:
         panel.set_yticks(list(values))
+
+
+def _tick(value: float, _: float) -> str:
+    return f"{value:,.9g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _percent(value: float, _: float) -> str:
+    return f"{100 * value:.6g} %"
 
 
 def _draw_line(panel: Axes, key: Key, line: Series, x: Sequence[float]) -> None:
@@ -203,10 +216,12 @@ def _draw_intervals(panel: Axes, line: Series, x: Sequence[float], y: np.ndarray
     """Points with whiskers, arrows at open ends, hollow where the point is itself a bound."""
     sides = [(line.low or [], -1), (line.high or [], 1)]
     reach = [[0 if end is None else abs(end - at) for end, at in zip(side, y, strict=True)] for side, _ in sides]
+    label = look.pop("label")
     panel.errorbar(x, y, yerr=reach, **look, linestyle="none", markersize=0, capsize=4)
     for i, (at, value) in enumerate(zip(x, y, strict=True)):
         hollow = bool(line.bound and line.bound[i])
-        panel.plot(at, value, color=look["color"], marker=look["marker"], mfc="white" if hollow else None, zorder=4)
+        look |= {"linestyle": "none", "mfc": "white" if hollow else None, "zorder": 4}
+        panel.plot(at, value, **look, label=None if i else label)
         for side, up in sides:
             if side[i] is None:
                 arrow = {"arrowstyle": "<-", "color": look["color"], "shrinkA": 0, "shrinkB": 3, "linewidth": 1.5}
@@ -234,21 +249,26 @@ def _finish_column(drawn: Drawing, panels: Sequence[Axes], plots: Plots, figures
     clocks = [plots.clocks[line.clock] for figure in figures for line in figure.series if line.clock is not None]
     lengths = {clock["per_epoch"] for clock in clocks}
     if len(lengths) == 1 and (updates := lengths.pop()):
-        _epoch_axis(panels[0], updates)
+        _epoch_axis(panels[0], updates, beside=not figures[0].caption)
 
 
-def _epoch_axis(panel: Axes, updates_per_epoch: int) -> None:
-    """An axis in epochs at the top: update k (from 0) ends at (k + 1) / updates_per_epoch."""
+def _epoch_axis(panel: Axes, updates_per_epoch: int, beside: bool) -> None:
+    """An axis in epochs at the top: update k (from 0) ends at (k + 1) / updates_per_epoch.
+
+    Its name is `beside` that of the panel, or, as there is a caption, in a line of its own.
+    """
     from matplotlib.ticker import MaxNLocator
 
     functions = partial(_epochs, updates_per_epoch), partial(_update, updates_per_epoch)
     axis = panel.secondary_xaxis("top", functions=functions)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.xaxis.set_major_formatter(_tick)
     axis.tick_params(labelsize="small")
     axis.spines["top"].set_color("0.6")
-    # As a title it shares the line of the panel's name; as the axis' own label it would take one more.
-    panel.set_title("epochs", loc="center", fontsize="small")
+    if beside:
+        panel.set_title("epochs", loc="center", fontsize="small")
+    else:
+        axis.set_xlabel("epochs", fontsize="small")
 
 
 def _epochs(updates_per_epoch: int, update: Any) -> Any:
@@ -265,7 +285,9 @@ def _legend(drawn: Drawing, panels: Sequence[Axes]) -> None:
     handles = {label: handle for handle, label in reversed(entries) if label}
     if handles:
         labels = list(dict.fromkeys(label for _, label in entries if label))
-        place = {"loc": "outside lower center", "ncols": 2}
+        half = (len(labels) + 1) // 2
+        wide = sum(max(map(len, column)) for column in (labels[:half], labels[half:]) if column) > WIDEST
+        place = {"loc": "outside lower center", "ncols": 1 if wide and len(labels) < 6 else 2}
         drawn.legend([handles[label] for label in labels], labels, **place, frameon=False, fontsize="small")
 
 

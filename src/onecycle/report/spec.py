@@ -70,7 +70,7 @@ class Figure:
 
     `log` and `percent` are about the vertical axis, `frame` is what it shows. `shade` is a range and `marks` are places
     on the horizontal one, `level` one on the vertical; `names` are what a legend calls the shade and the marks, in this
-    order, and `bands` what it calls the bands.
+    order, and `bands` what it calls the bands. The lines of one that is `named` have no entry: its title says it all.
     """
 
     title: str
@@ -82,6 +82,7 @@ class Figure:
     log: bool = False
     percent: bool = False
     low: bool = False
+    named: bool = False
     frame: tuple[float, float] | None = None
     shade: tuple[float, float] | None = None
     marks: tuple[float, ...] = ()
