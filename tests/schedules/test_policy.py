@@ -79,5 +79,5 @@ def test_position_meets_both_ends():
 def test_plot_draws_one_panel_a_value():
     pytest.importorskip("matplotlib")
     figure = paper(0.3).plot(20, updates_per_epoch=5, title="paper")
-    assert [panel.get_title(loc="left") for panel in figure.axes] == ["learning rate", "momentum"]
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["Learning rate", "Momentum"]
     assert list(figure.axes[0].get_lines()[0].get_ydata()) == [paper(0.3)(k / 19)["lr"] for k in range(20)]
