@@ -66,17 +66,18 @@ def build_optimizer(
         return optimizer, []
     if weight_decay is not None:
         number("weight_decay", weight_decay, least=0, example="5e-4")
-    own = recipe(optimizer) if isinstance(optimizer, str) else None
-    make = own.make if own else optimizer
+    named = recipe(optimizer) if isinstance(optimizer, str) else None
+    make = named.make if named else optimizer
     if not callable(make):
         raise ConfigError(f"optimizer is a name, a class, a factory or an instance; received {optimizer!r}")
-    momentum = own.momentum if own and momentum is None else momentum
-    decay = own.weight_decay if own and weight_decay is None else weight_decay
+    momentum = named.momentum if named and momentum is None else momentum
+    decay = named.weight_decay if named and weight_decay is None else weight_decay
     groups = muon_groups(model, decay, momentum) if make is Muon else parameter_groups(model, decay)
     try:
-        made = make(groups, **_arguments(make, own, momentum))
+        made = make(groups, **_arguments(make, named, momentum))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{_name(make)} cannot be made from the model's parameter groups: {error}") from error
+        name = getattr(make, "__name__", None) or repr(make)
+        raise ConfigError(f"{name} cannot be made from the model's parameter groups: {error}") from error
     if not isinstance(made, Optimizer):
         raise ConfigError(f"the optimizer factory must return a torch optimizer; received {made!r}")
     return made, _decay_weights_alone(made)
@@ -130,8 +131,8 @@ def layers_of(
     """
     if given is None:
         groups = optimizer.param_groups
-        own = len(groups) > 1 and not any("lr_ratio" in group for group in groups)
-        return [group["params"] for group in groups] if own else layer_groups(model)
+        by_the_user = len(groups) > 1 and not any("lr_ratio" in group for group in groups)
+        return [group["params"] for group in groups] if by_the_user else layer_groups(model)
     layers = [list(module.parameters()) for module in given]
     held = {id(p) for layer in layers for p in layer}
     missing = [name for name, p in model.named_parameters() if id(p) not in held]
@@ -146,12 +147,12 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     Each parameter is in one group only; those that belong to no child come first.
     """
     children = [child for child in model.children() if any(True for _ in child.parameters())]
-    own = list(model.parameters(recurse=False))
-    if len(children) == 1 and not own:
+    direct = list(model.parameters(recurse=False))
+    if len(children) == 1 and not direct:
         return layer_groups(children[0])
     seen: set[int] = set()
     groups = []
-    for params in [own, *(list(child.parameters()) for child in children)]:
+    for params in [direct, *(list(child.parameters()) for child in children)]:
         fresh = [p for p in params if id(p) not in seen]
         seen.update(map(id, fresh))
         if fresh:
@@ -209,9 +210,9 @@ def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:
             parameter.grad = None
 
 
-def _arguments(make: Any, own: Recipe | None, momentum: float | None) -> dict[str, Any]:
+def _arguments(make: Any, named: Recipe | None, momentum: float | None) -> dict[str, Any]:
     """What to call an optimizer with: a recipe's settings, and momentum under the name that it has there."""
-    settings = {"lr": own.lr_max, **own.options} if own else {}
+    settings = {"lr": named.lr_max, **named.options} if named else {}
     if momentum is None or make is Muon:  # whose groups have it
         return settings
     if "momentum" in inspect.signature(make).parameters:
@@ -228,12 +229,7 @@ def _decay_weights_alone(optimizer: Optimizer) -> list[str]:
     return [f"weight decay {most:g} on weights, none on biases and norms"] if most else []
 
 
-def _name(make: Any) -> str:
-    return getattr(make, "__name__", None) or repr(make)
-
-
 def _check_same_model(optimizer: Optimizer, model: nn.Module) -> None:
-    own = {id(p) for p in model.parameters()}
-    theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not own & theirs:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not held & {id(p) for p in model.parameters()}:
         raise ConfigError("this optimizer holds no parameter of this model: make it from model.parameters()")

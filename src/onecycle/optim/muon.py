@@ -130,11 +130,9 @@ def inner_matrices(model: nn.Module) -> list[nn.Parameter]:
     >>> [tuple(p.shape) for p in inner_matrices(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)))]
     [(2, 3)]
     """
-    layers = [[p for p in module.parameters(recurse=False) if p.ndim > 1] for module in _not_embedding(model)]
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    embedded = {id(module.weight) for module in embeddings}
+    others = [module for module in model.modules() if module not in embeddings]
+    layers = [[p for p in module.parameters(recurse=False) if p.ndim > 1] for module in others]
     layers = [params for params in layers if params]
-    embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     return [p for p in dict.fromkeys(p for params in layers[:-1] for p in params) if id(p) not in embedded]
-
-
-def _not_embedding(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if not isinstance(module, nn.Embedding | nn.EmbeddingBag)]

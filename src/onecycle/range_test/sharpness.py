@@ -288,8 +288,7 @@ def _no_trace(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
 
     Copies, rather than values put back afterwards: writing into a tensor spoils graphs of the caller's that hold it.
     """
-    own = {id(g): g for device in {p.device for p in parameters} for g in generators(device)}
-    with seeded_everywhere(seed, *own.values()), ExitStack() as stack:
+    with seeded_everywhere(seed, *generators(*{p.device for p in parameters})), ExitStack() as stack:
         copies: dict[int, Tensor] = {}
         for part in {part for module in modules_of(parameters) for part in module.modules()}:
             before = dict(part._buffers)

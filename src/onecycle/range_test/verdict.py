@@ -65,13 +65,14 @@ def judge(curve: Curve) -> Verdict:
     'not possible'
     """
     heights = [(sweep, *_height(sweep)) for sweep in curve.sweeps]
-    found = [p for sweep, rates, height in heights if (p := plateau(rates, height, sweep.stopped != "end")) is not None]
-    if not found:
+    maybe = [plateau(rates, height, sweep.stopped != "end") for sweep, rates, height in heights]
+    plateaus = [each for each in maybe if each is not None]
+    if not plateaus:
         return _unclear("nothing was learned in the test", "give it more updates, or look at the data and the model")
     accuracy = all(sweep.valid_accuracy for sweep in curve.sweeps)
-    kept = math.fsum(p.kept for p in found) / len(found)
-    reasons = _reasons(found, kept, accuracy)
-    if min(p.seen for p in found) < SEEN:
+    kept = math.fsum(p.kept for p in plateaus) / len(plateaus)
+    reasons = _reasons(plateaus, kept, accuracy)
+    if min(p.seen for p in plateaus) < SEEN:
         return _unclear("the sweep ends before large learning rates are reached", "go further with --lr-high", *reasons)
     if kept <= LOW:
         return Verdict("not possible", kept, reasons, _advice("not possible"))
@@ -119,16 +120,16 @@ def _height(sweep: Sweep) -> tuple[Sequence[float], list[float]]:
     return rates, [(value - base) / (most - base) for value in values] if learned else []
 
 
-def _reasons(found: Sequence[Plateau], kept: float, accuracy: bool) -> tuple[str, ...]:
+def _reasons(plateaus: Sequence[Plateau], kept: float, accuracy: bool) -> tuple[str, ...]:
     what = "accuracy" if accuracy else "what was learned"
-    begins, ends = geometric_mean([p.begins for p in found]), geometric_mean([p.ends for p in found])
+    begins, ends = geometric_mean([p.begins for p in plateaus]), geometric_mean([p.ends for p in plateaus])
     reasons = [
         f"{what} keeps {100 * kept:.0f} % of its best at large learning rates, {begins * 10**FROM:.2g} to "
         f"{begins * 10**TO:.2g}",
         f"it is within a tenth of its best from {begins:.2g} to {ends:.2g}, a factor of {ends / begins:.1f}",
     ]
-    if len(found) > 1:
-        spread = max(p.kept for p in found) - min(p.kept for p in found)
+    if len(plateaus) > 1:
+        spread = max(p.kept for p in plateaus) - min(p.kept for p in plateaus)
         reasons.append(f"the repeats {'agree' if spread < 0.2 else 'disagree'} about that, within {100 * spread:.0f} %")
     if not accuracy:
         reasons.append("there is no held-out accuracy, and a loss alone shows a collapse but no plateau")

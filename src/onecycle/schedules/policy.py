@@ -73,8 +73,8 @@ class Policy:
         """Draw learning rate, momentum and the rest against updates, and epochs where `updates_per_epoch` is given."""
         from ..report.draw_policy import policy_figure
 
-        rows = [self(position(k, updates)) for k in range(updates)]
-        return policy_figure(rows, updates_per_epoch=updates_per_epoch, title=title)
+        values = [self(position(k, updates)) for k in range(updates)]
+        return policy_figure(values, updates_per_epoch=updates_per_epoch, title=title)
 
 
 def position(step: int, updates: int) -> float:

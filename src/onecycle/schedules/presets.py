@@ -122,7 +122,7 @@ def fastai(
     """
     _check(lr_max, updates)
     share("peak_at", peak_at, of="the run", zero=False)
-    return _cycle([(0, lr_max / 25), (peak_at, lr_max), (1, lr_max / 1e5)], "cosine", momentum, peak_at)
+    return _cosine_cycle([(0, lr_max / 25), (peak_at, lr_max), (1, lr_max / 1e5)], momentum)
 
 
 def torch(
@@ -146,7 +146,7 @@ def torch(
     peak = peak_at if updates is None else (peak_at * updates - 1) / (updates - 1)
     # A short run can have its peak before its first update: then only the way down is seen.
     start = [(0.0, lr_max / 25)] if peak > 0 else []
-    return _cycle([*start, (peak, lr_max), (1, end)], "cosine", momentum, peak)
+    return _cosine_cycle([*start, (peak, lr_max), (1, end)], momentum)
 
 
 def clr(
@@ -201,10 +201,9 @@ def wsd(
     _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
     if not (warmup >= 0 and decay > 0 and warmup + decay <= 1):
         raise ConfigError(f"warmup and decay are shares of the run, together at most 1; received {warmup} and {decay}")
-    ramp, eases = _ramp(lr_start, lr_max, warmup)
     stable = [(1 - decay, lr_max)] if warmup < 1 - decay else []
-    lr = Piecewise((*ramp, *stable, (1, lr_end)), (*eases, *("hold",) * len(stable), "one-minus-sqrt"))
-    return _with_momentum(lr, momentum, None)
+    easings = [*["hold"] * len(stable), "one-minus-sqrt"]
+    return _after_warmup([*stable, (1, lr_end)], easings, lr_max, warmup, momentum, lr_start)
 
 
 def step(
@@ -224,18 +223,12 @@ def step(
     [1.0, 0.1, 0.010000000000000002]
     """
     _check(lr_max, updates, factor=factor)
-    ramp, eases = _ramp(0.0, lr_max, warmup)
-    drops = [(share, lr_max * factor ** (i + 1)) for i, share in enumerate(at)]
-    return _with_momentum(Piecewise((*ramp, *drops), (*eases, *("hold",) * len(drops))), momentum, None)
+    drops = [(x, lr_max * factor ** (i + 1)) for i, x in enumerate(at)]
+    return _after_warmup(drops, ["hold"] * len(drops), lr_max, warmup, momentum)
 
 
 def cosine(
-    lr_max: float,
-    updates: int | None = None,
-    *,
-    warmup: float = 0.0,
-    lr_end: float = 0.0,
-    momentum: Momentum = None,
+    lr_max: float, updates: int | None = None, *, warmup: float = 0.0, lr_end: float = 0.0, momentum: Momentum = None
 ) -> Policy:
     """Cosine annealing from the peak to `lr_end`, after a linear warm-up over a share `warmup` of the run.
 
@@ -244,16 +237,12 @@ def cosine(
     >>> cosine(1.0)(0.5)
     {'lr': 0.5}
     """
-    return _decay(lr_max, updates, lr_end, warmup, "cosine", momentum)
+    _check(lr_max, updates, lr_end=lr_end)
+    return _after_warmup([(1, lr_end)], ["cosine"], lr_max, warmup, momentum)
 
 
 def linear(
-    lr_max: float,
-    updates: int | None = None,
-    *,
-    warmup: float = 0.0,
-    lr_end: float = 0.0,
-    momentum: Momentum = None,
+    lr_max: float, updates: int | None = None, *, warmup: float = 0.0, lr_end: float = 0.0, momentum: Momentum = None
 ) -> Policy:
     """A straight line from the peak to `lr_end`, after a linear warm-up over a share `warmup` of the run.
 
@@ -262,7 +251,8 @@ def linear(
     >>> linear(1.0)(0.75)
     {'lr': 0.25}
     """
-    return _decay(lr_max, updates, lr_end, warmup, "linear", momentum)
+    _check(lr_max, updates, lr_end=lr_end)
+    return _after_warmup([(1, lr_end)], ["linear"], lr_max, warmup, momentum)
 
 
 def constant(lr_max: float, updates: int | None = None, *, warmup: float = 0.0, momentum: Momentum = None) -> Policy:
@@ -272,8 +262,7 @@ def constant(lr_max: float, updates: int | None = None, *, warmup: float = 0.0, 
     {'lr': 0.1}
     """
     _check(lr_max, updates)
-    ramp, eases = _ramp(0.0, lr_max, warmup)
-    return _with_momentum(Piecewise(tuple(ramp), tuple(eases) or "linear"), momentum, None)
+    return _after_warmup([], [], lr_max, warmup, momentum)
 
 
 PRESETS: dict[str, Callable[..., Policy]] = {
@@ -306,25 +295,29 @@ def _check(lr_max: Any, updates: Any, **others: Any) -> None:
             number(name, value, least=0)
 
 
-def _cycle(points: list[tuple[float, float]], easing: str, momentum: Momentum, peak_at: float) -> Policy:
-    """Learning rate through `points`; momentum from high to low at `peak_at` and back."""
+def _cosine_cycle(points: list[tuple[float, float]], momentum: Momentum) -> Policy:
+    """Half cosines through `points`, of which the last but one is the peak; momentum is low there, and high beside."""
 
     def against(high: float, low: float) -> Piecewise:
-        start = [(0.0, high)] if len(points) == 3 else []
-        return Piecewise((*start, (peak_at, low), (1, high)), easing)
+        values = (high, low, high)[-len(points) :]
+        return Piecewise(tuple((x, value) for (x, _), value in zip(points, values, strict=True)), "cosine")
 
-    return _with_momentum(Piecewise(tuple(points), easing), momentum, against)
-
-
-def _decay(lr_max: float, updates: int | None, lr_end: float, warmup: float, easing: str, momentum: Momentum) -> Policy:
-    _check(lr_max, updates, lr_end=lr_end)
-    ramp, eases = _ramp(0.0, lr_max, warmup)
-    return _with_momentum(Piecewise((*ramp, (1, lr_end)), (*eases, easing)), momentum, None)
+    return _with_momentum(Piecewise(tuple(points), "cosine"), momentum, against)
 
 
-def _ramp(start: float, lr_max: float, warmup: float) -> tuple[list[tuple[float, float]], list[str]]:
+def _after_warmup(
+    points: list[tuple[float, float]],
+    easings: list[str],
+    lr_max: float,
+    warmup: float,
+    momentum: Momentum,
+    lr_start: float = 0.0,
+) -> Policy:
+    """From `lr_start` to the peak over a share `warmup` of the run, then through `points`."""
     share("warmup", warmup, of="the run")
-    return ([(0.0, start), (warmup, lr_max)], ["linear"]) if warmup else ([(0.0, lr_max)], [])
+    ramp = [(0.0, lr_start), (warmup, lr_max)] if warmup else [(0.0, lr_max)]
+    lr = Piecewise((*ramp, *points), (*["linear"] * (len(ramp) - 1), *easings))
+    return _with_momentum(lr, momentum, None)
 
 
 def _with_momentum(lr: Piecewise, momentum: Momentum, shape: Callable[[float, float], Piecewise] | None) -> Policy:
