@@ -114,7 +114,7 @@ def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
     monkeypatch.setattr(job_run, "_draw", DRAW)
     pytest.importorskip("plotly")
     run(TINY, "run")
-    assert "Test accuracy" in Path("run/report.html").read_text()
+    assert "test accuracy" in Path("run/report.html").read_text()
     run(TINY, "bare", draw=False)
     assert not Path("bare/report.html").exists()
 
