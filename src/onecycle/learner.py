@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,10 @@ class Learner:
         result = self.history.result(_peak_of(policy), updates_per_epoch(self.train, self.state.accumulate))
         if recording:
             self.save(recording.folder / "model.safetensors")
-            RUN.update(recording.folder, status="finished", result=asdict(result))
+            result = replace(result, folder=recording.folder)
+            plain = result.to_dict()
+            del plain["test"]  # which is measured last: a run without it is not over
+            RUN.update(recording.folder, status="finished", result=plain)
         return result
 
     def fit_one_cycle(

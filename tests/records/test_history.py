@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import math
+import os
+import sys
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +16,11 @@ from torch import nn
 
 from onecycle import CheckpointError, EpochEnd, History, Runtime, TrainState, train
 from onecycle import Update as Event
-from onecycle.errors import NonFiniteLoss
+from onecycle.errors import ConfigError, MissingDependency, NonFiniteLoss
 from onecycle.records import history as observers
 from onecycle.records.checkpoint import checkpoints
 from onecycle.records.files import read_jsonl
-from onecycle.records.history import Checkpointer, Recorder, epoch_record, read_history, step_record
+from onecycle.records.history import Checkpointer, Recorder, Result
 from onecycle.schedules.presets import linear
 from onecycle.training.loop import LOOK_EVERY
 from onecycle.training.means import Reading
@@ -36,14 +40,14 @@ def epoch_end(epoch: int = 1, valid: dict | None = None) -> EpochEnd:
 
 
 def test_records_are_flat():
-    assert step_record(update()) == {
+    assert update().row == {
         "step": 4, "epoch": 1, "lr": 0.1, "momentum": 0.9, "loss": 0.5, "accuracy": 0.75, "seconds": 0.25,
     }  # fmt: skip
-    assert epoch_record(epoch_end(valid={"loss": 0.625, "accuracy": 0.5})) == {
+    assert epoch_end(valid={"loss": 0.625, "accuracy": 0.5}).row == {
         "epoch": 1, "step": 9, "lr": 0.1, "train_loss": 0.5, "valid_loss": 0.625, "valid_accuracy": 0.5, "samples": 40,
         "seconds": 1.25,
     }  # fmt: skip
-    assert not [key for key in epoch_record(epoch_end()) if key.startswith("valid")]
+    assert not [key for key in epoch_end().row if key.startswith("valid")]
 
 
 def test_history_has_each_event_however_often_it_is_read():
@@ -54,7 +58,7 @@ def test_history_has_each_event_however_often_it_is_read():
             assert len(history.steps) == step + 1
     history(epoch_end())
     assert [row["step"] for row in history.steps] == list(range(2 * LOOK_EVERY + 3))
-    assert history.epochs == [epoch_record(epoch_end())]
+    assert history.epochs == [{"fit": 0, **epoch_end().row}]
 
 
 def test_what_is_recorded_is_read_back(tmp_path):
@@ -64,8 +68,80 @@ def test_what_is_recorded_is_read_back(tmp_path):
         recorder(event)
         history(event)
     recorder.close()
-    assert read_history(tmp_path).steps == history.steps
-    assert read_history(tmp_path).epochs == history.epochs
+    kept = History(read_jsonl(tmp_path / "steps.jsonl"), read_jsonl(tmp_path / "epochs.jsonl"))
+    assert (kept.steps, kept.epochs) == (history.steps, history.epochs)
+    assert "fit" not in read_jsonl(tmp_path / "steps.jsonl")[0]  # a run on disk is one fit
+
+
+def two_fits() -> History:
+    history = History()
+    history.begin_fit()  # nothing was recorded before it
+    for valid in (None, {"loss": 0.625, "accuracy": 0.5}):
+        history.begin_fit()
+        for step in range(3):
+            history(update(step, seconds=step + 1))
+        history(epoch_end(0, valid))
+    return history
+
+
+def test_one_history_over_several_fits():
+    history = two_fits()
+    assert [(row["fit"], row["step"]) for row in history.steps] == [(f, s) for f in range(2) for s in range(3)]
+    assert [row["fit"] for row in history.epochs] == [0, 1]
+    history.begin_fit()
+    history.extend([{"step": 0}], [])
+    assert history.steps[-1] == {"fit": 2, "step": 0}
+
+
+def test_a_result_is_of_the_last_fit():
+    result = two_fits().result(0.2, 3)
+    assert result == Result({"loss": 0.5}, {"loss": 0.625, "accuracy": 0.5}, 0.2, 1.0, 3, 3, 32.0)
+    assert result.to_dict() == {
+        "run": None, "train": {"loss": 0.5}, "valid": {"loss": 0.625, "accuracy": 0.5}, "test": None, "lr_max": 0.2,
+        "epochs": 1.0, "updates": 3, "seconds": 3, "samples_per_second": 32.0,
+    }  # fmt: skip
+    assert two_fits().result(None, None).lr_max == 0.1
+
+
+def test_how_a_result_is_shown():
+    smoothed = {"loss": 0.9, "loss_unsmoothed": 0.5, "accuracy": 0.8}
+    result = Result(smoothed, {"loss": 0.625, "accuracy": 0.7512}, 0.2, 1.0, 3, 90.0, 32.0)
+    assert repr(result) == "Result(valid accuracy 75.12 %, 3 updates in 1 min 30 s, lr_max=0.2)"
+    assert repr(replace(result, test={"loss": 0.4})).startswith("Result(test loss 0.4, 3 updates")
+    assert repr(replace(result, valid=None, train=smoothed)).startswith("Result(train accuracy 80.00 %, ")
+    shown = result._repr_html_()
+    assert "<tr><th></th><th>loss</th><th>accuracy</th></tr><tr><th>train</th><td>0.5</td><td>80.00 %</td>" in shown
+    assert "0.9" not in shown and "<tr><th>valid</th><td>0.625</td><td>75.12 %</td></tr>" in shown
+    assert replace(result, folder=Path("runs/a")).to_dict()["run"] == "runs/a"
+
+
+def test_how_a_history_is_shown():
+    assert repr(History()) == "History(no updates)"
+    assert repr(two_fits()) == "History(2 fits, 2 epochs, 6 updates)"
+    one = History(
+        [{"step": 0}], [{"epoch": 0, "train_loss": 0.9, "train_loss_unsmoothed": 0.5, "lr": 0.1, "seconds": 2}]
+    )
+    assert repr(one) == "History(1 epoch, 1 update)"
+    head = "".join(f"<th>{name}</th>" for name in ("epoch", "train loss", "lr", "seconds"))
+    assert f"<tr>{head}</tr><tr><th>1</th><td>0.5</td><td>0.1</td><td>2 s</td></tr>" in one._repr_html_()
+    shown = two_fits()._repr_html_()
+    assert "<th>fit</th><th>epoch</th>" in shown and "<tr><th>1</th><td>1</td><td>0.5</td><td></td>" in shown
+
+
+def test_a_history_is_a_data_frame():
+    pandas = pytest.importorskip("pandas")
+    frame = two_fits().to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame["fit"]) == [0, 1] and list(frame["valid_accuracy"])[1] == 0.5
+    assert len(two_fits().to_frame("steps")) == 6
+    with pytest.raises(ConfigError, match="unknown kind of records 'batches'"):
+        two_fits().to_frame("batches")
+
+
+def test_a_data_frame_needs_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingDependency, match="pip install pandas"):
+        two_fits().to_frame()
 
 
 def test_the_end_of_an_epoch_flushes(tmp_path):
@@ -97,7 +173,7 @@ def test_a_full_disk_stops_the_recorder_and_says_how_to_go_on(tmp_path, monkeypa
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(observers.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"No space left on device\. Free some space and go on with --resume"):
         recorder.sync()
     monkeypatch.undo()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,7 @@ def run(
             _page(folder)
         raise
     measured = None if test_data is None else learner.evaluate(test_data)
-    result = {"run": str(folder), **asdict(fitted)}
-    result = {**{key: result[key] for key in ("run", "train", "valid")}, "test": measured, **result}
+    result = replace(fitted, test=measured, folder=folder).to_dict()
     RUN.update(folder, result=result)
     if draw:
         _draw(learner, folder, job)

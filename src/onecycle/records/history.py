@@ -1,4 +1,4 @@
-"""They watch, they change nothing: called with each event, in the order in which they are given.
+"""Observers: they are called with each event, in the order in which they are given, and change nothing.
 
 An observer is any function of an event (`Update` or `EpochEnd`). `Learner.fit` calls `close()` where it has one.
 """
@@ -6,32 +6,37 @@ An observer is any function of an event (`Update` or `EpochEnd`). `Learner.fit` 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from ..errors import CheckpointError
+from .. import text
+from ..checks import one_of
+from ..errors import CheckpointError, MissingDependency
 from ..training.loop import LOOK_EVERY, EpochEnd, Event, Update
 from . import checkpoint
-from .files import read_jsonl
+from .files import sync_file
+from .read import comparable, main_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from ..training.state import TrainState
 
 Observer = Callable[[Event], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a fit came to.
 
-    `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end.
+    `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end, and `test`
+    once after the run, where there is such a split. Where labels are smoothed, ``train["loss"]`` is the loss that was
+    minimised, and ``train["loss_unsmoothed"]`` compares with the validation loss. `folder` is the run's, if it has one.
     """
 
     train: dict[str, float]
@@ -41,63 +46,79 @@ class Result:
     updates: int
     seconds: float
     samples_per_second: float
+    test: dict[str, float] | None = None
+    folder: Path | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the ``result`` of a run's ``run.json``; ``run`` is the folder."""
+        names = ("train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second")
+        return {"run": self.folder and str(self.folder), **{name: getattr(self, name) for name in names}}
 
-def step_record(event: Update) -> dict[str, Any]:
-    """An update as a flat record: step, epoch, the policy's values, loss and metrics, seconds since the run's start."""
-    return event.row
+    def __repr__(self) -> str:
+        split = next(split for split in ("test", "valid", "train") if getattr(self, split) is not None)
+        name, value = main_value(comparable(getattr(self, split))) or ("loss", float("nan"))
+        return (
+            f"Result({split} {name} {text.measure(name, value)}, {text.count(self.updates, 'update')} in "
+            f"{text.duration(self.seconds)}, lr_max={text.number(self.lr_max)})"
+        )
 
-
-def epoch_record(event: EpochEnd) -> dict[str, Any]:
-    """An epoch as a flat record: epoch, its last step, ``train_*`` and ``valid_*`` means, samples, training seconds."""
-    return event.row
-
-
-class _Rows:
-    """Updates become records a few at a time: reading a loss makes an accelerator wait."""
-
-    def __init__(self, sink: Callable[[dict[str, Any]], None]):
-        self._sink = sink
-        self._pending: list[Update] = []
-
-    def add(self, event: Update) -> None:
-        self._pending.append(event)
-        if len(self._pending) >= LOOK_EVERY:
-            self.drain()
-
-    def drain(self) -> None:
-        pending, self._pending = self._pending, []
-        for event in pending:
-            self._sink(step_record(event))
+    def _repr_html_(self) -> str:
+        splits = {name: comparable(means) for name in ("train", "valid", "test") if (means := getattr(self, name))}
+        names = list(dict.fromkeys(name for means in splits.values() for name in means))
+        rows = [
+            [split, *(text.measure(name, means[name]) if name in means else "" for name in names)]
+            for split, means in splits.items()
+        ]
+        return text.html_table(rows, ["", *names], repr(self))
 
 
 class History:
-    """The records of a run in memory: `steps` and `epochs`, lists of flat dictionaries.
+    """The records of a learner's fits in memory: `steps` and `epochs`, lists of flat dictionaries.
 
-    >>> History().epochs
-    []
+    Each record has ``fit``, the number of its fit from 0, and what the event's `row` has; steps and epochs are counted
+    within their fit.
+
+    >>> History()
+    History(no updates)
     """
 
     def __init__(self, steps: Iterable[dict[str, Any]] = (), epochs: Iterable[dict[str, Any]] = ()):
-        self._steps = list(steps)
-        self.epochs = list(epochs)
-        self._rows = _Rows(self._steps.append)
+        self._fit = 0
+        self._steps: list[dict[str, Any]] = []
+        self._epochs: list[dict[str, Any]] = []
+        self._pending: list[Event] = []
+        self.extend(steps, epochs)
+
+    def __call__(self, event: Event) -> None:
+        self._pending.append(event)
+        if len(self._pending) >= LOOK_EVERY:
+            self._take()
+
+    def begin_fit(self) -> None:
+        """Count what follows to another fit, unless the one before recorded nothing."""
+        if any(records and records[-1]["fit"] == self._fit for records in (self.steps, self.epochs)):
+            self._fit += 1
+
+    def extend(self, steps: Iterable[dict[str, Any]], epochs: Iterable[dict[str, Any]]) -> None:
+        """Add records of the fit under way, such as those of a run that is resumed."""
+        self.steps.extend({"fit": self._fit, **row} for row in steps)
+        self.epochs.extend({"fit": self._fit, **row} for row in epochs)
 
     @property
     def steps(self) -> list[dict[str, Any]]:
         """One record an update."""
-        self._rows.drain()
+        self._take()
         return self._steps
 
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Update):
-            self._rows.add(event)
-        else:
-            self.epochs.append(epoch_record(event))
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """One record an epoch."""
+        self._take()
+        return self._epochs
 
     def result(self, lr_max: float | None, updates_per_epoch: int | None) -> Result:
-        """What the run came to; without `lr_max` its peak is the largest learning rate that was used."""
-        epochs, steps = self.epochs, self.steps
+        """What the last fit came to; without `lr_max` its peak is the largest learning rate that was used."""
+        epochs, steps = ([row for row in rows if row["fit"] == self._fit] for rows in (self.epochs, self.steps))
         last = epochs[-1]
         means = {kind: {k[6:]: v for k, v in last.items() if k.startswith(kind)} for kind in ("train_", "valid_")}
         return Result(
@@ -116,6 +137,48 @@ class History:
 
         return history_figure(self.steps, self.epochs, title=title)
 
+    def to_frame(self, records: Literal["epochs", "steps"] = "epochs") -> DataFrame:
+        """The records as a pandas data frame, a row an epoch or a row an update.
+
+        Raises:
+            ConfigError: neither "epochs" nor "steps".
+            MissingDependency: pandas is not installed.
+        """
+        one_of("kind of records", records, ("epochs", "steps"))
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise MissingDependency("a data frame needs pandas: pip install pandas") from error
+        return DataFrame(getattr(self, records))
+
+    def __repr__(self) -> str:
+        if not self.steps:
+            return "History(no updates)"
+        counts = [text.count(self._fit + 1, "fit")] if self._fit else []
+        counts += [text.count(len(self.epochs), "epoch"), text.count(len(self.steps), "update")]
+        return f"History({', '.join(counts)})"
+
+    def _repr_html_(self) -> str:
+        rows = [comparable(row) for row in self.epochs]
+        names = ["fit"] * bool(self._fit) + ["epoch"]
+        names += dict.fromkeys(name for row in rows for name in row if name.startswith(("train_", "valid_")))
+        cells = [[_cell(name, row.get(name)) for name in (*names, "lr", "seconds")] for row in rows]
+        return text.html_table(cells, [name.replace("_", " ") for name in (*names, "lr", "seconds")], repr(self))
+
+    def _take(self) -> None:
+        pending, self._pending = self._pending, []
+        for event in pending:
+            records = self._steps if isinstance(event, Update) else self._epochs
+            records.append({"fit": self._fit, **event.row})
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name in ("fit", "epoch"):
+        return str(value + 1)
+    return text.duration(value) if name == "seconds" else text.measure(name, value)
+
 
 class Recorder:
     """Appends each update to ``steps.jsonl`` and each epoch to ``epochs.jsonl`` in a run's folder.
@@ -128,39 +191,42 @@ class Recorder:
         self._folder = Path(folder)
         self._steps = self._open("steps.jsonl")
         self._epochs = self._open("epochs.jsonl")
-        self._rows = _Rows(lambda row: self._write(self._steps, row))
+        self._pending: list[Event] = []
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Update):
-            self._rows.add(event)
-        else:
-            self._write(self._epochs, epoch_record(event))
+        self._pending.append(event)
+        if isinstance(event, EpochEnd):
             self.flush()
+        elif len(self._pending) >= LOOK_EVERY:
+            self._write()
 
     def flush(self) -> None:
-        """Everything so far to the operating system, where it outlives this process."""
-        self._rows.drain()
+        """Bring everything so far to the operating system, where it outlives this process."""
+        self._write()
         for file in (self._steps, self._epochs):
             self._guarded(file.flush)
 
     def sync(self) -> None:
-        """Everything so far to the disk, where it outlives a power cut: a checkpoint relies on it."""
-        self.flush()
+        """Bring everything so far to the disk, where it outlives a power cut: a checkpoint relies on it."""
+        self._write()
         for file in (self._steps, self._epochs):
-            self._guarded(lambda file=file: os.fsync(file.fileno()))
+            self._guarded(lambda file=file: sync_file(file))
 
     def close(self) -> None:
-        """Flush, and close the files."""
+        """Write what is left, and close the files."""
         with ExitStack() as stack:
             stack.callback(lambda: self._guarded(self._epochs.close))
             stack.callback(lambda: self._guarded(self._steps.close))
-            self._rows.drain()
+            self._write()
 
     def _open(self, name: str) -> TextIO:
         return self._guarded(lambda: (self._folder / name).open("a", encoding="utf-8", buffering=1 << 16))
 
-    def _write(self, file: TextIO, record: dict[str, Any]) -> None:
-        self._guarded(lambda: file.write(json.dumps(record) + "\n"))
+    def _write(self) -> None:
+        pending, self._pending = self._pending, []
+        for event in pending:
+            file, line = self._steps if isinstance(event, Update) else self._epochs, json.dumps(event.row) + "\n"
+            self._guarded(lambda file=file, line=line: file.write(line))
 
     def _guarded(self, action: Callable[[], Any]) -> Any:
         try:
@@ -209,9 +275,3 @@ class Checkpointer:
         self._last = time.perf_counter()
         self._cost = self._last - start
         return path
-
-
-def read_history(folder: str | Path) -> History:
-    """The history of a run on disk."""
-    folder = Path(folder)
-    return History(read_jsonl(folder / "steps.jsonl"), read_jsonl(folder / "epochs.jsonl"))

@@ -165,6 +165,16 @@ def main_value(measures: Mapping[str, Any]) -> tuple[str, float] | None:
     return next(((name, value) for name in names if (value := number(measures[name])) is not None), None)
 
 
+def comparable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row, or means, with the losses that compare with each other: without label smoothing, where that is recorded.
+
+    >>> comparable({"loss": 0.9, "loss_unsmoothed": 0.5, "accuracy": 0.8})
+    {'loss': 0.5, 'accuracy': 0.8}
+    """
+    end = "_unsmoothed"
+    return {name: row.get(f"{name}{end}", value) for name, value in row.items() if not name.endswith(end)}
+
+
 def _read_test(folder: Path, name: str) -> RecordedTest:
     record = CHECK.read(folder)
     data = part(record, "result").get("curve")

@@ -12,7 +12,7 @@ from ..errors import CheckpointError, Interrupted, NonFiniteLoss
 from ..training.state import TrainState
 from . import checkpoint
 from .files import RUN, differing, plain, read_jsonl, write_jsonl
-from .history import Checkpointer, History, Observer, Recorder, read_history
+from .history import Checkpointer, History, Observer, Recorder
 from .origin import origin
 
 
@@ -117,19 +117,22 @@ class Recording:
     def start(
         cls, folder: Path, state: TrainState, stack: ExitStack, *, config: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None, resolved: Mapping[str, Any] | None = None, notes: Iterable[str] = (),
+        history: History | None = None,
     ) -> Recording:  # fmt: skip
         """Begin a new run in `folder`; `stack` closes its files. The other arguments are those of `create`.
+
+        `history` is where the run's records are kept beside those of other fits; a new one at default.
 
         Raises:
             CheckpointError: the folder holds another run, or cannot be written.
         """
         create(folder, config, facts=facts, resolved=resolved, notes=notes)
-        return cls._open(folder, state, History(), stack)
+        return cls._open(folder, state, history or History(), stack)
 
     @classmethod
     def resume(
         cls, folder: Path, state: TrainState, stack: ExitStack, *, config: Mapping[str, Any],
-        facts: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None, history: History | None = None,
     ) -> Recording:  # fmt: skip
         """Go on with the run in `folder`, bringing `state` to its last good checkpoint, or from the start without one.
 
@@ -152,7 +155,9 @@ class Recording:
         truncate_records(folder / "steps.jsonl", "step", steps)
         truncate_records(folder / "epochs.jsonl", "epoch", epochs)
         RUN.update(folder, status="running", error=None)
-        return cls._open(folder, state, read_history(folder), stack)
+        recorded = history or History()
+        recorded.extend(read_jsonl(folder / "steps.jsonl"), read_jsonl(folder / "epochs.jsonl"))
+        return cls._open(folder, state, recorded, stack)
 
     @classmethod
     def _open(cls, folder: Path, state: TrainState, history: History, stack: ExitStack) -> Recording:

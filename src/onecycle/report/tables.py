@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import text
-from ..records.read import Recorded, RecordedComparison, RecordedRun, Records, items, number, part
+from ..records.read import Recorded, RecordedComparison, RecordedRun, Records, comparable, items, number, part
 from .content import bounded, command, flat, interval_of, shared, speed_ups, varying
 
 # The page in the folder of a run, range test or comparison.
@@ -90,7 +90,7 @@ def epochs_table(run: RecordedRun) -> Table:
     rows, fits = [], {row.get("fit") for row in run.epochs}
     for row in run.epochs:
         epoch = number(row.get("epoch"))
-        row = _comparable(row)
+        row = comparable(row)
         measures = [name for name in row if name.startswith(("train_", "valid_"))]
         measures.sort(key=lambda name: (not name.endswith("_loss"), name.split("_", 1)[1], name))
         first = {"fit": row.get("fit") if len(fits) > 1 else None, "epoch": None if epoch is None else epoch + 1}
@@ -102,7 +102,7 @@ def epochs_table(run: RecordedRun) -> Table:
 
 def comparison_table(comparison: RecordedComparison, at: Path | None = None) -> Table:
     """The comparison's own rows, a row a run; from a page in the comparison's folder, `at`, each leads to its run."""
-    rows = [{name: row.get(name) for name in (*FIRST, *row)} for row in map(_comparable, comparison.rows)]
+    rows = [{name: row.get(name) for name in (*FIRST, *row)} for row in map(comparable, comparison.rows)]
     names = [row["run"] if isinstance(row["run"], str) else "" for row in rows]
     inside = at is not None and at.resolve().is_relative_to(comparison.folder.resolve())
     links = [link(comparison.folder / n, at, within=comparison.folder) if at and inside and n else None for n in names]
@@ -112,7 +112,7 @@ def comparison_table(comparison: RecordedComparison, at: Path | None = None) -> 
 
 def tuning_table(comparison: RecordedComparison) -> Table:
     """The trial runs that the peaks were chosen by."""
-    rows = [_comparable(row) for row in items(comparison.record, "tuning") if isinstance(row, Mapping)]
+    rows = [comparable(row) for row in items(comparison.record, "tuning") if isinstance(row, Mapping)]
     return table("Trial runs", [{k: v for k, v in row.items() if k not in ("run", "seed")} for row in rows])
 
 
@@ -176,12 +176,6 @@ def _speed_up(row: Mapping[str, Any]) -> list[TableCell]:
         return [*cells, TableCell(GAP), TableCell("none claimed: one seed")]
     claim = str(row.get("claim") or "none claimed")
     return [*cells, TableCell(text.bounds(*interval), interval[0] or 0), TableCell(claim)]
-
-
-def _comparable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with the losses that compare with each other: without label smoothing, where that is recorded."""
-    end = "_unsmoothed"
-    return {name: row.get(f"{name}{end}", value) for name, value in row.items() if not name.endswith(end)}
 
 
 def _facts(item: Recorded) -> dict[str, dict[str, Any]]:
