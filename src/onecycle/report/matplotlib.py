@@ -201,7 +201,7 @@ def _draw_line(panel: Axes, key: Key, line: Series, x: Sequence[float]) -> None:
         _draw_intervals(panel, line, x, y, look)
         return
     if line.mode == "markers":
-        look |= {"linestyle": "none", "markersize": 4, "alpha": 0.6, "markeredgewidth": 0}
+        look |= {"linestyle": "none", "markersize": 4.5, "alpha": 0.8, "mec": "white", "mew": 0.5, "zorder": 3.5}
     else:
         marked = "markers" in line.mode or len(y) == 1
         look |= {"marker": mark if marked else None, "markersize": 4, "linestyle": dash, "linewidth": 1.6}
