@@ -170,8 +170,8 @@ def _one(plots: Plots, line: Timeline, metrics: Sequence[str]) -> tuple[list[int
     looks: list[tuple[Key, dict[str, bool]]] = [
         (Key("training, each update", TRAIN, faint=True), {}),
         (Key(mean, TRAIN), {"smooth": True}),
-        (Key("training, mean of the epoch", TRAIN), {"by_epoch": True, "middle": True}),
-        (Key(MINIMISED, TRAIN, "dot", faint=True), {"smooth": True}),
+        (Key("training, mean of the epoch", TRAIN, "dot" if recorded else "solid"), {"by_epoch": True, "middle": True}),
+        (Key(MINIMISED, TRAIN, "dashdot", faint=True), {"smooth": True}),
         (Key("validation", VALID, "dash"), {"by_epoch": True}),
     ]
     keys: dict[Key, int] = {}
