@@ -154,7 +154,7 @@ class Learner:
         budget = Budget.parse(budget)
         policy = resolve(policy, self._updates(budget))
         if policy.layers:
-            optimizers.split_by_layer(self.optimizer, self._layers)
+            optimizers.split_by_layer(self.optimizer, self._layers, policy.layers)
         bind(policy, self.optimizer)  # what the optimizer does not have is refused before anything is written
         with ExitStack() as stack:
             recording = self._begin(

@@ -206,6 +206,8 @@ def test_groups_are_split_once_and_a_new_one_when_it_comes():
     split_by_layer(made, layer_groups(net[0]))
     assert all(a is b for a, b in zip(groups, made.param_groups, strict=False))
     assert [g["layer"] for g in made.param_groups[4:]] == [1]
+    with pytest.raises(ConfigError, match="factors for 3 layers, and the model 2 layer groups"):
+        split_by_layer(made, layer_groups(net[0]), (0.1, 0.5, 1.0))
 
 
 def test_the_optimizers_state_survives_a_split():

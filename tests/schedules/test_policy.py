@@ -62,6 +62,8 @@ def test_factors_of_the_layers_are_part_of_a_policy():
     assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy != Policy({"lr": DOWN})
     with pytest.raises(ConfigError, match="layers is a finite number above 0; received 0"):
         Policy({"lr": DOWN}, (0, 1))
+    with pytest.raises(ConfigError, match=r"layers are factors of the learning rate, .* received 0\.5"):
+        Policy.from_dict({"lr": 0.1, "layers": 0.5})
 
 
 def test_a_function_is_named_in_the_dict_but_cannot_be_read_back():

@@ -160,12 +160,19 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return groups
 
 
-def split_by_layer(optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]]) -> None:
+def split_by_layer(
+    optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], factors: Sequence[float] | None = None
+) -> None:
     """Split parameter groups in place, so that each is of one layer; its number is the group's key ``layer``.
 
     Parameters of no layer count as the last's. Groups that have been split stay as they are. Updates are the same, bit
     for bit: a group's settings are those of the group that it came from.
+
+    Raises:
+        ConfigError: `factors`, where they are given, are not one for each layer.
     """
+    if factors is not None and len(factors) != len(layers):
+        raise ConfigError(f"the policy has factors for {len(factors)} layers, and the model {len(layers)} layer groups")
     layer_of = {id(p): i for i, layer in enumerate(layers) for p in layer}
     split = []
     for group in optimizer.param_groups:

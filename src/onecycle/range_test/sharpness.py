@@ -270,7 +270,7 @@ def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 @contextmanager
 def _twice() -> Iterator[None]:
-    """Says what is the matter where autograd cannot."""
+    """Name the cause where autograd finds no second derivative."""
     try:
         yield
     except torch.OutOfMemoryError:

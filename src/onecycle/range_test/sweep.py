@@ -131,7 +131,7 @@ class SweepRun:
     def update(self, lr: float) -> float:
         """Make one update of every optimizer at `lr`; the mean loss of the batches that it took.
 
-        A batch that only accumulates gradients, or whose gradients overflow, makes no update and no point of its own.
+        A batch that only accumulates gradients, or whose gradients overflow, is neither an update nor a point.
         A loss that is not finite is returned at once.
         """
         swept = self.swept

@@ -43,6 +43,8 @@ class Policy:
         if not isinstance(self.schedules, Mapping) or "lr" not in self.schedules:
             raise ConfigError(f'a policy names at least "lr", as in Policy({{"lr": 0.1}}); received {self.schedules!r}')
         checked = {name: _as_schedule(name, value) for name, value in self.schedules.items()}
+        if not isinstance(self.layers, tuple | list):
+            raise ConfigError(f"layers are factors of the learning rate, such as (0.1, 1); received {self.layers!r}")
         object.__setattr__(self, "schedules", checked)
         object.__setattr__(self, "layers", tuple(number("layers", v, above=0) for v in self.layers))
 
