@@ -37,6 +37,7 @@ from onecycle.report.spec import LEAST, MOST, Plots, budget, kept, style
 from onecycle.report.tables import comparison_table, epochs_table, origins, runs_table, speed_up_table, table
 
 pytest.importorskip("jinja2")
+pytest.importorskip("plotly")
 
 
 def only(folder):
@@ -588,7 +589,8 @@ def test_titles_say_data_model_and_budget(tmp_path):
 def test_settings_are_shown_with_what_they_came_to(tmp_path):
     config = {"data": "digits", "model": None, "budget": "4 epochs", "lr_max": "auto", "weight_decay": None,
               "optimizer": "muon", "clip": None, "augment": None, "seed": 3}  # fmt: skip
-    resolved = {"lr_max": 0.04, "model": "small-cnn", "weight_decay": 0.1, "updates": 200, "momentum": [0.95, 0.85]}
+    resolved = {"lr_max": 0.04, "model": "small-cnn", "weight_decay": 0.1, "updates": 200, "momentum": [0.95, 0.85],
+                "optimizer": "Muon"}  # fmt: skip
     facts = {"samples": [1294, 144, 359], "mean": [0.30503028684425854]}
     folder = write_run(tmp_path / "a", config=config, resolved=resolved, facts=facts, result=None)
     assert title(read([folder])) == "small-cnn on digits, 4 epochs"
@@ -647,7 +649,6 @@ def script_of(path):
 
 
 def test_pages_of_a_folder_of_runs_share_plotly(tmp_path):
-    pytest.importorskip("plotly")
     folders = [write_run(tmp_path / "runs" / name) for name in "ab"]
     pages = [page([folder], folder / "report.html") for folder in folders]
     (shared,) = plotly_files(tmp_path)
@@ -660,7 +661,6 @@ def test_pages_of_a_folder_of_runs_share_plotly(tmp_path):
 
 
 def test_plotly_is_written_into_no_folder_but_one_of_records(tmp_path, monkeypatch):
-    pytest.importorskip("plotly")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
     page([write_run(tmp_path / "mine" / "a")], tmp_path / "mine" / "a" / "report.html")
@@ -675,7 +675,6 @@ def test_plotly_is_written_into_no_folder_but_one_of_records(tmp_path, monkeypat
 
 
 def test_each_run_of_a_comparison_gets_a_page(tmp_path):
-    pytest.importorskip("plotly")
     folder = write_comparison(tmp_path / "comparisons" / "c", epochs=(1, 2))
     record = json.loads((folder / "compare.json").read_text())
     outside = write_run(tmp_path / "outside")
@@ -704,11 +703,10 @@ def test_runs_below_a_page_are_links(tmp_path):
 
 
 def test_everything_of_the_page_is_in_one_file(tmp_path):
-    pytest.importorskip("plotly")
     out = page([write_run(tmp_path / "a"), write_check(tmp_path / "c")], tmp_path / "page.html")
     text = out.read_text(encoding="utf-8")
     assert "default-src 'none'" in text
-    own = text.replace(page_module._plotly().get_plotlyjs(), "")
+    own = text.replace(page_module._libraries()[1].get_plotlyjs(), "")
     assert len(own) < 150_000
     assert not re.findall(r'(?:src|href)="(?!#|data:)', own)
     assert not re.search("https?://", own)
@@ -760,13 +758,12 @@ def test_data_cannot_end_their_element():
 @pytest.mark.parametrize("module", ["jinja2", "plotly.offline"])
 def test_what_the_page_needs(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    page_module._environment.cache_clear()
+    page_module._libraries.cache_clear()
     with pytest.raises(MissingDependency, match=r"pip install onecycle\[report\]"):
         page([write_run(tmp_path / "a")], tmp_path / "page.html")
 
 
 def test_a_page_that_cannot_be_written(tmp_path):
-    pytest.importorskip("plotly")
     with pytest.raises(ConfigError, match=r"cannot write the page .*none/page.html': No such file"):
         page([write_run(tmp_path / "a")], tmp_path / "none" / "page.html")
 

@@ -48,9 +48,11 @@ class Recorded:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings with what they came to; None where that is not recorded."""
+        """The settings, and what those that were left open came to; None where that is not recorded."""
         known = {"lr_max": number(self.result.get("lr_max"))} | dict(self.resolved)
-        return {**self.config, **{name: value for name, value in known.items() if value is not None}}
+        known = {name: value for name, value in known.items() if value is not None}
+        given = {name: value for name, value in self.config.items() if value not in (None, "auto", "default")}
+        return {**self.config, **known, **given}
 
     @property
     def finished(self) -> bool:

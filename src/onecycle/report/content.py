@@ -28,16 +28,8 @@ from ..records.statistics import bounds_of, student
 # With more groups than this, only the best get a sentence each; the others are in the table.
 SENTENCES, BEST = 12, 3
 # Facts that decide whether two measures are of the same thing; the mean and the spread of the pixels follow the seed.
-DATA = (
-    "data",
-    "limit",
-    "image_size",
-    "facts.kind",
-    "facts.input_shape",
-    "facts.outputs",
-    "facts.classes",
-    "facts.samples",
-)
+FACTS = ("kind", "input_shape", "outputs", "classes", "samples")
+DATA = ("data", "limit", "image_size", *(f"facts.{name}" for name in FACTS))
 # Columns of a comparison that are no axis of it: what was measured, and where it is.
 MEASURED = ("seed", "lr_max", "seconds", "status", "error", "run", "updates", "samples_per_second", "created")
 SPLITS = {"test": "test", "valid": "validation"}
@@ -85,7 +77,7 @@ def notices(records: Records) -> list[str]:
 def of_run(run: RecordedRun) -> str:
     """One run in words: how it ended, then how it was set."""
     settings = run.settings
-    lr = number(settings.get("lr_max"))
+    lr = number(run.resolved.get("lr_max")) or number(settings.get("lr_max"))
     subject = [_subject({**_setting(run), "budget": None})]
     names = [settings.get(name) for name in ("policy", "optimizer", "budget")]
     setting = [*subject, *(name for name in names if isinstance(name, str)), lr and f"peak learning rate {lr:.3g}"]

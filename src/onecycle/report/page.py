@@ -12,20 +12,19 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConfigError, MissingDependency
-from ..records.files import REPRODUCTION
+from ..records.files import REPRODUCTION, RUN
 from ..records.read import KINDS, RecordedComparison, RecordedRun, Records, items, part, read
-from .content import compared, groups, notices, of_test, summary, title
+from .content import compared, groups, notices, summary, title
 from .draw_comparison import draw_comparison, run_keys
 from .draw_range_test import draw_test
 from .draw_run import draw_runs
 from .spec import MARKS, Plots
 from .tables import (
     PAGE,
-    Table,
     comparison_table,
     epochs_table,
     link,
@@ -34,9 +33,6 @@ from .tables import (
     speed_up_table,
     tuning_table,
 )
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 # The epochs of several runs are on the page where they are no more rows than this; else each is on its run's own page.
@@ -69,7 +65,7 @@ def page(folders: Sequence[str | Path], out: str | Path, inline: bool | None = N
     onecycle.errors.ConfigError: a page needs a list of at least one folder of a run; received []
     """
     out, records = Path(out), read(folders)
-    _environment()  # what is missing is said before anything is written
+    _libraries()  # what is missing is said before anything is written
     try:
         script = None if inline else _shared_script(out.parent, inline is None)
         for run in _runs_below(records.comparisons, out.parent):
@@ -102,7 +98,9 @@ def markdown(folders: Sequence[str | Path]) -> str:
         tables += [speed_up_table(comparison), comparison_table(comparison)]
     for table in tables:
         if table.rows:
-            lines += ["", f"**{_escaped(table.caption)}**", "", *_markdown_table(table)]
+            rows = [table.columns, ["---"] * len(table.columns), *([cell.text for cell in row] for row in table.rows)]
+            lines += ["", f"**{_escaped(table.caption)}**", ""]
+            lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
     commands = [origin.command for origin in origins(records)[1] if origin.command]
     if commands:
         lines += ["", "Made by:", "", *(f"    {' '.join(command.splitlines())}" for command in commands)]
@@ -115,15 +113,14 @@ def html(records: Records, plotly: str | None = None, at: Path | None = None, sc
     `script` is the address of plotly.js as seen from there; without one it is in the page: the installed one, or the
     text `plotly`.
     """
+    template, plotly_py = _libraries()
     from markupsafe import Markup
 
     inlined = {name: Markup((TEMPLATES / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
     contents = _contents(records, at)
     data = Markup(embedded(contents["plots"].plain()))
-    library = Markup(_plotly().get_plotlyjs() if plotly is None and script is None else plotly)
-    return (
-        _environment().get_template("page.html").render(**contents, **inlined, plotly=library, script=script, data=data)
-    )
+    library = Markup(plotly_py.get_plotlyjs() if plotly is None and script is None else plotly)
+    return template.render(**contents, **inlined, plotly=library, script=script, data=data)
 
 
 def embedded(data: Any) -> str:
@@ -142,13 +139,13 @@ def _write(records: Records, out: Path, script: str | None) -> None:
 
 def _runs_below(comparisons: Sequence[RecordedComparison], at: Path) -> list[RecordedRun]:
     """The runs to which a page in the folder `at` leads, and whose own page is missing or older than they are."""
-    return [
-        run
-        for comparison in comparisons
-        if at.resolve().is_relative_to(comparison.folder.resolve())
-        for _, run in comparison.runs
-        if link(run.folder, at, within=comparison.folder) and _is_older(run.folder / PAGE, run.folder / "run.json")
-    ]
+
+    def is_due(run: RecordedRun) -> bool:
+        page, record = run.folder / PAGE, RUN.path(run.folder)
+        return not page.exists() or page.stat().st_mtime < record.stat().st_mtime
+
+    inside = [one for one in comparisons if at.resolve().is_relative_to(one.folder.resolve())]
+    return [run for one in inside for _, run in one.runs if link(run.folder, at, within=one.folder) and is_due(run)]
 
 
 def _shared_script(folder: Path, among_records: bool) -> str | None:
@@ -159,12 +156,13 @@ def _shared_script(folder: Path, among_records: bool) -> str | None:
     home = folder.resolve()
     if among_records and not _is_record(home):
         return None
-    name = f"plotly-{_plotly().get_plotlyjs_version()}.min.js"
+    plotly_py = _libraries()[1]
+    name = f"plotly-{plotly_py.get_plotlyjs_version()}.min.js"
     near = next((above for above in (home, *home.parents[:ABOVE]) if (above / name).is_file()), None)
     if near is None:
         near = home.parent if _is_record(home) and _is_folder_of_records(home.parent) else home
         beside = near / f".{os.getpid()}-{name}"
-        beside.write_text(_plotly().get_plotlyjs(), encoding="utf-8")
+        beside.write_text(plotly_py.get_plotlyjs(), encoding="utf-8")
         beside.replace(near / name)
     return quote(os.path.relpath(near / name, home))
 
@@ -180,10 +178,6 @@ def _is_folder_of_records(folder: Path) -> bool:
         and os.access(folder, os.W_OK)
         and all(_is_record(path) for path in folder.iterdir() if not path.name.startswith((".", "plotly-")))
     )
-
-
-def _is_older(page: Path, record: Path) -> bool:
-    return not page.exists() or page.stat().st_mtime < record.stat().st_mtime
 
 
 def _contents(records: Records, at: Path | None) -> dict[str, Any]:
@@ -202,10 +196,9 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
     tests = [
         {
             "name": test.name,
-            "words": of_test(test),
-            "verdict": str(part(test.result, "verdict").get("answer") or ""),
-            "reasons": [str(r) for r in items(part(test.result, "verdict"), "reasons")],
-            "advice": [str(a) for a in items(part(test.result, "verdict"), "advice")],
+            "verdict": part(test.result, "verdict").get("answer"),
+            "reasons": items(part(test.result, "verdict"), "reasons"),
+            "advice": items(part(test.result, "verdict"), "advice"),
             "plots": draw_test(plots, test),
         }
         for test in records.tests
@@ -229,12 +222,6 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
     }
 
 
-def _markdown_table(table: Table) -> list[str]:
-    rows = [[_escaped(cell.text) for cell in row] for row in table.rows]
-    ruler = ["---"] * len(table.columns)
-    return ["| " + " | ".join(row) + " |" for row in ([_escaped(name) for name in table.columns], ruler, *rows)]
-
-
 def _escaped(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
@@ -242,23 +229,12 @@ def _escaped(text: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _libraries() -> tuple[Any, Any]:
+    """The template of the page, and the module that has plotly.js."""
     try:
+        import plotly.offline as plotly_py
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise MissingDependency("the page is made by jinja2 and plotly: pip install onecycle[report]") from error
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _plotly() -> Any:
-    try:
-        import plotly.offline as offline
-    except ImportError as error:
-        raise MissingDependency("the page is made by jinja2 and plotly: pip install onecycle[report]") from error
-    return offline
+    how: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=FileSystemLoader(TEMPLATES), **how).get_template("page.html"), plotly_py

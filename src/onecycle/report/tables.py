@@ -179,7 +179,7 @@ def _speed_up(row: Mapping[str, Any]) -> list[TableCell]:
 
 
 def _facts(item: Recorded) -> dict[str, dict[str, Any]]:
-    """Everything that decided how a record came out; a setting that came to something else is said with both."""
+    """Everything that decided how a record came out; a setting like "auto" is said with what it came to."""
     asked, settings = flat(item.config), flat(item.settings)
     settings = {name: settings[name] for name in dict.fromkeys((*MAIN, *settings)) if name in settings}
     for name, value in settings.items():
