@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -212,3 +214,71 @@ def test_notes_are_lines():
     stream = io.StringIO()
     notes(["one", "two"], stream)
     assert stream.getvalue() == "note: one\nnote: two\n"
+
+
+def test_the_training_loss_is_shown_without_label_smoothing(terminal):
+    smoothed = {"loss": 0.91, "loss_unsmoothed": 0.51, "accuracy": 0.7}
+    stream = io.StringIO()
+    Progress(epochs=1, stream=stream)(EpochEnd(0, 40, smoothed, {"loss": 0.75}, {"lr": 0.1}, 5120, 2.54))
+    assert stream.getvalue() == "epoch 1/1  train loss 0.5100  valid loss 0.7500  2.5 s\n"
+    assert "0.5100" in summary({**RESULT, "train": smoothed})[1] and "unsmoothed" not in summary(RESULT)[0]
+    stream = terminal(100)
+    with Progress(epochs=1, stream=stream) as progress:
+        tensors = {"loss": torch.tensor(0.91), "loss_unsmoothed": torch.tensor(0.5)}
+        progress(Update(0, 10, 0, 0.5, {"lr": 0.1}, 128, 1.0, Reading(tensors)))
+    assert "loss 0.5000" in text(stream)[-1]
+
+
+def test_one_update_of_one_epoch():
+    said = summary({**RESULT, "run": None, "updates": 1, "epochs": 1.0})[-1]
+    assert said.startswith("1 update (1 epoch) in 1 min 23 s, ")
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """What is shown under a cell, one text a change: a kernel as IPython tells of it."""
+    shown, config = [], {"IPKernelApp": {}}
+
+    class Handle:
+        def update(self, data, raw):
+            assert raw
+            shown.append(data["text/plain"])
+
+    def display(data, raw, display_id):
+        assert raw and display_id and not shown
+        shown.append(data["text/plain"])
+        return Handle()
+
+    shell = SimpleNamespace(config=config)
+    ipython, module = ModuleType("IPython"), ModuleType("IPython.display")
+    ipython.get_ipython, module.display = lambda: shell, display
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    return SimpleNamespace(shown=shown, config=config)
+
+
+def test_in_a_notebook_the_bar_is_replaced_in_place(notebook, capsys):
+    progress = Progress(epochs=2)
+    for k in range(0, 50, 10):
+        progress(update(k, LOOK * (k + 1)))
+    assert notebook.shown[-1].startswith("━" * 16 + "┄" * 24 + "   41/100  loss 1.0000  lr 0.0125")
+    progress(epoch_end())
+    progress(update(60, LOOK * 100))
+    line, bar = notebook.shown[-1].splitlines()
+    assert line == "epoch 1/2  train loss 0.9100  valid loss 0.7500  valid accuracy 0.8125  2.5 s"
+    assert bar.startswith("━" * 24) and len(bar) <= 100
+    progress.table(RESULT)
+    assert notebook.shown[-1].splitlines() == [line, *summary(RESULT)]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_is_not_a_terminal_with_ipython(notebook, capsys):
+    notebook.config.clear()
+    Progress(epochs=1)(epoch_end())
+    assert not notebook.shown and "epoch 1/1" in capsys.readouterr().err
+
+
+def test_a_stream_that_is_given_is_used_in_a_notebook_too(notebook):
+    stream = io.StringIO()
+    Progress(epochs=1, stream=stream)(epoch_end())
+    assert not notebook.shown and stream.getvalue().startswith("epoch 1/1")

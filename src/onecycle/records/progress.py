@@ -1,4 +1,4 @@
-"""What a run says while it trains: one bar on a terminal, one line an epoch, and a closing table."""
+"""What a run says while it trains: a bar on a terminal or in a notebook, one line an epoch, and a closing table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .. import text
 from ..training.loop import EpochEnd, Event, Update
+from .read import comparable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,18 +24,46 @@ WEIGHT = 0.3
 # Columns of the bar itself, at least and at most.
 BAR = (6, 40)
 GAP = "  "
+# Columns of the line in a notebook, whose width is not known.
+NOTEBOOK = 100
+
+
+class NotebookOutput:
+    """Text under a notebook's cell that is replaced in place: lines that stay, and below them the bar."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._handle: Any = None
+
+    def show(self, bar: str = "") -> None:
+        """Show the lines and `bar`, in the place of what was shown before."""
+        from IPython.display import display  # type: ignore[import-not-found]
+
+        data = {"text/plain": "\n".join([*self.lines, bar] if bar else self.lines)}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 class Progress:
     """An observer that shows how far a run is.
 
     On a terminal: one bar with updates done, loss, learning rate, momentum, rate and time left, as much of it as the
-    width holds, and one lasting line an epoch. Elsewhere: one plain line an epoch. The bar's loss is a running mean of
-    those that it saw, a few a second; the lines have the true means.
+    width holds, and one lasting line an epoch. In a notebook the same, as text that is replaced in place. Elsewhere:
+    one plain line an epoch. The bar's loss is a running mean of those that it saw, a few a second; the lines have the
+    true means. Where labels are smoothed, the training loss is shown without that, as the validation loss is.
 
     Args:
         epochs: how many the run has, where that is known.
-        stream: where to write, standard error at default.
+        stream: where to write, standard error at default; in a notebook, under the cell.
         unit: what a sample is called, such as "images".
         terminal: draw as on a terminal; whether `stream` is one, at default.
 
@@ -45,8 +75,9 @@ class Progress:
     def __init__(
         self, *, epochs: float | None, stream: TextIO | None = None, unit: str = "samples", terminal: bool | None = None
     ):
+        self._notebook = NotebookOutput() if stream is None and terminal is None and in_notebook() else None
         self._stream = sys.stderr if stream is None else stream
-        self._terminal = self._stream.isatty() if terminal is None else terminal
+        self._terminal = self._notebook is None and (self._stream.isatty() if terminal is None else terminal)
         self._epochs, self._unit = epochs, unit
         self._live: Live | None = None
         self._loss: float | None = None
@@ -54,7 +85,7 @@ class Progress:
         # Samples and time are counted from `_since` on: not through an evaluation, nor before a run was resumed.
         self._samples, self._since = 0, None
         # A run that is over before the first look never pays for a bar.
-        self._due = LOOK if self._terminal else math.inf
+        self._due = LOOK if self._terminal or self._notebook else math.inf
 
     def __call__(self, event: Event) -> None:
         """Take note of an event; for nearly all updates, that is a comparison of times."""
@@ -74,6 +105,8 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._notebook is not None and self._loss is not None:
+            self._notebook.show()
 
     def __enter__(self) -> Progress:
         return self
@@ -99,32 +132,39 @@ class Progress:
 
     def _say(self, line: str) -> None:
         """Write a line that stays, above the bar if there is one."""
-        if self._live is not None:
+        if self._notebook is not None:
+            self._notebook.lines.append(line)
+            self._notebook.show()
+        elif self._live is not None:
             self._console.print(line, markup=False, emoji=False, no_wrap=True, overflow="ellipsis", crop=True)
         else:
             print(line, file=self._stream, flush=True)
 
     def _look(self, event: Update) -> None:
         self._due = event.seconds + LOOK
-        self._loss = _running(self._loss, event.loss)
+        self._loss = _running(self._loss, comparable(event.row)["loss"])
         if self._samples and self._since is not None and event.seconds > self._since:
             self._rate = _running(self._rate, self._samples / (event.seconds - self._since))
         self._samples, self._since = 0, event.seconds
         self._draw(_update_fields(event, self._loss, self._rate, self._unit), _share(event))
 
     def _draw(self, fields: list[tuple[int, str]], share: float) -> None:
+        if self._notebook is not None:
+            done = round(share * BAR[1])
+            self._notebook.show(_fitted([(-1, "━" * done + "┄" * (BAR[1] - done)), *fields], NOTEBOOK))
+            return
         from rich.live import Live
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
         width = self._console.width - 1  # a full last column makes some terminals wrap
-        text = _fitted(fields, width - BAR[0] - len(GAP))
+        said = _fitted(fields, width - BAR[0] - len(GAP))
         line = Table.grid(padding=(0, len(GAP), 0, 0))
-        room = width - len(text) - len(GAP)
+        room = width - len(said) - len(GAP)
         if room >= BAR[0]:
-            line.add_row(ProgressBar(total=1.0, completed=share, width=min(room, BAR[1])), text)
+            line.add_row(ProgressBar(total=1.0, completed=share, width=min(room, BAR[1])), said)
         else:
-            line.add_row(text)
+            line.add_row(said)
         if self._live is None:
             # Without a thread of its own: it is drawn when an update says so. Other people's prints go above the bar.
             self._live = Live(
@@ -150,7 +190,7 @@ def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | No
     1,000 updates (10 epochs) in 1 min 23 s, 12,346 images/s, peak learning rate 0.06
     The run is in runs/one
     """
-    splits = {split: result[split] for split in ("train", "valid", "test") if result.get(split)}
+    splits = {split: comparable(result[split]) for split in ("train", "valid", "test") if result.get(split)}
     names = dict.fromkeys(name for means in splits.values() for name in means)
     lines = ["".ljust(5), *(split.ljust(5) for split in splits)]
     for name in names:
@@ -159,8 +199,9 @@ def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | No
         if width is None or len(lines[0]) + len(GAP) + wide <= width:
             lines = [line + GAP + cell.rjust(wide) for line, cell in zip(lines, cells, strict=True)]
     said = (
-        f"{result['updates']:,} updates ({result['epochs']:g} epochs) in {_duration(result['seconds'])}, "
-        f"{_rate(result['samples_per_second'])} {unit}/s, peak learning rate {result['lr_max']:g}"
+        f"{text.count(result['updates'], 'update')} ({text.count(result['epochs'], 'epoch')}) in "
+        f"{text.duration(result['seconds'])}, {text.rate(result['samples_per_second'])} {unit}/s, "
+        f"peak learning rate {text.number(result['lr_max'])}"
     )
     lines += textwrap.wrap(said, width) if width else [said]
     return lines + ([f"The run is in {result['run']}"] if result.get("run") else [])
@@ -177,17 +218,18 @@ def notes(lines: Iterable[str], stream: TextIO | None = None) -> None:
 
 
 def _epoch_fields(event: EpochEnd, epochs: float | None) -> list[tuple[int, str]]:
-    """The pieces of an epoch's line, each with its rank: the largest goes first where room is short."""
+    """The pieces of an epoch's line, each with its rank: that of the largest rank is left out first."""
     last = "" if epochs is None else f"{math.ceil(epochs)}"
     fields = [(0, f"epoch {event.epoch + 1:>{len(last)}}" + (f"/{last}" if last else ""))]
-    split, means = ("train", event.train) if event.valid is None else ("valid", event.valid)
-    if event.valid is not None and "loss" in event.train:
-        fields.append((4, f"train loss {_number(event.train['loss'])}"))
+    train = comparable(event.train)
+    split, means = ("train", train) if event.valid is None else ("valid", event.valid)
+    if event.valid is not None and "loss" in train:
+        fields.append((4, f"train loss {_number(train['loss'])}"))
     main = next((name for name in means if name != "loss"), "loss")
     for name, value in means.items():
         rank = 1 if name == main else 3 if name == "loss" else 5
         fields.append((rank, f"{split} {name} {_number(value)}"))
-    return [*fields, (2, _duration(event.seconds))]
+    return [*fields, (2, text.duration(event.seconds))]
 
 
 def _update_fields(event: Update, loss: float, rate: float | None, unit: str) -> list[tuple[int, str]]:
@@ -202,17 +244,17 @@ def _update_fields(event: Update, loss: float, rate: float | None, unit: str) ->
     if "momentum" in event.values:
         fields.append((5, f"momentum {event.values['momentum']:.3f}"))
     if rate is not None:
-        fields.append((4, f"{_rate(rate)} {unit}/s"))
+        fields.append((4, f"{text.rate(rate)} {unit}/s"))
     if share > 0:
-        fields.append((2, f"{_duration(round(event.seconds * (1 - share) / share))} left"))
+        fields.append((2, f"{text.duration(round(event.seconds * (1 - share) / share))} left"))
     return fields
 
 
 def _fitted(fields: list[tuple[int, str]], width: int | None) -> str:
     """One line of the pieces, without the least important ones where they are too wide together."""
-    text = GAP.join(piece for _, piece in fields)
-    if width is None or len(text) <= width or len(fields) == 1:
-        return text
+    line = GAP.join(piece for _, piece in fields)
+    if width is None or len(line) <= width or len(fields) == 1:
+        return line
     least = max(fields)
     return _fitted([field for field in fields if field is not least], width)
 
@@ -227,14 +269,3 @@ def _running(mean: float | None, value: float) -> float:
 
 def _number(value: float) -> str:
     return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.3e}"
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{round(seconds, 1):g} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
