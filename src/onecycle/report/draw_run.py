@@ -15,6 +15,7 @@ from .content import Group
 from .draw_policy import schedule, schedule_key
 from .matplotlib import draw
 from .spec import (
+    COUNTS,
     MARKED,
     TRAIN,
     VALID,
@@ -234,7 +235,7 @@ def _metrics(groups: Sequence[Group]) -> list[str]:
     names = [name for run in runs for row in run.steps[:1] for name in row if name not in value_names([row])]
     rows = [row for run in runs for row in run.epochs[:1]]
     names += [name[6:] for row in rows for name in row if name.startswith(("train_", "valid_"))]
-    known = dict.fromkeys(name for name in names if name not in ("step", "epoch", "seconds", UNSMOOTHED["loss"]))
+    known = dict.fromkeys(name for name in names if name not in (*COUNTS, "seconds", UNSMOOTHED["loss"]))
     return sorted(known, key=lambda name: {"accuracy": 0, "loss": 1}.get(name, 2))
 
 

@@ -30,6 +30,9 @@ MARKED = 30
 # Values that span more than this factor are drawn on a logarithmic axis.
 LOG_FROM = 30
 
+# Columns of a record that say which it is.
+COUNTS = ("fit", "step", "epoch")
+
 Row = Mapping[str, Any]
 
 
@@ -175,11 +178,11 @@ def updates(rows: Sequence[Row]) -> np.ndarray:
 def value_names(rows: Sequence[Row]) -> list[str]:
     """The scheduled values: the columns before the loss.
 
-    >>> value_names([{"step": 0, "epoch": 0, "lr": 0.1, "momentum": 0.9, "loss": 2.3, "accuracy": 0.1}])
+    >>> value_names([{"fit": 0, "step": 0, "epoch": 0, "lr": 0.1, "momentum": 0.9, "loss": 2.3, "accuracy": 0.1}])
     ['lr', 'momentum']
     """
     before = (name for row in rows for name in takewhile(lambda name: name not in ("loss", "train_loss"), row))
-    return [name for name in dict.fromkeys(before) if name not in ("step", "epoch")]
+    return [name for name in dict.fromkeys(before) if name not in COUNTS]
 
 
 def moving_mean(y: np.ndarray) -> tuple[np.ndarray, int]:

@@ -1,4 +1,4 @@
-"""A page's figures for print: what is drawn, from which the same page draws it."""
+"""The figures of a comparison for print: the same lines as on the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from page_makers import HOSTILE, write_check, write_comparison
 
 from onecycle.records.read import read
-from onecycle.report.draw_comparison import comparison_drawings, draw_comparison
+from onecycle.report.draw_comparison import comparison_drawings, comparison_figure, draw_comparison
 from onecycle.report.draw_range_test import draw_test
 from onecycle.report.matplotlib import draw_one
 from onecycle.report.spec import Plots
@@ -47,6 +47,15 @@ def test_lines_bands_and_runs_are_those_of_the_page(tmp_path):
     assert [text.get_text() for text in panel.figure.legends[0].get_texts()] == [
         "one_cycle", "step", "95 % interval of the mean",
     ]  # fmt: skip
+
+
+def test_the_figure_of_a_setting_has_the_lines_of_the_page(tmp_path):
+    comparison, plots = comparison_of(write_comparison(tmp_path / "c", epochs=(1, 2), runs=False)), Plots()
+    page = plots.figures[draw_comparison(plots, comparison)["figures"][0]]
+    (panel,) = comparison_figure(comparison.record).axes
+    drawn = [(line.get_label(), list(line.get_xdata()), list(line.get_ydata())) for line in panel.get_lines()]
+    assert drawn == [(plots.keys[line.key].label, line.x, line.y) for line in page.series]
+    assert [line.y[1] for line in page.series[::2]] == pytest.approx([0.8505, 0.8305])
 
 
 def test_a_bound_is_hollow_and_an_open_end_an_arrow(tmp_path):
