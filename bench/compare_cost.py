@@ -124,7 +124,7 @@ def spread(values: list[float]) -> str:
 def seconds_of(jobs: int, spec: Spec, folder: Path) -> float:
     """Wall time of the runs of `spec`, the processes having started."""
     setting = plan.settings(spec)[0]
-    cells = plan.cells(spec, setting)
+    cells = plan.conditions(spec, setting)
 
     def tasks(name: str, seeds: range, spec: Spec) -> list[PlannedRun]:
         keys = [(cell, seed) for seed in seeds for cell in cells]

@@ -111,7 +111,7 @@ def test_from_a_specification_to_a_page_and_again(capsys, tmp_path: Path):
         (["--lr-max", "0.1"], "peaks are tuned, or given by lr_max"),
         (["--optimizer", "sgd,adamm"], "unknown optimizer 'adamm'"),
         (["--model", "mpl"], "unknown model 'mpl': did you mean mlp"),
-        (["--seeds", "0"], "seeds is a whole number, at least 1; received 0"),
+        (["--seeds", "0"], "seeds is the number of runs of each condition, a whole number of at least 1; received 0"),
         (["--epochs", "2,x"], "epochs is a finite number above 0; received 'x'"),
         (["--seeds", "2.7"], "--seeds: it is a whole number; received '2.7'"),
         (["--epochs", "0"], "epochs is a finite number above 0; received 0"),
@@ -166,7 +166,7 @@ def test_ctrl_c_with_processes_leaves_a_comparison_to_go_on_with(tmp_path: Path,
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130, said
-    assert "give the same command again to go on" in said.splitlines()[-1] and "Traceback" not in said
+    assert "To go on: onecycle compare " in said.splitlines()[-1] and "Traceback" not in said
     left = Comparison.read(tmp_path / "out").record
     assert left["status"] == "interrupted" and "finished" in [row["status"] for row in left["table"]]
     main(["compare", *LONG, "--out", "out"])

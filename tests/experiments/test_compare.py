@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -20,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from onecycle import Learner, build_model, load
+from onecycle.commands.app import main
 from onecycle.errors import CheckpointError, ConfigError, DataError, Interrupted
 from onecycle.experiments import comparison as module
 from onecycle.experiments import execute, plan, workers
@@ -141,7 +143,9 @@ def test_more_seeds_go_on(tmp_path: Path, made: list[PlannedRun]):
         compare(out=tmp_path / "out", **UNTUNED)
 
 
-def test_a_stop_leaves_a_comparison_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_leaves_a_comparison_that_goes_on_by_the_command_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     whole = compare(out=tmp_path / "whole", **UNTUNED)
     real, count = execute.run, []
 
@@ -152,7 +156,7 @@ def test_a_stop_leaves_a_comparison_that_goes_on(tmp_path: Path, monkeypatch: py
         return real(*arguments, **options)
 
     monkeypatch.setattr(execute, "run", stopped)
-    with pytest.raises(Interrupted, match=r"what is done is kept in .*give the same command again") as stop:
+    with pytest.raises(Interrupted, match=r"^stopped after 2 of 4 runs, kept in .*/out\. To go on: (.*)$") as stop:
         compare(out=tmp_path / "out", **UNTUNED)
     assert stop.value.signal == 2
     record = Comparison.read(tmp_path / "out").record
@@ -160,7 +164,10 @@ def test_a_stop_leaves_a_comparison_that_goes_on(tmp_path: Path, monkeypatch: py
     assert [row["status"] for row in record["table"]] == ["finished", "finished", "waiting", "waiting"]
     assert record["summary"]
     monkeypatch.setattr(execute, "run", real)
-    assert measures(compare(out=tmp_path / "out", **UNTUNED)) == measures(whole)
+    capsys.readouterr()
+    main(shlex.split(str(stop.value).rpartition(": ")[2])[1:])
+    assert "2 of 4 runs are there already" in capsys.readouterr().err
+    assert measures(Comparison.read(tmp_path / "out")) == measures(whole)
 
 
 def test_a_failed_run_is_tried_once_more_and_then_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -207,7 +214,7 @@ def test_a_policy_of_which_every_trial_fails_has_failed_runs(tmp_path: Path, mon
     comparison = compare(out=tmp_path / "out", **TUNED)
     ours, theirs = comparison.table
     assert ours["status"] == "finished"
-    assert (theirs["status"], theirs["error"]) == ("failed", "no trial run of this policy came to its end")
+    assert (theirs["status"], theirs["error"]) == ("failed", "no trial run of this policy finished")
     assert theirs["lr_max"] is None
 
 
@@ -410,3 +417,11 @@ def test_the_page_reads_what_is_written(tmp_path: Path):
     text = page.read_text(encoding="utf-8")
     assert "one_cycle" in text and "Speed-up at equal accuracy" in text and "batch size" in text
     assert len(comparison.plot().axes) == 2
+
+
+def test_a_comparison_is_plain_data_a_line_and_a_table(tmp_path: Path):
+    comparison = compare(out=tmp_path / "out", **UNTUNED)
+    assert repr(comparison) == f"Comparison(one_cycle, step: 4 of 4 runs finished, in {tmp_path / 'out'})"
+    assert json.loads(json.dumps(comparison.to_dict())) == {"folder": str(tmp_path / "out"), **comparison.record}
+    page = comparison._repr_html_()
+    assert page.count("<table>") == 2 and "<th>one_cycle</th>" in page.replace("td>", "th>")

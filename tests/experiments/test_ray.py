@@ -38,6 +38,9 @@ SPEC: dict[str, Any] = {
 LONG = {**SPEC, "epochs": [6], "seeds": 1, "model": ray_models.slow}
 
 
+STOPPED = r"stopped after 0 of 2 runs, kept in out\. To go on: onecycle compare digits .* --on ray --out out"
+
+
 @pytest.fixture(autouse=True)
 def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -151,7 +154,7 @@ def test_a_stop_leaves_a_comparison_that_goes_on(cluster: Any):
         time.sleep(0.5)  # the node hears of it while its run is held
 
     stopper = in_the_middle(1, interrupt)
-    with pytest.raises(Interrupted, match="what is done is kept in out") as stop:
+    with pytest.raises(Interrupted, match=STOPPED) as stop:
         compare(out="out", on="ray", **LONG)
     stopper.join()
     assert stop.value.signal == signal.SIGINT

@@ -5,22 +5,23 @@ from __future__ import annotations
 import io
 import json
 import re
+from typing import Any
 
 import pytest
 
 from onecycle.errors import ConfigError
-from onecycle.experiments import results as tables
+from onecycle.experiments import results
 from onecycle.experiments.console import Lines, LiveTable, best_so_far, interim
-from onecycle.experiments.plan import Cell
+from onecycle.experiments.execute import Outcome
+from onecycle.experiments.plan import Condition
 from onecycle.experiments.spec import Spec
-from onecycle.experiments.workers import Outcome
 from onecycle.report.draw_comparison import comparison_figure
 
 OURS = {1: 0.90, 2: 0.95}
 THEIRS = {1: 0.70, 2: 0.90}
 
 
-def rows_of(spec: Spec, *, split: str = "test", shift: float = 0.0) -> list[tables.Row]:
+def rows_of(spec: Spec, *, split: str = "test", shift: float = 0.0) -> list[dict[str, Any]]:
     """1cycle needs half the epochs of step decay; seeds differ a little."""
     found = []
     for setting in (dict(zip(spec.axes, values, strict=True)) for values in zip(*spec.axes.values(), strict=True)) if (
@@ -30,41 +31,42 @@ def rows_of(spec: Spec, *, split: str = "test", shift: float = 0.0) -> list[tabl
                 for seed in range(spec.seeds):
                     accuracy = curve[int(epochs)] + 0.001 * seed + shift
                     result = {split: {"accuracy": accuracy, "loss": 0.5}, "seconds": epochs, "updates": 9}
-                    cell = Cell(policy, epochs, tuple(setting.items()))
-                    found.append(tables.row(cell, seed, 0.1, f"runs/{cell.name}", Outcome("finished", result)))
+                    cell = Condition(policy, epochs, tuple(setting.items()))
+                    found.append(results.run_record(cell, seed, 0.1, f"runs/{cell.name}", Outcome("finished", result)))
     return found
 
 
 SPEC = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=3)
 
 
-def said(spec: Spec, rows: list[tables.Row]) -> list[str]:
-    return tables.sentences(spec, rows, tables.speed_ups(spec, rows))
+def said(spec: Spec, rows: list[dict[str, Any]]) -> list[str]:
+    return results.sentences(spec, rows, results.speed_ups(spec, rows))
 
 
 def test_a_row_is_flat_and_says_how_the_run_ended():
-    cell = Cell("step", 2, (("batch_size", 64),))
-    row = tables.row(cell, 1, 0.2, "runs/x", Outcome("failed", error="disk full"))
+    cell = Condition("step", 2, (("batch_size", 64),))
+    row = results.run_record(cell, 1, 0.2, "runs/x", Outcome("failed", error="disk full"))
     assert row == {
         "policy": "step", "epochs": 2, "batch_size": 64, "seed": 1, "lr_max": 0.2, "test_accuracy": None,
         "valid_accuracy": None, "updates": None, "seconds": None, "status": "failed", "error": "disk full",
         "run": "runs/x",
     }  # fmt: skip
-    assert tables.row(cell, 1, None, "runs/x", None)["status"] == "waiting"
+    assert results.run_record(cell, 1, None, "runs/x", None)["status"] == "waiting"
     assert rows_of(SPEC)[0]["test_accuracy"] == 0.90 and rows_of(SPEC)[0]["test_loss"] == 0.5
 
 
 def test_the_speed_up_is_found_and_said():
     rows = rows_of(SPEC)
-    records = tables.speed_up_rows(tables.speed_ups(SPEC, rows))
+    records = results.speed_up_records(results.speed_ups(SPEC, rows))
     assert [r["against"] for r in records] == ["step", "step"]
     assert records[0]["speed_up"] == pytest.approx(2) and records[0]["budget"] == 1
     assert records[1]["more_than"] and records[1]["claim"] == "faster"
     assert json.loads(json.dumps(records)) == records
     words = said(SPEC, rows)
-    assert words[0].startswith("1cycle reaches 90.1 ± 0.2 % in 1 epoch; the best tuned standard schedule (step) needs")
-    assert "In 2 epochs 1cycle is 5.00 points better than step, seed by seed" in words[2]
-    assert "no difference" not in words[2]
+    assert words[0].startswith(
+        "1cycle is faster (n = 3): it reaches 90.1 % [89.9, 90.3] in 1 epoch; the best tuned standard schedule (step) "
+    )
+    assert words[2].startswith("1cycle is better than step in 2 epochs (n = 3): by 5.00 points, seed by seed (95 % ")
 
 
 def test_no_claim_where_the_difference_holds_zero():
@@ -72,22 +74,21 @@ def test_no_claim_where_the_difference_holds_zero():
     for row in rows:
         if row["policy"] == "step":
             row["test_accuracy"] = 0.951 + 0.02 * (row["seed"] - 1)
-    assert said(SPEC, rows)[-1].endswith("no difference can be claimed.")
+    assert said(SPEC, rows)[-1].startswith("No difference shown in 2 epochs (n = 3): 1cycle is 0.00 points ")
 
 
 def test_no_claim_of_two_seeds():
     spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=2)
     words = said(spec, rows_of(spec))[-1]
-    assert "5.00 points better than step" in words and "n = 2): no difference can be claimed." in words
-    assert not said(SPEC, rows_of(SPEC))[-1].endswith("no difference can be claimed.")
+    assert words.startswith("No difference shown in 2 epochs (n = 2): 1cycle is 5.00 points better than step, ")
+    assert said(SPEC, rows_of(SPEC))[-1].startswith("1cycle is better than step in 2 epochs (n = 3): ")
 
 
 def test_one_epoch_and_more_in_words():
     spec = Spec(policies=("one_cycle", "step"), epochs=(1,), seeds=3)
     words = said(spec, rows_of(spec))
-    assert words[0].endswith("(step) needs more than 1 (95 % intervals, n = 3).") and words[1].startswith(
-        "In 1 epoch 1cycle"
-    )
+    assert words[0].endswith("(step) needs more than 1 (95 % intervals).")
+    assert words[1].startswith("1cycle is better than step in 1 epoch (n = 3): ")
 
 
 def test_the_best_of_many_is_no_better_than_they_are():
@@ -99,13 +100,14 @@ def test_the_best_of_many_is_no_better_than_they_are():
         for policy in spec.policies:
             for seed, gain in enumerate((0.006, 0.011, 0.009, 0.014) if policy == "step" else (0, 0, 0, 0)):
                 outcome = Outcome("finished", {"test": {"accuracy": 0.9 + gain}})
-                rows.append(tables.row(Cell(policy, 2, ()), seed, 0.1, "", outcome))
+                rows.append(results.run_record(Condition(policy, 2, ()), seed, 0.1, "", outcome))
         return said(spec, rows)[-1]
 
     one, six = words(("step",)), words(("step", "cosine", "constant", "linear", "wsd", "clr"))
-    assert one.endswith("seed by seed (95 % interval of the difference: -1.54 to -0.46, n = 4).")
-    assert "1cycle is 1.00 points worse than step" in one and "1cycle is 1.00 points worse than step" in six
-    assert six.endswith("from the best of 6: -1.54 to +0.05, n = 4): no difference can be claimed.")
+    assert one.endswith("seed by seed (95 % interval of the difference: -1.54 to -0.46).")
+    assert one.startswith("1cycle is worse than step in 2 epochs (n = 4): by 1.00 points, ")
+    assert six.startswith("No difference shown in 2 epochs (n = 4): 1cycle is 1.00 points worse than step, ")
+    assert six.endswith("from the best of 6: -1.54 to +0.05).")
 
 
 def test_a_cell_a_line():
@@ -115,7 +117,7 @@ def test_a_cell_a_line():
     rows[0] |= {"test_accuracy": None, "status": "failed"}
     for row in rows[6:9]:
         row |= {"test_accuracy": None, "lr_max": None, "status": "failed"}
-    columns, lines = tables.means({"config": json.loads(json.dumps(spec.to_dict())), "table": rows})
+    columns, lines = results.means({"config": json.loads(json.dumps(spec.to_dict())), "table": rows})
     assert columns == ["hidden", "epochs", "policy", "peak", "n", "failed", "test accuracy"]
     assert lines[0] == ["8", "1", "one_cycle", "0.1", "2", "1", "90.15 % [89.51 %, 90.79 %]"]
     assert lines[2] == ["8", "1", "step", "", "0", "3", ""]
@@ -125,7 +127,7 @@ def test_a_cell_a_line():
 def test_settings_are_told_apart():
     spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=3, axes={"batch_size": (32, 64)})
     rows = rows_of(spec)
-    assert {r["against"] for r in tables.speed_up_rows(tables.speed_ups(spec, rows))} == {
+    assert {r["against"] for r in results.speed_up_records(results.speed_ups(spec, rows))} == {
         "step at batch size 32", "step at batch size 64",
     }  # fmt: skip
     assert all(line.startswith("At batch size ") for line in said(spec, rows))
@@ -133,14 +135,15 @@ def test_settings_are_told_apart():
 
 def test_what_is_missing_is_said():
     spec = Spec(policies=("one_cycle", "step"), epochs=(1, 2), seeds=1)
-    assert "With one seed there is no interval, and no difference can be claimed." in said(spec, rows_of(spec))
+    assert "With one seed there is no interval, and no difference can be shown." in said(spec, rows_of(spec))
     assert any("There is no test data" in line for line in said(SPEC, rows_of(SPEC, split="valid")))
     rows = rows_of(SPEC)
     rows[0] |= {"test_accuracy": None, "status": "failed"}
     assert "1 of 12 runs failed: the table says why." in said(SPEC, rows)
-    assert said(SPEC, rows)[0].endswith(": no difference can be claimed at n = 2; failed runs left out: 1.")
-    assert [r["n"] for r in tables.speed_up_rows(tables.speed_ups(SPEC, rows))] == [2, 3]
-    assert "n = 3)" in said(SPEC, rows)[2]
+    assert said(SPEC, rows)[0].startswith("No difference shown (n = 2): ")
+    assert said(SPEC, rows)[0].endswith("; failed runs left out: 1.")
+    assert [r["n"] for r in results.speed_up_records(results.speed_ups(SPEC, rows))] == [2, 3]
+    assert "(n = 3)" in said(SPEC, rows)[2]
     rows[3] |= {"test_accuracy": None, "status": "failed"}
     assert "n = 2)" in said(SPEC, rows)[2] and "2 of 12 runs failed: the table says why." in said(SPEC, rows)
     alone = Spec(policies=("step", "cosine"), epochs=(1, 2), seeds=3)

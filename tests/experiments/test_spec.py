@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from onecycle.commands.app import app
 from onecycle.errors import ConfigError
-from onecycle.experiments import plan
-from onecycle.experiments.spec import Spec
+from onecycle.experiments import comparison, plan
+from onecycle.experiments.options import Placement
+from onecycle.experiments.spec import Spec, command_of
 
 TOML = """
 data = "digits"
@@ -42,9 +45,9 @@ def test_a_file_says_the_same_as_keywords(tmp_path: Path):
         ({"policies": []}, "policies needs at least one value"),
         ({"epochs": [2, 2]}, "epochs has a value twice"),
         ({"batch_size": []}, "batch_size needs at least one value"),
-        ({"seeds": 0}, "seeds is a whole number, at least 1; received 0"),
-        ({"seeds": True}, "seeds is a whole number"),
-        ({"trials": 2}, "trials is a whole number, at least 3"),
+        ({"seeds": 0}, "seeds is the number of runs of each condition, a whole number of at least 1; received 0"),
+        ({"seeds": True}, "seeds is the number of runs"),
+        ({"trials": 2}, "trials is the number of .* a whole number of at least 3"),
         ({"seed": [1, 2]}, "seed is no axis of a comparison: its values are given as seeds"),
         ({"budget": "5m"}, "given as epochs"),
         ({"model_options": [{"dropout": 0.1}]}, "varied by their own names, such as dropout"),
@@ -93,7 +96,7 @@ def test_what_no_run_can_be_made_of_is_refused_before_the_first(values: dict, me
 def test_the_runs_of_all_policies_differ_in_policy_and_peak_alone():
     spec = Spec.from_dict({"batch_size": [32, 64], "dropout": 0.2, "policies": ["one_cycle", "step"], "model": "mlp"})
     assert plan.settings(spec) == [(("batch_size", 32),), (("batch_size", 64),)]
-    group = plan.cells(spec, plan.settings(spec)[1])
+    group = plan.conditions(spec, plan.settings(spec)[1])
     assert [cell.name for cell in group[:3]] == ["one_cycle-2-batch_size64", "step-2-batch_size64",
                                                  "one_cycle-4-batch_size64"]  # fmt: skip
     ours, theirs = (plan.job_for(spec, cell, lr, 3) for cell, lr in zip(group, (0.4, 0.1), strict=False))
@@ -105,7 +108,7 @@ def test_the_runs_of_all_policies_differ_in_policy_and_peak_alone():
 
 def test_large_budgets_keep_their_digits():
     spec = Spec(epochs=(1_000_000, 1 / 3))
-    jobs = [plan.job_for(spec, cell, 0.1, 0) for cell in plan.cells(spec, ())]
+    jobs = [plan.job_for(spec, cell, 0.1, 0) for cell in plan.conditions(spec, ())]
     assert {job.budget for job in jobs} == {"1,000,000 epochs", "0.333333333333 epochs"}
 
 
@@ -118,7 +121,41 @@ def test_a_fraction_is_of_the_training_samples():
 
 def test_the_plan_counts_runs_and_seconds():
     spec = Spec(policies=("one_cycle", "step"), epochs=(1, 3), seeds=5, axes={"batch_size": (32, 64)}, trials=4)
-    assert plan.counts(spec) == (40, 32)
+    said = plan.lines(spec, dict.fromkeys(plan.settings(spec), plan.Speed(1.0, 1, 1)))
+    assert "runs: 40" in said and said[3].startswith("tuning: 32 trial runs, 4 for each policy and budget")
     speeds = {setting: plan.Speed(100.0, 250, 150, 0.5) for setting in plan.settings(spec)}
     # 2 settings x 2 policies x 9 runs, of .5 s and 3 s an epoch: 250 samples, and 150 at a third
     assert plan.expected(spec, speeds) == pytest.approx(2 * 2 * 9 * ((0.5 + 3) + (0.5 + 9)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"data": "my data/set.npz", "model": "pkg.nets:build", "policies": ["wsd"], "epochs": [0.5], "seeds": 2},
+        {"tune": False, "lr_max": 0.1 + 0.2, "batch_size": [64]},
+        {"tune": False, "lr_max": {"one_cycle": 1e-3, "step": 2}, "policies": ["one_cycle", "step"]},
+        {
+            "weight_decay": [0, 5e-4],
+            "optimizer": ["sgd", "adamw"],
+            "compile": True,
+            "clip": None,
+            "width": 2,
+            "trials": 7,
+        },
+    ],
+)
+def test_the_command_of_a_comparison_makes_that_comparison(values: dict, monkeypatch: pytest.MonkeyPatch):
+    spec, made = Spec.from_dict(values), []
+    monkeypatch.setattr(comparison, "conduct", lambda spec, out, **options: made.append((spec, out, options)) or 1 / 0)
+    placement = Placement(on="ray", gpus=0.25, storage="s3://b/c")
+    command = command_of(spec, Path("my out"), placement)
+    with pytest.raises(ZeroDivisionError):
+        app(shlex.split(str(command))[1:])
+    [(same, out, options)] = made
+    assert (same, out, options["placement"]) == (spec, Path("my out"), placement)
+
+
+@pytest.mark.parametrize("values", [{"momentum": (0.95, 0.85)}, {"augment": "16"}, {"model_options": {"width": 2}}])
+def test_values_that_no_shell_can_give_have_no_command(values: dict):
+    assert command_of(Spec.from_dict(values), Path("out")) is None

@@ -415,19 +415,20 @@ BEST = SpeedUp(
     reached_share=1.0,
     claim="faster",
 )
-HEAD = "1cycle reaches 91.2 ± 0.2 % in 4 epochs; the best tuned standard schedule (cosine) needs "
+HEAD = " (n = 5): it reaches 91.2 % [91.0, 91.4] in 4 epochs; the best tuned standard schedule (cosine) needs "
 
 
 @pytest.mark.parametrize(
     ("changes", "tail"),
     [
-        ({}, "9 [7, 12] (95 % intervals, n = 5)"),
-        ({"failed": 3}, "9 [7, 12] (95 % intervals, n = 5); failed runs left out: 3"),
-        ({"high": None}, "9 [7, over 12] (95 % intervals, n = 5)"),
-        ({"low": 0.9, "claim": None}, "9 [3.6, 12]: no difference can be claimed at n = 5"),
-        ({"low": None, "claim": None}, "9 [under 2, 12]: no difference can be claimed at n = 5"),
+        ({}, "9 [7, 12] (95 % intervals)"),
+        ({"failed": 3}, "9 [7, 12] (95 % intervals); failed runs left out: 3"),
+        ({"high": None}, "9 [7, over 12] (95 % intervals)"),
+        ({"low": 0.9, "claim": None}, "9 [3.6, 12] (95 % intervals)"),
+        ({"low": None, "claim": None}, "9 [under 2, 12] (95 % intervals)"),
+        ({"low": None, "high": None, "claim": None}, "9 (95 % intervals)"),
         ({"s": 3, "needed": 12, "more_than": True, "low": 2.6, "high": None}, "more than 12 [10.4, over 12] (95 % "),
-        ({"s": 3, "needed": 12, "more_than": True, "low": 3, "high": None}, "more than 12 (95 % intervals, n = 5)"),
+        ({"s": 3, "needed": 12, "more_than": True, "low": 3, "high": None}, "more than 12 (95 % intervals)"),
         ({"s": 0.5, "needed": 2, "at_most": True, "low": None, "high": 0.5, "claim": "slower"}, "at most 2 (95 %"),
         (
             {"s": 0.5, "needed": 2, "at_most": True, "low": None, "high": 0.7, "claim": "slower"},
@@ -435,12 +436,15 @@ HEAD = "1cycle reaches 91.2 ± 0.2 % in 4 epochs; the best tuned standard schedu
         ),
         (
             {"n": 1, "low": None, "high": None, "claim": None},
-            "9: with n = 1 there is no interval, and no difference can ",
+            "9 (with n = 1 there is no interval)",
         ),
     ],
 )
 def test_a_speed_up_in_words(changes, tail):
-    assert sentence(replace(BEST, **changes)).startswith(HEAD + tail)
+    said = sentence(replace(BEST, **changes))
+    claim, n = (changes.get(name, getattr(BEST, name)) for name in ("claim", "n"))
+    head = f"1cycle is {claim}{HEAD}" if claim else f"No difference shown{HEAD.replace('it', '1cycle', 1)}"
+    assert said.startswith(head.replace("n = 5", f"n = {n}") + tail)
 
 
 def test_units_and_given_peaks_in_words():
@@ -449,11 +453,11 @@ def test_units_and_given_peaks_in_words():
 
 def test_percent_has_the_digits_that_are_known():
     for target, expected in (
-        (Interval(0.9123, 0.9121, 0.9125, 5, "t"), "91.23 ± 0.02 %"),
-        (Interval(0.9123, 0.88, 0.9446, 5, "t"), "91.2 ± 3.2 %"),
+        (Interval(0.9123, 0.9121, 0.9125, 5, "t"), "91.23 % [91.21, 91.25] in"),
+        (Interval(0.9123, 0.88, 0.9446, 5, "t"), "91.2 % [88.0, 94.5] in"),
         (Interval(0.9123, None, None, 1, "t"), "91.2 % in"),
     ):
-        assert f"1cycle reaches {expected}" in sentence(replace(BEST, target=target))
+        assert f"(n = 5): it reaches {expected}" in sentence(replace(BEST, target=target))
 
 
 def words(ours, standard) -> str:
@@ -462,18 +466,20 @@ def words(ours, standard) -> str:
 
 def test_censored_in_words():
     step = {"step": line(STEP)}
-    assert words(line({4: 0.95}), step).endswith("(step) needs more than 16 (95 % intervals, n = 3)")
-    assert words(line({4: 0.80}), step).endswith("(step) needs at most 4: no difference can be claimed at n = 3")
+    assert words(line({4: 0.95}), step).endswith("(step) needs more than 16 (95 % intervals)")
+    none = words(line({4: 0.80}), step)
+    assert none.startswith("No difference shown (n = 3): 1cycle reaches")
+    assert none.endswith("(step) needs at most 4 (95 % intervals)")
 
 
 def test_no_difference_is_claimed_where_there_is_none():
     ours, step = {4: cell(0.86, 0.01, 0.0, -0.01)}, {"step": line(STEP, -0.01, 0.01, 0.0)}
-    assert words(ours, step).endswith(": no difference can be claimed at n = 3")
+    assert words(ours, step).startswith("No difference shown (n = 3): ")
 
 
 def test_slower_and_failed_in_words():
     step = {"step": line({1: 0.85, 2: 0.89, 4: 0.91}) | {8: {0: None}}}
-    tail = "needs 1.41 [1.41, 1.41] (95 % intervals, n = 3); failed runs left out: 1"
+    tail = "needs 1.41 [1.41, 1.41] (95 % intervals); failed runs left out: 1"
     assert words(line({4: 0.87}), step).endswith(tail)
 
 

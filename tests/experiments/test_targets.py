@@ -5,7 +5,7 @@ import json
 import pytest
 
 from onecycle.errors import ConfigError
-from onecycle.experiments.targets import curve, target_lines, to_targets
+from onecycle.experiments.results import curve, target_lines, to_targets
 
 
 def run(folder, accuracies, seconds=2.0, per_epoch=10):
@@ -57,7 +57,7 @@ def test_a_cell_whose_runs_all_failed_is_said(tmp_path):
         needed = step["needed"][unit]
         assert set(needed) == set(ours["needed"][unit])
         assert (needed["median"], needed["reached"], needed["n"]) == (None, 0, 3)
-    line = "- step, 3 epochs at batch size 64: none of 3 runs came to its end"
+    line = "- step, 3 epochs at batch size 64: none of 3 runs finished"
     assert target_lines([ours, step], 0.8)[2] == line
 
 
@@ -72,5 +72,5 @@ def test_a_curve_counts_epochs_of_the_budget_and_seconds_from_the_start(tmp_path
 
 @pytest.mark.parametrize("target", [0, 1, 91, True, "0.9"])
 def test_a_target_is_a_share(tmp_path, target):
-    with pytest.raises(ConfigError, match="between 0 and 1"):
+    with pytest.raises(ConfigError, match="target is an accuracy, a finite number above 0 and below 1"):
         to_targets(tmp_path, comparison(tmp_path), target)

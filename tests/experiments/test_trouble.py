@@ -89,7 +89,7 @@ def test_a_run_that_is_stopped_alone_is_still_to_be_made(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "workers", fake)
-        with pytest.raises(Interrupted, match="give the same command again to go on"):
+        with pytest.raises(Interrupted, match="To go on: onecycle compare digits --model mlp "):
             compare(out=tmp_path / "out", **options)
     left = Comparison.read(tmp_path / "out")
     assert left.record["status"] == "interrupted" and "waiting" in [row["status"] for row in left.table]

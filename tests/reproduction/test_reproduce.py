@@ -27,7 +27,7 @@ def cells(protocol):
     found = []
     for name, spec in specs(protocol).items():
         for setting in plan.settings(spec):
-            for cell in plan.cells(spec, setting):
+            for cell in plan.conditions(spec, setting):
                 batch = plan.base_job(spec, setting).batch_size
                 limit = spec.settings.get("limit", 45_000)
                 known = {"part": name, "policy": cell.policy, "epochs": cell.epochs, "batch_size": batch}

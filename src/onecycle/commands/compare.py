@@ -120,8 +120,8 @@ def compare(
         given[name] = value
     from ..experiments.comparison import conduct, lines, measured
     from ..experiments.options import Placement
+    from ..experiments.results import check_target
     from ..experiments.spec import Spec, read_toml
-    from ..experiments.targets import check_target
 
     placement = Placement(jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage)
     check_target(target)
@@ -147,8 +147,7 @@ def compare(
 
 def _tell(comparison: Comparison, target: float | None) -> None:
     """The means, the sentences, and where everything is."""
-    from ..experiments.results import means
-    from ..experiments.targets import target_lines
+    from ..experiments.results import means, target_lines
     from ..records.progress import notes
 
     print_table(*means(comparison.record))

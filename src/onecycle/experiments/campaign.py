@@ -4,140 +4,159 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DataError, Interrupted, TrainingError
 from ..jobs.run import prepare
 from ..optim.build import recipe
-from ..records.files import COMPARISON, RUN, read_json, write_json
+from ..records.files import COMPARISON, RUN, read_json, sync_folder, write_json
 from ..records.origin import origin
+from ..records.read import main_value
 from ..search.grid import Score, at_edge, best, tuned
-from . import plan
-from . import results as tables
+from ..text import count
+from ..text import measure as in_text
+from . import plan, results
 from .console import Silent
 from .execute import Outcome, PlannedRun, Work, ended, known
-from .plan import Cell, Setting, Speed
+from .plan import Condition, Setting, Speed
 from .spec import Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray]
+
+# Data that were given as arrays.
+DATA = "data.npz"
 
 
 class Campaign:
-    """A comparison under way: its records, and how they are kept."""
+    """A comparison under way: its runs, and the record that is kept of them."""
 
     def __init__(self, spec: Spec, folder: Path, speeds: Mapping[Setting, Speed], says: Silent, work: Work):
         self.spec, self.folder, self.speeds, self.says, self.work = spec, folder, speeds, says, work
-        self.cells = {setting: plan.cells(spec, setting) for setting in plan.settings(spec)}
-        self.peaks: dict[Cell, float | None] = {
-            cell: spec.peak(cell.policy) for group in self.cells.values() for cell in group
-        }
-        self.outcomes: dict[tuple[Cell, int], Outcome] = {}
-        self.trials: list[tuple[Cell, dict[str, Any]]] = []
+        self.groups = [plan.conditions(spec, setting) for setting in plan.settings(spec)]
+        self.conditions = [condition for group in self.groups for condition in group]
+        self.peaks: dict[Condition, float | None] = {c: spec.peak(c.policy) for c in self.conditions}
+        self.outcomes: dict[tuple[Condition, int], Outcome] = {}
+        self.trials: list[tuple[Condition, dict[str, Any]]] = []
         self.notes: list[str] = []
         self.origin = origin()
+        self._under_way: tuple[str, Sequence[PlannedRun]] = ("run", ())
 
     def recall(self) -> None:
-        """Take down the runs that have come to their end before, so that they show while the peaks are found again."""
-        for cell, seed in self._keys():
-            folder = self.folder / self._run(cell, seed)
+        """Take down the runs that have finished before, so that they show while the peaks are found again."""
+        for condition, seed in self._keys():
+            folder = self.folder / self._run(condition, seed)
             if outcome := ended(folder):
-                self.outcomes[cell, seed], self.peaks[cell] = outcome, RUN.read(folder)["resolved"]["lr_max"]
+                self.outcomes[condition, seed], self.peaks[condition] = outcome, RUN.read(folder)["resolved"]["lr_max"]
 
     def tune(self) -> None:
-        """Find each cell's own peak by trial runs."""
+        """Find each condition's own peak by trial runs."""
         if not self.spec.tune:
             return
-        centres = {cell: self._centre(cell) for group in self.cells.values() for cell in group}
-        trials = tuned(list(self.cells.values()), centres, self.spec.trials, self._try_all)
-        for cell, found in trials.items():
-            self.peaks[cell] = best(found)
-            if at_edge(found):
-                self.notes.append(f"{cell.name}: the best peak is at the edge of the grid, though that was extended")
+        centres = {condition: self._centre(condition) for condition in self.conditions}
+        for condition, scores in tuned(self.groups, centres, self.spec.trials, self._try_all).items():
+            self.peaks[condition] = best(scores)
+            if at_edge(scores):
+                self.notes.append(
+                    f"{condition.name}: the best peak is at the edge of the grid, though that was extended"
+                )
 
     def measure(self) -> None:
         """Make the runs, seed by seed, so that what is there at any time is comparable."""
-        tasks, keys = [], {}
-        for cell, seed in self._keys():
-            peak = self.peaks[cell]
+        planned: dict[Path, tuple[PlannedRun, Condition, int]] = {}
+        for condition, seed in self._keys():
+            peak = self.peaks[condition]
             if peak is None:
-                self.outcomes[cell, seed] = Outcome("failed", error="no trial run of this policy came to its end")
+                self.outcomes[condition, seed] = Outcome("failed", error="no trial run of this policy finished")
                 continue
-            task = PlannedRun(self.folder / self._run(cell, seed), plan.job_for(self.spec, cell, peak, seed))
-            keys[task.folder] = cell, seed
-            tasks.append(task)
+            folder = self.folder / self._run(condition, seed)
+            planned[folder] = PlannedRun(folder, plan.job_for(self.spec, condition, peak, seed)), condition, seed
 
-        def note(task: PlannedRun, outcome: Outcome) -> str:
-            cell, seed = keys[task.folder]
-            self.outcomes[cell, seed] = outcome
-            self._note(cell, seed, outcome)
-            return f"{cell.name} seed {seed}: {_said(outcome, 'test')}"
+        def take_down(run: PlannedRun, outcome: Outcome) -> str:
+            _, condition, seed = planned[run.folder]
+            self.outcomes[condition, seed] = outcome
+            return f"{condition.name} seed {seed}"
 
-        self._make("run", tasks, {task.folder: keys[task.folder][0] for task in tasks}, note)
+        self._make("run", [(run, condition) for run, condition, _ in planned.values()], take_down)
 
-    def _try_all(self, wanted: Mapping[Cell, Sequence[float]]) -> dict[Cell, dict[float, Score | None]]:
-        found: dict[Cell, dict[float, Score | None]] = {cell: {} for cell in wanted}
-        keys = {
-            self.folder / f"trials/{cell.name}-lr{lr:g}": (cell, lr) for cell, rates in wanted.items() for lr in rates
-        }
-        tasks = [
-            PlannedRun(f, plan.job_for(self.spec, cell, lr, plan.TRIAL_SEED), True) for f, (cell, lr) in keys.items()
-        ]
+    def _try_all(self, wanted: Mapping[Condition, Sequence[float]]) -> dict[Condition, dict[float, Score | None]]:
+        scores: dict[Condition, dict[float, Score | None]] = {condition: {} for condition in wanted}
+        planned: dict[Path, tuple[PlannedRun, Condition, float]] = {}
+        for condition, rates in wanted.items():
+            for lr in rates:
+                folder = self.folder / f"trials/{condition.name}-lr{lr:g}"
+                job = plan.job_for(self.spec, condition, lr, plan.TRIAL_SEED)
+                planned[folder] = PlannedRun(folder, job, trial=True), condition, lr
 
-        def note(task: PlannedRun, outcome: Outcome) -> str:
-            cell, lr = keys[task.folder]
-            found[cell][lr] = _score(outcome)
-            self._note(cell, plan.TRIAL_SEED, outcome)
-            row = tables.row(cell, plan.TRIAL_SEED, lr, str(task.folder.relative_to(self.folder)), outcome)
-            self.trials.append((cell, row))
-            return f"{cell.name} peak {lr:g}: {_said(outcome, 'valid')}"
+        def take_down(run: PlannedRun, outcome: Outcome) -> str:
+            _, condition, lr = planned[run.folder]
+            scores[condition][lr] = _score(outcome)
+            name = str(run.folder.relative_to(self.folder))
+            self.trials.append((condition, results.run_record(condition, plan.TRIAL_SEED, lr, name, outcome)))
+            return f"{condition.name} peak {lr:g}"
 
-        self._make("trial", tasks, {folder: cell for folder, (cell, _) in keys.items()}, note)
-        return found
+        self._make("trial", [(run, condition) for run, condition, _ in planned.values()], take_down)
+        return scores
 
     def _make(
         self,
         label: str,
-        tasks: Sequence[PlannedRun],
-        cells: Mapping[Path, Cell],
-        note: Callable[[PlannedRun, Outcome], str],
+        planned: Sequence[tuple[PlannedRun, Condition]],
+        take_down: Callable[[PlannedRun, Outcome], str],
     ) -> None:
-        """Make the runs that are missing; `note` takes down each and says it in words.
+        """Make the runs that are missing; `take_down` keeps the outcome of each and names the run.
 
         Raises:
             Interrupted: a run was stopped, though not by a stop of the comparison; the others have been made.
         """
+        self._under_way = label, [run for run, _ in planned]
+        seconds: dict[Path, float] = {}
         missing = []
-        for task in tasks:
-            if (outcome := known(task)) is None:
-                missing.append(task)
+        for run, condition in planned:
+            if (outcome := known(run)) is None:
+                missing.append(run)
+                seconds[run.folder] = self._seconds(condition)
             else:
-                note(task, outcome)
+                take_down(run, outcome)
         if not missing:
             return
-        if len(missing) < len(tasks):
-            self.says.say(f"{len(tasks) - len(missing)} of {len(tasks)} {label}s are there already")
-        seconds = {task.folder: self._seconds(cells[task.folder]) for task in missing}
-        to_come = [cell for cell, seed in self._keys() if (cell, seed) not in self.outcomes]
+        if len(missing) < len(planned):
+            self.says.say(f"{self.standing(len(planned) - len(missing))} are there already")
+        to_come = [condition for condition, seed in self._keys() if (condition, seed) not in self.outcomes]
         after = 0.0 if label == "run" else sum(map(self._seconds, to_come))
         self.says.start(label, list(seconds.values()), after)
-        stopped = []
-        for task, outcome in self.work(missing):
+        stopped = 0
+        for run, outcome in self.work(missing):
             if outcome.status == "interrupted":
-                stopped.append(task)
-            else:
-                words = note(task, outcome)
-                self.write("running")
-                rows = [row for _, row in self.trials] if task.trial else self.table()
-                failed = outcome.status == "failed" and not task.trial
-                self.says.done(words, seconds[task.folder], rows, failed)
+                stopped += 1
+                continue
+            words = take_down(run, outcome)
+            if outcome.note is not None:
+                self.notes.append(f"{words}: {outcome.note}")
+            self.write("running")
+            rows = [record for _, record in self.trials] if run.trial else self.table()
+            failed = outcome.status == "failed" and not run.trial
+            said = f"{words}: {_said(outcome, 'valid' if run.trial else 'test')}"
+            self.says.done(said, seconds[run.folder], rows, failed)
         if stopped:
-            raise Interrupted(f"{len(stopped)} of {len(tasks)} {label}s were stopped", signal=signal.SIGINT)
+            raise Interrupted(f"{count(stopped, label)} stopped", signal=signal.SIGINT)
 
-    def _centre(self, cell: Cell) -> float:
+    def standing(self, done: int | None = None) -> str:
+        """How many of the runs under way are there, in the words that going on begins with: ``3 of 20 runs``."""
+        label, planned = self._under_way
+        done = sum(known(run) is not None for run in planned) if done is None else done
+        return f"{done} of {count(len(planned), label)}"
+
+    def _centre(self, condition: Condition) -> float:
         """About which peaks are tried: the range test's, else the optimizer's default."""
-        found = self._range_test(cell.setting).get(f"{cell.epochs:g}")
-        return found or recipe(plan.base_job(self.spec, cell.setting).optimizer).lr_max
+        peak = self._range_test(condition.setting).get(f"{condition.epochs:g}")
+        return peak or recipe(plan.base_job(self.spec, condition.setting).optimizer).lr_max
 
     def _range_test(self, setting: Setting) -> dict[str, float | None]:
         """What the range test of a setting suggests for each budget; kept, so that it is made once."""
@@ -159,36 +178,61 @@ class Campaign:
         return record["peaks"]
 
     def table(self) -> list[dict[str, Any]]:
-        """A row a run."""
+        """A record a run."""
         return [
-            tables.row(cell, seed, self.peaks[cell], self._run(cell, seed), self.outcomes.get((cell, seed)))
-            for cell, seed in self._keys()
+            results.run_record(c, seed, self.peaks[c], self._run(c, seed), self.outcomes.get((c, seed)))
+            for c, seed in self._keys()
         ]
 
     def write(self, status: str) -> None:
         """Keep everything as it stands."""
-        rows = self.table()
-        found = tables.speed_ups(self.spec, rows) if status != "running" else []
+        table = self.table()
+        speed_ups = results.speed_ups(self.spec, table) if status != "running" else []
         record = {
             "status": status, **self.origin, "config": self.spec.to_dict(), "notes": self.notes,
-            "summary": tables.sentences(self.spec, rows, found) if status != "running" else [],
-            "table": rows, "speed_up": tables.speed_up_rows(found),
-            "tuning": [{**row, "chosen": row["lr_max"] == self.peaks[cell]} for cell, row in self.trials],
+            "summary": results.sentences(self.spec, table, speed_ups) if status != "running" else [],
+            "table": table, "speed_up": results.speed_up_records(speed_ups),
+            "tuning": [{**record, "chosen": record["lr_max"] == self.peaks[c]} for c, record in self.trials],
         }  # fmt: skip
         COMPARISON.write(self.folder, record)
 
-    def _keys(self) -> list[tuple[Cell, int]]:
-        return [(cell, seed) for seed in range(self.spec.seeds) for group in self.cells.values() for cell in group]
+    def _keys(self) -> list[tuple[Condition, int]]:
+        return [(condition, seed) for seed in range(self.spec.seeds) for condition in self.conditions]
 
-    def _note(self, cell: Cell, seed: int, outcome: Outcome) -> None:
-        if outcome.note is not None:
-            self.notes.append(f"{cell.name} seed {seed}: {outcome.note}")
+    def _seconds(self, condition: Condition) -> float:
+        return self.speeds[condition.setting].seconds(condition.epochs)
 
-    def _seconds(self, cell: Cell) -> float:
-        return self.speeds[cell.setting].seconds(cell.epochs)
+    def _run(self, condition: Condition, seed: int) -> str:
+        return f"runs/{condition.name}-seed{seed}"
 
-    def _run(self, cell: Cell, seed: int) -> str:
-        return f"runs/{cell.name}-seed{seed}"
+
+@contextmanager
+def data_kept(arrays: Arrays | None, folder: Path) -> Iterator[None]:
+    """Within the block data that were given as arrays are in the folder; afterwards too, if a comparison began there.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    if arrays is None or COMPARISON.exists(folder):
+        yield
+        return
+    import numpy as np
+
+    fresh, beside = not folder.exists(), folder / f".writing-{DATA}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(beside, **arrays)  # type: ignore[arg-type]
+        beside.replace(folder / DATA)  # in one step: a reader finds all of it or nothing
+        sync_folder(folder)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the data to {folder}: {error}. Give another folder") from error
+    try:
+        yield
+    finally:
+        if not COMPARISON.exists(folder):
+            (folder / DATA).unlink()
+            if fresh:
+                folder.rmdir()
 
 
 def _peaks_in(path: Path) -> dict[str, float | None]:
@@ -210,11 +254,8 @@ def _score(outcome: Outcome) -> Score | None:
 
 def _said(outcome: Outcome, split: str) -> str:
     """The outcome in words."""
-    from ..records.read import main_value
-    from ..text import measure
-
     if outcome.result is None:
         return f"failed: {outcome.error}"
     name = split if outcome.result.get(split) else "valid"
-    found = main_value(outcome.result.get(name) or {})
-    return "finished" if found is None else f"{name} {found[0].replace('_', ' ')} {measure(*found)}"
+    measured = main_value(outcome.result.get(name) or {})
+    return "finished" if measured is None else f"{name} {measured[0].replace('_', ' ')} {in_text(*measured)}"

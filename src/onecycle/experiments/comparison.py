@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import held
-from ..errors import CheckpointError, ConfigError, OneCycleError
+from ..errors import CheckpointError, ConfigError
 from ..records.files import COMPARISON, differing, plain
-from . import own_data, plan
-from .campaign import Campaign
+from ..text import count, html_table
+from . import plan
+from .campaign import DATA, Campaign, data_kept
 from .console import Lines, LiveTable, Silent
-from .options import Placement
-from .plan import Setting, Speed
-from .spec import Spec
-from .targets import to_targets
+from .options import HERE, Placement
+from .plan import lines, measured
+from .results import means, to_targets
+from .spec import Spec, command_of
 from .workers import workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .own_data import Arrays
-
-HERE = Placement()
+    from .campaign import Arrays
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,19 @@ class Comparison:
             CheckpointError: there is none, or it cannot be read, or it is of another version.
         """
         return cls(Path(folder), COMPARISON.read(folder))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what is in ``compare.json``, and the ``folder``."""
+        return {"folder": str(self.folder), **self.record}
+
+    def __repr__(self) -> str:
+        finished = sum(run["status"] == "finished" for run in self.table)
+        policies = ", ".join(self.record["config"]["policies"])
+        return f"Comparison({policies}: {finished} of {count(len(self.table), 'runs')} finished, in {self.folder})"
+
+    def _repr_html_(self) -> str:
+        columns, cells = means(self.record)
+        return html_table(cells, columns) + html_table([[sentence] for sentence in self.summary])
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -135,9 +147,9 @@ def compare(
     [('one_cycle', 0, 'finished'), ('step', 0, 'finished'), ('one_cycle', 1, 'finished'), ('step', 1, 'finished')]
     """
     placement = Placement(jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage)
-    named, own = (str(data), None) if isinstance(data, str | Path) else ("data", _arrays(data))
+    named, arrays = (str(data), None) if isinstance(data, str | Path) else ("data", _arrays(data))
     spec = Spec.from_dict({"data": named, "model": _name_of(model, placement), **options})
-    return conduct(spec, out, placement=placement, verbose=verbose, own=own)
+    return conduct(spec, out, placement=placement, verbose=verbose, arrays=arrays)
 
 
 def conduct(
@@ -146,17 +158,17 @@ def conduct(
     *,
     placement: Placement = HERE,
     verbose: bool = False,
-    own: Arrays | None = None,
+    arrays: Arrays | None = None,
 ) -> Comparison:
-    """Make the comparison that `spec` describes, or what is missing of it. Arguments and errors as for `compare`.
+    """Make the comparison that `spec` describes, or what is missing of it. Errors as for `compare`.
 
-    `own` are the arrays of data that have no name or path, which then takes the place of `spec.data`.
+    `arrays` are data that have no name or path, which then take the place of ``spec.data``.
     """
-    folder = _home(out, spec, own)
-    spec = _with_data(spec, own, folder)
+    folder = _home(out, spec, arrays)
+    spec = _with_data(spec, arrays, folder)
     if _is_done(folder, spec):
         return Comparison.read(folder)
-    with workers(placement) as work, own_data.kept(own, folder), held():
+    with workers(placement) as work, data_kept(arrays, folder), held():
         speeds = measured(spec)
         says = _voice(spec, placement.jobs, verbose)
         for line in lines(spec, speeds, placement):
@@ -169,57 +181,13 @@ def conduct(
             campaign.measure()
         except KeyboardInterrupt as stop:
             campaign.write("interrupted")
-            stop.args = (f"stopped; what is done is kept in {folder}: give the same command again to go on",)
+            command = command_of(spec, folder, placement) or "call compare again with the same arguments"
+            stop.args = (f"stopped after {campaign.standing()}, kept in {folder}. To go on: {command}",)
             raise
         finally:
             says.close()
     campaign.write("finished")
     return Comparison.read(folder)
-
-
-def measured(spec: Spec) -> dict[Setting, Speed]:
-    """The speed of each setting, from a second of training in all.
-
-    Raises:
-        OneCycleError: anything that cannot be used: nothing has been written yet.
-    """
-    plan.check(spec)
-    found = plan.settings(spec)
-    return {setting: _measured(spec, setting, 1 / len(found)) for setting in found}
-
-
-def _measured(spec: Spec, setting: Setting, seconds: float) -> Speed:
-    try:
-        return plan.measure(plan.base_job(spec, setting), seconds)
-    except OneCycleError as error:
-        fraction = {**spec.settings, **dict(setting)}.get("fraction")
-        if fraction is not None:
-            error.args = (f"with fraction {fraction:g}: {error}",)
-        raise
-
-
-def lines(spec: Spec, speeds: Mapping[Setting, Speed], placement: Placement = HERE) -> list[str]:
-    """The plan in words: what is run, and about how long it takes."""
-    from ..text import duration
-
-    measured_runs, trials = plan.counts(spec)
-    tuning = (
-        f"tuning: {trials} trial runs, {spec.trials} for each policy and budget; more where a best peak is at the edge"
-        if spec.tune
-        else "tuning: none, peaks as given"
-    )
-    axes = [f"{name.replace('_', ' ')}: {', '.join(map(plan.in_short, values))}" for name, values in spec.axes.items()]
-    seconds = plan.expected(spec, speeds)
-    return [
-        f"compare {', '.join(spec.policies)} on {spec.data}" + (f" with {spec.model}" if spec.model else ""),
-        *[f"epochs: {', '.join(f'{e:g}' for e in spec.epochs)}; seeds: {spec.seeds}", *axes],
-        tuning,
-        f"runs: {measured_runs}",
-        f"time: about {duration(float(f'{seconds / placement.jobs:.2g}'))}"
-        + (f" in {placement.jobs} processes" if placement.jobs > 1 else "")
-        + (" if one after the other" if placement.on else "")
-        + ", from a measured second of training",
-    ]
 
 
 def _voice(spec: Spec, jobs: int, verbose: bool) -> Silent:
@@ -228,7 +196,7 @@ def _voice(spec: Spec, jobs: int, verbose: bool) -> Silent:
     return LiveTable(list(spec.axes), jobs) if sys.stderr.isatty() else Lines(jobs)
 
 
-def _home(out: str | Path | None, spec: Spec, own: Arrays | None = None) -> Path:
+def _home(out: str | Path | None, spec: Spec, arrays: Arrays | None = None) -> Path:
     """The folder of the comparison: a free one, or the one in which it was begun.
 
     Raises:
@@ -237,11 +205,11 @@ def _home(out: str | Path | None, spec: Spec, own: Arrays | None = None) -> Path
     if out is None:
         stem = plan.slug([Path(spec.data).stem, *([spec.model] if spec.model else [])])
         folders = (Path("comparisons") / f"{stem}-{i}" for i in range(1, 10**9))
-        return next(f for f in folders if not f.exists() or (COMPARISON.exists(f) and not _other(f, spec, own)))
+        return next(f for f in folders if not f.exists() or (COMPARISON.exists(f) and not _other(f, spec, arrays)))
     folder = Path(out)
     if not COMPARISON.exists(folder):
-        return COMPARISON.claim(folder, leftovers=[own_data.DATA])
-    if different := _other(folder, spec, own):
+        return COMPARISON.claim(folder, leftovers=[DATA])
+    if different := _other(folder, spec, arrays):
         raise CheckpointError(
             f"{folder} holds another comparison: {'; '.join(different)}. Give the same arguments to go on with it, "
             "or another --out"
@@ -249,17 +217,21 @@ def _home(out: str | Path | None, spec: Spec, own: Arrays | None = None) -> Path
     return folder
 
 
-def _other(folder: Path, spec: Spec, own: Arrays | None) -> list[str]:
+def _other(folder: Path, spec: Spec, arrays: Arrays | None) -> list[str]:
     """In what a comparison that was begun differs; it may get more seeds."""
-    spec = _with_data(spec, own, folder)
+    spec = _with_data(spec, arrays, folder)
     config, wanted = Comparison.read(folder).record["config"], plain(spec.to_dict())
     if spec.seeds > config["seeds"]:
         config = {**config, "seeds": spec.seeds}
-    return differing(config, wanted) or own_data.differing(own, folder)
+    if (different := differing(config, wanted)) or arrays is None:
+        return different
+    from ..data import npz  # with numpy
+
+    return npz.differing(arrays, folder / DATA)
 
 
-def _with_data(spec: Spec, own: Arrays | None, folder: Path) -> Spec:
-    return spec if own is None else replace(spec, data=own_data.path_in(folder))
+def _with_data(spec: Spec, arrays: Arrays | None, folder: Path) -> Spec:
+    return spec if arrays is None else replace(spec, data=str((folder / DATA).resolve()))
 
 
 def _is_done(folder: Path, spec: Spec) -> bool:

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ..text import duration, measure
 from .plan import in_short
-from .results import LOSSES, MEASURES
+from .results import LOSSES, MEASURES, measure_of
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
-
-Row = Mapping[str, Any]
 
 
 class Silent:
@@ -25,7 +23,7 @@ class Silent:
     def start(self, label: str, expected: Sequence[float], after: float = 0) -> None:
         """A batch of runs is to be made, each of about so many seconds; what follows it takes `after`."""
 
-    def done(self, words: str, expected: float, rows: Sequence[Row], failed: bool = False) -> None:
+    def done(self, words: str, expected: float, rows: Sequence[Mapping[str, Any]], failed: bool = False) -> None:
         """A run has ended; `rows` are those of its kind as they stand. That one `failed` is to be seen later too."""
 
     def say(self, line: str) -> None:
@@ -45,9 +43,9 @@ class Lines(Silent):
         self._label, self._total, self._done = label, len(expected), 0
         self._left, self._spent = sum(expected) + after, 0.0
 
-    def done(self, words: str, expected: float, rows: Sequence[Row], failed: bool = False) -> None:
+    def done(self, words: str, expected: float, rows: Sequence[Mapping[str, Any]], failed: bool = False) -> None:
         self._count(expected)
-        self.say(f"{self._where}  {words}")
+        self.say(f"{self._standing}  {words}")
 
     def say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -60,7 +58,7 @@ class Lines(Silent):
             self._spent += expected
 
     @property
-    def _where(self) -> str:
+    def _standing(self) -> str:
         """``run 3/20, about 2 min left``."""
         left = self._left / self._jobs
         if self._spent:  # what the runs so far took tells more than the measured second
@@ -70,7 +68,7 @@ class Lines(Silent):
 
 
 class LiveTable(Lines):
-    """The same on a terminal: one table that changes in place, a row a cell with its interim mean."""
+    """The same on a terminal: one table that changes in place, a line a condition with its interim mean."""
 
     def __init__(self, axes: Sequence[str] = (), jobs: int = 1, stream: TextIO | None = None):
         super().__init__(jobs, stream)
@@ -81,7 +79,7 @@ class LiveTable(Lines):
         super().start(label, expected, after)
         self._draw("", ())
 
-    def done(self, words: str, expected: float, rows: Sequence[Row], failed: bool = False) -> None:
+    def done(self, words: str, expected: float, rows: Sequence[Mapping[str, Any]], failed: bool = False) -> None:
         self._count(expected)
         if failed:
             self.say(words)
@@ -98,7 +96,7 @@ class LiveTable(Lines):
             self._live.stop()
             self._live = None
 
-    def _draw(self, words: str, rows: Sequence[Row]) -> None:
+    def _draw(self, words: str, rows: Sequence[Mapping[str, Any]]) -> None:
         from rich.console import Console, Group
         from rich.live import Live
         from rich.text import Text
@@ -107,9 +105,9 @@ class LiveTable(Lines):
             console = Console(file=self._stream, highlight=False, markup=False)
             self._live = Live(console=console, auto_refresh=False, transient=True)
             self._live.start()
-        where = Text(f"{self._where}  {words}".strip(), no_wrap=True, overflow="ellipsis")
+        standing = Text(f"{self._standing}  {words}".strip(), no_wrap=True, overflow="ellipsis")
         cells = interim(rows, self._axes) if self._label == "run" else best_so_far(rows, self._axes)
-        self._live.update(Group(*_table(cells, self._live.console.height - 5), where), refresh=True)
+        self._live.update(Group(*_table(cells, self._live.console.height - 5), standing), refresh=True)
 
 
 def _table(cells: Sequence[Mapping[str, str]], most: int) -> list[Table | str]:
@@ -128,47 +126,46 @@ def _table(cells: Sequence[Mapping[str, str]], most: int) -> list[Table | str]:
     return [table] if len(shown) == len(cells) else [f"... {len(cells) - len(shown)} more", table]
 
 
-def interim(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The cells as they stand: runs that ended, those that failed, and the mean of the others."""
-    found = []
-    for cell, mates in _cells(rows, axes):
-        ended = [row for row in mates if row["status"] in ("finished", "failed")]
-        failed = sum(row["status"] == "failed" for row in ended)
-        name, values = _values(mates)
+def interim(runs: Sequence[Mapping[str, Any]], axes: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The conditions as they stand: runs that ended, those that failed, and the mean of the others."""
+    lines = []
+    for title, group in _grouped(runs, axes):
+        ended = [run for run in group if run["status"] in ("finished", "failed")]
+        failed = sum(run["status"] == "failed" for run in ended)
+        name, values = _values(group)
         mean = measure(name, fmean(values)) if values else ""
         if ended:
-            runs = f"{len(ended)}/{len(mates)}"
-            found.append({**cell, "runs": runs, "failed": str(failed or ""), "mean so far": mean})
-    return found
+            done = f"{len(ended)}/{len(group)}"
+            lines.append({**title, "runs": done, "failed": str(failed or ""), "mean so far": mean})
+    return lines
 
 
-def best_so_far(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The cells that are tuned: trial runs that ended, and the best of them with its peak."""
-    found = []
-    for cell, mates in _cells(rows, axes):
-        name, values = _values(mates)
+def best_so_far(trials: Sequence[Mapping[str, Any]], axes: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The conditions that are tuned: trial runs that ended, and the best of them with its peak."""
+    lines = []
+    for title, group in _grouped(trials, axes):
+        name, values = _values(group)
         words = ""
         if values:
             top = min(values) if name.endswith("loss") else max(values)
-            words = f"{measure(name, top)} at {next(row['lr_max'] for row in mates if row.get(name) == top):g}"
-        found.append({**cell, "trials": str(len(mates)), "best so far": words})
-    return found
+            words = f"{measure(name, top)} at {next(run['lr_max'] for run in group if run.get(name) == top):g}"
+        lines.append({**title, "trials": str(len(group)), "best so far": words})
+    return lines
 
 
-def _cells(rows: Sequence[Row], axes: Sequence[str]) -> list[tuple[dict[str, str], list[Row]]]:
-    """The rows by cell, each with its policy, budget and setting in words."""
-    found: dict[tuple[str, ...], list[Row]] = {}
+def _grouped(
+    runs: Sequence[Mapping[str, Any]], axes: Sequence[str]
+) -> list[tuple[dict[str, str], list[Mapping[str, Any]]]]:
+    """The runs by condition, each with its policy, budget and setting in words."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     names = ("policy", "epochs", *axes)
-    for row in rows:
-        found.setdefault(tuple(in_short(row[name]) for name in names), []).append(row)
+    for run in runs:
+        groups.setdefault(tuple(in_short(run[name]) for name in names), []).append(run)
     titles = [name.replace("_", " ") for name in names]
-    return [(dict(zip(titles, cell, strict=True)), mates) for cell, mates in found.items()]
+    return [(dict(zip(titles, values, strict=True)), group) for values, group in groups.items()]
 
 
-def _values(rows: Sequence[Row]) -> tuple[str, list[float]]:
-    """What is measured of the rows, and its values."""
-    for name in (*MEASURES, *LOSSES):
-        values = [row[name] for row in rows if row.get(name) is not None]
-        if values:
-            return name, values
-    return "", []
+def _values(runs: Sequence[Mapping[str, Any]]) -> tuple[str, list[float]]:
+    """What is measured of the runs, and its values."""
+    name = measure_of(runs, (*MEASURES, *LOSSES)) or ""
+    return name, [run[name] for run in runs if run.get(name) is not None]

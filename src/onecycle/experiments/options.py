@@ -73,3 +73,6 @@ def _check_jobs(jobs: int) -> None:
             "the processes of jobs import the script, and this one compares when it is imported: write the call under "
             "if __name__ == '__main__':"
         )
+
+
+HERE = Placement()

@@ -16,6 +16,8 @@ from ..jobs.job import Job
 from ..jobs.run import prepare
 from ..schedules.budget import Budget
 from ..schedules.presets import preset
+from ..text import duration
+from .options import HERE, Placement
 from .spec import MODEL_OPTIONS, Spec
 
 Setting = tuple[tuple[str, Any], ...]
@@ -26,7 +28,7 @@ TRIAL_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
-class Cell:
+class Condition:
     """Runs that differ in their seed alone: a policy at a budget, and the values of the axes."""
 
     policy: str
@@ -65,15 +67,15 @@ def settings(spec: Spec) -> list[Setting]:
     return [tuple(zip(spec.axes, values, strict=True)) for values in product(*spec.axes.values())]
 
 
-def cells(spec: Spec, setting: Setting) -> list[Cell]:
+def conditions(spec: Spec, setting: Setting) -> list[Condition]:
     """The policies at each budget."""
-    return [Cell(policy, epochs, setting) for epochs in spec.epochs for policy in spec.policies]
+    return [Condition(policy, epochs, setting) for epochs in spec.epochs for policy in spec.policies]
 
 
-def job_for(spec: Spec, cell: Cell, lr_max: float, seed: int) -> Job:
-    """One run of a cell."""
-    base = base_job(spec, cell.setting)
-    return replace(base, policy=cell.policy, budget=str(Budget(epochs=cell.epochs)), lr_max=lr_max, seed=seed)
+def job_for(spec: Spec, condition: Condition, lr_max: float, seed: int) -> Job:
+    """One run of a condition."""
+    base = base_job(spec, condition.setting)
+    return replace(base, policy=condition.policy, budget=str(Budget(epochs=condition.epochs)), lr_max=lr_max, seed=seed)
 
 
 def base_job(spec: Spec, setting: Setting) -> Job:
@@ -92,19 +94,37 @@ def base_job(spec: Spec, setting: Setting) -> Job:
 
 
 def check(spec: Spec) -> None:
-    """Refuse what no run could be made of, before the first one.
+    """Validate every run of a comparison before the first one is made.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
     """
     _train_samples.cache_clear()  # what lies at a path may be other data than for the last comparison
-    names = [cell.name for setting in settings(spec) for cell in cells(spec, setting)]
+    planned = [condition for setting in settings(spec) for condition in conditions(spec, setting)]
+    names = [condition.name for condition in planned]
     if len(set(names)) < len(names):
         raise ConfigError(f"two values of an axis look the same in a folder's name: {', '.join(names)}")
+    for condition in planned:
+        job_for(spec, condition, (0.1 if spec.tune else spec.peak(condition.policy)) or 0.0, 0)
+
+
+def measured(spec: Spec) -> dict[Setting, Speed]:
+    """The speed of each setting, from a second of training in all.
+
+    Raises:
+        OneCycleError: anything that cannot be used: nothing has been written yet.
+    """
+    check(spec)
+    speeds = {}
     for setting in settings(spec):
-        for cell in cells(spec, setting):
-            peak = 0.1 if spec.tune else spec.peak(cell.policy)
-            job_for(spec, cell, peak or 0.0, 0)
+        try:
+            speeds[setting] = measure(base_job(spec, setting), 1 / len(settings(spec)))
+        except OneCycleError as error:
+            fraction = {**spec.settings, **dict(setting)}.get("fraction")
+            if fraction is not None:
+                error.args = (f"with fraction {fraction:g}: {error}",)
+            raise
+    return speeds
 
 
 def measure(job: Job, seconds: float) -> Speed:
@@ -137,10 +157,31 @@ def expected(spec: Spec, speeds: Mapping[Setting, Speed]) -> float:
     return sum(each * len(spec.policies) * speed.seconds(e) for speed in speeds.values() for e in spec.epochs)
 
 
-def counts(spec: Spec) -> tuple[int, int]:
-    """How many runs are measured, and how many trial runs there are at least."""
+def lines(spec: Spec, speeds: Mapping[Setting, Speed], placement: Placement = HERE) -> list[str]:
+    """The plan in words: what is run, and about how long it takes."""
     n = len(settings(spec)) * len(spec.policies) * len(spec.epochs)
-    return n * spec.seeds, n * spec.trials if spec.tune else 0
+    tuning = (
+        f"tuning: {n * spec.trials} trial runs, {spec.trials} for each policy and budget; more where a best peak is at "
+        "the edge"
+        if spec.tune
+        else "tuning: none, peaks as given"
+    )
+    axes = [f"{name.replace('_', ' ')}: {', '.join(map(in_short, values))}" for name, values in spec.axes.items()]
+    return [
+        f"compare {', '.join(spec.policies)} on {spec.data}" + (f" with {spec.model}" if spec.model else ""),
+        f"epochs: {', '.join(f'{e:g}' for e in spec.epochs)}; seeds: {spec.seeds}",
+        *axes,
+        tuning,
+        f"runs: {n * spec.seeds}",
+        time_line(expected(spec, speeds), placement),
+    ]
+
+
+def time_line(seconds: float, placement: Placement = HERE) -> str:
+    """About how long runs take that need so many seconds one after the other."""
+    jobs = placement.jobs
+    side_by_side = f" in {jobs} processes" if jobs > 1 else " if one after the other" if placement.on else ""
+    return f"time: about {duration(float(f'{seconds / jobs:.2g}'))}{side_by_side}, from a measured second of training"
 
 
 def slug(words: Sequence[str]) -> str:

@@ -1,27 +1,34 @@
-"""What came out of a comparison: a row a run, speed-ups, and sentences."""
+"""What came out of a comparison: a record a run, means, speed-ups, times to a target, and sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import text
+from ..checks import number, one_of
 from ..errors import DataError
-from .plan import Cell, Setting, in_short, in_words, settings
+from ..records.files import read_jsonl
+from ..text import count, measure
+from .execute import Outcome
+from .plan import Condition, Setting, in_short, in_words, settings
 from .spec import Spec
-from .workers import Outcome
 
 if TYPE_CHECKING:
     from .statistics import SpeedUp
 
-Row = dict[str, Any]
 # Presets that are one cycle in somebody's reading; the others are the standard ones.
 CYCLES = ("one_cycle", "paper", "author", "fastai", "torch")
 MEASURES = ("test_accuracy", "valid_accuracy")
 LOSSES = ("test_loss", "valid_loss")
+UNITS = ("epochs", "seconds")
 
 
-def row(cell: Cell, seed: int, lr_max: float | None, run: str, outcome: Outcome | None) -> Row:
+def run_record(
+    condition: Condition, seed: int, lr_max: float | None, run: str, outcome: Outcome | None
+) -> dict[str, Any]:
     """A run as a tidy record: what it was, what was measured (None if nothing was), and how it ended."""
     result = (outcome.result if outcome else None) or {}
     measured = {
@@ -30,15 +37,16 @@ def row(cell: Cell, seed: int, lr_max: float | None, run: str, outcome: Outcome 
         for name, value in (result.get(split) or {}).items()
     }
     return {
-        "policy": cell.policy, "epochs": cell.epochs, **dict(cell.setting), "seed": seed, "lr_max": lr_max,
-        **dict.fromkeys(MEASURES), **measured, "updates": result.get("updates"), "seconds": result.get("seconds"),
+        "policy": condition.policy, "epochs": condition.epochs, **dict(condition.setting), "seed": seed,
+        "lr_max": lr_max, **dict.fromkeys(MEASURES), **measured, "updates": result.get("updates"),
+        "seconds": result.get("seconds"),
         "status": outcome.status if outcome else "waiting", "error": outcome.error if outcome else None, "run": run,
     }  # fmt: skip
 
 
-def measure_of(rows: Sequence[Mapping[str, Any]]) -> str | None:
+def measure_of(table: Sequence[Mapping[str, Any]], names: Sequence[str] = MEASURES) -> str | None:
     """The accuracy that is compared: the test set's, else the validation data's; None where there is neither."""
-    return next((name for name in MEASURES if any(r.get(name) is not None for r in rows)), None)
+    return next((name for name in names if any(run.get(name) is not None for run in table)), None)
 
 
 def cycle_of(spec: Spec) -> str | None:
@@ -46,83 +54,85 @@ def cycle_of(spec: Spec) -> str | None:
     return next((policy for policy in CYCLES if policy in spec.policies), None)
 
 
-def speed_ups(spec: Spec, rows: Sequence[Row]) -> list[tuple[Setting, SpeedUp]]:
+def speed_ups(spec: Spec, table: Sequence[Mapping[str, Any]]) -> list[tuple[Setting, SpeedUp]]:
     """What the best standard policy needs for 1cycle's accuracy, at each setting and budget of 1cycle."""
     from .statistics import speed_up  # with scipy, which takes its time
 
-    measure, ours = measure_of(rows), cycle_of(spec)
+    name, ours = measure_of(table), cycle_of(spec)
     standard = [policy for policy in spec.policies if policy not in CYCLES]
-    if measure is None or ours is None or not standard:
+    if name is None or ours is None or not standard:
         return []
-    found = []
+    results = []
     for setting in settings(spec):
-        here = [r for r in rows if _is_at(r, setting)]
-        by_policy = {
-            policy: _by_budget([r for r in here if r["policy"] == policy], measure) for policy in spec.policies
-        }
+        accuracies: dict[str, dict[float, dict[int, float | None]]] = {policy: {} for policy in spec.policies}
+        for run in table:
+            if run["status"] in ("finished", "failed") and _is_at(run, setting):  # what is still to come does not count
+                accuracies[run["policy"]].setdefault(run["epochs"], {})[run["seed"]] = run[name]
         try:
-            results = speed_up(by_policy[ours], {policy: by_policy[policy] for policy in standard})
+            by_budget = speed_up(accuracies[ours], {policy: accuracies[policy] for policy in standard})
         except DataError:  # too few runs have come to their end
             continue
-        found += [(setting, result) for result in results.values()]
-    return found
+        results += [(setting, result) for result in by_budget.values()]
+    return results
 
 
-def speed_up_rows(found: Sequence[tuple[Setting, SpeedUp]]) -> list[Row]:
-    """Speed-ups as records."""
-    several = len({setting for setting, _ in found}) > 1
+def speed_up_records(results: Sequence[tuple[Setting, SpeedUp]]) -> list[dict[str, Any]]:
+    """Speed-ups as records; one that does not `tells` has an interval that is open at both ends, or none."""
+    several = len({setting for setting, _ in results}) > 1
     return [
         {
             "against": f"{s.policy} at {in_words(setting)}" if several else s.policy,
             **dict(setting), "accuracy": s.target.mean, "budget": s.budget, "needed": s.needed, "speed_up": s.s,
-            "low": s.low, "high": s.high, "more_than": s.more_than, "at_most": s.at_most, "claim": s.claim, "n": s.n,
+            "low": s.low, "high": s.high, "more_than": s.more_than, "at_most": s.at_most, "claim": s.claim,
+            "tells": s.tells, "n": s.n,
         }
-        for setting, s in found
+        for setting, s in results
     ]  # fmt: skip
 
 
 def means(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows for people, from the contents of ``compare.json``: a cell each, its mean and its interval.
+    """Columns and lines for people, from the contents of ``compare.json``: each condition, its mean and its interval.
 
     n are the runs that the mean is of.
     """
     from .statistics import summary
 
-    rows, axes = record["table"], list(record["config"]["axes"])
-    name = next((m for m in (*MEASURES, *LOSSES) if any(r.get(m) is not None for r in rows)), MEASURES[0])
-    by = [*axes, "epochs", "policy", "lr_max"]
-    cells = summary([{**r, **{key: "" if r[key] is None else in_short(r[key]) for key in by}} for r in rows], by, name)
+    table = record["table"]
+    name = measure_of(table, (*MEASURES, *LOSSES)) or MEASURES[0]
+    by = [*record["config"]["axes"], "epochs", "policy", "lr_max"]
+    named = [{**run, **{key: "" if run[key] is None else in_short(run[key]) for key in by}} for run in table]
 
-    def words(cell: Mapping[str, Any]) -> str:
-        if cell["mean"] is None:
-            return ""
-        mean, *ends = (text.measure(name, cell[key]) for key in ("mean", "low", "high") if cell[key] is not None)
-        return mean + (f" [{', '.join(ends)}]" if ends else "")
+    def words(mean: Mapping[str, Any]) -> str:
+        said = [measure(name, mean[key]) for key in ("mean", "low", "high") if mean[key] is not None]
+        return "".join(said[:1]) + (f" [{', '.join(said[1:])}]" if said[1:] else "")
 
     columns = [*by[:-1], "peak", "n", "failed", name]
-    lines = [[*(cell[key] for key in by), str(cell["n"]), str(cell["failed"] or ""), words(cell)] for cell in cells]
+    lines = [
+        [*(mean[key] for key in by), str(mean["n"]), str(mean["failed"] or ""), words(mean)]
+        for mean in summary(named, by, name)
+    ]
     return [column.replace("_", " ") for column in columns], lines
 
 
-def sentences(spec: Spec, rows: Sequence[Row], found: Sequence[tuple[Setting, SpeedUp]]) -> list[str]:
+def sentences(spec: Spec, table: Sequence[Mapping[str, Any]], results: Sequence[tuple[Setting, SpeedUp]]) -> list[str]:
     """What came out, in words: the speed-ups, the difference at the largest budget, and what is missing."""
     from .statistics import sentence
 
-    said = [_at(setting) + sentence(result, tuned=spec.tune) + "." for setting, result in found]
-    said += [line for setting in settings(spec) if (line := _difference(spec, rows, setting))]
-    measure = measure_of(rows)
-    if measure == "valid_accuracy":
+    said = [_at(setting) + sentence(result, tuned=spec.tune) + "." for setting, result in results]
+    said += [line for setting in settings(spec) if (line := _difference(spec, table, setting))]
+    name = measure_of(table)
+    if name == "valid_accuracy":
         said.append("There is no test data: the accuracies are of the validation data, which the peaks were chosen by.")
-    if measure is None and any(r["status"] == "finished" for r in rows):
+    if name is None and any(run["status"] == "finished" for run in table):
         said.append("No accuracy is measured here: the losses are in the table, and nothing is compared in words.")
     if spec.seeds < 2:
-        said.append("With one seed there is no interval, and no difference can be claimed.")
-    if failed := sum(r["status"] == "failed" for r in rows):
-        said.append(f"{failed} of {len(rows)} runs failed: the table says why.")
+        said.append("With one seed there is no interval, and no difference can be shown.")
+    if failed := sum(run["status"] == "failed" for run in table):
+        said.append(f"{failed} of {count(len(table), 'runs')} failed: the table says why.")
     return said
 
 
-def _difference(spec: Spec, rows: Sequence[Row], setting: Setting) -> str | None:
+def _difference(spec: Spec, table: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
     """The paired difference between 1cycle and the best other policy, at the largest budget.
 
     Which one is best is seen in the same runs: the best of noisy means is a little too good. That moves the difference
@@ -130,43 +140,115 @@ def _difference(spec: Spec, rows: Sequence[Row], setting: Setting) -> str | None
     """
     from .statistics import mean_interval, paired_difference
 
-    measure, ours, budget = measure_of(rows), cycle_of(spec), max(spec.epochs)
-    if measure is None or ours is None or spec.seeds < 2:
+    name, ours, budget = measure_of(table), cycle_of(spec), max(spec.epochs)
+    if name is None or ours is None or spec.seeds < 2:
         return None
-    here = [r for r in rows if _is_at(r, setting) and r["epochs"] == budget and r[measure] is not None]
-    cells = {policy: {r["seed"]: r[measure] for r in here if r["policy"] == policy} for policy in spec.policies}
-    others = {p: cell for p, cell in cells.items() if p not in CYCLES and set(cell) & set(cells[ours])}
+    here = [run for run in table if _is_at(run, setting) and run["epochs"] == budget and run[name] is not None]
+    values = {policy: {run["seed"]: run[name] for run in here if run["policy"] == policy} for policy in spec.policies}
+    others = {p: by_seed for p, by_seed in values.items() if p not in CYCLES and set(by_seed) & set(values[ours])}
     if not others:
         return None
     rival = max(others, key=lambda policy: mean_interval(others[policy].values()).mean)
-    gap, wide = (paired_difference(cells[ours], others[rival], level) for level in (0.95, 1 - 0.05 / len(others)))
+    gap, wide = (paired_difference(values[ours], others[rival], level) for level in (0.95, 1 - 0.05 / len(others)))
     if gap.low is None or wide.high is None:
         return None
-    claimed = gap.n > 2 and (gap.low > 0 or wide.high < 0)
-    words = "better" if gap.mean > 0 else "worse"
-    choice = f" from the best of {len(others)}" if len(others) > 1 else ""
-    end = "" if claimed else ": no difference can be claimed"
-    epochs = "epoch" if budget == 1 else "epochs"
-    return (
-        f"{_at(setting)}In {budget:g} {epochs} 1cycle is {100 * abs(gap.mean):.2f} points {words} than {rival}, "
-        f"seed by seed (95 % interval of the difference{choice}: {100 * gap.low:+.2f} to "
-        f"{100 * wide.high:+.2f}, n = {gap.n}){end}."
+    shown = gap.n > 2 and (gap.low > 0 or wide.high < 0)
+    how = "better" if gap.mean > 0 else "worse"
+    points = f"{100 * abs(gap.mean):.2f} points"
+    after = f"in {count(budget, 'epochs')} (n = {gap.n})"
+    conclusion = (
+        f"1cycle is {how} than {rival} {after}: by {points}"
+        if shown
+        else f"No difference shown {after}: 1cycle is {points} {how} than {rival}"
     )
+    choice = f" from the best of {len(others)}" if len(others) > 1 else ""
+    interval = f"{100 * gap.low:+.2f} to {100 * wide.high:+.2f}"
+    return f"{_at(setting)}{conclusion}, seed by seed (95 % interval of the difference{choice}: {interval})."
 
 
-def _by_budget(rows: Sequence[Row], measure: str) -> dict[float, dict[int, float | None]]:
-    """Accuracies by budget and seed, None for failed runs; those that are still to come are left out."""
-    found: dict[float, dict[int, float | None]] = {}
-    for r in rows:
-        if r["status"] in ("finished", "failed"):
-            found.setdefault(r["epochs"], {})[r["seed"]] = r[measure]
-    return found
-
-
-def _is_at(r: Row, setting: Setting) -> bool:
-    return all(r[name] == value for name, value in setting)
+def _is_at(run: Mapping[str, Any], setting: Setting) -> bool:
+    return all(run[name] == value for name, value in setting)
 
 
 def _at(setting: Setting) -> str:
     words = in_words(setting)
     return f"At {words}: " if words else ""
+
+
+def check_target(target: float | None) -> None:
+    """Validate a target accuracy; None is no target.
+
+    Raises:
+        ConfigError: outside (0, 1).
+    """
+    if target is not None:
+        number("target", target, above=0, below=1, what="an accuracy", example="0.9")
+
+
+def to_targets(folder: Path, record: Mapping[str, Any], target: float) -> list[dict[str, Any]]:
+    """For each policy, budget and setting, when the validation accuracy first was at `target`: records.
+
+    A record has ``policy``, ``epochs`` (the budget) and the axes; for epochs and for seconds ``median``, ``low`` and
+    ``high`` as `ToTarget` has them, ``reached`` and ``n``, and ``words``. Runs that never got there are not dropped:
+    they needed more than their budget. Failed runs count as such, also where all failed; what is still to be run does
+    not count.
+
+    Raises:
+        ConfigError: a target outside (0, 1).
+    """
+    check_target(target)
+    names = ("policy", "epochs", *record["config"]["axes"])
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for run in record["table"]:
+        groups.setdefault(str([run[name] for name in names]), []).append(run)
+    return [
+        {**{name: group[0][name] for name in names}, **times}
+        for group in groups.values()
+        if (times := _times(folder, group, target))
+    ]
+
+
+def _times(folder: Path, group: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any]:
+    """Both times of the runs that differ in their seed alone; nothing where none of them has ended."""
+    from .statistics import ToTarget, to_target
+
+    finished = [run for run in group if run["status"] == "finished"]
+    failed = sum(run["status"] == "failed" for run in group)
+    if failed and not finished:
+        none = asdict(ToTarget(target, failed, 0, None, None, None, limit=0.0))
+        return {"needed": {unit: {**none, "words": f"none of {count(failed, 'runs')} finished"} for unit in UNITS}}
+    times = {}
+    for unit in UNITS:
+        if curves := [points for run in finished if (points := curve(folder / run["run"], run["epochs"], unit))]:
+            result = to_target(curves, target, failed=failed)
+            times[unit] = {**asdict(result), "words": str(result)}
+    return {"needed": times} if times else {}
+
+
+def curve(folder: Path, epochs: float, unit: str) -> list[tuple[float, float]]:
+    """Validation accuracy after each epoch of a run, against epochs or seconds of training.
+
+    Raises:
+        ConfigError: another unit.
+        CheckpointError: records that cannot be read.
+    """
+    one_of("unit", unit, UNITS)
+    measured = [row for row in read_jsonl(folder / "epochs.jsonl") if "valid_accuracy" in row]
+    if not measured:
+        return []
+    scale = epochs / (measured[-1]["step"] + 1)
+    seconds = accumulate(row["seconds"] for row in measured)  # each row has those of its own epoch
+    times = [(row["step"] + 1) * scale for row in measured] if unit == "epochs" else seconds
+    return [(time, row["valid_accuracy"]) for time, row in zip(times, measured, strict=True)]
+
+
+def target_lines(records: Sequence[Mapping[str, Any]], target: float) -> list[str]:
+    """The times to a target in words, a line for each policy, budget and setting."""
+    said = [f"Validation accuracy of {100 * target:g} %, first reached after (median over runs, 95 % interval):"]
+    for record in records:
+        setting: Setting = tuple((k, v) for k, v in record.items() if k not in ("policy", "epochs", "needed"))
+        at = f" at {in_words(setting)}" if setting else ""
+        (epochs, _, reached), (seconds, *_) = (record["needed"][unit]["words"].partition(" (") for unit in UNITS)
+        times = f"{epochs} epochs, {seconds} s ({reached}" if reached else epochs
+        said.append(f"- {record['policy']}, {count(record['epochs'], 'epochs')}{at}: {times}")
+    return said

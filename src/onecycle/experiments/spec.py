@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..checks import one_of, share, whole
 from ..errors import ConfigError, did_you_mean
 from ..jobs.job import Job
 from ..schedules.budget import Budget
 from ..schedules.presets import PRESETS
+from .options import HERE, Placement
 
 # Options of the reference models, which can be varied as the fields of a job can.
 MODEL_OPTIONS = ("dropout", "hidden", "width", "depth", "heads", "bn_momentum")
+# Hyper-parameters with an option of their own in the shell; the others are given by --set.
+IN_SHELL = ("fraction", "batch_size", "weight_decay", "dropout", "optimizer", "momentum", "limit")
 # Fields of a job that a comparison has its own words for.
 OWN_WORDS = {"budget": "epochs", "policy": "policies", "seed": "seeds"}
 ALLOWED = (*(f.name for f in fields(Job) if f.name not in OWN_WORDS), "fraction", *MODEL_OPTIONS)
@@ -24,11 +30,11 @@ ALLOWED = (*(f.name for f in fields(Job) if f.name not in OWN_WORDS), "fraction"
 class Spec:
     """A comparison of training policies on one task.
 
-    `policies` are names of presets; `epochs` the budgets; each cell is run with the seeds 0 to ``seeds - 1``, the same
-    for all policies. `axes` are hyper-parameters with the values each is to take, all combined; `settings` those with
-    one value: fields of a `Job`, options of the model such as dropout, or ``fraction``, the share of the training data.
-    With `tune`, each policy gets its own peak learning rate at each budget, from `trials` trial runs or a few more;
-    without, `lr_max` has it: one for all policies, or one by the name of each.
+    `policies` are names of presets; `epochs` the budgets; each condition is run with the seeds 0 to ``seeds - 1``, the
+    same for all policies. `axes` are hyper-parameters with the values each is to take, all combined; `settings` those
+    with one value: fields of a `Job`, options of the model such as dropout, or ``fraction``, the share of the training
+    data. With `tune`, each policy gets its own peak learning rate at each budget, from `trials` trial runs or a few
+    more; without, `lr_max` has it: one for all policies, or one by the name of each.
 
     Raises:
         ConfigError: an unknown policy, axis or option, no values or one twice, and a policy without a peak.
@@ -52,12 +58,9 @@ class Spec:
         for epochs in self.epochs:
             Budget(epochs=epochs)
         for policy in self.policies:
-            if policy not in PRESETS:
-                raise ConfigError(f"unknown policy {policy!r}: {did_you_mean(str(policy), PRESETS)}")
-        for name, least in (("seeds", 1), ("trials", 3)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} is a whole number, at least {least}; received {value!r}")
+            one_of("policy", policy, PRESETS)
+        whole("seeds", self.seeds, what="the number of runs of each condition")
+        whole("trials", self.trials, least=3, what="the number of trial runs for each policy and budget")
         _check_axes(self.axes, self.settings)
         _check_peaks(self)
 
@@ -69,15 +72,15 @@ class Spec:
         >>> spec.policies, spec.axes, spec.settings
         (('one_cycle', 'step'), {'batch_size': (64, 256)}, {'optimizer': 'sgd'})
         """
-        own = [f.name for f in fields(cls)]
-        given = {name: value for name, value in values.items() if name in own}
-        rest = {name: value for name, value in values.items() if name not in own}
+        names = [f.name for f in fields(cls)]
+        given = {name: value for name, value in values.items() if name in names}
+        rest = {name: value for name, value in values.items() if name not in names}
         axes = {**_table(given, "axes"), **{k: v for k, v in rest.items() if isinstance(v, list)}}
         settings = {**_table(given, "settings"), **{k: v for k, v in rest.items() if not isinstance(v, list)}}
         for name in ("policies", "epochs"):
             if name in given:
                 given[name] = _tuple(given[name])
-        axes = {name: tuple(map(_frozen, _tuple(found))) for name, found in axes.items()}
+        axes = {name: tuple(map(_frozen, _tuple(varied))) for name, varied in axes.items()}
         return cls(**given, axes=axes, settings={k: _frozen(v) for k, v in settings.items()})
 
     @classmethod
@@ -96,6 +99,59 @@ class Spec:
     def peak(self, policy: str) -> float | None:
         """The peak that was given for `policy`; None where it is tuned."""
         return self.lr_max.get(policy) if isinstance(self.lr_max, Mapping) else self.lr_max
+
+
+def command_of(spec: Spec, folder: Path, placement: Placement = HERE) -> str | None:
+    """The command that makes a comparison, or goes on with it; None where its values cannot be given in a shell.
+
+    >>> spec = Spec.from_dict({"data": "cifar10", "epochs": [4, 8], "batch_size": [64, 256], "image_size": 16})
+    >>> command_of(spec, Path("out"))
+    'onecycle compare cifar10 --epochs 4,8 --batch-size 64,256 --set image_size=16 --out out'
+    """
+    words = ["onecycle", "compare", spec.data]
+    try:
+        for f in fields(Spec):
+            value = getattr(spec, f.name)
+            if f.name in ("data", "axes", "settings") or value == f.default:
+                continue
+            if f.name == "tune":
+                words.append("--no-tune")
+            elif isinstance(value, Mapping):
+                words += ["--lr-max", ",".join(f"{policy}={_in_shell(peak)}" for policy, peak in value.items())]
+            else:
+                words += [f"--{f.name.replace('_', '-')}", _in_shell(value)]
+        for name, value in {**spec.axes, **spec.settings}.items():
+            text = _in_shell(value) + ("," if name in spec.axes and len(value) == 1 else "")
+            if isinstance(value, tuple) and name not in spec.axes:
+                return None
+            words += [f"--{name.replace('_', '-')}", text] if name in IN_SHELL else ["--set", f"{name}={text}"]
+    except TypeError:
+        return None
+    for f in fields(placement):
+        if (value := getattr(placement, f.name)) != f.default:
+            words += [f"--{f.name}", str(value)]
+    return shlex.join([*words, "--out", str(folder)])
+
+
+def _in_shell(value: Any) -> str:
+    """A value as the command reads it.
+
+    Raises:
+        TypeError: it cannot be given there.
+    """
+    if isinstance(value, tuple):
+        return ",".join(map(_in_shell, value))
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value) if float(f"{value:g}") != value else f"{value:g}"
+    if (
+        not isinstance(value, str)
+        or not re.fullmatch(r"[^\s,=]*[^\s,=\d.][^\s,=]*", value)
+        or value in ("true", "none")
+    ):
+        raise TypeError(f"{value!r} cannot be given in a shell")
+    return value
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -134,8 +190,7 @@ def _check_axes(axes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} has one value and several, {settings[name]!r} and {values!r}: leave one out")
         _check_values(name, values)
     for fraction in (*axes.get("fraction", ()), *([settings["fraction"]] if "fraction" in settings else [])):
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-            raise ConfigError(f"fraction is a share of the training data, above 0 and at most 1; received {fraction!r}")
+        share("fraction", fraction, of="the training data", zero=False, one=True)
 
 
 def _check_values(name: str, values: Any) -> None:
@@ -166,10 +221,10 @@ def _check_peaks(spec: Spec) -> None:
 
 def _table(values: dict[str, Any], name: str) -> Mapping[str, Any]:
     """Take the mapping of that name out."""
-    found = values.pop(name, {})
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"{name} has a value for each hyper-parameter, by name; received {found!r}")
-    return found
+    table = values.pop(name, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{name} has a value for each hyper-parameter, by name; received {table!r}")
+    return table
 
 
 def _tuple(values: Any) -> tuple[Any, ...]:

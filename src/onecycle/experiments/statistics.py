@@ -15,11 +15,12 @@ from scipy import stats
 from ..checks import one_of
 from ..errors import ConfigError, DataError, did_you_mean
 from ..records.statistics import Bounds, bounds_of, student
+from ..text import count, percent
 
 Accuracies = Mapping[Any, Mapping[int, float | None]]
 """Fractions from 0 to 1 by budget (a number), then by seed; None for a run that failed."""
-Cell = Mapping[int, float]
-Cells = Mapping[float, Cell]
+BySeed = Mapping[int, float]
+ByBudget = Mapping[float, BySeed]
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ def mean_interval(
 def _resampled(x: np.ndarray, level: float, draws: int = 9999) -> tuple[float, float]:
     n, rng = len(x), np.random.default_rng(0)
     outside = 2 * float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1)))
-    found = stats.bootstrap(
+    drawn = stats.bootstrap(
         (x,), np.mean, n_resamples=draws, confidence_level=1 - max(outside, 1 / draws), method="percentile", rng=rng
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) -> Interval:
@@ -118,12 +119,12 @@ class ToTarget:
 
     def __str__(self) -> str:
         """In words: ``9 [7, more than 12] (6 of 8 runs reached 90 %)``."""
-        beyond = f"more than {_number(self.limit)}"
-        words = beyond if self.median is None else _number(self.median)
+        beyond = f"more than {_short(self.limit)}"
+        words = beyond if self.median is None else _short(self.median)
         if self.low is not None:
-            words += f" [{_number(self.low)}, {beyond if self.high is None else _number(self.high)}]"
+            words += f" [{_short(self.low)}, {beyond if self.high is None else _short(self.high)}]"
         few = ": too few for an interval" if self.low is None and self.median is not None else ""
-        return f"{words} ({self.reached} of {self.n} runs reached {_number(100 * self.target)} %{few})"
+        return f"{words} ({self.reached} of {self.n} runs reached {_short(100 * self.target)} %{few})"
 
 
 def to_target(
@@ -210,6 +211,11 @@ class SpeedUp:
     reached_share: float | None
     claim: Literal["faster", "slower"] | None
 
+    @property
+    def tells(self) -> bool:
+        """Whether the interval says anything: it has an end, or leaves out S = 1."""
+        return self.claim is not None or self.low != self.high
+
 
 def speed_up(
     one_cycle: Accuracies, standard: Mapping[str, Accuracies], level: float = 0.95, resamples: int = 2000, seed: int = 0
@@ -240,8 +246,8 @@ def speed_up(
     """
     if resamples < 100:
         raise ConfigError(f"resamples is a number from 100, 2000 for a 95 % interval; received {resamples!r}")
-    ours = _cells(one_cycle, "1cycle")
-    theirs = {name: cells for name, given in standard.items() if (cells := _cells(given, name))}
+    ours = _successful(one_cycle, "1cycle")
+    theirs = {name: cells for name, given in standard.items() if (cells := _successful(given, name))}
     if not ours or not theirs:
         raise DataError("a speed-up needs successful runs of 1cycle and of at least one standard policy")
     # A budget at which all runs failed was tried too.
@@ -258,13 +264,13 @@ def speed_up(
     return results
 
 
-def _best(needed: np.ndarray, theirs: Mapping[str, Cells]) -> str:
+def _best(needed: np.ndarray, theirs: Mapping[str, ByBudget]) -> str:
     """The policy that needs least; of equals, as two are that both never get there, the one of the highest mean."""
     heights = [-max(np.mean(list(cell.values())) for cell in cells.values()) for cells in theirs.values()]
     return min(zip(needed, heights, theirs, strict=True))[2]
 
 
-def _needed(runs: Cell, theirs: Mapping[str, Cells], resamples: int, seed: int) -> tuple[np.ndarray, int]:
+def _needed(runs: BySeed, theirs: Mapping[str, ByBudget], resamples: int, seed: int) -> tuple[np.ndarray, int]:
     """The budget each policy needs, [policies, 1 + resamples] (as measured, then resampled), and the fewest seeds."""
     cells = [runs, *(cell for policy in theirs.values() for cell in policy.values())]
     seeds, n = sorted(set().union(*cells)), min(map(len, cells))
@@ -274,7 +280,7 @@ def _needed(runs: Cell, theirs: Mapping[str, Cells], resamples: int, seed: int) 
         scale = np.sqrt(rng.chisquare(n - 1, (resamples, 1)) / (n - 1))
         moves[1:] = rng.standard_normal((resamples, len(seeds))) / scale
 
-    def mean(cell: Cell) -> np.ndarray:
+    def mean(cell: BySeed) -> np.ndarray:
         x = np.array(list(cell.values()))
         deviations = (x - x.mean()) / math.sqrt(max(1, len(x) * (len(x) - 1)))
         return x.mean() + moves[:, [seeds.index(seed) for seed in cell]] @ deviations
@@ -318,37 +324,34 @@ def _speed_up(
 
 
 def sentence(result: SpeedUp, unit: str = "epochs", *, tuned: bool = True) -> str:
-    """What a speed-up says, in words; no difference is claimed where its interval holds S = 1.
+    """What a speed-up says, its conclusion first; no difference is shown where its interval holds S = 1.
 
     >>> ours = {4: {0: 0.904, 1: 0.905, 2: 0.903}}
     >>> step = {4: {0: 0.85, 1: 0.86, 2: 0.85}, 8: {0: 0.89, 1: 0.89, 2: 0.888}, 16: {0: 0.909, 1: 0.912, 2: 0.913}}
     >>> print(sentence(speed_up(ours, {"step": step})[4]))
-    1cycle reaches 90.4 ± 0.2 % in 4 epochs; the best tuned standard schedule (step) needs 12.7 [11..., 15...]
-    (95 % intervals, n = 3)
+    1cycle is faster (n = 3): it reaches 90.4 % [90.2, 90.6] in 4 epochs; the best tuned standard schedule (step)
+    needs 12.7 [11..., 15...] (95 % intervals)
     """
     beyond = "more than " if result.more_than else "at most " if result.at_most else ""
-    units = unit.removesuffix("s") if result.budget == 1 else unit
-    words = f"1cycle reaches {_percent(result.target)} in {_number(result.budget)} {units}; the best "
-    words += f"{'tuned ' if tuned else ''}standard schedule ({result.policy}) needs {beyond}{_number(result.needed)}"
-    if result.n < 2:
-        words += ": with n = 1 there is no interval, and no difference can be claimed"
-    else:
-        low = f"under {_number(result.tried[0])}" if result.low is None else _number(result.low * result.budget)
-        high = f"over {_number(result.tried[1])}" if result.high is None else _number(result.high * result.budget)
-        all_beyond = (result.more_than and result.low == result.s) or (result.at_most and result.high == result.s)
-        nothing = result.low == result.high and result.tried[0] == result.tried[1]
-        words += "" if all_beyond or nothing else f" [{low}, {high}]"
-        claimed = f" ({100 * result.target.level:g} % intervals, n = {result.n})"
-        words += claimed if result.claim else f": no difference can be claimed at n = {result.n}"
+    conclusion, who = (f"1cycle is {result.claim}", "it") if result.claim else ("No difference shown", "1cycle")
+    words = f"{conclusion} (n = {result.n}): {who} reaches {_percent(result.target)} in {count(result.budget, unit)}; "
+    words += f"the best {'tuned ' if tuned else ''}standard schedule ({result.policy}) "
+    words += f"needs {beyond}{_short(result.needed)}"
+    decided = (result.more_than and result.low == result.s) or (result.at_most and result.high == result.s)
+    if result.tells and not decided:
+        low = f"under {_short(result.tried[0])}" if result.low is None else _short(result.low * result.budget)
+        high = f"over {_short(result.tried[1])}" if result.high is None else _short(result.high * result.budget)
+        words += f" [{low}, {high}]"
+    words += f" ({100 * result.target.level:g} % intervals)" if result.n > 1 else " (with n = 1 there is no interval)"
     return words + (f"; failed runs left out: {result.failed}" if result.failed else "")
 
 
 def _percent(accuracy: Interval) -> str:
-    """``91.2 +- 0.2 %``, to the digits that the interval bears out."""
-    if accuracy.low is None:
-        return f"{100 * accuracy.mean:.1f} %"
-    digits = 1 if (half := 100 * (accuracy.mean - accuracy.low)) >= 0.1 else 2
-    return f"{100 * accuracy.mean:.{digits}f} ± {half:.{digits}f} %"
+    """``91.2 % [91.0, 91.4]``, to the digits that the interval bears out."""
+    if accuracy.low is None or accuracy.high is None:
+        return percent(accuracy.mean, 1)
+    digits = 1 if accuracy.high - accuracy.low >= 0.002 else 2
+    return f"{percent(accuracy.mean, digits)} [{100 * accuracy.low:.{digits}f}, {100 * accuracy.high:.{digits}f}]"
 
 
 def summary(rows: Iterable[Mapping[str, Any]], by: Sequence[str], value: str = "test_accuracy") -> list[dict[str, Any]]:
@@ -372,13 +375,13 @@ def summary(rows: Iterable[Mapping[str, Any]], by: Sequence[str], value: str = "
     results = []
     for key, values in groups.items():
         good = [v for v in values if v is not None and math.isfinite(v)]
-        found = mean_interval(good, within=bounds_of(value)) if good else None
-        ends = {name: found and getattr(found, name) for name in ("mean", "low", "high")}
+        interval = mean_interval(good, within=bounds_of(value)) if good else None
+        ends = {name: interval and getattr(interval, name) for name in ("mean", "low", "high")}
         results.append(dict(zip(by, key, strict=True)) | ends | {"n": len(good), "failed": len(values) - len(good)})
     return results
 
 
-def _cells(given: Accuracies, name: str) -> Cells:
+def _successful(given: Accuracies, name: str) -> ByBudget:
     """The successful runs, by rising budget and seed."""
     for budget in given:
         if _finite(budget) <= 0:
@@ -401,6 +404,6 @@ def _check_level(level: float) -> None:
         raise ConfigError(f"a confidence level is between 0 and 1, such as 0.95; received {level!r}")
 
 
-def _number(value: float) -> str:
+def _short(value: float) -> str:
     """Three significant digits: ``9.43``, ``1230``."""
     return f"{float(f'{value:.3g}'):g}"
