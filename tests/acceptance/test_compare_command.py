@@ -93,7 +93,7 @@ def test_from_a_specification_to_a_page_and_again(capsys, tmp_path: Path):
     assert "trial 1/6, about " in err and "run 4/4  step-1 seed 1: test accuracy " in err
     assert "peak learning rate " in err and "\x1b" not in out + err
     main([*command, "--target", "0.99"])
-    assert "- step, 1 epochs: more than 1 epochs, more than " in capsys.readouterr().out
+    assert "- step, 1 epoch: more than 1 epoch, more than " in capsys.readouterr().out
     main([*command, "--json"])
     out, err = capsys.readouterr()
     record = json.loads(out)

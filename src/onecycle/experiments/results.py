@@ -77,14 +77,13 @@ def speed_ups(spec: Spec, table: Sequence[Mapping[str, Any]]) -> list[tuple[Sett
 
 
 def speed_up_records(results: Sequence[tuple[Setting, SpeedUp]]) -> list[dict[str, Any]]:
-    """Speed-ups as records; one that does not `tells` has an interval that is open at both ends, or none."""
+    """Speed-ups as records."""
     several = len({setting for setting, _ in results}) > 1
     return [
         {
             "against": f"{s.policy} at {in_words(setting)}" if several else s.policy,
             **dict(setting), "accuracy": s.target.mean, "budget": s.budget, "needed": s.needed, "speed_up": s.s,
-            "low": s.low, "high": s.high, "more_than": s.more_than, "at_most": s.at_most, "claim": s.claim,
-            "tells": s.tells, "n": s.n,
+            "low": s.low, "high": s.high, "more_than": s.more_than, "at_most": s.at_most, "claim": s.claim, "n": s.n,
         }
         for setting, s in results
     ]  # fmt: skip
@@ -249,6 +248,7 @@ def target_lines(records: Sequence[Mapping[str, Any]], target: float) -> list[st
         setting: Setting = tuple((k, v) for k, v in record.items() if k not in ("policy", "epochs", "needed"))
         at = f" at {in_words(setting)}" if setting else ""
         (epochs, _, reached), (seconds, *_) = (record["needed"][unit]["words"].partition(" (") for unit in UNITS)
-        times = f"{epochs} epochs, {seconds} s ({reached}" if reached else epochs
+        unit = "epoch" if epochs.rpartition(" ")[2] == "1" else "epochs"
+        times = f"{epochs} {unit}, {seconds} s ({reached}" if reached else epochs
         said.append(f"- {record['policy']}, {count(record['epochs'], 'epochs')}{at}: {times}")
     return said
