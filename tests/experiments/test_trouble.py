@@ -66,7 +66,7 @@ def test_what_a_model_raises_says_that_it_cannot_be_trained(breaks, raised, mess
 
 def test_a_record_that_breaks_off_says_how_to_mend_it(tmp_path: Path):
     (tmp_path / "compare.json").write_text('{"schema": 1, "ta')
-    with pytest.raises(CheckpointError, match="compare.json cannot be read: .*Restore it, or give another folder"):
+    with pytest.raises(CheckpointError, match=r"compare\.json cannot be read: .*Restore it, or give another folder"):
         Comparison.read(tmp_path)
 
 
