@@ -628,7 +628,7 @@ def test_the_table_of_epochs(tmp_path):
     rows = [{"step": i, "epoch": i % 2, "fit": i // 2, "train_loss": 1.0} for i in range(4)]
     (tmp_path / "b" / "epochs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     again = epochs_table(only(tmp_path / "b"))
-    assert [[cell.text for cell in row[:2]] for row in again.rows] == [["0", "1"], ["0", "2"], ["1", "1"], ["1", "2"]]
+    assert [[cell.text for cell in row[:2]] for row in again.rows] == [["1", "1"], ["1", "2"], ["2", "1"], ["2", "2"]]
 
 
 def test_epochs_of_many_runs_are_on_their_own_pages(tmp_path):

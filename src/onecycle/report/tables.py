@@ -89,11 +89,11 @@ def epochs_table(run: RecordedRun) -> Table:
     """A row an epoch: losses, metrics, the learning rate and the time."""
     rows, fits = [], {row.get("fit") for row in run.epochs}
     for row in run.epochs:
-        epoch = number(row.get("epoch"))
+        fit, epoch = (None if number(row.get(name)) is None else row[name] + 1 for name in ("fit", "epoch"))
         row = comparable(row)
         measures = [name for name in row if name.startswith(("train_", "valid_"))]
         measures.sort(key=lambda name: (not name.endswith("_loss"), name.split("_", 1)[1], name))
-        first = {"fit": row.get("fit") if len(fits) > 1 else None, "epoch": None if epoch is None else epoch + 1}
+        first = {"fit": fit if len(fits) > 1 else None, "epoch": epoch}
         rows.append(first | {name: row.get(name) for name in (*measures, "lr", "seconds")})
     without = any("train_loss_unsmoothed" in row for row in run.epochs)
     note = "The training loss is without label smoothing, as the validation loss is." if without else ""
