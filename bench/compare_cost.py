@@ -65,7 +65,7 @@ def bare(spec: Spec) -> tuple[tuple[float, float], list[float]]:
         for policy in spec.policies:
             model = onecycle.build_model(spec.model, input_shape=data.input_shape, classes=data.n_classes, seed=seed)
             learn = onecycle.Learner(model, data, optimizer="sgd", seed=seed, verbose=False)
-            learn.fit_one_cycle(spec.epochs[0], LR, preset=policy)
+            learn.fit(spec.epochs[0], policy, LR)
             found.append(learn.evaluate(data.test)["accuracy"])
     return since(start), found
 

@@ -38,7 +38,7 @@ def train(case, preset, epochs, peak, seed):
     learn = case.pair.learner(seed, case.optimizer, **case.settings)
     valid, learn.valid = learn.valid, None
     try:
-        learn.fit_one_cycle(epochs, peak, preset=preset)
+        learn.fit(epochs, preset, peak)
     except onecycle.errors.NonFiniteLoss:
         return 0.0, 0.0
     test = tuple(part[:4000] for part in case.pair.splits()[2])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import signal
 import threading
+from dataclasses import fields
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -34,6 +37,7 @@ from onecycle.data import Split
 from onecycle.errors import NonFiniteLoss
 from onecycle.optim.build import RECIPES
 from onecycle.training.objectives import accuracy
+from onecycle.training.options import TrainingOptions
 
 X, Y = blobs(48)
 VALID = blobs(21, seed=1)
@@ -353,7 +357,7 @@ def test_any_policy_and_preset():
     learn.fit(1, Policy({"lr": Piecewise(((0, 0.1), (1, 0.01))), "weight_decay": 0.2}))
     assert lrs(learn)[0] == 0.1 and lrs(learn)[-1] == 0.01
     assert sorted({g["weight_decay"] for g in learn.optimizer.param_groups}) == [0.0, 0.2], "biases stay without"
-    learn.fit_one_cycle(1, 0.1, preset="fastai", momentum=(0.9, 0.7))
+    learn.fit(1, "fastai", 0.1, momentum=(0.9, 0.7))
     assert learn.history.steps[0]["momentum"] == 0.9
     assert lrs(learn) == [preset("fastai", 0.1)(k / 5)["lr"] for k in range(6)]
 
@@ -607,7 +611,7 @@ def test_several_ranks_are_refused(monkeypatch):
         ({"epochs": 1, "lr_max": slice(0.2, 0.1)}, "0 < a <= b"),
         ({"epochs": 1, "lr_max": slice(None)}, "0 < a <= b"),
         ({"epochs": 1, "lr_max": slice(0.1, float("inf"))}, "0 < a <= b|finite"),
-        ({"epochs": 1, "preset": "one_cyle"}, "did you mean one_cycle"),
+        ({"epochs": 1, "preset": "one_cyle"}, "unexpected keyword argument 'preset'"),
         ({"epochs": 1, "peek_at": 0.2}, "peek_at"),
         ({"epochs": 1, "resume": True}, "resume=True needs out"),
     ],
@@ -636,3 +640,88 @@ def test_the_data_are_not_changed_by_training():
     x = X.clone()
     learner((x, Y)).fit_one_cycle(1, 0.1)
     assert equal_batches([(x,)], [(X,)])
+
+
+def test_options_are_keywords_with_their_help():
+    signature = inspect.signature(Learner)
+    assert [p.name for p in signature.parameters.values()][:3] == ["model", "train", "valid"]
+    assert signature.parameters["batch_size"].default == 64 and signature.parameters["clip"].default is None
+    assert {field.name for field in fields(TrainingOptions)} < set(signature.parameters)
+    assert "clip: " in Learner.__doc__ and "{options}" not in Learner.__doc__
+    with pytest.raises(ConfigError, match="unknown option 'batchsize': did you mean batch_size"):
+        Learner(seeded_net(), (X, Y), batchsize=8)
+    with pytest.raises(ConfigError, match=r"momentum is one number; received \(0.95, 0.85\)"):
+        learner(momentum=(0.95, 0.85))
+
+
+def test_the_default_peak_by_name():
+    assert learner().fit_one_cycle(1, "default").lr_max == RECIPES["sgd"].lr_max
+    with pytest.raises(ConfigError, match='lr_max is a number, a slice, "auto" or "default"; received None'):
+        learner().fit_one_cycle(1, None)
+
+
+def test_a_policy_of_ones_own_has_its_peak():
+    with pytest.raises(ConfigError, match=r"leave out lr_max=0\.1"):
+        learner().fit(1, one_cycle(0.2), 0.1)
+    with pytest.raises(ConfigError, match="leave out warmup"):
+        learner().fit(1, one_cycle(0.2), warmup=0.1)
+    with pytest.raises(ConfigError, match="unknown preset 'one_cicle': did you mean one_cycle"):
+        learner().fit(1, "one_cicle", 0.1)
+
+
+def test_a_learner_is_said_in_a_line():
+    learn = learner()
+    assert repr(learn) == (
+        "Learner(model: Sequential of 83 parameters, optimizer: SGD, device: cpu, fp32, trained: 0 updates)"
+    )
+    learn.fit_one_cycle(1, 0.1)
+    assert "<th>trained</th><td>6 updates</td>" in learn._repr_html_()
+
+
+class Ticks:
+    """Time that passes in forward passes alone: an eighth of a second each."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        for module in ("onecycle.learner", "onecycle.training.loop"):
+            monkeypatch.setattr(f"{module}.time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def loss(self, model, batch):
+        self.now += 0.125
+        return loss_of_pairs(model, batch)
+
+
+def loss_of_pairs(model, batch):
+    inputs, targets = batch
+    return F.cross_entropy(model(inputs), targets)
+
+
+def test_a_time_budget_is_charged_with_evaluations_and_ends_at_the_end_of_its_schedule(monkeypatch):
+    """Of 3 s, an eighth a pass: two evaluations of 3 batches, a first batch to foresee them, 17 updates to the end."""
+    clock = Ticks(monkeypatch)
+    learn = learner(loss=clock.loss, batch_size=4)
+    result = learn.fit("3 s", Policy({"lr": Piecewise(((0, 0.1), (1, 0.0)))}))
+    assert (clock.now, result.updates, len(learn.history.epochs)) == (3.0, 17, 2)
+    assert lrs(learn)[-1] < 0.1 / result.updates
+
+
+@pytest.mark.parametrize("slower", [4 / 3, 2])
+def test_a_time_budget_holds_under_a_load_that_changes(monkeypatch, slower):
+    clock = Ticks(monkeypatch)
+
+    def loss(model, batch):
+        clock.now += 0.01 * (slower if 2 < clock.now < 4 else 1)
+        return loss_of_pairs(model, batch)
+
+    learn = learner(loss=loss)
+    learn.fit("6 s", one_cycle(0.1), after=0.5)
+    assert 5.5 * 0.98 < clock.now <= 5.5 * 1.02
+    assert lrs(learn)[-1] < 0.002
+
+
+def test_what_was_spent_before_is_charged_too(monkeypatch):
+    clock = Ticks(monkeypatch)
+    clock.now = 100.0
+    learn = learner(loss=clock.loss, valid=None)
+    learn.fit("3 s", one_cycle(0.1), began=98.5)
+    assert clock.now == 100 + 1.5 and learn.history.steps[-1]["lr"] == pytest.approx(1e-4)

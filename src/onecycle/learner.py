@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .checks import one_of, share
 from .data.batches import as_tensor, first_batch
 from .data.feed import Feed, feed_for
-from .errors import ConfigError, Interrupted
+from .errors import ConfigError
 from .optim import build as optimizers
-from .optim.groups import bind
 from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS, FEWEST, SHARE
 from .records.checkpoint import load_weights, save_weights
@@ -25,16 +27,17 @@ from .records.history import History, Observer, Result
 from .records.run import Recording
 from .schedules.budget import Budget
 from .schedules.policy import Policy
-from .schedules.presets import preset as make_preset
+from .schedules.presets import PRESETS, preset
+from .text import count, html_table
 from .training import evaluate as evaluation
 from .training import objectives as tasks
-from .training.loop import EpochEnd, resolve, train, updates_per_epoch
+from .training.loop import Charges, resolve, train, updates_per_epoch
 from .training.objectives import Loss, pair
+from .training.options import TrainingOptions
 from .training.runtime import Runtime
 from .training.signals import stop_requests
 from .training.state import TrainState
 
-BATCH_SIZE = 64
 # A range test is worth its while where the run is so many times as long as the shortest one, or takes a minute. Where
 # an epoch is so short that it would take more than its share, its curve is too coarse to be relied on unseen.
 WORTH, A_MINUTE = 5, 60.0
@@ -51,24 +54,15 @@ class Learner:
         loss: None picks cross-entropy, binary cross-entropy or squared error by the targets; a criterion
             ``fn(outputs, targets)`` of torch.nn; or ``fn(model, batch)`` for everything else, which returns the batch's
             mean loss or ``(loss, {metric: mean})``.
-        optimizer: "muon", "sgd", "adam", "adamw"; a class of torch.optim; a factory from parameter groups; an instance.
         metrics: functions of (outputs, targets) to the batch's mean, or torchmetrics objects (measured in evaluation),
             as a list or by name; None: accuracy where it makes sense.
-        batch_size: samples a batch, where the data are not batched already.
-        momentum: of SGD, or beta1; None: the optimizer's default.
-        weight_decay: of weights, not of biases and norms; None: the optimizer's default.
-        seed: what batch order, dropout and augmentation are derived from.
-        precision: "fp32", "bf16" or "fp16".
-        device: None: the best one here.
-        compile: run the model through `torch.compile`.
-        accumulate: batches for each update.
-        clip: largest norm of the gradient.
-        smoothing: label smoothing of the default cross-entropy, in training alone; None: 0.1, and 0 for tokens.
-        augment: names among "flip", "crop", "cutout", or "none"; None: what suits the data.
         layer_groups: modules from input to output, which hold all of the model and which `lr_max=slice(a, b)` is spread
             over; None: the model's children.
-        workers: processes that read data which do not lie in memory.
-        verbose: print progress.
+        verbose: print notes and progress.
+        options: the fields of `onecycle.training.options.TrainingOptions`. The optimizer may also be a class of
+            torch.optim, a factory from parameter groups, or an instance.
+
+        {options}
 
     Raises:
         ConfigError: an argument that cannot be used.
@@ -88,38 +82,50 @@ class Learner:
         valid: Any = None,
         *,
         loss: Callable[..., Any] | None = None,
-        optimizer: Any = "muon",
         metrics: tasks.Metrics = None,
-        batch_size: int = BATCH_SIZE,
-        momentum: float | None = None,
-        weight_decay: float | None = None,
-        seed: int = 0,
-        precision: str = "fp32",
-        device: str | torch.device | None = None,
-        compile: bool = False,
-        accumulate: int = 1,
-        clip: float | None = None,
-        smoothing: float | None = None,
-        augment: str | Sequence[str] | None = None,
         layer_groups: Sequence[nn.Module] | None = None,
-        workers: int = 0,
         verbose: bool = True,
+        **options: Any,
     ):
+        given = self.options = TrainingOptions.from_dict(options)
+        if isinstance(given.momentum, tuple):
+            raise ConfigError(
+                f"momentum is one number; received {given.momentum!r}: a cycle is an option of the fit, as in "
+                "fit_one_cycle(10, momentum=(0.95, 0.85))"
+            )
         self.verbose = verbose
         self.notes: list[str] = []
         self.history = History()
-        runtime = Runtime.choose(device, precision)
+        runtime = Runtime.choose(given.device, given.precision)
         self.runtime = replace(runtime, channels_last=any(isinstance(m, nn.Conv2d) for m in model.modules()))
         self.model = self.runtime.place(model)
-        self._take_data(train, valid, augment, Feed(batch_size, seed, workers, self.runtime.device))
-        built, notes = optimizers.build_optimizer(optimizer, self.model, momentum=momentum, weight_decay=weight_decay)
+        self._take_data(train, valid)
+        built, notes = optimizers.build_optimizer(
+            given.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay
+        )
         self._layers = optimizers.layers_of(self.model, built, layer_groups)
-        self._recipe = optimizers.RECIPES.get(optimizer) if isinstance(optimizer, str) else None
+        self._recipe = optimizers.RECIPES.get(given.optimizer) if isinstance(given.optimizer, str) else None
         self.state = TrainState(
-            self.model, built, self._task(loss, metrics, smoothing), self.runtime, seed, accumulate, clip,
-            torch.compile(self.model) if compile else None,
+            self.model, built, self._task(loss, metrics), self.runtime, given.seed, given.accumulate, given.clip,
+            torch.compile(self.model) if given.compile else None,
         )  # fmt: skip
         self._note(*notes)
+
+    def __repr__(self) -> str:
+        return f"Learner({', '.join(f'{name}: {value}' for name, value in self._about())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._about(), title="Learner")
+
+    def _about(self) -> list[tuple[str, str]]:
+        """What a short description says, by name."""
+        size = sum(p.numel() for p in self.model.parameters())
+        return [
+            ("model", f"{type(self.model).__name__} of {count(size, 'parameter')}"),
+            ("optimizer", type(self.optimizer).__name__),
+            ("device", f"{self.runtime.device}, {self.runtime.precision}"),
+            ("trained", count(self.state.step, "update")),
+        ]
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -129,50 +135,79 @@ class Learner:
     def fit(
         self,
         budget: Any,
-        policy: Policy | Callable[[int | None], Policy],
+        policy: str | Policy | Callable[[int | None], Policy] = "one_cycle",
+        lr_max: float | slice | str = "auto",
         *,
         out: str | Path | None = None,
         resume: bool = False,
-        config: dict[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
         observers: Iterable[Observer] = (),
+        began: float | None = None,
+        after: float = 0.0,
+        **options: Any,
     ) -> Result:
-        """Train by `policy` inside `budget`: epochs, ``"500 updates"``, ``"5m"``, or a `Budget`.
+        """Train by `policy` up to the peak `lr_max` inside `budget`; each call is a run of its own.
+
+        A time budget is charged with everything: the range test, evaluations, checkpoints, writing the weights.
 
         Args:
-            budget: see `Budget.parse`.
-            policy: a policy, or a function from the number of updates to one.
+            budget: epochs, ``"500 updates"``, ``"5m"``, or a `Budget`; see `Budget.parse`.
+            policy: the name of a preset (see `onecycle.schedules.presets`); or a policy, or a function from the number
+                of updates to one, which have their own peak.
+            lr_max: the peak. "auto": from a range test, where the run is long enough to pay for one; else, and where
+                the test cannot tell, the optimizer's default. "default": that default. ``slice(a, b)`` spreads it over
+                the layer groups, from a (the input's) to b (the output's) in equal ratios; ``slice(b)`` gives all but
+                the last a tenth.
             out: a folder for the run: records, checkpoints, weights. None: nothing is written.
             resume: go on with the run in `out`.
             config: plain data kept with the run; resuming under another one stops and names what differs.
+            facts: the same, about the data.
             observers: called with each event after the learner's own.
+            began: when a time budget began, by `time.perf_counter`; None: with this call.
+            after: seconds of a time budget to be left for what the caller does afterwards.
+            options: keywords of the preset, such as ``momentum=(0.95, 0.85)``.
+
+        Source: Smith, 1803.09820, section 4; Smith & Topin, 1708.07120.
 
         Raises:
+            ConfigError: a budget, a policy or a peak that cannot be used.
             NonFiniteLoss: the loss became NaN or infinite; the last good checkpoint stays.
             Interrupted: Ctrl-C or SIGTERM came; the update under way was finished and a checkpoint written.
             CheckpointError: `out` holds another run, or cannot be written.
         """
-        budget = Budget.parse(budget)
-        policy = resolve(policy, self._updates(budget))
+        began = time.perf_counter() if began is None else began
+        if resume and out is None:
+            raise ConfigError("resume=True needs out, the folder of the run to go on with")
+        budget, folder = Budget.parse(budget), None if out is None else Path(out)
+        policy = self._policy(policy, lr_max, budget, folder if resume else None, options)
         if policy.layers:
             optimizers.split_by_layer(self.optimizer, self._layers, policy.layers)
-        bind(policy, self.optimizer)  # what the optimizer does not have is refused before anything is written
+        evaluate = None if self.valid is None else self.evaluate
+        self.state.end_run()
         with ExitStack() as stack:
-            recording = self._begin(
-                None if out is None else Path(out), resume, config or {"budget": str(budget)}, policy, stack
-            )
-            watchers = [
-                self.history,
-                *(recording.watchers if recording else ()),
-                *self._progress(stack, budget),
-                *observers,
-            ]
+            stop = stack.enter_context(stop_requests())
+            evaluation = self.evaluation_seconds() if budget.seconds else 0.0  # takes time itself
+            charges = Charges(time.perf_counter() - began, evaluation, after)
+            events = train(self.state, self.train, budget, policy, evaluate, stop=stop, charges=charges)
+            recording = None
+            if folder is not None:
+                config = config or {"budget": str(budget)}
+                recording = self._recording(folder, resume, config, facts, self._resolved(policy, budget), stack)
+            self.history.begin_fit()
+            if recording:
+                self.history.extend(recording.history.steps, recording.history.epochs)
+            watchers = [self.history, *(recording.watchers if recording else ()), *self._progress(stack, budget)]
+            watchers += observers
             try:
-                self._train(budget, policy, watchers, recording)
+                for event in events:
+                    for watch in watchers:
+                        watch(event)
             except BaseException as error:
                 if recording:
                     recording.failed(error)
                 raise
-        result = self.history.result(_peak_of(policy), updates_per_epoch(self.train, self.state.accumulate))
+        result = self.history.result(_peak_of(policy), self._updates_per_epoch)
         if recording:
             self.save(recording.folder / "model.safetensors")
             result = replace(result, folder=recording.folder)
@@ -184,42 +219,21 @@ class Learner:
     def fit_one_cycle(
         self,
         epochs: float | None = None,
-        lr_max: float | slice | str | None = "auto",
+        lr_max: float | slice | str = "auto",
         *,
         budget: Any = None,
-        preset: str = "one_cycle",
-        out: str | Path | None = None,
-        resume: bool = False,
-        config: dict[str, Any] | None = None,
-        observers: Iterable[Observer] = (),
-        **options: Any,
+        **keywords: Any,
     ) -> Result:
-        """Train with one cycle of the learning rate, for `epochs` or inside `budget`; each call is a cycle of its own.
+        """Train with one cycle of the learning rate up to `lr_max`, for `epochs` or inside `budget`.
 
-        Args:
-            epochs: passes over the data; may be a fraction.
-            lr_max: the peak. "auto": from a range test, where the run is long enough to pay for one; else, and where
-                the test cannot tell, the optimizer's default here. None: that default. ``slice(a, b)`` spreads it over
-                the layer groups, from a (the input's) to b (the output's) in equal ratios; ``slice(b)`` gives all but
-                the last a tenth.
-            budget: in place of `epochs`: ``"5m"``, ``"500 updates"``.
-            preset: a name in `onecycle.schedules.presets`; `options` its keywords, such as ``momentum=(0.95, 0.85)``.
-            out, resume, config, observers: as in `fit`.
-
-        Source: Smith, 1803.09820, section 4; Smith & Topin, 1708.07120.
+        The short form of `fit` with the policy "one_cycle"; its other arguments are those of `fit`.
 
         Raises:
-            ConfigError: no budget or two, or a peak that is not a positive number; and as `fit`.
+            ConfigError: no budget or two; and as `fit`.
         """
         if (epochs is None) == (budget is None):
             raise ConfigError(f"give epochs or a budget, one of them; received epochs={epochs!r}, budget={budget!r}")
-        budget = Budget.parse(epochs if budget is None else budget)
-        resumed, layers = Path(out) if resume and out is not None else None, ()
-        if isinstance(lr_max, slice):
-            lr_max, layers = optimizers.layer_factors(lr_max, len(self._layers))
-        policy = make_preset(preset, self._peak(lr_max, budget, resumed), self._updates(budget), **options)
-        policy = replace(policy, layers=layers)
-        return self.fit(budget, policy, out=out, resume=resume, config=config, observers=observers)
+        return self.fit(epochs if budget is None else budget, "one_cycle", lr_max, **keywords)
 
     def range_test(
         self,
@@ -285,38 +299,53 @@ class Learner:
         """Read weights that `save` wrote."""
         load_weights(self.model, path)
 
-    def _begin(
-        self, folder: Path | None, resume: bool, config: dict[str, Any], policy: Policy, stack: ExitStack
-    ) -> Recording | None:
-        if resume and folder is None:
-            raise ConfigError("resume=True needs out, the folder of the run to go on with")
-        self.state.end_run()
-        if folder is None:
-            self.history = History()
-            return None
-        if resume:
-            recording = Recording.resume(folder, self.state, stack, config=config)
-            self._note(f"{folder} goes on after {len(recording.history.steps)} updates, from its last good checkpoint")
-        else:
-            recording = Recording.start(
-                folder, self.state, stack, config=config, resolved={"lr_max": _peak_of(policy)}, notes=self.notes
+    def evaluation_seconds(self, data: Any = None) -> float:
+        """About how long `evaluate` takes, by its first batch; 0 where there is nothing to evaluate on."""
+        batches = self.valid if data is None else self._feed.batches(data, training=False)
+        if batches is None:
+            return 0.0
+        started = time.perf_counter()
+        evaluation.evaluate(self.model, [first_batch(batches)], self.state.loss, self.runtime)
+        return (time.perf_counter() - started) * (updates_per_epoch(batches) or 1)
+
+    @property
+    def _updates_per_epoch(self) -> int | None:
+        return updates_per_epoch(self.train, self.state.accumulate)
+
+    def _recording(
+        self, folder: Path, resume: bool, config: Mapping[str, Any], facts: Mapping[str, Any] | None,
+        resolved: dict[str, Any], stack: ExitStack,
+    ) -> Recording:  # fmt: skip
+        if not resume:
+            return Recording.start(
+                folder, self.state, stack, config=config, facts=facts, resolved=resolved, notes=self.notes
             )
-        self.history = recording.history
+        recording = Recording.resume(folder, self.state, stack, config=config, facts=facts)
+        done = count(len(recording.history.steps), "update")
+        self._note(f"{folder} goes on after {done}, from its last good checkpoint")
         return recording
 
-    def _updates(self, budget: Budget) -> int | None:
-        return budget.total_updates(updates_per_epoch(self.train, self.state.accumulate))
-
-    def _train(self, budget: Budget, policy: Policy, watchers: list[Observer], recording: Recording | None) -> None:
-        with stop_requests() as stop:
-            for event in train(self.state, self.train, budget, policy):
-                if isinstance(event, EpochEnd) and self.valid is not None:
-                    event = replace(event, valid=self.evaluate())
-                for watch in watchers:
-                    watch(event)
-                if stop.signal is not None:
-                    name = signal.Signals(stop.signal).name
-                    raise Interrupted(f"stopped by {name} after update {self.state.step - 1}", signal=stop.signal)
+    def _resolved(self, policy: Policy, budget: Budget) -> dict[str, Any]:
+        """What the options of this run came to, as plain data."""
+        groups, loss = self.optimizer.param_groups, self.state.loss
+        first = next((group for group in groups if group.get("momentum") or "betas" in group), groups[0])
+        momentum = first.get("momentum") or (first["betas"][0] if "betas" in first else 0.0)
+        return {
+            "lr_max": _peak_of(policy),
+            "updates": budget.total_updates(self._updates_per_epoch),
+            "optimizer": type(self.optimizer).__name__,
+            "momentum": float(momentum),
+            "weight_decay": max(float(group.get("weight_decay", 0.0)) for group in groups),
+            "batch_size": getattr(getattr(self.train, "iterable", self.train), "batch_size", None),
+            "accumulate": self.state.accumulate,
+            "clip": self.state.clip,
+            "loss": getattr(getattr(loss, "criterion", loss), "__name__", type(loss).__name__),
+            "smoothing": getattr(loss, "smoothing", 0.0),
+            "model": type(self.model).__name__,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "device": str(self.runtime.device),
+            "precision": self.runtime.precision,
+        }
 
     def _progress(self, stack: ExitStack, budget: Budget) -> list[Observer]:
         if not self.verbose:
@@ -328,21 +357,23 @@ class Learner:
         stack.callback(progress.close)
         return [progress]
 
-    def _take_data(self, train: Any, valid: Any, augment: str | Sequence[str] | None, feed: Feed) -> None:
-        statistics = None
+    def _take_data(self, train: Any, valid: Any) -> None:
+        statistics, augment = None, self.options.augment
         if hasattr(train, "train") and hasattr(train, "valid"):
             self._note(*train.notes)
             augment = train.augment if augment is None else augment
             statistics = (train.mean, train.std)
             train, valid = train.train, train.valid if valid is None else valid
+        feed = Feed(self.options.batch_size, self.options.seed, self.options.workers, self.runtime.device)
         self._feed, notes = feed_for(train, statistics, augment, feed)
         self._note(*notes)
         self.train = self._feed.batches(train, training=True)
         self.valid = None if valid is None else self._feed.batches(valid, training=False)
 
-    def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics, smoothing: float | None) -> Loss:
-        if smoothing is not None and not 0 <= smoothing < 1:
-            raise ConfigError(f"smoothing is a share from 0 up to 1, such as 0.1; received {smoothing!r}")
+    def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics) -> Loss:
+        smoothing = self.options.smoothing
+        if smoothing is not None:
+            share("smoothing", smoothing, of="the target")
         if loss is not None:
             if smoothing:
                 raise ConfigError("smoothing is for the default loss: smooth the labels in the loss that you give")
@@ -357,19 +388,46 @@ class Learner:
         self._note(note)
         return task
 
-    def _peak(self, lr_max: float | str | None, budget: Budget, resumed: Path | None) -> float:
-        """The peak as a number."""
-        if isinstance(lr_max, str) and lr_max != "auto":
-            raise ConfigError(f'lr_max is a number, a slice, "auto" or None; received {lr_max!r}')
-        if lr_max == "auto":
-            lr_max = (resumed and RUN.read(resumed)["resolved"].get("lr_max")) or self._found(budget)
-        if lr_max is None and self._recipe is None:
-            raise ConfigError("give lr_max: an optimizer of your own has no default peak here")
-        return lr_max if lr_max is not None else self._recipe.lr_max  # type: ignore[union-attr]
+    def _policy(
+        self,
+        policy: str | Policy | Callable[[int | None], Policy],
+        lr_max: float | slice | str,
+        budget: Budget,
+        resumed: Path | None,
+        options: Mapping[str, Any],
+    ) -> Policy:
+        """The policy of a run; of one that is resumed, with the peak that was found for it before."""
+        updates = budget.total_updates(self._updates_per_epoch)
+        if not isinstance(policy, str):
+            if lr_max != "auto" or options:
+                given = ", ".join(
+                    [f"lr_max={lr_max!r}"] * (lr_max != "auto") + [f"{k}={v!r}" for k, v in options.items()]
+                )
+                raise ConfigError(f"a policy of your own has its peak and its shape: leave out {given}")
+            return resolve(policy, updates)
+        one_of("preset", policy, PRESETS)
+        layers: tuple[float, ...] = ()
+        if isinstance(lr_max, slice):
+            lr_max, layers = optimizers.layer_factors(lr_max, len(self._layers))
+        return replace(preset(policy, self._peak(lr_max, budget, resumed), updates, **options), layers=layers)
 
-    def _found(self, budget: Budget) -> float | None:
-        """The peak that a range test finds, said in one line; None where there is none, or no room for a test."""
-        updates, per_epoch = self._updates(budget), updates_per_epoch(self.train, self.state.accumulate)
+    def _peak(self, lr_max: Any, budget: Budget, resumed: Path | None) -> float:
+        """The peak as a number."""
+        if lr_max == "auto":
+            recorded = RUN.read(resumed)["resolved"].get("lr_max") if resumed else None
+            lr_max = recorded or self._range_tested_peak(budget) or "default"
+        if lr_max == "default":
+            if self._recipe is None:
+                raise ConfigError("give lr_max: an optimizer of your own has no default peak here")
+            return self._recipe.lr_max
+        if isinstance(lr_max, str) or lr_max is None:
+            raise ConfigError(f'lr_max is a number, a slice, "auto" or "default"; received {lr_max!r}')
+        return lr_max
+
+    def _range_tested_peak(self, budget: Budget) -> float | None:
+        """The peak from a range test, said in one line; None where it finds none, or where a test would not pay."""
+        per_epoch = self._updates_per_epoch
+        updates = budget.total_updates(per_epoch)
         short = updates < WORTH * FEWEST if updates is not None else (budget.seconds or 0) < A_MINUTE
         if short or (per_epoch is not None and per_epoch * EPOCHS * SHARE < FEWEST):
             return None
@@ -392,3 +450,18 @@ class Learner:
 
 def _peak_of(policy: Policy) -> float | None:
     return getattr(policy.schedules["lr"], "peak", None)
+
+
+def _document(learner: type[Learner]) -> None:
+    """Give the class the signature and the help of its options, which are the fields of `TrainingOptions`."""
+    known = fields(TrainingOptions)
+    said = [textwrap.fill(f"{f.name}: {f.metadata['help']}", 112, subsequent_indent="    ") for f in known]
+    learner.__doc__ = (learner.__doc__ or "").replace("{options}", textwrap.indent("\n".join(said), " " * 8).lstrip())
+    signature = inspect.signature(learner.__init__)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [p for p in signature.parameters.values() if p.name not in ("self", "options")]
+    more = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in known]
+    learner.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
+
+
+_document(Learner)

@@ -53,13 +53,9 @@ def run(
     learner, test_data = ready.learner, ready.data.test if test else None
     folder_options: dict[str, Any] = {"out": folder, "resume": resume, "config": ready.config}
     try:
-        if isinstance(job.policy, str):
-            peak = None if job.lr_max == "default" else job.lr_max
-            fitted = learner.fit_one_cycle(
-                budget=job.budget, lr_max=peak, preset=job.policy, **job.schedule_options, **folder_options
-            )
-        else:
-            fitted = learner.fit(job.budget, Policy.from_dict(job.policy), **folder_options)
+        policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
+        peak = job.lr_max if isinstance(policy, str) else "auto"
+        fitted = learner.fit(job.budget, policy, peak, **job.schedule_options, **folder_options)
     except (TrainingError, Interrupted):
         if draw:
             _page(folder)
