@@ -364,8 +364,8 @@ def test_a_run_that_goes_on_keeps_its_peak_without_another_test(monkeypatch):
     whole = run(AUTO, "whole")
     train = learner.train
 
-    def power_cut(*args):
-        for event in train(*args):
+    def power_cut(*args, **keywords):
+        for event in train(*args, **keywords):
             yield event
             if getattr(event, "step", 0) == 123:
                 raise RuntimeError("power cut")
