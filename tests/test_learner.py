@@ -202,7 +202,9 @@ def test_targets_that_begin_with_zeros_and_ones_are_still_a_regression():
 
 
 def lrs(learn: Learner) -> list[float]:
-    return [row["lr"] for row in learn.history.steps]
+    """The learning rates of the last fit."""
+    steps = learn.history.steps
+    return [row["lr"] for row in steps if row["fit"] == steps[-1]["fit"]]
 
 
 def test_two_fits_in_a_row_are_two_cycles():
@@ -213,7 +215,7 @@ def test_two_fits_in_a_row_are_two_cycles():
     assert lrs(learn) == [one_cycle(0.02)(k / 5)["lr"] for k in range(6)]
     assert (first.updates, second.updates, learn.state.step) == (12, 6, 18)
     assert (first.lr_max, second.lr_max) == (0.1, 0.02)
-    assert [row["epoch"] for row in learn.history.epochs] == [0]
+    assert [(row["fit"], row["epoch"]) for row in learn.history.epochs] == [(0, 0), (0, 1), (1, 0)]
 
 
 def test_a_fit_after_one_that_failed_begins_a_new_epoch():
@@ -358,7 +360,7 @@ def test_any_policy_and_preset():
     assert lrs(learn)[0] == 0.1 and lrs(learn)[-1] == 0.01
     assert sorted({g["weight_decay"] for g in learn.optimizer.param_groups}) == [0.0, 0.2], "biases stay without"
     learn.fit(1, "fastai", 0.1, momentum=(0.9, 0.7))
-    assert learn.history.steps[0]["momentum"] == 0.9
+    assert learn.history.steps[6]["momentum"] == 0.9 and learn.history.steps[6]["fit"] == 1
     assert lrs(learn) == [preset("fastai", 0.1)(k / 5)["lr"] for k in range(6)]
 
 

@@ -190,13 +190,11 @@ class Learner:
             evaluation = self.evaluation_seconds() if budget.seconds else 0.0  # takes time itself
             charges = Charges(time.perf_counter() - began, evaluation, after)
             events = train(self.state, self.train, budget, policy, evaluate, stop=stop, charges=charges)
+            self.history.begin_fit()
             recording = None
             if folder is not None:
                 config = config or {"budget": str(budget)}
                 recording = self._recording(folder, resume, config, facts, self._resolved(policy, budget), stack)
-            self.history.begin_fit()
-            if recording:
-                self.history.extend(recording.history.steps, recording.history.epochs)
             watchers = [self.history, *(recording.watchers if recording else ()), *self._progress(stack, budget)]
             watchers += observers
             try:
@@ -318,10 +316,12 @@ class Learner:
     ) -> Recording:  # fmt: skip
         if not resume:
             return Recording.start(
-                folder, self.state, stack, config=config, facts=facts, resolved=resolved, notes=self.notes
-            )
-        recording = Recording.resume(folder, self.state, stack, config=config, facts=facts)
-        done = count(len(recording.history.steps), "update")
+                folder, self.state, stack, config=config, facts=facts, resolved=resolved, notes=self.notes,
+                history=self.history,
+            )  # fmt: skip
+        before = len(self.history.steps)
+        recording = Recording.resume(folder, self.state, stack, config=config, facts=facts, history=self.history)
+        done = count(len(self.history.steps) - before, "update")
         self._note(f"{folder} goes on after {done}, from its last good checkpoint")
         return recording
 
