@@ -179,10 +179,9 @@ def _words(setting: Mapping[str, Any]) -> str:
 
 def _base(rows: Sequence[Row], axis: str) -> Any:
     """Where an axis is held: the largest budget and all the data; of others, the value that most rows have."""
-    values = [row.get(axis) for row in rows]
-    known = [number(value) for value in values]
-    numeric = [value for value in known if value is not None]
-    return max(numeric) if axis in ("epochs", "fraction") and numeric else max(values, key=values.count, default=None)
+    values: list[Any] = [row.get(axis) for row in rows]
+    known = [value for value in values if number(value) is not None]
+    return max(known) if axis in ("epochs", "fraction") and known else max(values, key=values.count, default=None)
 
 
 def _speed_up(plots: Plots, keys: dict[str, int], comparison: RecordedComparison) -> Figure | None:
@@ -191,8 +190,9 @@ def _speed_up(plots: Plots, keys: dict[str, int], comparison: RecordedComparison
     From rows with ``accuracy``, ``speed_up``, ``low``, ``high``, ``more_than`` and ``at_most``. Those who have no line
     of their own yet get a key among `keys`. None where no row tells anything.
     """
-    rows = speed_ups(comparison)
-    rows = [row for row in rows if number(row.get("accuracy")) is not None and number(row.get("speed_up")) is not None]
+    rows = [
+        row for row in speed_ups(comparison) if None not in (number(row.get("accuracy")), number(row.get("speed_up")))
+    ]
     if not rows:
         return None
     rivals: dict[str, list[Row]] = {}

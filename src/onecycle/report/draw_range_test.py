@@ -95,17 +95,19 @@ def draw_test(plots: Plots, test: RecordedTest) -> dict[str, list[int]]:
     """What was seen at which learning rate: the suggested range shaded, the edge of divergence marked."""
     if test.curve is None or not any(sweep.loss or sweep.valid_lr for sweep in test.curve.sweeps):
         return {}
-    result, curve = test.result, test.curve
+    result, curve, n = test.result, test.curve, len(test.curve.sweeps)
     peak, least, edge = (number(result.get(name)) for name in ("lr_max", "lr_min", "edge"))
     shade = (least, peak) if peak and least and least < peak else None
     said = "The suggested range is shaded." if shade else f"Dotted: the peak {peak:.3g}." if peak else ""
     said = said or "No learning rate is suggested."
     said += f" Dotted: training diverges above {edge:.3g}." if edge else ""
-    said += _repeats(len(curve.sweeps))
+    said += (
+        f" Bands: from the lowest to the highest of n = {n} repeats." if n > 1 else " One repeat: no spread is known."
+    )
     common: dict[str, Any] = {
         "x": "learning rate", "kind": "linear" if is_linear(curve) else "log", "shade": shade,
         "marks": tuple(at for at in (None if shade else peak, edge) if at),
-        "names": tuple(filter(None, labels(result))), "bands": f"lowest to highest of {len(curve.sweeps)} repeats",
+        "names": tuple(filter(None, labels(result))), "bands": f"lowest to highest of {n} repeats",
     }  # fmt: skip
     keys = [
         plots.key(Key("training, each update", TRAIN, faint=True)),
@@ -202,9 +204,3 @@ def _title(result: Mapping[str, Any]) -> str:
     none = ["No learning rate is suggested", reason] if reason and result.get("lr_max") is None else []
     lines = [(": " if len(": ".join(parts)) <= TITLE else ":\n").join(parts) for parts in (head, none)]
     return "\n".join(filter(None, [*lines, result.get("title")]))
-
-
-def _repeats(n: int) -> str:
-    return (
-        f" Bands: from the lowest to the highest of n = {n} repeats." if n > 1 else " One repeat: no spread is known."
-    )
