@@ -119,7 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, sync_playwright() as started:
         source = Path(home) / "source"
-        run(Job("digits", model="mlp", budget=f"{options.updates} updates", lr_max="default"), source, draw=False)
+        run(Job("digits", model="mlp", budget=f"{options.updates} updates", lr_max="default"), source, report=False)
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         print(
             f"Chromium {browser.version}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f};"

@@ -208,10 +208,10 @@ class Learner:
         result = self.history.result(_peak_of(policy), self._updates_per_epoch)
         if recording:
             self.save(recording.folder / "model.safetensors")
-            result = replace(result, folder=recording.folder)
             plain = result.to_dict()
             del plain["test"]  # which is measured last: a run without it is not over
             RUN.update(recording.folder, status="finished", result=plain)
+            result = replace(result, folder=recording.folder)
         return result
 
     def fit_one_cycle(

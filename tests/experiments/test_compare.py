@@ -79,7 +79,7 @@ def test_given_peaks(tmp_path: Path):
         assert one["config"]["policy"] == row["policy"] and one["resolved"]["lr_max"] == row["lr_max"]
     assert "the best standard schedule (step)" in comparison.summary[0]
     alone = run(Job(model="mlp", limit=160, optimizer="sgd", budget="1 epochs", lr_max=0.1, policy="step", seed=1),
-                tmp_path / "alone", draw=False)  # fmt: skip
+                tmp_path / "alone", report=False)  # fmt: skip
     assert alone["test"]["accuracy"] == comparison.table[3]["test_accuracy"]
 
 

@@ -115,7 +115,7 @@ def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
     pytest.importorskip("plotly")
     run(TINY, "run")
     assert "test accuracy" in Path("run/report.html").read_text()
-    run(TINY, "bare", draw=False)
+    run(TINY, "bare", report=False)
     assert not Path("bare/report.html").exists()
 
 

@@ -31,7 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_comes_back_as_it_was_and_goes_by_its_new_folder(tmp_path: Path):
     folder, copy = tmp_path / 'a"ü', tmp_path / "runs/b"
-    run(JOB, folder, draw=False)
+    run(JOB, folder, report=False)
     RUN.update(folder, error=f"look into {folder}/checkpoints")
     (folder / ".writing-steps.jsonl").touch()
     unpack(archive(folder, copy), copy)
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_unpacked_is_as_it_was(tmp_path: Path, monkeypat
 def test_what_was_archived_while_it_ran_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Between any two files that are read another checkpoint may be written, and the run may end."""
     whole = tmp_path / "whole"
-    run(JOB, whole, draw=False)
+    run(JOB, whole, report=False)
     early = tmp_path / "early"
     early.mkdir()
     shutil.copy(whole / "run.json", early)
@@ -85,7 +85,7 @@ def test_what_was_archived_while_it_ran_can_be_resumed(tmp_path: Path, monkeypat
         assert names[0] == "run.json" and "running" in archived.read("run.json").decode()
     assert names.index("steps.jsonl") > max(i for i, name in enumerate(names) if name.startswith("checkpoints/step-"))
     unpack(files, tmp_path / "copy")
-    run(JOB, tmp_path / "copy", resume=True, draw=False)
+    run(JOB, tmp_path / "copy", resume=True, report=False)
     assert contents(tmp_path / "copy")["model.safetensors"] == contents(whole)["model.safetensors"]
     assert json.loads((tmp_path / "copy/run.json").read_text())["status"] == "finished"
 

@@ -97,7 +97,7 @@ def test_a_result_is_of_the_last_fit():
     result = two_fits().result(0.2, 3)
     assert result == Result({"loss": 0.5}, {"loss": 0.625, "accuracy": 0.5}, 0.2, 1.0, 3, 3, 32.0)
     assert result.to_dict() == {
-        "run": None, "train": {"loss": 0.5}, "valid": {"loss": 0.625, "accuracy": 0.5}, "test": None, "lr_max": 0.2,
+        "train": {"loss": 0.5}, "valid": {"loss": 0.625, "accuracy": 0.5}, "test": None, "lr_max": 0.2,
         "epochs": 1.0, "updates": 3, "seconds": 3, "samples_per_second": 32.0,
     }  # fmt: skip
     assert two_fits().result(None, None).lr_max == 0.1
@@ -112,7 +112,7 @@ def test_how_a_result_is_shown():
     shown = result._repr_html_()
     assert "<tr><th></th><th>loss</th><th>accuracy</th></tr><tr><th>train</th><td>0.5</td><td>80.00 %</td>" in shown
     assert "0.9" not in shown and "<tr><th>valid</th><td>0.625</td><td>75.12 %</td></tr>" in shown
-    assert replace(result, folder=Path("runs/a")).to_dict()["run"] == "runs/a"
+    assert replace(result, folder=Path("runs/a")).to_dict()["folder"] == "runs/a"
 
 
 def test_how_a_history_is_shown():

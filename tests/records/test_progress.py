@@ -13,7 +13,7 @@ from onecycle.training.loop import EpochEnd, Update
 from onecycle.training.means import Reading
 
 RESULT = {
-    "run": "runs/digits", "train": {"loss": 0.0412, "accuracy": 0.9987}, "valid": {"loss": 0.05, "accuracy": 0.98},
+    "folder": "runs/digits", "train": {"loss": 0.0412, "accuracy": 0.9987}, "valid": {"loss": 0.05, "accuracy": 0.98},
     "test": None, "lr_max": 0.06, "epochs": 2.0, "updates": 1200, "seconds": 83.0, "samples_per_second": 15999.7,
 }  # fmt: skip
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -152,7 +152,7 @@ def test_no_line_is_wider_than_the_terminal(terminal, width):
     for k in range(5):
         progress(update(k, 100.0 + k, updates=100_000))
         progress(epoch_end(k))
-    progress.table({**RESULT, "run": None})
+    progress.table({**RESULT, "folder": None})
     lines = text(stream)
     assert max(map(len, lines)) <= width
     assert any("100,000" in line for line in lines)
@@ -199,7 +199,7 @@ def test_the_closing_table():
         "1,200 updates (2 epochs) in 1 min 23 s, 16,000 images/s, peak learning rate 0.06",
         "The run is in runs/digits",
     ]
-    assert summary({**RESULT, "run": None, "seconds": 7265.0, "samples_per_second": 3.25})[-1] == (
+    assert summary({**RESULT, "folder": None, "seconds": 7265.0, "samples_per_second": 3.25})[-1] == (
         "1,200 updates (2 epochs) in 2 h 01 min, 3.25 samples/s, peak learning rate 0.06"
     )
 

@@ -1,21 +1,25 @@
-"""Kinds of options, and the options of a command as the fields of a job."""
+"""The options of the commands, made from the dataclasses that hold them, and what was given of them as settings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 
+from ..checks import is_number
 from ..errors import ConfigError
+from ..jobs.job import Job
+from ..schedules.budget import Budget
 
-if TYPE_CHECKING:
-    from ..jobs.job import Job
-
-Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+GROUPS = {
+    name: Group.create_ordered(name)
+    for name in ("Data", "Model", "Schedule", "Range test", "Optimizer", "Run", "Comparison", "Where", "Output")
+}
 
 
 def _whole(_: type, tokens: Sequence[Token]) -> int:
@@ -26,68 +30,144 @@ def _whole(_: type, tokens: Sequence[Token]) -> int:
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Json = Annotated[
-    bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
+    bool,
+    Parameter(negative="", show_default=False, group=GROUPS["Output"], help="Print one JSON object and nothing else."),
 ]
+NoReport = Annotated[
+    bool, Parameter(negative="", show_default=False, group=GROUPS["Output"], help="Write no page and no figure.")
+]
+Folder = Annotated[Path | None, Parameter(group=GROUPS["Output"])]
+# Options whose values are written in the shell in another way than in Python, which `settings` reads.
+KINDS = {
+    "lr_max": Annotated[str, Parameter(metavar="NUMBER|auto|default")],
+    "momentum": Annotated[str, Parameter(metavar="NUMBER|HIGH,LOW")],
+    "augment": Annotated[str, Parameter(metavar="NAME,NAME")],
+    "policy": Annotated[str, Parameter(metavar="NAME|FILE.json")],
+    "optimizer": str,
+    "device": str,
+    "model_options": dict[str, str],
+    "policy_options": dict[str, str],
+}
+Options = TypeVar("Options")
 
 
-def job_from(given: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[Job, Path | None]:
-    """The job that the options describe; a resumed one is the run's own, which they may only repeat."""
-    from ..jobs.job import Job
-    from ..jobs.run import job_of
+def options_of(source: type, leave: Sequence[str] = (), kind: Any = None) -> Callable[[type[Options]], type[Options]]:
+    """Make a class a dataclass of options: its own fields, and those of `source`, each None where it is not given.
 
-    settings = settings_from(given)
-    if resume is None:
-        return Job.from_dict(settings), out
-    if out is not None and out != resume:
-        raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")
-    return replace(job_of(resume), **settings), resume
+    The command has no options for the fields in `leave`; `kind` is the type of all options, in place of their own.
+    """
 
+    def add(cls: type[Options]) -> type[Options]:
+        hints = get_type_hints(source)
+        for one in fields(source):
+            if one.name not in leave:
+                cls.__annotations__[one.name] = Annotated[
+                    (kind or _kind(one.name, hints[one.name])) | None, _parameter(one)
+                ]
+                setattr(cls, one.name, None)
+        return dataclass(frozen=True, kw_only=True)(cls)
 
-def settings_from(given: dict[str, Any]) -> dict[str, Any]:
-    """The options of a command, those that were given, as the fields of a job."""
-    from ..schedules.budget import Budget
-
-    settings = dict(given)
-    if "epochs" in settings and "budget" in settings:
-        raise ConfigError("give --epochs or --budget, one of them")
-    if "epochs" in settings:
-        settings["budget"] = str(Budget(epochs=settings.pop("epochs")))
-    if "momentum" in settings:
-        settings["momentum"] = momentum_from(settings["momentum"])
-    if "augment" in settings:
-        settings["augment"] = tuple(name.strip() for name in settings["augment"].split(","))
-    if settings.get("policy", "").lower().endswith(".json"):
-        if "lr_max" in settings:
-            raise ConfigError("a --policy of your own has its peak: leave out --lr-max")
-        settings["policy"] = _read_policy(Path(settings["policy"]))
-    return settings
+    return add
 
 
-def _read_policy(path: Path) -> dict[str, Any]:
-    from ..schedules.policy import Policy
-
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the policy in {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f'{path} holds {values!r}; a policy is an object such as {{"lr": 0.1, "momentum": 0.9}}')
-    return Policy.from_dict(values).to_dict()
+def _kind(name: str, hint: Any) -> Any:
+    plain = {int: Whole, float: float, bool: bool, str: str}
+    return KINDS.get(name) or next(plain[part] for part in (hint, *get_args(hint)) if part in plain)
 
 
-def momentum_from(text: str) -> float | tuple[float, float]:
+def _parameter(one: Field[Any]) -> Parameter:
+    default = one.default is not None and one.default is not False and str(one.default)
+    return Parameter(help=one.metadata["help"], group=GROUPS[one.metadata["group"]], show_default=default, negative="")
+
+
+def source(more: str) -> Parameter:
+    """The first argument of a command: what to train on; `more` is what else it may be."""
+    about = next(one for one in fields(Job) if one.name == "data")
+    return Parameter(help=f"{about.metadata['help']} {more}", group=GROUPS["Data"], show_default=str(about.default))
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The options that were given, by name."""
+    return {name: value for name, value in vars(options).items() if value is not None}
+
+
+def settings(data: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a job: the options of a command, and below them the TOML file `data` where it is one."""
+    if data is not None and data.lower().endswith(".toml"):
+        from ..experiments.spec import read_toml
+
+        file = read_toml(data)
+        if {"epochs", "budget"} & set(options):
+            file = {name: value for name, value in file.items() if name not in ("epochs", "budget")}
+        options = {**file, **options}
+    elif data is not None:
+        options = {"data": data, **options}
+    values = {name: READ[name](value) if name in READ else value for name, value in options.items()}
+    if "epochs" in values:
+        if "budget" in values:
+            raise ConfigError("give --epochs or --budget, one of them")
+        values["budget"] = str(Budget(epochs=values.pop("epochs")))
+    return values
+
+
+def value(text: Any) -> Any:
+    """A value of the command line: a number, true, false or none where it is one.
+
+    >>> value("64"), value("1e-3"), value("sgd"), value("none")
+    (64, 0.001, 'sgd', None)
+    """
+    if not isinstance(text, str):
+        return text
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def momentum(given: Any) -> Any:
     """Momentum, or the high and the low of its cycle.
 
-    >>> momentum_from("0.9"), momentum_from("0.95,0.85")
+    >>> momentum("0.9"), momentum("0.95,0.85")
     (0.9, (0.95, 0.85))
     """
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or not all(0 <= number < 1 for number in numbers):
+    if not isinstance(given, str):
+        return given
+    numbers = [value(part) for part in given.split(",")]
+    if len(numbers) > 2 or not all(is_number(number) and 0 <= number < 1 for number in numbers):
         raise ConfigError(
-            f"--momentum is one number from 0 to below 1, or HIGH,LOW such as 0.95,0.85; received {text!r}"
+            f"--momentum is one number from 0 to below 1, or HIGH,LOW such as 0.95,0.85; received {given!r}"
         )
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _policy(given: Any) -> Any:
+    """A name, or the policy in a file."""
+    if not isinstance(given, str) or not given.lower().endswith(".json"):
+        return given
+    try:
+        policy = json.loads(Path(given).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the policy in {given}: {error}") from error
+    if not isinstance(policy, dict):
+        raise ConfigError(f'{given} holds {policy!r}; a policy is an object such as {{"lr": 0.1, "momentum": 0.9}}')
+    return policy
+
+
+def _names(given: Any) -> Any:
+    return tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else given
+
+
+def _values(given: Any) -> Any:
+    return {name: value(one) for name, one in given.items()} if isinstance(given, Mapping) else given
+
+
+READ: dict[str, Callable[[Any], Any]] = {
+    "lr_max": value,
+    "momentum": momentum,
+    "augment": _names,
+    "policy": _policy,
+    "model_options": _values,
+    "policy_options": _values,
+}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from shutil import get_terminal_size
+from typing import Any
 
-if TYPE_CHECKING:
-    from ..schedules.policy import Policy
+from .. import text
 
+# The words of the command that runs, without its name.
+COMMAND: ContextVar[Sequence[str]] = ContextVar("COMMAND", default=())
 # A plot in characters is no wider.
 PLOT = 100
 LANDMARKS = {
@@ -21,51 +26,56 @@ LANDMARKS = {
 }
 
 
-def repr_class(name: str) -> str:
-    """A class's name as it can be printed in a line: white space shown, everything else as it is."""
-    return name if name.isprintable() and name.strip() else repr(name)
+def print_table(columns: Sequence[str], rows: Iterable[Iterable[Any]], least: Sequence[str] = ()) -> None:
+    """Print columns as wide as their cells; on a terminal, they fit.
 
-
-def show_policy(made: Policy, updates: int, steps_per_epoch: int) -> None:
-    """The values at the first and last update and at the points between."""
-    from ..schedules.policy import position
-
-    points = {x for s in made.schedules.values() for x, _ in getattr(s, "points", ()) if 0 <= x <= 1}
-    steps = sorted({0, updates - 1, *(round(x * (updates - 1)) for x in points)})
-    rows = []
-    for step in steps:
-        values = made(position(step, updates))
-        rows.append([f"{step:,}", f"{step / steps_per_epoch:.2f}", *(f"{value:.4g}" for value in values.values())])
-    print_table(["update", "epoch", *made.schedules], rows)
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Columns as wide as their cells; on a terminal, cells are folded to fit."""
+    There the columns in `least` are left out one by one, then the names in the first are cut, and cells are folded.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, show_header=any(columns), pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
     console = Console(markup=False, highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = 1000
+    cells = [list(columns), *(list(map(_cell, row)) for row in rows)]
+    if least:
+        cells = fitted(cells, console.width, least)
+    table = Table(box=None, show_header=any(columns), pad_edge=False, padding=(0, 2, 0, 0))
+    for column in cells[0]:
+        table.add_column(column, overflow="fold")
+    for row in cells[1:]:
+        table.add_row(*row)
     console.print(table)
 
 
-def text(value: Any) -> str:
-    """A value as a cell of a table."""
+def fitted(cells: list[list[str]], width: int, least: Sequence[str]) -> list[list[str]]:
+    """A table, headings first, within `width`: without some of the columns in `least`, and with shorter names.
+
+    >>> fitted([["run", "data", "test"], ["runs/digits-1", "digits", "98 %"]], 24, ["data"])
+    [['run', 'test'], ['runs/digits-1', '98 %']]
+    >>> fitted([["run", "test"], ["runs/digits-1", "98 %"]], 16, [])
+    [['run', 'test'], ['…digits-1', '98 %']]
+    """
+    columns = list(zip(*cells, strict=True))
+
+    def excess() -> int:
+        return sum(max(map(len, column)) + 2 for column in columns) - width
+
+    for name in least:
+        if excess() > 0:
+            columns = [column for column in columns if column[0] != name]
+    if (over := excess()) > 0:
+        longest = max(len(columns[0][0]), 8, max(map(len, columns[0])) - over)
+        columns[0] = tuple(cell if len(cell) <= longest else f"…{cell[1 - longest :]}" for cell in columns[0])
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return text.number(value)
     if isinstance(value, tuple | list):
-        return (
-            " x ".join(map(str, value))
-            if all(isinstance(v, int) for v in value)
-            else ", ".join(f"{v:.4g}" for v in value)
-        )
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        return (" x " if all(isinstance(part, int) for part in value) else ", ").join(map(_cell, value))
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
 
 
 def print_json(value: Any) -> None:
@@ -85,12 +95,41 @@ def check_lines(result: Mapping[str, Any], width: int | None = None, *, ascii: b
     lines += _wrapped([f"- next: {advice}" for advice in verdict["advice"]], width, "  ")
     lines += ["", *_wrapped([*_landmarks(result), *_sharpness(result)], width, "        ")]
     if cost:
-        share = f", {_percent(cost['share'])} of the updates of a training of 10 epochs" if "share" in cost else ""
-        spent = f"{cost['updates']:,} updates and {cost['evaluations']:,} measurements in {_seconds(cost['seconds'])}"
+        share = (
+            f", {text.percent(cost['share'], 1)} of the updates of a training of 10 epochs" if "share" in cost else ""
+        )
+        updates, measured = text.count(cost["updates"], "update"), text.count(cost["evaluations"], "measurement")
+        spent = f"{updates} and {measured} in {text.duration(cost['seconds'])}"
         lines += _wrapped([f"It took {spent}{share}. Everything is as before."], width)
-    if result["out"]:
-        lines += _wrapped([f"The check is in {result['out']}", *page_line(result["out"])], width)
-    return lines + (["", "To train:", *command_lines(result["train"], width)] if result["train"] else [])
+    if folder := result.get("folder"):
+        lines += _wrapped([f"The check is in {folder}", *page_line(folder)], width)
+    return lines + (["", "To train:", *command_lines(result["command"], width)] if result.get("command") else [])
+
+
+def terminal_width() -> int | None:
+    """The width of the terminal; None for a file or a pipe."""
+    return get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def again(**options: object) -> list[str]:
+    """The words of this command, with `options` added where they were not given."""
+    words = list(COMMAND.get())
+    for name, value in options.items():
+        if not any(word == f"--{name}" or word.startswith(f"--{name}=") for word in words):
+            words += [f"--{name}", str(value)]
+    return ["onecycle", *words]
+
+
+@contextmanager
+def going_on(command: Sequence[str], record: Path) -> Iterator[None]:
+    """Name the command to go on with after a Ctrl-C, where there is a `record` of what was begun."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if record.exists():
+            said = str(stop).partition(" To go on: ")[0]  # of a comparison, where that is a part of what was begun
+            stop.args = (f"{said or 'stopped'}\nTo go on: {shlex.join(command)}",)
+        raise
 
 
 def page_line(folder: str | Path) -> list[str]:
@@ -148,16 +187,8 @@ def _sharpness(result: Mapping[str, Any]) -> list[str]:
     return [
         f"sharpness at {lr:.2g}: largest Hessian eigenvalue {largest:.2g}, times the learning rate {lr * largest:.2g}; "
         f"the Hessian-free estimate of the best learning rate is {free:.2g}; measured along the sweep in "
-        f"{_seconds(result['cost']['sharpness_seconds'])}"
+        f"{text.duration(result['cost']['sharpness_seconds'])}"
     ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.{share < 0.1:d}f} %"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def _wrapped(lines: Iterable[str], width: int | None, indent: str = "") -> list[str]:

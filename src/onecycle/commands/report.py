@@ -1,14 +1,12 @@
-"""The commands that look back: a page about runs, and what has been run."""
+"""The command that writes a page."""
 
 from __future__ import annotations
 
 import webbrowser
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError, ConfigError, did_you_mean
-from .options import Flag, Json
-from .printing import print_json, print_table, text
+from .options import Flag
 
 FIGURES = ("png", "svg", "pdf")
 
@@ -112,37 +110,3 @@ def draw(folder: Path, format: str) -> list[Path]:
     if not drawn:
         raise CheckpointError(f"{folder} holds no run and no range test whose figure could be drawn")
     return drawn
-
-
-def runs(folder: Path = Path("runs"), *, sort: str = "created", json: Json = False) -> None:
-    """List what has been run in a folder, and in the folders inside it.
-
-    Parameters
-    ----------
-    folder
-        Where to look.
-    sort
-        Column to sort by: created, run, status, data, model, optimizer, budget, lr_max, valid, test or seconds.
-    """
-    from ..records.progress import notes
-    from ..records.run import listing
-
-    rows = listing(folder)
-    if not rows:
-        raise CheckpointError(f"there is no run in {folder}: onecycle train makes one")
-    if sort not in rows[0]:
-        raise ConfigError(f"unknown column {sort!r}: {did_you_mean(sort, rows[0])}")
-    rows = sorted(rows, key=lambda row: _order(row[sort]))
-    if json:
-        print_json({"runs": rows})
-        return
-    columns = [name for name in rows[0] if name != "error"]
-    print_table(columns, [["" if row[c] is None else text(row[c]) for c in columns] for row in rows])
-    notes(row["error"] for row in rows if row["status"] == "unreadable")
-
-
-def _order(value: Any) -> tuple[int, float, str]:
-    """Numbers, then words, then what is missing."""
-    if value is None:
-        return (2, 0.0, "")
-    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from ..errors import MissingDependency
-from .options import Flag, Json, Whole
-from .printing import print_json
+from ..experiments.options import Placement
+from .compare import PlacementOptions
+from .options import GROUPS, Flag, Folder, Json, Whole, given
+from .printing import again, going_on, print_json
+
+OUTPUT = GROUPS["Output"]
 
 
 def reproduce(
-    name: str,
+    name: Annotated[str, Parameter(group=GROUPS["Comparison"])],
     /,
     *,
-    size: str = "small",
-    seeds: Whole | None = None,
-    jobs: Whole = 1,
-    on: str | None = None,
-    cpus: Whole | None = None,
-    gpus: float | None = None,
-    storage: str | None = None,
-    plan: Flag = False,
-    out: Path | None = None,
-    format: Literal["png", "svg", "pdf"] = "png",
+    size: Annotated[str, Parameter(group=GROUPS["Comparison"])] = "small",
+    seeds: Annotated[Whole | None, Parameter(group=GROUPS["Comparison"])] = None,
+    place: Annotated[PlacementOptions, Parameter(name="*")] = PlacementOptions(),
+    plan: Annotated[Flag, Parameter(group=OUTPUT)] = False,
+    out: Folder = None,
+    format: Annotated[Literal["png", "svg", "pdf"], Parameter(group=OUTPUT)] = "png",
     json: Json = False,
 ) -> None:
     """Put a published claim to the test: run it, draw it beside the published figure, say whether it held.
@@ -39,45 +41,36 @@ def reproduce(
         small, for two CPU cores and about ten minutes; paper, the paper's own protocol, for a GPU.
     seeds
         Repeats of everything; default 3 to 8.
-    jobs
-        Processes that make runs side by side; default 1.
-    on
-        As for "onecycle compare".
-    cpus
-        On Ray, CPUs of a run, and its threads; default 1.
-    gpus
-        On Ray, share of a GPU of a run; default a whole one, where there are any.
-    storage
-        On Ray, where runs keep checkpoints, as for "onecycle compare".
     plan
         Only print what would be run, and how long it takes.
     out
         Its folder. Default: reproductions/NAME-SIZE.
     format
-        Of the figure: png, svg or pdf.
+        Of the figure.
     """
-    from ..experiments.options import Placement
     from ..reproduction.protocol import read
     from ..reproduction.reproduce import reproduce as run
     from ..reproduction.reproduce import with_seeds
 
+    placement = given(place)
     if plan:
-        protocol = with_seeds(read(name, size), seeds)
-        said = _plan(protocol, Placement(jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage))
+        said = _plan(with_seeds(read(name, size), seeds), Placement(**placement))
         print_json({"name": name, "size": size, "plan": said}) if json else print(*said, sep="\n")
         return
-    found = run(name, size, out, seeds=seeds, jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage, verbose=not json)
-    drawn = None
+    folder = out or Path("reproductions") / f"{name}-{size}"
+    with going_on(again(out=folder), folder / "reproduction.json"):
+        reproduction = run(name, size, folder, seeds=seeds, verbose=not json, **placement)
+    figure = None
     with suppress(MissingDependency):
-        drawn = found.draw(format)
+        figure = str(reproduction.draw(format))
     if json:
-        print_json({"out": str(found.folder), "figure": drawn and str(drawn), "answer": found.findings[0].answer,
-                    "summary": found.summary})  # fmt: skip
+        answer = reproduction.findings[0].answer
+        print_json({"folder": str(folder), "figure": figure, "answer": answer, "summary": reproduction.summary})
         return
-    print(*found.summary, *([f"drawn in {drawn}"] if drawn else []), sep="\n")
+    print(*reproduction.summary, *([f"drawn in {figure}"] if figure else []), sep="\n")
 
 
-def _plan(protocol: Any, placement: Any) -> list[str]:
+def _plan(protocol: Any, placement: Placement) -> list[str]:
     from ..experiments.comparison import lines, measured
     from ..reproduction.evidence import specs
 

@@ -48,7 +48,7 @@ def known(planned: PlannedRun) -> Outcome | None:
     if not RUN.exists(planned.folder):
         return None
     if ended(planned.folder):
-        return Outcome("finished", run(planned.job, planned.folder, resume=True))
+        return Outcome("finished", run(planned.job, planned.folder, resume=True).to_dict())
     record = RUN.read(planned.folder)
     if record["status"] == "failed" and planned.trial:
         return Outcome("failed", error=record["error"])
@@ -81,7 +81,8 @@ def execute(planned: PlannedRun) -> Outcome:
 def _attempt(planned: PlannedRun) -> Outcome:
     try:
         begun = RUN.exists(planned.folder)
-        return Outcome("finished", run(planned.job, planned.folder, resume=begun, test=not planned.trial, draw=False))
+        result = run(planned.job, planned.folder, resume=begun, test=not planned.trial, report=False)
+        return Outcome("finished", result.to_dict())
     except Exception as error:  # whatever it is, the other runs go on
         return Outcome("failed", error=str(error) or type(error).__name__)
 

@@ -147,7 +147,7 @@ def measure(job: Job, seconds: float) -> Speed:
         raise
     except Exception as error:  # whatever the code of a model raises
         raise TrainingError(f"the model cannot be trained on these data: {type(error).__name__}: {error}") from error
-    train, *held_out = ready.config["facts"]["samples"]
+    train, *held_out = ready.facts["samples"]
     return Speed(result.samples_per_second, train, sum(held_out), start)
 
 

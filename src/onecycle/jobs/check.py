@@ -30,25 +30,25 @@ def check(
     lr_high: float | None = None,
     full: bool = False,
     verbose: bool = False,
-) -> dict[str, Any]:
+    report: bool = True,
+) -> RangeTest:
     """Test the learning rates of what `job` describes: which peak it can take, and whether it can super-converge.
 
     Of the job count the data, the model, the optimizer and what changes an update, and the epochs of its budget, 10
-    where it is not in epochs; its peak, preset and policy do not. The sweep's ends, `lr_low` and `lr_high`, are found
-    where they are not given. Each repeat has initial weights of its own. In `full`, the sharpness is measured along the
-    first repeat: several times the cost.
+    where it is not in epochs; its peak and its policy do not. The sweep's ends, `lr_low` and `lr_high`, are chosen
+    where they are not given. Each repeat has initial weights of its own. With `full`, the sharpness is measured along
+    the first repeat: several times the cost.
 
-    Returns plain data, what `RangeTest.to_dict` says and before it ``out``, the folder, and ``train``, the command to
-    go on with. With `out`, ``check.json`` in that folder has the same, with configuration, versions and hardware;
-    ``check.png`` is its picture, where matplotlib is installed, and ``report.html`` its page, where plotly and jinja2
-    are. Nothing else is written.
+    The test that is returned has the `command` that trains at its peak. With `out` it has that `folder`, in which
+    ``check.json`` holds it with configuration, versions and hardware, ``check.png`` its figure, where matplotlib is
+    installed, and ``report.html`` its page, where plotly and jinja2 are; without `report`, neither of the two.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`; as `Learner.range_test`.
         Interrupted: stopped by a signal; nothing is written.
 
-    >>> result = check(Job("digits", model="mlp"), repeats=1)
-    >>> result["verdict"]["answer"] in ("possible", "not possible", "unclear"), 0.01 < result["lr_max"] < 2
+    >>> test = check(Job("digits", model="mlp"), repeats=1)
+    >>> test.verdict.answer in ("possible", "not possible", "unclear"), 0.01 < test.lr_max < 2
     (True, True)
     """
     folder = None if out is None else CHECK.claim(out)
@@ -60,17 +60,14 @@ def check(
         build=ready.build,
         title=f"{job.data}, {ready.config['model']}, {job.optimizer}",
     )
-    test = replace(test, notes=tuple(ready.learner.notes))
-    _write(folder, test, {**ready.config, **options})
-    return {
-        "out": None if folder is None else str(folder),
-        "train": job.command(lr_max=test.lr_max or "default"),
-        **test.to_dict(),
-    }
+    test = replace(
+        test, notes=tuple(ready.learner.notes), folder=folder, command=job.command(lr_max=test.lr_max or "default")
+    )
+    return _written(test, {**ready.config, **options}, ready.facts, report)
 
 
-def check_curve(path: str | Path, out: str | Path | None = None) -> dict[str, Any]:
-    """Judge a range test that is there already: a CSV file with the columns ``lr`` and ``test_accuracy``.
+def check_curve(path: str | Path, out: str | Path | None = None, *, report: bool = True) -> RangeTest:
+    """Judge the log of a range test: a CSV file with the columns ``lr`` and ``test_accuracy``.
 
     Nothing is trained. Of a log that goes on after its highest learning rate, only the rise counts. Returns and writes
     what `check` does, without a peak and a command.
@@ -83,29 +80,29 @@ def check_curve(path: str | Path, out: str | Path | None = None) -> dict[str, An
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "curve.csv"
     ...     _ = path.write_text("lr,test_accuracy\\n0.1,0.7\\n0.5,0.8\\n1,0.8\\n2,0.78\\n3,0.75\\n")
-    ...     check_curve(path)["lr_max"] is None
+    ...     check_curve(path).lr_max is None
     True
     """
     folder = None if out is None else CHECK.claim(out)
     curve = Curve.from_csv(path)
     if not curve.valid_accuracy.lr:
         raise DataError(f"{path} has no values in a column test_accuracy, which the verdict is read from")
-    test = RangeTest(curve, judge(curve), title=Path(path).name)
-    _write(folder, test, {"curve": str(path)})
-    return {"out": None if folder is None else str(folder), "train": None, **test.to_dict()}
+    test = RangeTest(curve, judge(curve), title=Path(path).name, folder=folder)
+    return _written(test, {"curve": str(path)}, {}, report)
 
 
-def _write(folder: Path | None, test: RangeTest, config: Mapping[str, Any]) -> None:
-    if folder is None:
-        return
-    asked = {name: value for name, value in config.items() if name != "facts"}
-    record = {"config": asked, "facts": config.get("facts", {}), "notes": list(test.notes), "result": test.to_dict()}
-    CHECK.write(folder, {**origin(), **record})
-    _draw(test, folder)
+def _written(test: RangeTest, config: Mapping[str, Any], facts: Mapping[str, Any], report: bool) -> RangeTest:
+    if test.folder is not None:
+        result = replace(test, folder=None).to_dict()
+        record = {"config": dict(config), "facts": dict(facts), "notes": list(test.notes), "result": result}
+        CHECK.write(test.folder, {**origin(), **record})
+        if report:
+            _draw(test, test.folder)
+    return test
 
 
 def _draw(test: RangeTest, folder: Path) -> None:
-    """The picture and the page, where what they need is installed: a check does not fail for want of one."""
+    """Draw the figure and the page, where what they need is installed: a check does not fail for want of one."""
     from ..report.matplotlib import save
     from ..report.page import page
 

@@ -49,7 +49,9 @@ class Job(TrainingOptions):
         "package.module:callable; by default one that suits the data.",
         "Model",
     )
-    model_options: Mapping[str, Any] | None = option(None, "A keyword of the model, such as dropout.", "Model")
+    model_options: Mapping[str, Any] | None = option(
+        None, "Keywords of the model, such as --model-options.dropout 0.2.", "Model"
+    )
     budget: str = option("10 epochs", 'Instead of --epochs: a time such as 90s, 5m or 1h, or "500 updates".', SCHEDULE)
     policy: str | Mapping[str, Any] = option(
         "one_cycle",
@@ -57,7 +59,9 @@ class Job(TrainingOptions):
         '{"lr": {"points": [[0, 0.01], [0.3, 0.1], [1, 0]], "easing": "linear"}, "momentum": 0.9}',
         SCHEDULE,
     )
-    policy_options: Mapping[str, Any] | None = option(None, "A keyword of the policy, such as peak_at.", SCHEDULE)
+    policy_options: Mapping[str, Any] | None = option(
+        None, "Keywords of the policy, such as --policy-options.peak_at 0.3.", SCHEDULE
+    )
     lr_max: float | str = option(
         "auto",
         "Peak learning rate: a number; auto, from a range test where the run is long enough to pay for one; or "

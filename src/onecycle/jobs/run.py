@@ -18,6 +18,7 @@ from ..models import build
 from ..optim.build import recipe
 from ..records import run as runs
 from ..records.files import RUN, plain
+from ..records.history import Result
 from ..schedules.policy import Policy
 from ..training.objectives import Perplexity
 from .job import Job
@@ -30,52 +31,50 @@ def run(
     resume: bool = False,
     verbose: bool = False,
     test: bool = True,
-    draw: bool = True,
-) -> dict[str, Any]:
+    report: bool = True,
+) -> Result:
     """Train as `job` says, in the folder `out`, and measure the test set once, at the end.
 
-    Returns the result as plain data, the same as ``result`` in ``run.json``: ``run``, ``train``, ``valid``, ``test``
-    (each a loss in nats or squared units and the metrics; None where there is no such split), ``lr_max``, ``epochs``,
-    ``updates``, ``seconds`` and ``samples_per_second``. With `resume`, the run in `out` goes on from its last good
-    checkpoint and ends as if it had never stopped; one that has ended already gives its result. Without `test` the
-    test set is left alone, as by a run that something is chosen by; without `draw` there is no picture and no page.
+    With `resume`, the run in `out` goes on from its last good checkpoint and ends as if it had never stopped; one that
+    has ended gives its result. Without `test` the test set is left alone, as by a run that something is chosen by;
+    without `report` no figure and no page is written.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
         Interrupted: stopped by a signal, after a checkpoint.
     """
-    folder = _free_folder(job) if out is None else Path(out)
+    folder = free_folder(job) if out is None else Path(out)
     if not resume:
         RUN.claim(folder)
     elif result := _finished(folder, job):
         return result
     ready = prepare(job, verbose)
     learner, test_data = ready.learner, ready.data.test if test else None
-    folder_options: dict[str, Any] = {"out": folder, "resume": resume, "config": ready.config}
+    folder_options: dict[str, Any] = {"out": folder, "resume": resume, "config": {**ready.config, "facts": ready.facts}}
     try:
         policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
         peak = job.lr_max if isinstance(policy, str) else "auto"
         fitted = learner.fit(job.budget, policy, peak, **job.schedule_options, **folder_options)
     except (TrainingError, Interrupted):
-        if draw:
+        if report:
             _page(folder)
         raise
-    measured = None if test_data is None else learner.evaluate(test_data)
-    result = replace(fitted, test=measured, folder=folder).to_dict()
-    RUN.update(folder, result=result)
-    if draw:
+    result = replace(fitted, test=None if test_data is None else learner.evaluate(test_data))
+    RUN.update(folder, result=result.to_dict())
+    if report:
         _draw(learner, folder, job)
-    return result
+    return replace(result, folder=folder)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a job comes to: its data, a learner, the model anew from a seed, and the configuration as it is recorded."""
+    """What a job comes to: its data, a learner, the model anew from a seed, and what is recorded of them."""
 
     data: Data
     learner: Learner
     build: Callable[[int], nn.Module]
     config: dict[str, Any]
+    facts: dict[str, Any]
 
 
 def prepare(job: Job, verbose: bool = False) -> Prepared:
@@ -95,7 +94,7 @@ def prepare(job: Job, verbose: bool = False) -> Prepared:
 
     metrics = {"perplexity": Perplexity()} if data.kind == "text" else None
     learner = Learner(anew(job.seed), data, metrics=metrics, verbose=verbose, **job.learner_keywords())
-    return Prepared(data, learner, anew, plain({**asdict(job), "model": name, "facts": _facts(data)}))
+    return Prepared(data, learner, anew, plain({**asdict(job), "model": name}), plain(_facts(data)))
 
 
 def job_of(folder: str | Path) -> Job:
@@ -113,12 +112,13 @@ def job_of(folder: str | Path) -> Job:
     return Job.from_dict(record["config"])
 
 
-def _finished(folder: Path, job: Job) -> dict[str, Any] | None:
+def _finished(folder: Path, job: Job) -> Result | None:
     """The result of the run of this very job, if it has come to its end: the test set is measured last."""
     record = RUN.read(folder)
     model = job.model or record["config"].get("model")
     runs.check_same(folder, {**record["config"], **plain(asdict(job)), "model": model})
-    return record["result"] if record["status"] == "finished" and "test" in record["result"] else None
+    whole = record["status"] == "finished" and "test" in record["result"]
+    return Result(**record["result"], folder=folder) if whole else None
 
 
 def _default_model(data: Data) -> str:
@@ -145,7 +145,7 @@ def _facts(data: Data) -> dict[str, Any]:
     }
 
 
-def _free_folder(job: Job) -> Path:
+def free_folder(job: Job) -> Path:
     """``runs/DATA-MODEL-1``, or the next number that is free."""
     stem = "-".join(Path(part).resolve().stem.replace(":", "-") for part in (job.data, job.model) if part)
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())

@@ -50,9 +50,10 @@ class Result:
     folder: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the ``result`` of a run's ``run.json``; ``run`` is the folder."""
+        """Plain data, the ``result`` of a run's ``run.json``, and the folder where there is one."""
         names = ("train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second")
-        return {"run": self.folder and str(self.folder), **{name: getattr(self, name) for name in names}}
+        folder = {} if self.folder is None else {"folder": str(self.folder)}
+        return {**{name: getattr(self, name) for name in names}, **folder}
 
     def __repr__(self) -> str:
         split = next(split for split in ("test", "valid", "train") if getattr(self, split) is not None)

@@ -180,7 +180,7 @@ def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | No
 
     >>> result = {
     ...     "train": {"loss": 0.0123, "accuracy": 0.9987}, "valid": {"loss": 0.0456, "accuracy": 0.99}, "test": None,
-    ...     "run": "runs/one", "lr_max": 0.06, "epochs": 10, "updates": 1000, "seconds": 83.2,
+    ...     "folder": "runs/one", "lr_max": 0.06, "epochs": 10, "updates": 1000, "seconds": 83.2,
     ...     "samples_per_second": 12345.6,
     ... }
     >>> print(*summary(result, unit="images"), sep="\\n")
@@ -204,7 +204,7 @@ def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | No
         f"peak learning rate {text.number(result['lr_max'])}"
     )
     lines += textwrap.wrap(said, width) if width else [said]
-    return lines + ([f"The run is in {result['run']}"] if result.get("run") else [])
+    return lines + ([f"The run is in {result['folder']}"] if result.get("folder") else [])
 
 
 def notes(lines: Iterable[str], stream: TextIO | None = None) -> None:

@@ -86,7 +86,7 @@ def _range_tests(protocol: Protocol, folder: Path, verbose: bool, **_: Any) -> I
 def _tested(job: Job, folder: Path, options: Mapping[str, Any], verbose: bool) -> dict[str, Any]:
     if CHECK.exists(folder):
         return CHECK.read(folder)["result"]
-    return check(job, folder, **options, verbose=verbose)
+    return check(job, folder, **options, verbose=verbose).to_dict()
 
 
 def _schedules(protocol: Protocol, folder: Path, **_: Any) -> Iterator[Row]:
@@ -96,7 +96,7 @@ def _schedules(protocol: Protocol, folder: Path, **_: Any) -> Iterator[Row]:
         for seed in range(settings.pop("seeds")):
             home = folder / f"{name}-seed{seed}"
             begun = RUN.exists(home)
-            run(Job.from_dict({**settings, "seed": seed}), home, resume=begun, test=False, draw=False)
+            run(Job.from_dict({**settings, "seed": seed}), home, resume=begun, test=False, report=False)
             steps = read_jsonl(home / "steps.jsonl")
             for measure, key, scale in (("learning rate", "lr", 1 / settings["lr_max"]), ("momentum", "momentum", 1)):
                 values = [scale * step[key] for step in steps if key in step]

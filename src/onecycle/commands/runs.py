@@ -1,0 +1,182 @@
+"""The command that lists what has been run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checks import one_of
+from ..errors import CheckpointError
+from ..text import duration, measure, number
+from .options import Json
+from .printing import print_json, print_table
+
+if TYPE_CHECKING:
+    from ..records.files import Kind
+
+FOLDERS = ("runs", "comparisons", "reproductions")
+# The columns, and in which order they are left out where the terminal is too narrow.
+RUN = ("run", "data", "model", "optimizer", "budget", "lr_max", "valid", "test", "seconds", "status", "created")
+LEAST = ("created", "seconds", "optimizer", "budget", "lr_max", "model", "data", "test", "epochs", "policies")
+
+
+def runs(folder: Path | None = None, *, sort: str = "valid", json: Json = False) -> None:
+    """List what has been run in a folder, and in the folders inside it: runs, comparisons and checks.
+
+    Parameters
+    ----------
+    folder
+        Where to look. Default: runs, comparisons and reproductions.
+    sort
+        Column to sort the runs by: valid (the best first), run, data, model, optimizer, budget, lr_max, test, seconds,
+        status or created.
+    """
+    one_of("column", sort, RUN)
+    folders = [folder] if folder else [Path(name) for name in FOLDERS if Path(name).is_dir()]
+    listed = listing(folders)
+    if not any(listed.values()):
+        raise CheckpointError(f"there is no run in {folder or 'runs'}: onecycle train makes one")
+    listed["runs"].sort(key=lambda run: _order(run, sort))
+    if json:
+        print_json(listed)
+        return
+    tables = [table for table in (_runs(listed["runs"], sort), _comparisons(listed), _checks(listed)) if table]
+    for i, (title, columns, rows) in enumerate(tables):
+        print(*[""] * bool(i), title, sep="\n" if i else "")
+        print_table(columns, rows, least=LEAST)
+    from ..records.progress import notes
+
+    notes(one["error"] for kind in listed.values() for one in kind if one["status"] == "unreadable")
+
+
+def listing(folders: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """The runs, comparisons and checks in `folders` and below, each a flat dictionary.
+
+    The runs of a comparison are its own: they are listed where its folder is named. What cannot be read has its error.
+
+    Raises:
+        CheckpointError: no such folder.
+    """
+    from ..records.files import CHECK, COMPARISON
+    from ..records.files import RUN as OF_RUN
+
+    for folder in folders:
+        if not folder.is_dir():
+            raise CheckpointError(f"there is no folder {folder}: name one that holds runs")
+    kinds = {"runs": (OF_RUN, _run), "comparisons": (COMPARISON, _comparison), "checks": (CHECK, _check)}
+    files = {kind.file for kind, _ in kinds.values()}
+    holding = sorted({path for folder in folders for path in _below(folder, COMPARISON, files)})
+    return {
+        name: [_read(kind, path, describe) for path in holding if kind.exists(path)]
+        for name, (kind, describe) in kinds.items()
+    }
+
+
+def _below(root: Path, whole: Kind, files: set[str]) -> Iterator[Path]:
+    """The folders with one of `files` in `root` and below; what is inside of a `whole` is left out."""
+    for place, folders, names in os.walk(root):
+        if files & set(names):
+            yield Path(place)
+        if whole.file in names and Path(place) != root:
+            folders.clear()
+
+
+def _read(kind: Kind, folder: Path, describe: Any) -> dict[str, Any]:
+    record: dict[str, Any]
+    try:
+        record, error = kind.read(folder), None
+    except CheckpointError as unreadable:
+        record, error = {"status": "unreadable"}, str(unreadable)
+    config, resolved = (record.get(part) or {} for part in ("config", "resolved"))
+    about = {key: config.get(key) for key in ("data", "model", "optimizer", "budget")}
+    common = {"created": record.get("created"), "status": record.get("status", "finished")}
+    return {
+        kind.what: str(folder),
+        **common,
+        **{key: resolved.get(key) or value for key, value in about.items()},
+        **describe(record, config, resolved),
+        "error": error or record.get("error"),
+    }
+
+
+def _run(record: Mapping[str, Any], config: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
+    result = record.get("result") or {}
+    splits = {split: result.get(split) or {} for split in ("valid", "test")}
+    names = [name for means in splits.values() for name in ("accuracy", "loss") if name in means]
+    metric = names[0] if names else None
+    return {
+        "lr_max": result.get("lr_max") or resolved.get("lr_max"),
+        "metric": metric,
+        **{split: means.get(metric) for split, means in splits.items()},
+        "seconds": result.get("seconds"),
+    }
+
+
+def _comparison(record: Mapping[str, Any], config: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    table = record.get("table") or []
+    ended = sum(row["status"] != "waiting" for row in table)
+    return {
+        "policies": config.get("policies"), "epochs": config.get("epochs"), "ended": ended, "runs": len(table),
+        "summary": record.get("summary") or [],
+    }  # fmt: skip
+
+
+def _check(record: Mapping[str, Any], *_: Mapping[str, Any]) -> dict[str, Any]:
+    result = record.get("result") or {}
+    return {"lr_max": result.get("lr_max"), "verdict": (result.get("verdict") or {}).get("answer")}
+
+
+def _order(run: Mapping[str, Any], column: str) -> tuple[int, float, str]:
+    """Numbers, then words, then what is missing; of a metric the best first."""
+    value = run[column]
+    if value is None:
+        return (2, 0.0, "")
+    if not isinstance(value, int | float):
+        return (1, 0.0, str(value))
+    best_is_high = column in ("valid", "test") and run["metric"] == "accuracy"
+    return (0, -value if best_is_high else value, "")
+
+
+Table = tuple[str, list[str], list[list[Any]]]
+
+
+def _runs(runs: Sequence[Mapping[str, Any]], sort: str) -> Table | None:
+    if not runs:
+        return None
+    metrics = {run["metric"] for run in runs} - {None}
+    metric = metrics.pop() if len(metrics) == 1 else "metric"
+    heads = {"valid": f"valid {metric}", "test": f"test {metric}", "lr_max": "peak", "seconds": "time"}
+    columns = [name for name in RUN if name != "status" or any(run["status"] != "finished" for run in runs)]
+    by = f"{heads.get(sort, sort)}{', the best first' if sort in ('valid', 'test') else ''}"
+    rows = [[_shown(run, name) for name in columns] for run in runs]
+    return f"Runs, by {by}:", [heads.get(name, name) for name in columns], rows
+
+
+def _comparisons(listed: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
+    columns = ["comparison", "data", "model", "policies", "epochs", "runs", "status", "created"]
+    rows = [
+        [f"{one['ended']} of {one['runs']}" if name == "runs" else _shown(one, name) for name in columns]
+        for one in listed["comparisons"]
+    ]
+    return ("Comparisons:", columns, rows) if rows else None
+
+
+def _checks(listed: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
+    columns = ["check", "data", "model", "optimizer", "lr_max", "verdict", "created"]
+    rows = [[_shown(one, name) for name in columns] for one in listed["checks"]]
+    return ("Checks:", ["peak" if name == "lr_max" else name for name in columns], rows) if rows else None
+
+
+def _shown(one: Mapping[str, Any], name: str) -> Any:
+    value = one[name]
+    if value is None:
+        return ""
+    if name in ("valid", "test"):
+        return measure(one["metric"], value)
+    if name == "created":
+        return value[:16].replace("T", " ")
+    if name in ("policies", "epochs"):
+        return ", ".join(f"{part:g}" if isinstance(part, int | float) else str(part) for part in value)
+    return {"seconds": duration, "lr_max": lambda peak: number(peak, 2)}.get(name, str)(value)

@@ -1,0 +1,60 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import ConfigError
+from ..jobs.job import Job
+from .options import GROUPS, Folder, Json, NoReport, given, options_of, settings, source
+from .printing import going_on, page_line, print_json, terminal_width
+
+SCHEDULE = GROUPS["Schedule"]
+
+
+@options_of(Job, leave=("data",))
+class JobOptions:
+    """What decides how a run goes."""
+
+    epochs: Annotated[float | None, Parameter(help="Passes over the training data.", group=SCHEDULE)] = None
+
+
+def train(
+    data: Annotated[str | None, source("Or a TOML file of these options, which those given here replace.")] = None,
+    *,
+    options: Annotated[JobOptions, Parameter(name="*")] = JobOptions(),
+    out: Folder = None,
+    resume: Folder = None,
+    no_report: NoReport = False,
+    json: Json = False,
+) -> None:
+    """Train a model with one cycle of the learning rate.
+
+    Parameters
+    ----------
+    out
+        Folder of the run. Default: runs/DATA-MODEL-1, or the next free number.
+    resume
+        Go on with the run in this folder, exactly where its last checkpoint is.
+    """
+    from ..jobs.run import free_folder, job_of, run
+
+    values = settings(data, given(options))
+    if resume is None:
+        job = Job.from_dict(values)
+    elif out is not None and out != resume:
+        raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")
+    else:
+        job = replace(job_of(resume), **values)
+    folder = resume or out or free_folder(job)
+    with going_on(["onecycle", "train", "--resume", str(folder)], folder / "run.json"):
+        result = run(job, folder, resume=resume is not None, verbose=not json, report=not no_report)
+    if json:
+        print_json(result.to_dict())
+        return
+    from ..records.progress import summary
+
+    print(*summary(result.to_dict(), width=terminal_width()), *page_line(folder), sep="\n")
