@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from page_makers import write_check, write_comparison, write_run
 
 from onecycle.commands.app import main
+from onecycle.commands.runs import listing
 from onecycle.errors import CheckpointError
 from onecycle.jobs.job import Job
 from onecycle.jobs.run import run
-from onecycle.records.run import listing
 
 TINY = Job("digits", model="mlp", budget="2 updates", limit=200)
 
@@ -39,23 +46,65 @@ def said(capsys, *words: str) -> str:
 
 
 def test_a_listing_has_every_run_and_says_which_cannot_be_read():
-    rows = {Path(row["run"]).name: row for row in listing("runs")}
+    rows = {Path(row["run"]).name: row for row in listing([Path("runs")])["runs"]}
     assert set(rows) == {"sgd", "adamw", "damaged"}
     assert rows["sgd"]["status"] == "finished" and rows["sgd"]["lr_max"] == 0.2 and 0 <= rows["sgd"]["test"] <= 1
     assert rows["damaged"]["status"] == "unreadable" and "cannot be read" in rows["damaged"]["error"]
     with pytest.raises(CheckpointError, match="there is no folder nowhere"):
-        listing("nowhere")
+        listing([Path("nowhere")])
 
 
 def test_runs_is_a_table_that_sorts(capsys):
     main(["runs"])
     lines, why = (stream.splitlines() for stream in capsys.readouterr())
     assert len(why) == 1 and why[0].startswith("note: runs/deep/damaged/run.json cannot be read: ")
-    assert lines[0].split()[:3] == ["run", "created", "status"] and len(lines) == 4
+    assert lines[0] == "Runs, by valid accuracy, the best first:"
+    assert lines[1].split()[:3] == ["run", "data", "model"] and len(lines) == 5
+    best = json.loads(said(capsys, "runs", "--json"))["runs"]
+    assert best[0]["valid"] >= best[1]["valid"] and best[2]["status"] == "unreadable"
     by_peak = json.loads(said(capsys, "runs", "--sort", "lr_max", "--json"))["runs"]
     assert [row["lr_max"] for row in by_peak] == [0.007, 0.2, None]
     by_name = json.loads(said(capsys, "runs", "--sort", "run", "--json"))["runs"]
     assert [Path(row["run"]).name for row in by_name] == ["adamw", "damaged", "sgd"]
+
+
+def test_runs_lists_comparisons_and_checks_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("runs/one"))
+    write_check(Path("runs/tested"))
+    write_comparison(Path("comparisons/all"))
+    listed = json.loads(said(capsys, "runs", "--json"))
+    assert {kind: [one[kind[:-1]] for one in listed[kind]] for kind in listed} == {
+        "runs": ["runs/one"], "comparisons": ["comparisons/all"], "checks": ["runs/tested"]
+    }  # fmt: skip
+    inside = json.loads(said(capsys, "runs", "comparisons/all", "--json"))
+    assert inside["runs"] and len(inside["comparisons"]) == 1
+    lines = said(capsys, "runs").splitlines()
+    assert [line for line in lines if line.endswith(":")] == [
+        "Runs, by valid accuracy, the best first:", "Comparisons:", "Checks:"
+    ]  # fmt: skip
+    assert any(line.split()[0] == "comparisons/all" and " of " in line for line in lines if line)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_runs_fits_the_terminal(width, tmp_path, monkeypatch):
+    """The least important columns are left out first, and the metrics stay."""
+    write_run(tmp_path / "runs" / "a-name-that-is-rather-long-and-says-much-of-the-run" / "seed-1", model="resnet20")
+    mine, its = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "onecycle", "runs", "runs"], stdin=its, stdout=its, stderr=subprocess.DEVNULL,
+        cwd=tmp_path, env={**os.environ, "COLUMNS": str(width), "TERM": "xterm"},
+    ):  # fmt: skip
+        os.close(its)
+        text = b""
+        with suppress(OSError):
+            while data := os.read(mine, 4096):
+                text += data
+    os.close(mine)
+    lines = re.sub(r"\x1b\[\d*m|\r", "", text.decode()).splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) <= width
+    assert "valid accuracy" in lines[1] and ("created" in lines[1]) is False and ("time" in lines[1]) == (width == 120)
+    assert "80.00 %" in lines[2] and "seed-1" in lines[2]
 
 
 def test_report_writes_a_page_figures_or_markdown(capsys):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from onecycle import CheckpointError, ConfigError, DataError, Job, Learner, TrainingError, build_model
+from onecycle import CheckpointError, ConfigError, DataError, Job, Learner, Result, TrainingError, build_model
 from onecycle.commands.app import main
 from onecycle.errors import MissingDependency
 from onecycle.jobs import check as check_job  # fmt: skip
@@ -39,11 +39,13 @@ def learner(data, classes: int = 2, **options) -> Learner:
 
 
 def test_the_result_is_plain_data_with_the_command_to_go_on():
-    result = check(TINY)
+    test = check(TINY)
+    result = test.to_dict()
     assert json.loads(json.dumps(result)) == result
-    assert list(result)[:2] == ["out", "train"] and result["out"] is None
+    assert test.folder is None and "folder" not in result and test.command == result["command"]
     assert (
-        result["train"] == f"onecycle train digits --model mlp --epochs 10 --lr-max {result['lr_max']:.2g} --limit 320"
+        result["command"]
+        == f"onecycle train digits --model mlp --epochs 10 --lr-max {result['lr_max']:.2g} --limit 320"
     )
     assert result["title"] == "digits, mlp, muon"
     assert result["verdict"]["answer"] in ("possible", "not possible", "unclear")
@@ -59,12 +61,12 @@ def test_without_a_folder_nothing_is_written():
 
 
 def test_the_same_job_gives_the_same_test():
-    first, again, other = (check(each, repeats=1)["curve"] for each in (TINY, TINY, replace(TINY, seed=1)))
+    first, again, other = (check(each, repeats=1).curve for each in (TINY, TINY, replace(TINY, seed=1)))
     assert first == again != other
 
 
 def test_what_a_check_leaves_in_its_folder():
-    result = check(TINY, "deep/down", updates=70)
+    result = check(TINY, "deep/down", updates=70).to_dict()
     assert [str(path) for path in Path("deep/down").iterdir()] == ["deep/down/check.json"]
     record = json.loads(Path("deep/down/check.json").read_text())
     assert list(record) == [
@@ -72,7 +74,7 @@ def test_what_a_check_leaves_in_its_folder():
         "result",
     ]  # fmt: skip
     assert record["schema"] == 1
-    assert record["result"] == {k: v for k, v in result.items() if k not in ("out", "train")}
+    assert record["result"] == {k: v for k, v in result.items() if k != "folder"}
     config = record["config"]
     assert (config["data"], config["model"], record["facts"]["classes"]) == ("digits", "mlp", list("0123456789"))
     assert (config["updates"], config["repeats"], config["full"]) == (70, 2, False)
@@ -157,12 +159,15 @@ def test_each_repeat_has_initial_weights_of_its_own(monkeypatch):
 
 @pytest.mark.parametrize("budget", ["5m", "500 updates"])
 def test_a_budget_that_is_not_in_epochs(budget):
-    result = check(replace(TINY, budget=budget), repeats=1)
+    result = check(replace(TINY, budget=budget), repeats=1).to_dict()
     assert result["epochs"] == 10
-    assert f"--budget {budget}" in result["train"].replace("'", "")
+    assert f"--budget {budget}" in result["command"].replace("'", "")
 
 
 # The command to go on with
+
+
+RESULT = Result({"loss": 1.0}, None, 0.1, 1.0, 1, 1.0, 1.0)
 
 
 def random_job(draw: random.Random) -> Job:
@@ -180,7 +185,7 @@ def random_job(draw: random.Random) -> Job:
 
 def test_the_command_trains_the_very_job(monkeypatch, capsys):
     done = []
-    monkeypatch.setattr("onecycle.jobs.run.run", lambda job, *_, **__: done.append(job) or {})
+    monkeypatch.setattr("onecycle.jobs.run.run", lambda job, *_, **__: done.append(job) or RESULT)
     draw = random.Random(0)
     for peak in ["default", 0.5, 3e-6, 20.0] * 10:
         work = random_job(draw)
@@ -194,11 +199,11 @@ def test_the_command_trains_the_very_job(monkeypatch, capsys):
 
 def test_a_curve_from_a_file_is_judged():
     Path("curve.csv").write_text(CURVE)
-    result = check_curve("curve.csv", "out")
+    result = check_curve("curve.csv", "out").to_dict()
     curve = Curve.from_dict(result["curve"])
     assert curve.valid_accuracy.lr == (0.1, 0.5, 1.0, 2.0, 3.0)
     assert result["verdict"]["answer"] == judge(curve).answer
-    assert (result["lr_max"], result["train"], result["title"], result["cost"]) == (None, None, "curve.csv", {})
+    assert (result["lr_max"], result.get("command"), result["title"], result["cost"]) == (None, None, "curve.csv", {})
     record = json.loads(Path("out/check.json").read_text())
     assert record["config"] == {"curve": "curve.csv"}
     assert record["result"]["curve"] == result["curve"]
@@ -223,7 +228,7 @@ def test_a_curve_without_accuracies_is_refused_before_anything_is_written():
 
 
 def test_in_full_the_sharpness_is_measured_along_the_same_sweeps():
-    plain, full = check(TINY), check(TINY, full=True)
+    plain, full = check(TINY).to_dict(), check(TINY, full=True).to_dict()
     assert full["curve"] == plain["curve"]
     first = full["curve"]["sweeps"][0]
     assert list(full["sharpness"]) == ["lr", "largest_eigenvalue", "hessian_free"]

@@ -32,10 +32,11 @@ from onecycle.jobs.run import job_of
 from onecycle.optim.build import RECIPES
 from onecycle.records import run as runs
 from onecycle.records.files import RUN, read_jsonl
+from onecycle.records.history import Result
 
 DRAW = job_run._draw
 TINY = Job(model="mlp", budget="1 epochs", limit=320)
-KEYS = ["run", "train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second"]
+KEYS = ["train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second", "folder"]
 
 
 @pytest.fixture(autouse=True)
@@ -54,14 +55,14 @@ def arrays(path: str = "points.npz", labels: bool = True, **more: np.ndarray) ->
 
 def test_the_result_is_what_run_json_says():
     result = run(TINY, "run")
-    assert list(result) == KEYS
-    assert result == json.loads(Path("run/run.json").read_text())["result"]
-    assert (result["run"], result["epochs"], result["updates"]) == ("run", 1.0, 5)
-    assert result["lr_max"] == RECIPES[TINY.optimizer].lr_max
+    assert list(result.to_dict()) == KEYS and result.to_dict()["folder"] == "run"
+    assert replace(result, folder=None).to_dict() == json.loads(Path("run/run.json").read_text())["result"]
+    assert (result.folder, result.epochs, result.updates) == (Path("run"), 1.0, 5)
+    assert result.lr_max == RECIPES[TINY.optimizer].lr_max
     for split in ("train", "valid", "test"):
-        assert list(result[split]) == ["loss", *["loss_unsmoothed"] * (split == "train"), "accuracy"]
-        assert math.isfinite(result[split]["loss"]) and 0 <= result[split]["accuracy"] <= 1
-    assert result["samples_per_second"] > 0 and result["seconds"] > 0
+        assert list(getattr(result, split)) == ["loss", *["loss_unsmoothed"] * (split == "train"), "accuracy"]
+        assert math.isfinite(getattr(result, split)["loss"]) and 0 <= getattr(result, split)["accuracy"] <= 1
+    assert result.samples_per_second > 0 and result.seconds > 0
 
 
 def test_what_a_run_leaves_in_its_folder():
@@ -94,7 +95,7 @@ def test_the_test_split_is_measured_once_and_on_the_last_weights(monkeypatch):
     result = run(TINY, "run")
     assert [split is not None for split in seen] == [False, True]
     assert torch.equal(seen[1].inputs, data.test.inputs)
-    assert predict_accuracy("run", data.test) == pytest.approx(result["test"]["accuracy"])
+    assert predict_accuracy("run", data.test) == pytest.approx(result.test["accuracy"])
 
 
 def predict_accuracy(folder: str, split) -> float:
@@ -127,7 +128,7 @@ def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
 
     monkeypatch.setattr("onecycle.report.matplotlib.save", missing)
     monkeypatch.setattr("onecycle.report.page.page", missing)
-    assert run(TINY, "run")["updates"] == 5
+    assert run(TINY, "run").updates == 5
     assert not Path("run/curves.png").exists() and not Path("run/report.html").exists()
 
 
@@ -175,10 +176,10 @@ def test_a_run_that_breaks_off_before_its_first_record_has_no_page():
 def test_folders_are_numbered(data, model, stem):
     stem = stem or Path.cwd().name
     work = Job(data=data, model=model)
-    assert job_run._free_folder(work) == Path(f"runs/{stem}-1")
+    assert job_run.free_folder(work) == Path(f"runs/{stem}-1")
     Path(f"runs/{stem}-1").mkdir(parents=True)
     Path(f"runs/{stem}-2").mkdir()
-    assert job_run._free_folder(work) == Path(f"runs/{stem}-3")
+    assert job_run.free_folder(work) == Path(f"runs/{stem}-3")
 
 
 def test_a_model_that_suits_the_data():
@@ -196,8 +197,8 @@ def test_the_job_of_a_run_comes_back():
     work = replace(TINY, momentum=(0.95, 0.85), augment=("crop", "flip"), lr_max=0.1, seed=7)
     run(work, "run")
     assert job_of("run") == work
-    assert run(work, "run", resume=True) == RUN.read("run")["result"]
-    assert run(replace(work, model=None), "run", resume=True)["updates"] == 5  # no model named: the run's own
+    assert run(work, "run", resume=True) == Result(**RUN.read("run")["result"], folder=Path("run"))
+    assert run(replace(work, model=None), "run", resume=True).updates == 5  # no model named: the run's own
 
 
 def test_a_policy_in_place_of_a_preset():
@@ -206,7 +207,7 @@ def test_a_policy_in_place_of_a_preset():
     steps = read_jsonl(Path("run/steps.jsonl"))
     assert [row["lr"] for row in steps] == pytest.approx([0.01, 0.055, 0.1, 0.05, 0])
     assert {row["momentum"] for row in steps} == {0.8}
-    assert result["lr_max"] == 0.1
+    assert result.lr_max == 0.1
     assert job_of("run").policy == policy
 
 
@@ -219,7 +220,7 @@ def test_momentum_reaches_the_updates():
 
 def test_arrays_without_a_test_split_and_their_predictions():
     result = run(Job(data=arrays(), model="mlp", budget="5 epochs", batch_size=16), "run")
-    assert result["test"] is None
+    assert result.test is None
     rows = predict_files("run", ["points.npz"])
     assert [row["file"] for row in rows[:2]] == ["points.npz[0]", "points.npz[1]"]
     assert len(rows) == 120
@@ -231,7 +232,7 @@ def test_arrays_without_a_test_split_and_their_predictions():
 
 def test_a_regression_and_its_predictions():
     result = run(Job(data=arrays(labels=False), model="mlp", budget="20 epochs", batch_size=16, lr_max=0.02), "run")
-    assert list(result["train"]) == ["loss"]
+    assert list(result.train) == ["loss"]
     rows = predict_files("run", ["points.npz"])
     assert list(rows[0]) == ["file", "output"]
     outputs = np.array([row["output"] for row in rows])
@@ -335,7 +336,7 @@ def test_other_data_under_the_same_name_are_noticed():
 
 
 def test_a_budget_shorter_than_an_update_holds_one():
-    assert run(replace(TINY, budget="0.000001s"), "run")["updates"] == 1
+    assert run(replace(TINY, budget="0.000001s"), "run").updates == 1
 
 
 # The peak from a range test
@@ -347,16 +348,16 @@ AUTO = Job(
 
 def test_the_peak_of_a_range_test_is_that_of_the_run():
     found = run(AUTO, "auto")
-    assert found["lr_max"] == RUN.read("auto")["resolved"]["lr_max"] != RECIPES[AUTO.optimizer].lr_max
+    assert found.lr_max == RUN.read("auto")["resolved"]["lr_max"] != RECIPES[AUTO.optimizer].lr_max
     notes = RUN.read("auto")["notes"]
-    assert sum(f"peak learning rate {found['lr_max']:.2g}, from a range test of" in note for note in notes) == 1
-    given = run(replace(AUTO, lr_max=found["lr_max"]), "given")
+    assert sum(f"peak learning rate {found.lr_max:.2g}, from a range test of" in note for note in notes) == 1
+    given = run(replace(AUTO, lr_max=found.lr_max), "given")
     assert Path("auto/model.safetensors").read_bytes() == Path("given/model.safetensors").read_bytes()
-    assert {k: found[k] for k in ("train", "valid", "test")} == {k: given[k] for k in ("train", "valid", "test")}
+    assert (found.train, found.valid, found.test) == (given.train, given.valid, given.test)
 
 
 def test_without_one_the_peak_is_the_optimizers():
-    assert run(replace(AUTO, lr_max="default"), "run")["lr_max"] == RECIPES[AUTO.optimizer].lr_max
+    assert run(replace(AUTO, lr_max="default"), "run").lr_max == RECIPES[AUTO.optimizer].lr_max
     assert not any("range test" in note for note in RUN.read("run")["notes"])
 
 
@@ -380,7 +381,7 @@ def test_a_run_that_goes_on_keeps_its_peak_without_another_test(monkeypatch):
     assert job_of("cut") == AUTO
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
     for key in ("train", "valid", "test", "lr_max", "updates"):
-        assert result[key] == whole[key]
+        assert getattr(result, key) == getattr(whole, key)
     with pytest.raises(CheckpointError, match=r"lr_max: 'auto', now 0\.1"):
         run(replace(AUTO, lr_max=0.1), "cut", resume=True)
 

@@ -44,12 +44,12 @@ def data(
     if json:
         print_json({**facts, "classes": loaded.classes, "notes": loaded.notes, "samples": samples})
         return
-    classes = f"{len(loaded.classes)}: {', '.join(map(_printable, loaded.classes))}" if loaded.classes else "none"
+    classes = f"{len(loaded.classes)}: {', '.join(map(printable, loaded.classes))}" if loaded.classes else "none"
     lines = [[key, value] for key, value in facts.items()] + [["classes", classes]]
     lines += [["note", note] for note in loaded.notes] + ([["samples", f"drawn in {samples}"]] if samples else [])
     print_table(["", ""], lines)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A class's name as it can be printed in a line: white space shown, everything else as it is."""
     return name if name.isprintable() and name.strip() else repr(name)

@@ -51,10 +51,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[Any]], least: Se
 def fitted(cells: list[list[str]], width: int, least: Sequence[str]) -> list[list[str]]:
     """A table, headings first, within `width`: without some of the columns in `least`, and with shorter names.
 
-    >>> fitted([["run", "data", "test"], ["runs/digits-1", "digits", "98 %"]], 24, ["data"])
+    >>> fitted([["run", "data", "test"], ["runs/digits-1", "digits", "98 %"]], 21, ["data"])
     [['run', 'test'], ['runs/digits-1', '98 %']]
     >>> fitted([["run", "test"], ["runs/digits-1", "98 %"]], 16, [])
-    [['run', 'test'], ['…digits-1', '98 %']]
+    [['run', 'test'], ['…igits-1', '98 %']]
     """
     columns = list(zip(*cells, strict=True))
 

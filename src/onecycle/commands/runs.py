@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FOLDERS = ("runs", "comparisons", "reproductions")
 # The columns, and in which order they are left out where the terminal is too narrow.
 RUN = ("run", "data", "model", "optimizer", "budget", "lr_max", "valid", "test", "seconds", "status", "created")
-LEAST = ("created", "seconds", "optimizer", "budget", "lr_max", "model", "data", "test", "epochs", "policies")
+LEAST = ("created", "seconds", "optimizer", "budget", "lr_max", "model", "data", "epochs", "policies", "test")
 
 
 def runs(folder: Path | None = None, *, sort: str = "valid", json: Json = False) -> None:
@@ -43,9 +43,9 @@ def runs(folder: Path | None = None, *, sort: str = "valid", json: Json = False)
         print_json(listed)
         return
     tables = [table for table in (_runs(listed["runs"], sort), _comparisons(listed), _checks(listed)) if table]
-    for i, (title, columns, rows) in enumerate(tables):
+    for i, (title, heads, rows) in enumerate(tables):
         print(*[""] * bool(i), title, sep="\n" if i else "")
-        print_table(columns, rows, least=LEAST)
+        print_table(list(heads.values()), rows, least=[heads[name] for name in LEAST if name in heads])
     from ..records.progress import notes
 
     notes(one["error"] for kind in listed.values() for one in kind if one["status"] == "unreadable")
@@ -139,7 +139,8 @@ def _order(run: Mapping[str, Any], column: str) -> tuple[int, float, str]:
     return (0, -value if best_is_high else value, "")
 
 
-Table = tuple[str, list[str], list[list[Any]]]
+# A title, the headings of columns by their names, and rows.
+Table = tuple[str, dict[str, str], list[list[Any]]]
 
 
 def _runs(runs: Sequence[Mapping[str, Any]], sort: str) -> Table | None:
@@ -147,26 +148,27 @@ def _runs(runs: Sequence[Mapping[str, Any]], sort: str) -> Table | None:
         return None
     metrics = {run["metric"] for run in runs} - {None}
     metric = metrics.pop() if len(metrics) == 1 else "metric"
-    heads = {"valid": f"valid {metric}", "test": f"test {metric}", "lr_max": "peak", "seconds": "time"}
-    columns = [name for name in RUN if name != "status" or any(run["status"] != "finished" for run in runs)]
-    by = f"{heads.get(sort, sort)}{', the best first' if sort in ('valid', 'test') else ''}"
-    rows = [[_shown(run, name) for name in columns] for run in runs]
-    return f"Runs, by {by}:", [heads.get(name, name) for name in columns], rows
+    words = {"valid": f"valid {metric}", "test": f"test {metric}", "lr_max": "peak", "seconds": "time"}
+    heads = {name: words.get(name, name) for name in RUN}
+    by = f"{heads[sort]}{', the best first' if sort in ('valid', 'test') else ''}"
+    if all(run["status"] == "finished" for run in runs):
+        del heads["status"]
+    return f"Runs, by {by}:", heads, [[_shown(run, name) for name in heads] for run in runs]
 
 
 def _comparisons(listed: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
-    columns = ["comparison", "data", "model", "policies", "epochs", "runs", "status", "created"]
+    names = ("comparison", "data", "model", "policies", "epochs", "runs", "status", "created")
     rows = [
-        [f"{one['ended']} of {one['runs']}" if name == "runs" else _shown(one, name) for name in columns]
+        [f"{one['ended']} of {one['runs']}" if name == "runs" else _shown(one, name) for name in names]
         for one in listed["comparisons"]
     ]
-    return ("Comparisons:", columns, rows) if rows else None
+    return ("Comparisons:", {name: name for name in names}, rows) if rows else None
 
 
 def _checks(listed: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
-    columns = ["check", "data", "model", "optimizer", "lr_max", "verdict", "created"]
-    rows = [[_shown(one, name) for name in columns] for one in listed["checks"]]
-    return ("Checks:", ["peak" if name == "lr_max" else name for name in columns], rows) if rows else None
+    names = ("check", "data", "model", "optimizer", "lr_max", "verdict", "created")
+    rows = [[_shown(one, name) for name in names] for one in listed["checks"]]
+    return ("Checks:", {name: "peak" if name == "lr_max" else name for name in names}, rows) if rows else None
 
 
 def _shown(one: Mapping[str, Any], name: str) -> Any:

@@ -79,6 +79,8 @@ class Job(TrainingOptions):
             preset(self.policy, 0.1 if self.lr_max in DEFAULTS else self.lr_max, 10**6, **self.schedule_options)  # type: ignore[arg-type]
         else:
             Policy.from_dict(self.policy)
+            if self.lr_max != "auto":
+                raise ConfigError(f"a policy of your own has its peak: leave out lr_max; received {self.lr_max!r}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

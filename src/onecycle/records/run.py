@@ -62,33 +62,6 @@ def _parted(config: Mapping[str, Any], facts: Mapping[str, Any] | None) -> tuple
     return config, dict(facts or within or {})
 
 
-def listing(folder: str | Path) -> list[dict[str, Any]]:
-    """The runs in `folder` and below it, one flat row each; one whose ``run.json`` cannot be read has its error.
-
-    Raises:
-        CheckpointError: no such folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {folder}: name one that holds runs")
-    rows = []
-    for path in sorted(folder.rglob(RUN.file)):
-        row: dict[str, Any] = {"run": str(path.parent)}
-        try:
-            record, error = RUN.read(path.parent), None
-        except CheckpointError as unreadable:
-            record, error = {"status": "unreadable", "config": {}, "resolved": {}}, str(unreadable)
-        config, result = record["config"], record.get("result") or {}
-        row |= {key: record.get(key) for key in ("created", "status")}
-        row |= {key: config.get(key) for key in ("data", "model", "optimizer", "budget")}
-        row["lr_max"] = result.get("lr_max") or record["resolved"].get("lr_max")
-        for split in ("valid", "test"):
-            means = result.get(split) or {}
-            row[split] = means.get("accuracy", means.get("loss"))
-        rows.append({**row, "seconds": result.get("seconds"), "error": error or record.get("error")})
-    return rows
-
-
 def truncate_records(path: Path, key: str, end: int) -> None:
     """Keep the records whose `key` is below `end`: a resumed run writes the others again.
 
