@@ -69,9 +69,9 @@ def test_check_json_and_its_folder(capsys):
     main(["check", *QUICK, "--full", "--json", "--out", "checks/first"])
     out, err = capsys.readouterr()
     result = json.loads(out)
-    assert err == "" and result["out"] == "checks/first"
+    assert err == "" and result["folder"] == "checks/first"
     record = json.loads(Path("checks/first/check.json").read_text())
-    assert record["result"] == {key: value for key, value in result.items() if key not in ("out", "train")}
+    assert record["result"] == {key: value for key, value in result.items() if key != "folder"}
     assert Path("checks/first/check.png").read_bytes().startswith(b"\x89PNG")
     assert len(result["sharpness"]["lr"]) == len(result["curve"]["sweeps"][0]["valid_lr"]) > 5
     assert refused(capsys, *QUICK, "--out", "checks/first").startswith("error: checks/first holds another check")

@@ -231,7 +231,7 @@ def test_resume_goes_on_and_says_where(capsys, monkeypatch):
 def test_predict_says_class_and_probability(trained, capsys, run_json):
     names, truth = drawings()
     result = run_json("predict", str(trained), *names)
-    assert result["run"] == str(trained)
+    assert result["folder"] == str(trained)
     rows = result["predictions"]
     assert [row["file"] for row in rows] == names
     assert sum(row["class"] == label for row, label in zip(rows, truth, strict=True)) >= 18
@@ -267,7 +267,7 @@ def test_policy_shows_the_schedule(capsys):
 @pytest.mark.parametrize("name", PRESETS)
 def test_policy_json_of_each_preset(name, run_json):
     result = run_json("policy", name, "--lr-max", "0.5", "--epochs", "2", "--steps-per-epoch", "10")
-    assert (result["preset"], result["updates"]) == (name, 20)
+    assert (result["name"], result["updates"]) == (name, 20)
     assert max(value for _, value in result["policy"]["lr"]["points"]) == pytest.approx(0.5)
 
 
@@ -301,13 +301,13 @@ def test_data_of_one_set_with_a_contact_sheet(capsys, run_json):
     with Image.open("digits-samples.png") as sheet:
         assert min(sheet.size) > 50
     result = run_json("data", "digits", "--out", "sheet.png")
-    assert (result["train"], result["sheet"]) == (1294, "sheet.png")
+    assert (result["train"], result["samples"]) == (1294, "sheet.png")
     assert Path("sheet.png").stat().st_size > 1000
 
 
 def test_data_of_text_and_arrays_has_no_sheet(run_json):
     Path("verse.txt").write_text("to be or not to be\n" * 200)
-    assert run_json("data", "verse.txt")["sheet"] is None
+    assert run_json("data", "verse.txt")["samples"] is None
     assert {path.name for path in Path.cwd().iterdir()} == {"verse.txt"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def test_from_a_specification_to_a_page_and_again(capsys, tmp_path: Path):
     main([*command, "--json"])
     out, err = capsys.readouterr()
     record = json.loads(out)
-    assert err == "" and record["out"] == "out" and record["summary"] == lines[4:-2]
+    assert err == "" and record["folder"] == "out" and record["summary"] == lines[4:-2]
     assert [row["status"] for row in record["table"]] == ["finished"] * 4
 
 
@@ -169,7 +170,7 @@ def test_ctrl_c_with_processes_leaves_a_comparison_to_go_on_with(tmp_path: Path,
     assert "To go on: onecycle compare " in said.splitlines()[-1] and "Traceback" not in said
     left = Comparison.read(tmp_path / "out").record
     assert left["status"] == "interrupted" and "finished" in [row["status"] for row in left["table"]]
-    main(["compare", *LONG, "--out", "out"])
+    main(shlex.split(said.splitlines()[-1].partition("To go on: onecycle ")[2]))
     assert measures(tmp_path / "out") == whole
 
 

@@ -59,7 +59,7 @@ def run(
         if report:
             _page(folder)
         raise
-    result = replace(fitted, test=None if test_data is None else learner.evaluate(test_data))
+    result = replace(fitted, test=None if test_data is None else learner.evaluate(test_data), folder=None)
     RUN.update(folder, result=result.to_dict())
     if report:
         _draw(learner, folder, job)

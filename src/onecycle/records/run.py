@@ -147,9 +147,9 @@ class Recording:
         """Keep what can be kept, and say in the error and in ``run.json`` where it is."""
         if isinstance(error, Interrupted):
             self.checkpointer.save()
-            error.args = (f"{error}. A checkpoint is written; go on with --resume {self.folder}",)
+            error.args = (f"{error}. A checkpoint is written",)
         elif isinstance(error, KeyboardInterrupt):
-            error.args = (f"stopped at once. Go on with --resume {self.folder}. {self.last_good()}",)
+            error.args = (f"stopped at once. {self.last_good()}",)
         elif isinstance(error, NonFiniteLoss):
             error.args = (f"{error}. {self.last_good()}",)
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
