@@ -80,7 +80,7 @@ def refused(capsys) -> Callable[..., str]:
         (["--lr-max", "nan"], "lr_max .* received nan"),
         (["--lr-max", "inf"], "lr_max .* received inf"),
         (["--lr-max", "-1"], "lr_max .* received -1"),
-        (["--lr-max", "high"], 'unable to convert "high" into float'),
+        (["--lr-max", "high"], """lr_max is a number, "auto" or "default"; received 'high'"""),
         (["--epochs", "0"], "epochs is a finite number above 0; received 0"),
         (["--epochs", "-1"], "received -1"),
         (["--epochs", "nan"], "received nan"),
