@@ -95,11 +95,11 @@ def check_lines(result: Mapping[str, Any], width: int | None = None, *, ascii: b
     lines += _wrapped([f"- next: {advice}" for advice in verdict["advice"]], width, "  ")
     lines += ["", *_wrapped([*_landmarks(result), *_sharpness(result)], width, "        ")]
     if cost:
-        share = (
-            f", {text.percent(cost['share'], int(cost['share'] < 0.1))} of the updates of a training of 10 epochs"
-            if "share" in cost
-            else ""
-        )
+        share = ""
+        if "share" in cost:
+            share = (
+                f", {text.percent(cost['share'], int(cost['share'] < 0.1))} of the updates of a training of 10 epochs"
+            )
         updates, measured = text.count(cost["updates"], "update"), text.count(cost["evaluations"], "measurement")
         spent = f"{updates} and {measured} in {text.duration(cost['seconds'])}"
         lines += _wrapped([f"It took {spent}{share}. Everything is as before."], width)
