@@ -230,7 +230,7 @@ def test_the_training_loss_is_shown_without_label_smoothing(terminal):
 
 
 def test_one_update_of_one_epoch():
-    said = summary({**RESULT, "run": None, "updates": 1, "epochs": 1.0})[-1]
+    said = summary({**RESULT, "folder": None, "updates": 1, "epochs": 1.0})[-1]
     assert said.startswith("1 update (1 epoch) in 1 min 23 s, ")
 
 
