@@ -727,3 +727,13 @@ def test_what_was_spent_before_is_charged_too(monkeypatch):
     learn = learner(loss=clock.loss, valid=None)
     learn.fit("3 s", one_cycle(0.1), began=98.5)
     assert clock.now == 100 + 1.5 and learn.history.steps[-1]["lr"] == pytest.approx(1e-4)
+
+
+def test_a_range_test_that_would_take_too_much_of_a_time_budget_is_left_out(monkeypatch):
+    clock = Ticks(monkeypatch)
+    monkeypatch.setattr("onecycle.search.trial.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("it is left out"))
+    learn = learner((X.repeat(25, 1), Y.repeat(25)), valid=None, loss=clock.loss)
+    result = learn.fit_one_cycle(budget="70 s")
+    assert "no range test: it would take about 9.4 s of 1 min 10 s" in learn.notes
+    assert result.lr_max == RECIPES["sgd"].lr_max and clock.now == 70

@@ -20,7 +20,7 @@ from .data.feed import Feed, feed_for
 from .errors import ConfigError
 from .optim import build as optimizers
 from .range_test.api import RangeTest, range_test_of
-from .range_test.plan import EPOCHS, FEWEST, SHARE
+from .range_test.plan import EPOCHS, FEWEST, SHARE, default_updates
 from .records.checkpoint import load_weights, save_weights
 from .records.files import RUN
 from .records.history import History, Observer, Result
@@ -28,7 +28,8 @@ from .records.run import Recording
 from .schedules.budget import Budget
 from .schedules.policy import Policy
 from .schedules.presets import PRESETS, preset
-from .text import count, html_table
+from .search.trial import trial
+from .text import count, duration, html_table
 from .training import evaluate as evaluation
 from .training import objectives as tasks
 from .training.loop import Charges, resolve, train, updates_per_epoch
@@ -41,6 +42,8 @@ from .training.state import TrainState
 # A range test is worth its while where the run is so many times as long as the shortest one, or takes a minute. Where
 # an epoch is so short that it would take more than its share, its curve is too coarse to be relied on unseen.
 WORTH, A_MINUTE = 5, 60.0
+# Of a time budget, the share that a range test may take.
+TEST_SHARE = 0.1
 
 
 class Learner:
@@ -431,6 +434,12 @@ class Learner:
         short = updates < WORTH * FEWEST if updates is not None else (budget.seconds or 0) < A_MINUTE
         if short or (per_epoch is not None and per_epoch * EPOCHS * SHARE < FEWEST):
             return None
+        if budget.seconds is not None:
+            few = trial(self.state, [first_batch(self.train)] * 3, "3 updates", preset("constant", 1e-9))
+            wait = few.seconds / 3 * default_updates(per_epoch)
+            if wait > TEST_SHARE * budget.seconds:
+                self._note(f"no range test: it would take about {duration(wait)} of {duration(budget.seconds)}")
+                return None
         test = self.range_test(epochs=budget.epochs or EPOCHS)
         if test.lr_max is None and self._recipe is None:
             raise ConfigError(f"give lr_max: {test.line()}; and an optimizer of your own has no default peak here")
