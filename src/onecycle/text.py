@@ -88,13 +88,17 @@ def bounds(low: float | None, high: float | None, digits: int = 4) -> str:
     return f"{number(low, digits)} to {number(high, digits)}"
 
 
-def listed(words: Iterable[str], last: str = "and") -> str:
-    """Words in a sentence.
+def listed(words: Iterable[str], last: str = "and", most: int = 20) -> str:
+    """Words in a sentence, the first `most` of them and how many more there are.
 
-    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")
-    ('a', 'a and b', 'a, b or c')
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or"), listed("abcd", most=2)
+    ('a', 'a and b', 'a, b or c', 'a, b and 2 more')
+    >>> listed(map(str, range(23)))[-13:]
+    '19 and 3 more'
     """
     words = list(words)
+    if len(words) > most:
+        words, last = [*words[:most], f"{len(words) - most} more"], "and"
     return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 

@@ -89,7 +89,7 @@ def test_parquet_refuses_labels(tmp_path, labels, names, message):
 
 def test_parquet_refuses_files(tmp_path):
     parquet(tmp_path / "x.parquet", pixels(4, 4, 4), [0, 1, 0, 1], None, label="weight")
-    with pytest.raises(DataError, match="no label columns; its columns are image, weight"):
+    with pytest.raises(DataError, match="no label columns; its columns are image and weight"):
         load(tmp_path)
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match=r"x.parquet is not a Parquet file"):

@@ -12,7 +12,8 @@ import torch
 from data_makers import image_folder, parquet, pixels
 from PIL import Image
 
-from onecycle.data import Split, Stream, cache, images, load
+from onecycle.data import Split, Stream, load
+from onecycle.data import encoded as encoding
 from onecycle.data.images import SUFFIXES, channel_statistics, decode, resize
 from onecycle.errors import DataError
 
@@ -94,15 +95,15 @@ def test_sizes(tmp_path):
         (lambda root: image_folder(root, ("only",)), "only one class: 'only'"),
         (
             lambda root: [image_folder(root / split) for split in ("valid", "test")],
-            "has test, valid but no train folder",
+            "has test and valid but no train folder",
         ),
         (
             lambda root: [image_folder(root / "train", "ab"), image_folder(root / "test", "bc")],
-            r"Classes differ between splits: 'c' not in .*train, 'a' not in .*test\.",
+            r"Classes differ between splits: 'c' not in .*train and 'a' not in .*test\.",
         ),
         (
             lambda root: image_folder(root, each=1),
-            "at least 2 samples of every class; there is only one of 'cat', 'dog'",
+            "at least 2 samples of every class; there is only one of 'cat' and 'dog'",
         ),
     ],
 )
@@ -137,7 +138,7 @@ def test_a_file_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(cache, "_digest", denied)
+    monkeypatch.setattr(encoding, "_digest", denied)
     assert len(load(tmp_path).train) == 8, "only the cache is passed over"
     (tmp_path / "cat" / "1.png").unlink()
     (tmp_path / "cat" / "1.png").mkdir()
@@ -248,8 +249,8 @@ def test_a_stream_names_the_image_that_does_not_decode(tmp_path):
 
 def counted(monkeypatch) -> list[int]:
     """The number of images of every call that decodes."""
-    calls, real = [], images.decode_many
-    monkeypatch.setattr(images, "decode_many", lambda items, shape: calls.append(len(items)) or real(items, shape))
+    calls, real = [], encoding.decode_many
+    monkeypatch.setattr(encoding, "decode_many", lambda items, shape: calls.append(len(items)) or real(items, shape))
     return calls
 
 
@@ -310,14 +311,14 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    assert "No space left" in cache.write("name", {"train": torch.zeros(3)}, [])[0]
+    assert "No space left" in encoding.write_cache("name", {"train": torch.zeros(3)}, [])[0]
     assert entries(tmp_path) == []
 
 
 def test_cache_directory(monkeypatch, tmp_path):
     monkeypatch.delenv("ONECYCLE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.directory() == tmp_path / "onecycle"
+    assert encoding.cache_directory() == tmp_path / "onecycle"
 
 
 def test_suffixes_are_ones_that_pillow_reads():

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle.data.splits import Split, check, choose, cut, listed, numbered, quotas, take
+from onecycle.data.splits import Split, check, choose, cut, numbered, quotas, take
 from onecycle.errors import DataError
 
 
@@ -137,11 +137,6 @@ def test_numbered():
     assert numbered(torch.tensor([2, 0, 1, 1])) == ("0", "1", "2")
     with pytest.raises(DataError, match="go up to 7, but only 3 of these 8 numbers occur; the first missing is 1"):
         numbered(torch.tensor([0, 7, 3]))
-
-
-def test_listed_counts_the_rest():
-    assert listed(list("abc")) == "a, b, c"
-    assert listed([str(i) for i in range(23)]).endswith("19 and 3 more")
 
 
 def test_split_prints_shapes_not_values():

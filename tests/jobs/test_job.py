@@ -282,7 +282,7 @@ def test_weights_that_are_damaged_or_of_another_model():
 
 def test_what_cannot_be_predicted():
     run(TINY, "run")
-    with pytest.raises(DataError, match=r"2 of 3 files do not exist: a\.png, b\.png"):
+    with pytest.raises(DataError, match=r"2 of 3 files do not exist: a\.png and b\.png"):
         predict_files("run", ["a.png", digits_file(), "b.png"])
     with pytest.raises(CheckpointError, match="no run in nowhere"):
         predict_files("nowhere", [digits_file()])

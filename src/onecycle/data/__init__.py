@@ -1,8 +1,18 @@
 """Data sets: found by name or path, decoded once, checked, and split with a seed."""
 
 from .contact_sheet import contact_sheet
-from .inputs import read_inputs
-from .sources import NAMES, describe, find, held, load
+from .sources import NAMES, describe, find, load, loading_once, read_inputs
 from .splits import Data, Split, Stream
 
-__all__ = ["NAMES", "Data", "Split", "Stream", "contact_sheet", "describe", "find", "held", "load", "read_inputs"]
+__all__ = [
+    "NAMES",
+    "Data",
+    "Split",
+    "Stream",
+    "contact_sheet",
+    "describe",
+    "find",
+    "load",
+    "loading_once",
+    "read_inputs",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any, Protocol, cast
 
@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..checks import whole
 from ..errors import ConfigError, DataError
+from .augment import augmenter
+from .images import channel_statistics
 from .seeds import derive_seed, seeded_everywhere
+from .splits import check_finite
 
 Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 """From a batch and a generator for its draws to the batch that the model sees."""
@@ -65,11 +69,10 @@ class TensorBatches:
             )
         _check_batch_size(self.batch_size, len(self.tensors[0]))
         for i, tensor in enumerate(self.tensors):
-            _check_finite(tensor, "inputs" if i == 0 else "targets")
+            check_finite(tensor, "inputs" if i == 0 else "targets")
 
     def __len__(self) -> int:
-        n = len(self.tensors[0])
-        return n // self.batch_size if self.drop_last else math.ceil(n / self.batch_size)
+        return _batch_count(len(self.tensors[0]), self.batch_size, self.drop_last)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """See `Batches.epoch`."""
@@ -77,12 +80,11 @@ class TensorBatches:
         order = epoch_order(len(self.tensors[0]), self.seed, epoch).to(device) if self.shuffle else None
         generator = torch.Generator(device)
         for i in range(start, len(self)):
-            where = slice(i * size, (i + 1) * size)
+            span = slice(i * size, (i + 1) * size)
             if order is None:
-                batch = tuple(t[where] for t in self.tensors)
+                batch = tuple(t[span] for t in self.tensors)
             else:
-                index = order[where]
-                batch = tuple(t.index_select(0, index) for t in self.tensors)
+                batch = tuple(t.index_select(0, order[span]) for t in self.tensors)
             if self.transform is not None:
                 generator.manual_seed(derive_seed(self.seed, "augment", epoch, i))
                 batch = self.transform(batch, generator)
@@ -114,15 +116,15 @@ class DatasetBatches:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return self._n // self.batch_size if self.drop_last else math.ceil(self._n / self.batch_size)
+        return _batch_count(self._n, self.batch_size, self.drop_last)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Batches.epoch`."""
         order = epoch_order(self._n, self.seed, epoch) if self.shuffle else torch.arange(self._n)
         indices = [part.tolist() for part in order.split(self.batch_size)][: len(self)]
-        rows = _SeededRows(self.dataset, self.seed, epoch)
+        samples = _SeededSamples(self.dataset, self.seed, epoch)
         loader = DataLoader(
-            rows, batch_sampler=indices[start:], num_workers=self.workers, generator=torch.Generator(),
+            samples, batch_sampler=indices[start:], num_workers=self.workers, generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         generator = torch.Generator(self.device)
@@ -133,7 +135,7 @@ class DatasetBatches:
             yield batch
 
 
-class _SeededRows(Dataset[Any]):
+class _SeededSamples(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], seed: int, epoch: int):
         self._dataset, self._seed, self._epoch = dataset, seed, epoch
 
@@ -166,19 +168,19 @@ class LoaderBatches:
         if hasattr(sampler, "set_epoch"):
             cast(Any, sampler).set_epoch(epoch)
         holders = (loader, sampler, getattr(getattr(loader, "batch_sampler", None), "sampler", None))
-        found = (getattr(holder, "generator", None) for holder in holders)
-        own = [generator for generator in found if isinstance(generator, torch.Generator)]
-        with seeded_everywhere(derive_seed(self.seed, "order", epoch), *own):
+        candidates = (getattr(holder, "generator", None) for holder in holders)
+        generators = [generator for generator in candidates if isinstance(generator, torch.Generator)]
+        with seeded_everywhere(derive_seed(self.seed, "order", epoch), *generators):
             iterator = iter(loader)
-        yield from islice(_seeded_batches(iterator, self.seed, epoch, 0, own), start, None)
+        yield from islice(_seeded_batches(iterator, self.seed, epoch, 0, generators), start, None)
 
 
 def _seeded_batches(
-    iterator: Iterator[Any], seed: int, epoch: int, first: int, own: Sequence[torch.Generator] = ()
+    iterator: Iterator[Any], seed: int, epoch: int, first: int, generators: Sequence[torch.Generator] = ()
 ) -> Iterator[Any]:
     """What is left in `iterator`; the next one counts as batch `first` of `epoch`."""
     for i in count(first):
-        with seeded_everywhere(derive_seed(seed, "batch", epoch, i), *own):
+        with seeded_everywhere(derive_seed(seed, "batch", epoch, i), *generators):
             try:
                 batch = next(iterator)
             except StopIteration:
@@ -262,7 +264,7 @@ def as_batches(
     if isinstance(data, list) and data:
         return ListBatches(data)
     if type(data).__module__.startswith("datasets."):
-        data = HubRows(data)
+        data = HubDataset(data)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         return DatasetBatches(data, batch_size, seed, shuffle, drop_last, transform, workers, device)
     if isinstance(data, IterableDataset):
@@ -288,8 +290,8 @@ def first_batch(batches: Batches) -> Any:
     raise DataError("there are no batches: the data are empty")
 
 
-class HubRows(Dataset[Any]):
-    """A `datasets.Dataset` as rows: dicts of tensors, or ``(image, label)`` where it has both.
+class HubDataset(Dataset[Any]):
+    """A `datasets.Dataset` as samples: dicts of tensors, or ``(image, label)`` where it has both.
 
     An image is float32 [c, h, w] from 0 to 1.
     """
@@ -307,8 +309,8 @@ class HubRows(Dataset[Any]):
         return len(self._dataset)
 
     def __getitem__(self, i: int) -> Any:
-        row = self._dataset[int(i)]
-        return (_pixels(row[self._image]), int(row[self._label])) if self._pair else row
+        sample = self._dataset[int(i)]
+        return (_pixels(sample[self._image]), int(sample[self._label])) if self._pair else sample
 
 
 def _pixels(image: Any) -> Tensor:
@@ -367,16 +369,79 @@ def as_tensor(values: Any) -> Tensor:
 
 
 def _check_batch_size(size: Any, n: int) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ConfigError(f"batch_size is a whole number of samples, at least 1; received {size!r}")
-    if size > n:
+    if whole("batch_size", size, what="the number of samples a batch") > n:
         raise ConfigError(f"batch_size {size} is larger than the data, {n} samples: at most {n}")
 
 
-def _check_finite(tensor: Tensor, what: str) -> None:
-    if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
-        return
-    bad = (~torch.isfinite(tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None])).any(1).nonzero().flatten()
-    raise DataError(
-        f"{what} must be finite: {len(bad)} of {len(tensor)} samples hold NaN or infinity, the first is {int(bad[0])}"
-    )
+def _batch_count(n: int, size: int, drop_last: bool) -> int:
+    return n // size if drop_last else math.ceil(n / size)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The settings that every data set of a learner is batched with; `batches` applies them."""
+
+    batch_size: int
+    seed: int
+    workers: int
+    device: torch.device
+    normalise: ImageTransform | None = None
+    augment: ImageTransform | None = None
+
+    def batches(self, data: Any, *, training: bool) -> Batches:
+        """Batches of `data`: shuffled, augmented and even in training; in order, whole and twice as large otherwise."""
+        return as_batches(
+            data,
+            self.batch_size if training else max(1, min(2 * self.batch_size, _length(data))),
+            seed=self.seed,
+            shuffle=training,
+            drop_last=training,
+            transform=self.augment if training else self.normalise,
+            device=self.device,
+            workers=self.workers,
+        )
+
+
+def feed_for(
+    train: Any,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None,
+    augment: str | Sequence[str] | None,
+    feed: Feed,
+) -> tuple[Feed, list[str]]:
+    """`feed` with the transforms that `train` needs, and notes that say which.
+
+    Args:
+        train: the training data, in any form.
+        statistics: mean and standard deviation of each channel, where they are known.
+        augment: a name, several, or None.
+
+    Raises:
+        ConfigError: augmentation of anything but images held as uint8.
+    """
+    names = tuple([augment] if isinstance(augment, str) else augment or ())
+    wanted = names if names != ("none",) else ()
+    mean, std = statistics or _pixel_statistics(train)
+    if not mean:
+        if wanted:
+            raise ConfigError(
+                f"augment={augment!r} is for images held as uint8; augment other data in their own loader"
+            )
+        return feed, []
+    plain = ImageTransform(mean, std)
+    notes = ["augmentation: " + ", ".join(wanted)] if wanted else []
+    return replace(feed, normalise=plain, augment=replace(plain, augment=augmenter(names or ("none",)))), notes
+
+
+def _pixel_statistics(data: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images [n, c, h, w], in units where 255 is 1."""
+    images = data.inputs if hasattr(data, "inputs") else data[0] if isinstance(data, tuple) and data else None
+    if getattr(images, "ndim", 0) != 4 or not str(getattr(images, "dtype", "")).endswith("uint8"):
+        return (), ()
+    return channel_statistics(torch.as_tensor(images).cpu())
+
+
+def _length(data: Any) -> int:
+    """Samples in `data` where a batch size matters to it; its size is checked elsewhere."""
+    if isinstance(data, tuple) and data:
+        data = data[0]
+    return len(data) if hasattr(data, "__len__") else 1

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from ..errors import DataError
-from .images import SUFFIXES, Encoded
-from .splits import listed
+from ..text import listed
+from .encoded import EncodedImages
+from .images import SUFFIXES
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -18,7 +19,7 @@ SPLIT_NAMES = {
 }
 
 
-def read_folder(root: Path) -> tuple[dict[str, Encoded], tuple[str, ...], tuple[str, ...]]:
+def read_folder(root: Path) -> tuple[dict[str, EncodedImages], tuple[str, ...], tuple[str, ...]]:
     """The splits, the class names (sorted) and notes. Raises DataError when the folder is not laid out by class."""
     places, left_out = _split_folders(root)
     found = {split: _classes(place) for split, place in places.items()}
@@ -74,9 +75,9 @@ def _images(folder: Path) -> list[Path]:
     )
 
 
-def _encoded(images: dict[str, list[Path]], classes: tuple[str, ...]) -> Encoded:
+def _encoded(images: dict[str, list[Path]], classes: tuple[str, ...]) -> EncodedImages:
     paths = [str(path) for name in classes for path in images[name]]
     counts = torch.tensor([len(images[name]) for name in classes])
     targets = torch.arange(len(classes)).repeat_interleave(counts)
     items = functools.partial(list, paths)
-    return Encoded(targets, tuple(map(Path, paths)), items, items, paths.__getitem__)
+    return EncodedImages(targets, tuple(map(Path, paths)), items, items, paths.__getitem__)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from .splits import Found, Split, numbered
+from .splits import RawData, Split, numbered
 
 IDX = re.compile(r"(?:^|-)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?$")
 CIFAR = {  # layout: (files of train, files of test, file of the class names, their key in a pickle)
@@ -43,7 +43,7 @@ def find_idx(folder: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
-def read_idx_folder(folder: Path) -> Found:
+def read_idx_folder(folder: Path) -> RawData:
     """Images and labels in IDX files, gzipped or not."""
     files = find_idx(folder)
     parts: dict[str, Split] = {}
@@ -62,7 +62,7 @@ def read_idx_folder(folder: Path) -> Found:
         parts[split] = Split(torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64)))
     if "train" not in parts:
         raise DataError(f"{folder} has no train-images IDX file. Fetch train-images-idx3-ubyte.gz and its labels.")
-    return Found("image", dict(parts), numbered(parts["train"].targets), str(folder))
+    return RawData("image", dict(parts), numbered(parts["train"].targets), str(folder))
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -90,7 +90,7 @@ def find_cifar(folder: Path) -> tuple[str, Path] | None:
     return next(((name, place) for name, place in places if place.exists()), None)
 
 
-def read_cifar(layout: str, place: Path) -> Found:
+def read_cifar(layout: str, place: Path) -> RawData:
     """The original files of one layout, from its folder or archive; only plain arrays are unpickled."""
     train, test, meta, names_key = CIFAR[layout]
     get = _from_archive(place, {*train, *test, meta}) if place.is_file() else _from_folder(place)
@@ -104,7 +104,7 @@ def read_cifar(layout: str, place: Path) -> Found:
         )
     raw = get(meta)
     classes = _unpickled(raw, f"{place}: {meta}")[names_key] if names_key else raw.decode().split()
-    return Found("image", parts, tuple(classes), str(place))
+    return RawData("image", parts, tuple(classes), str(place))
 
 
 def _from_folder(folder: Path) -> Callable[[str], bytes]:

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from ..errors import DataError, MissingDependency
-from . import cache
+from ..text import listed
+from .encoded import EncodedImages, cache_directory
 from .folders import SPLIT_NAMES
-from .images import Encoded, Item
-from .splits import listed, numbered
+from .images import Item
+from .splits import numbered
 
 LABELS = ("label", "labels", "fine_label", "target", "class")
 
@@ -63,7 +64,7 @@ def columns(schema: Any, features: Mapping[str, Any], origin: str) -> Columns:
     return Columns(images[0], labels[0], tuple(names) if names else None)
 
 
-def read_parquet(path: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
+def read_parquet(path: Path) -> tuple[dict[str, EncodedImages], tuple[str, ...]]:
     """The splits, by the prefix of the file name (train-, validation-, test-) or its folder, and the class names."""
     import pyarrow.parquet as pq
 
@@ -80,7 +81,7 @@ def read_parquet(path: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     encoded = {}
     for split, paths in files.items():
         starts = list(accumulate((len(part) for part in labels[split]), initial=0))
-        encoded[split] = Encoded(
+        encoded[split] = EncodedImages(
             torch.from_numpy(targets[split]),
             tuple(paths),
             functools.partial(_read_images, paths, found.image),
@@ -90,7 +91,7 @@ def read_parquet(path: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     return encoded, classes
 
 
-def read_hub(repository: str) -> tuple[dict[str, Encoded], tuple[str, ...]]:
+def read_hub(repository: str) -> tuple[dict[str, EncodedImages], tuple[str, ...]]:
     """The splits and class names of a data set on the hub, fetched once into the cache of the `datasets` library."""
     try:
         import datasets
@@ -112,11 +113,11 @@ def read_hub(repository: str) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     labels = {split: _arrow(part, chosen.label).to_pylist() for split, part in splits.items()}
     targets, classes = _targets(labels, chosen)
     encoded = {
-        split: Encoded(
+        split: EncodedImages(
             torch.from_numpy(targets[split]),
             tuple(Path(file["filename"]) for file in part.cache_files),
             functools.partial(_read_hub_images, part, chosen.image),
-            functools.partial(Rows, part, chosen.image),
+            functools.partial(EncodedColumn, part, chosen.image),
             functools.partial("hub:{} {} row {}".format, repository, split),
         )
         for split, part in splits.items()
@@ -124,7 +125,7 @@ def read_hub(repository: str) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     return encoded, classes
 
 
-class Rows(Sequence):
+class EncodedColumn(Sequence):
     """The encoded images of a memory-mapped `datasets.Dataset`, one at a time; picklable."""
 
     def __init__(self, dataset: Any, column: str):
@@ -201,12 +202,12 @@ def _read_images(paths: Sequence[Path], column: str) -> list[Item]:
     return [item for file in paths for item in _items(_try(pq.read_table, file, columns=[column])[column])]
 
 
-def _memory_mapped(paths: Sequence[Path], column: str) -> Rows:
+def _memory_mapped(paths: Sequence[Path], column: str) -> EncodedColumn:
     import datasets
 
     files: list[Any] = [str(file) for file in paths]
-    made = datasets.Dataset.from_parquet(files, cache_dir=str(cache.directory() / "datasets"), columns=[column])
-    return Rows(made, column)
+    made = datasets.Dataset.from_parquet(files, cache_dir=str(cache_directory() / "datasets"), columns=[column])
+    return EncodedColumn(made, column)
 
 
 def _arrow(dataset: Any, column: str) -> Any:

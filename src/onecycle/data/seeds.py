@@ -1,4 +1,4 @@
-"""Randomness is derived, not stored: every draw is a function of (seed, purpose, where)."""
+"""Randomness is derived, not stored: every draw is a function of (seed, purpose, index)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 
-def derive_seed(seed: int, purpose: str, *where: int) -> int:
-    """A 63-bit seed for one purpose at one place of a run: the same on every machine, unrelated to its neighbours'.
+def derive_seed(seed: int, purpose: str, *index: int) -> int:
+    """A 63-bit seed for one purpose at one index of a run: the same on every machine, unrelated to its neighbours'.
 
     >>> derive_seed(0, "order", 3) == derive_seed(0, "order", 3) != derive_seed(0, "order", 4)
     True
     """
-    text = f"{int(seed)} {purpose} {tuple(map(int, where))}"
+    text = f"{int(seed)} {purpose} {tuple(map(int, index))}"
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

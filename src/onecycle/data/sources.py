@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import ConfigError, DataError, did_you_mean
-from .splits import LIMIT, STATS, VALID, Data, Found, Split, Stream, check, choose, cut, take
+import torch
+from torch import Tensor
 
-HELD = 2**28  # bytes of a split that is kept in memory by `held`
+from ..checks import number, share, whole
+from ..errors import ConfigError, DataError, did_you_mean
+from ..text import count, listed
+from .splits import LIMIT, STATS, VALID, Data, RawData, Split, Stream, check, check_finite, choose, cut, take
+
+KEPT_BYTES = 2**28  # of a split that is kept in memory by `loading_once`
 SYSTEM = Path("/usr/share/datasets")  # where the packages of Debian put data sets
 
 
 @dataclass(frozen=True)
-class Known:
+class NamedDataset:
     """A data set that has a name here."""
 
     summary: str
@@ -28,15 +33,15 @@ class Known:
 
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 KNOWN = {
-    "digits": Known("1,797 grey 8x8 images of handwritten digits, inside the package"),
-    "mnist": Known(
+    "digits": NamedDataset("1,797 grey 8x8 images of handwritten digits, inside the package"),
+    "mnist": NamedDataset(
         "70,000 grey 28x28 images of handwritten digits", "ylecun/mnist", tuple("0123456789"), augment=("crop",)
     ),
-    "fashion-mnist": Known(
+    "fashion-mnist": NamedDataset(
         "70,000 grey 28x28 images of clothes, 10 classes", "zalando-datasets/fashion_mnist", _CLOTHES, augment=("flip",)
     ),
-    "cifar10": Known("60,000 colour 32x32 images, 10 classes", "uoft-cs/cifar10", augment=("flip", "crop")),
-    "cifar100": Known("60,000 colour 32x32 images, 100 classes", "uoft-cs/cifar100", augment=("flip", "crop")),
+    "cifar10": NamedDataset("60,000 colour 32x32 images, 10 classes", "uoft-cs/cifar10", augment=("flip", "crop")),
+    "cifar100": NamedDataset("60,000 colour 32x32 images, 100 classes", "uoft-cs/cifar100", augment=("flip", "crop")),
 }
 NAMES = tuple(KNOWN)
 ACCEPTED = (
@@ -45,8 +50,8 @@ ACCEPTED = (
 
 
 @dataclass(frozen=True)
-class Options:
-    """The keywords of `load`."""
+class LoadOptions:
+    """The keywords of `load`, each within its bounds."""
 
     seed: int
     limit: int | None
@@ -55,9 +60,19 @@ class Options:
     in_memory_bytes: int
     context: int
 
+    def __post_init__(self) -> None:
+        share("valid_fraction", self.valid_fraction, of="the training data", zero=False)
+        whole("seed", self.seed, least=0)
+        if self.limit is not None:
+            whole("limit", self.limit, what="the number of training samples")
+        if self.image_size is not None:
+            whole("image_size", self.image_size, what="the side of the images in pixels")
+        number("in_memory_bytes", self.in_memory_bytes, least=1)
+        whole("context", self.context, what="the length of a window in characters")
 
-# What was read within `held`; None outside.
-_held: dict[tuple[str | Path, Options], tuple[str, Found]] | None = None
+
+# What was read within `loading_once`; None outside.
+_kept: dict[tuple[str | Path, LoadOptions], tuple[str, RawData]] | None = None
 
 
 def load(
@@ -94,32 +109,31 @@ def load(
     >>> len(digits.valid), len(digits.test), digits.n_classes
     (144, 359, 10)
     """
-    options = Options(seed, limit, valid_fraction, image_size, in_memory_bytes, context)
-    _check_options(options)
-    name, found = _read_once(data, options)
+    options = LoadOptions(seed, limit, valid_fraction, image_size, in_memory_bytes, context)
+    name, raw = _read_once(data, options)
     if image_size is not None:
-        if found.kind != "image":
-            raise ConfigError(f"image_size = {image_size} is for images, and {name} is {found.kind}. Leave it out.")
-        found = _resized(found, image_size)
-    return _prepare(name, found, options)
+        if raw.kind != "image":
+            raise ConfigError(f"image_size = {image_size} is for images, and {name} is {raw.kind}. Leave it out.")
+        raw = _resized(raw, image_size)
+    return _prepare(name, raw, options)
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def loading_once() -> Iterator[None]:
     """Within the block what `load` reads stays in memory, for those that load the same data many times.
 
-    One data set does, of up to `HELD` bytes; that its files change is not seen.
+    One data set does, of up to `KEPT_BYTES` a split; changes to its files are not noticed.
     """
-    global _held
-    before, _held = _held, {}
+    global _kept
+    before, _kept = _kept, {}
     try:
         yield
     finally:
-        _held = before
+        _kept = before
 
 
 def find(name: str) -> str | None:
-    """Where a known data set or a path would be read from; None when it would have to be fetched or is not there.
+    """The place that a known data set or a path would be read from; None when it is not on this machine.
 
     >>> find("digits")
     'the package'
@@ -162,35 +176,20 @@ def _known(data: str | Path) -> str | None:
     return None if isinstance(data, Path) or Path(data).expanduser().exists() else canonical(data)
 
 
-def _check_options(options: Options) -> None:
-    if not 0 < options.valid_fraction < 1:
-        raise ConfigError(f"valid_fraction = {options.valid_fraction}: it is a share between 0 and 1, such as 0.1.")
-    for name in ("limit", "image_size", "context"):
-        value = getattr(options, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ConfigError(f"{name} = {value!r}: it is a whole number.")
-    for name in ("image_size", "in_memory_bytes", "context"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} = {value}: it is at least 1.")
-    if options.seed < 0:
-        raise ConfigError(f"seed = {options.seed}: it is 0 or more.")
-
-
-def _read_once(data: str | Path, options: Options) -> tuple[str, Found]:
-    if _held is None:
+def _read_once(data: str | Path, options: LoadOptions) -> tuple[str, RawData]:
+    if _kept is None:
         return _find_and_read(data, options)
-    key = (data, replace(options, seed=0, limit=None))  # which are of what is done with it
-    if key not in _held:
-        _held.clear()
-        name, found = _find_and_read(data, options)
-        if not all(isinstance(part, Split) and part.inputs.nbytes <= HELD for part in found.parts.values()):
-            return name, found
-        _held[key] = name, found
-    return _held[key]
+    key = (data, replace(options, seed=0, limit=None))  # these two concern what is done with the samples
+    if key not in _kept:
+        _kept.clear()
+        name, raw = _find_and_read(data, options)
+        if not all(isinstance(part, Split) and part.inputs.nbytes <= KEPT_BYTES for part in raw.parts.values()):
+            return name, raw
+        _kept[key] = name, raw
+    return _kept[key]
 
 
-def _find_and_read(data: str | Path, options: Options) -> tuple[str, Found]:
+def _find_and_read(data: str | Path, options: LoadOptions) -> tuple[str, RawData]:
     if isinstance(data, str) and data.startswith("hub:"):
         return data.rpartition("/")[2], _from_hub(data.removeprefix("hub:"), options)
     path = Path(data).expanduser()
@@ -205,12 +204,12 @@ def _find_and_read(data: str | Path, options: Options) -> tuple[str, Found]:
 
 
 def _places(name: str) -> list[Path]:
-    own = os.environ.get("ONECYCLE_DATA")
-    return [*([Path(own).expanduser() / name] if own else []), SYSTEM / name]
+    chosen = os.environ.get("ONECYCLE_DATA")
+    return [*([Path(chosen).expanduser() / name] if chosen else []), SYSTEM / name]
 
 
-def _read_known(name: str, options: Options) -> Found:
-    from .arrays import read_digits
+def _read_known(name: str, options: LoadOptions) -> RawData:
+    from .npz import read_digits
 
     known = KNOWN[name]
     if name == "digits":
@@ -227,13 +226,11 @@ def _read_known(name: str, options: Options) -> Found:
         ) from error
 
 
-def _named(found: Found, known: Known) -> Found:
+def _named(raw: RawData, known: NamedDataset) -> RawData:
     """Add what is known of the data set; names that the files themselves have come first."""
-    bare = found.classes is not None and all(name.isdigit() for name in found.classes)
-    classes = (
-        known.classes if bare and known.classes and len(known.classes) >= len(found.classes or ()) else found.classes
-    )
-    return replace(found, classes=classes, augment=known.augment)
+    unnamed = raw.classes is not None and all(name.isdigit() for name in raw.classes)
+    enough = known.classes is not None and len(known.classes) >= len(raw.classes or ())
+    return replace(raw, classes=known.classes if unnamed and enough else raw.classes, augment=known.augment)
 
 
 def _layout(path: Path) -> str | None:
@@ -251,23 +248,22 @@ def _layout(path: Path) -> str | None:
     return None
 
 
-def _read_path(path: Path, options: Options) -> Found:
-    from . import arrays, text
-    from . import idx_cifar as originals
+def _read_path(path: Path, options: LoadOptions) -> RawData:
+    from . import idx_cifar, npz, text
 
     layout = _layout(path)
     if layout in ("folder", "parquet") or (layout is None and path.is_dir()):
-        found = _read_images(path, layout or "folder", options)
+        raw = _read_images(path, layout or "folder", options)
     elif layout == "idx":
-        found = originals.read_idx_folder(path)
+        raw = idx_cifar.read_idx_folder(path)
     elif layout == "archive":
-        found = originals.read_cifar(originals.ARCHIVES[path.name], path)
-    elif layout == "cifar" and (original := originals.find_cifar(path)):
-        found = originals.read_cifar(*original)
+        raw = idx_cifar.read_cifar(idx_cifar.ARCHIVES[path.name], path)
+    elif layout == "cifar" and (original := idx_cifar.find_cifar(path)):
+        raw = idx_cifar.read_cifar(*original)
     elif layout == "npz":
-        found = arrays.read_npz(path)
+        raw = npz.read_npz(path)
     elif layout == "text":
-        found = text.read_text(
+        raw = text.read_text(
             path,
             context=options.context,
             valid_fraction=options.valid_fraction,
@@ -276,89 +272,141 @@ def _read_path(path: Path, options: Options) -> Found:
     else:
         raise DataError(f"{path} is not a file that can be read here. Give {ACCEPTED}.")
     known = KNOWN.get(path.resolve().name)
-    return _named(found, known) if known else found
+    return _named(raw, known) if known else raw
 
 
-def _read_images(path: Path, layout: str, options: Options) -> Found:
+def _read_images(path: Path, layout: str, options: LoadOptions) -> RawData:
+    from .encoded import build
     from .folders import read_folder
-    from .images import build
     from .parquet import read_parquet
 
     encoded, classes, notes = read_folder(path) if layout == "folder" else (*read_parquet(path), ())
     parts, more = build(encoded, image_size=options.image_size, in_memory_bytes=options.in_memory_bytes)
-    return Found("image", parts, classes, str(path), notes + more, ("flip",) if layout == "folder" else ())
+    return RawData("image", parts, classes, str(path), notes + more, ("flip",) if layout == "folder" else ())
 
 
-def _from_hub(repository: str, options: Options) -> Found:
-    from .images import build
+def _from_hub(repository: str, options: LoadOptions) -> RawData:
+    from .encoded import build
     from .parquet import read_hub
 
     encoded, classes = read_hub(repository)
     parts, notes = build(encoded, image_size=options.image_size, in_memory_bytes=options.in_memory_bytes)
-    return Found("image", parts, classes, f"hub:{repository}", notes)
+    return RawData("image", parts, classes, f"hub:{repository}", notes)
 
 
-def _resized(found: Found, size: int) -> Found:
+def _resized(raw: RawData, size: int) -> RawData:
     from .images import resize
 
-    def square(part: Split | Stream) -> Split | Stream:
-        return part if isinstance(part, Stream) else Split(resize(part.inputs, size), part.targets)
+    parts = {
+        name: part if isinstance(part, Stream) else Split(resize(part.inputs, size), part.targets)
+        for name, part in raw.parts.items()
+    }
+    return replace(raw, parts=parts, statistics=None)
 
-    return replace(found, parts={name: square(part) for name, part in found.parts.items()}, statistics=None)
 
-
-def _prepare(name: str, found: Found, options: Options) -> Data:
+def _prepare(name: str, raw: RawData, options: LoadOptions) -> Data:
     """Check, cut a validation split where there is none, keep `limit` samples, and measure the channels."""
-    parts, notes = dict(found.parts), list(found.notes)
-    check(parts, found.classes, text=found.kind == "text")
+    parts, notes = dict(raw.parts), list(raw.notes)
+    check(parts, raw.classes, text=raw.kind == "text")
     if "valid" not in parts:
         fraction = options.valid_fraction
-        parts["train"], parts["valid"] = cut(parts["train"], fraction, (options.seed, VALID), found.classes)
-        how = "stratified, " if found.classes else ""
+        parts["train"], parts["valid"] = cut(parts["train"], fraction, (options.seed, VALID), raw.classes)
+        how = "stratified, " if raw.classes else ""
         notes.append(f"validation: {100 * fraction:g} % of train, {how}seed {options.seed} (no validation split found)")
     if options.limit is not None:
-        parts["train"] = _limited(parts["train"], found, options)
+        parts["train"] = _limited(parts["train"], options.limit, raw, options.seed)
         notes.append(f"train: limited to {options.limit} samples, seed {options.seed}")
-    mean, std, measured = (*found.statistics, ()) if found.statistics else _statistics(parts, found.kind)
+    mean, std, measured = (*raw.statistics, ()) if raw.statistics else _statistics(parts["train"], raw.kind)
     return Data(
-        name=name,
-        kind=found.kind,
-        train=parts["train"],
-        valid=parts["valid"],
-        test=parts.get("test"),
-        classes=found.classes,
-        mean=mean,
-        std=std,
-        augment=found.augment,
-        origin=found.origin,
-        notes=(*notes, *measured),
-    )
+        name, raw.kind, parts["train"], parts["valid"], parts.get("test"), raw.classes, mean, std, raw.augment,
+        raw.origin, (*notes, *measured),
+    )  # fmt: skip
 
 
-def _limited(train: Split | Stream, found: Found, options: Options) -> Split | Stream:
-    limit, stratify = int(options.limit or 0), found.classes is not None and found.kind != "text"
+def _limited(train: Split | Stream, limit: int, raw: RawData, seed: int) -> Split | Stream:
+    stratify = raw.classes is not None and raw.kind != "text"
     least = len(train.targets.unique()) if stratify else 1
     if not least <= limit <= len(train):
-        why = f"{least} classes are in them" if stratify else "there must be some"
+        why = f"of {least} classes" if stratify else "of one kind"
         raise DataError(
-            f"limit = {limit}: the training split has {len(train)} samples, and {why}. Use {least} to {len(train)}."
+            f"limit = {limit}: the training split has {len(train)} samples {why}. Use {least} to {len(train)}."
         )
-    return take(train, choose(train, limit, (options.seed, LIMIT), stratify=stratify))
+    return take(train, choose(train, limit, (seed, LIMIT), stratify=stratify))
 
 
 def _statistics(
-    parts: Mapping[str, Split | Stream], kind: str, most: int = 4096
+    train: Split | Stream, kind: str, most: int = 4096
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
     """Mean and std per channel of the training images and a note; of a stream, over a fixed choice of samples."""
     from .images import channel_statistics, decode_many, undecodable
 
-    train = parts["train"]
     if kind != "image":
         return (), (), ()
     if isinstance(train, Split):
         return (*channel_statistics(train.inputs), ())
-    rows = train.rows[choose(train, min(most, len(train)), (0, STATS), stratify=False)].tolist()
-    images, bad = decode_many([train.items[row] for row in rows], train.shape)
+    chosen = train.indices[choose(train, min(most, len(train)), (0, STATS), stratify=False)].tolist()
+    images, bad = decode_many([train.items[index] for index in chosen], train.shape)
     if bad:
-        raise undecodable({f"training image {rows[index]}": reason for index, reason in bad.items()})
-    return (*channel_statistics(images), (f"mean and std: of {len(rows)} training images",))
+        raise undecodable({f"training image {chosen[index]}": reason for index, reason in bad.items()})
+    return (*channel_statistics(images), (f"mean and std: of {len(chosen)} training images",))
+
+
+# Files to predict on
+
+
+def read_inputs(paths: Sequence[str | Path], *, kind: str, input_shape: tuple[int, ...]) -> Tensor:
+    """Read images or arrays as one batch, in the order of `paths`.
+
+    Image files are converted to the channels of `input_shape`, resized and center-cropped to its height and width:
+    uint8 [n, c, h, w]. A ``.npy`` or ``.npz`` (key ``x``, or its only one) holds one sample or a batch of them and must
+    have the shape already: uint8 for images, float32 [n, *input_shape] for arrays.
+
+    Raises DataError for files that are missing, do not decode (all of them are listed) or have another shape, and
+    ConfigError for a `kind` other than "image" and "array".
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+    ...     Image.new("RGB", (40, 30)).save(file.name)
+    ...     read_inputs([file.name], kind="image", input_shape=(1, 8, 8)).shape
+    torch.Size([1, 1, 8, 8])
+    """
+    if kind not in ("image", "array"):
+        raise ConfigError(f"Files of kind {kind!r} cannot be read for a prediction. Allowed are 'image' and 'array'.")
+    files = [Path(path) for path in paths]
+    if not files:
+        raise DataError("No files to predict on. Give at least one.")
+    if missing := [str(path) for path in files if not path.is_file()]:
+        raise DataError(f"{len(missing)} of {count(len(files), 'file')} do not exist: {listed(missing)}.")
+    arrays = {path: _array(path, kind, input_shape) for path in files if path.suffix.lower() in (".npy", ".npz")}
+    others = [path for path in files if path not in arrays]
+    if others and kind == "array":
+        raise DataError(f"{others[0]} is not a .npy or .npz file, and the model was trained on arrays. Give arrays.")
+    images = dict(zip(others, _images(others, input_shape), strict=True)) if others else {}
+    return torch.cat([arrays[path] if path in arrays else images[path][None] for path in files])
+
+
+def _images(paths: Sequence[Path], shape: tuple[int, ...]) -> Tensor:
+    from .images import decode_many, undecodable
+
+    tensor, bad = decode_many(paths, shape)
+    if bad:
+        raise undecodable({str(paths[index]): reason for index, reason in bad.items()})
+    return tensor
+
+
+def _array(path: Path, kind: str, shape: tuple[int, ...]) -> Tensor:
+    from .npz import as_inputs, load_arrays
+
+    arrays = load_arrays(path)
+    array = arrays.get("x", next(iter(arrays.values())) if len(arrays) == 1 else None)
+    if array is None:
+        raise DataError(f"{path} has the keys {listed(sorted(arrays))}. Store the samples under x.")
+    if kind == "image" and array.dtype != "uint8":
+        raise DataError(f"{path} is {array.dtype}. Images are uint8, 0 to 255.")
+    single = array.shape in (shape, shape[1:], (*shape[1:], shape[0])) if kind == "image" else array.shape == shape
+    read_as, inputs = as_inputs(array[None] if single else array, str(path))
+    if read_as != kind or tuple(inputs.shape[1:]) != shape:
+        raise DataError(f"{path} has shape {list(array.shape)}; needed is {list(shape)}, or a batch of that.")
+    check_finite(inputs, f"values in {path}")
+    return inputs

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import DataError
+from ..text import listed
+from .images import decode_or_raise
 
 # One number for each purpose, so that the same seed gives independent draws.
 VALID, LIMIT, TEST, STATS = 1, 2, 3, 4
@@ -47,23 +49,20 @@ class Stream(Dataset):
     """Images that stay encoded because they would not fit in memory; each is decoded when it is asked for.
 
     A map-style torch Dataset of (uint8 [channels, height, width], int), picklable for DataLoader workers.
-    `items` holds the path or the encoded bytes of every image and need not be a list; `targets` is int64 [n].
-    `shape` is (channels, height, width).
+    `items` holds the path or the encoded bytes of every image and need not be a list; `indices` says which of them the
+    n samples are, by default the first n. `targets` is int64 [n], `shape` is (channels, height, width).
     """
 
-    def __init__(self, items: Sequence[Any], targets: Tensor, shape: tuple[int, ...], rows: Tensor | None = None):
-        self.items, self.shape = items, shape
-        self.rows = torch.arange(len(targets)) if rows is None else rows
-        self.targets = targets
+    def __init__(self, items: Sequence[Any], targets: Tensor, shape: tuple[int, ...], indices: Tensor | None = None):
+        self.items, self.targets, self.shape = items, targets, shape
+        self.indices = torch.arange(len(targets)) if indices is None else indices
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from .images import decode_or_raise
-
-        row = int(self.rows[index])
-        return torch.from_numpy(decode_or_raise(self.items[row], self.shape, f"image {row}")), int(self.targets[index])
+        i = int(self.indices[index])
+        return torch.from_numpy(decode_or_raise(self.items[i], self.shape, f"image {i}")), int(self.targets[index])
 
     def __repr__(self) -> str:
         return f"Stream(n={len(self)}, shape={list(self.shape)})"
@@ -108,8 +107,8 @@ class Data:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What a reader hands over: the splits that the source itself has ("train", "valid", "test").
+class RawData:
+    """Data as they were read: the splits that the source itself has ("train", "valid", "test").
 
     `statistics` are mean and std by channel, where the source has its own; None: they are measured.
     """
@@ -131,7 +130,7 @@ def shape_of(part: Split | Stream) -> tuple[int, ...]:
 def take(part: Split | Stream, indices: Tensor) -> Split | Stream:
     """The samples at `indices` (int64), in that order."""
     if isinstance(part, Stream):
-        return Stream(part.items, part.targets[indices], part.shape, part.rows[indices])
+        return Stream(part.items, part.targets[indices], part.shape, part.indices[indices])
     return Split(part.inputs[indices], part.targets[indices])
 
 
@@ -197,16 +196,6 @@ def cut(
     return take(part, rest.nonzero().flatten()), take(part, chosen)
 
 
-def listed(names: Sequence[str], most: int = 20, separator: str = ", ") -> str:
-    """Join the names, the first `most` of them and then how many more there are.
-
-    >>> listed(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return separator.join(names[:most]) + more
-
-
 def numbered(labels: Tensor) -> tuple[str, ...]:
     """Names "0", "1", ... for labels (int64 [n]) that have none; DataError when a number below the largest is not used.
 
@@ -229,8 +218,8 @@ def check(parts: Mapping[str, Split | Stream], classes: tuple[str, ...] | None, 
         if len(part) == 0:
             raise DataError(f"The {name} split is empty. Add samples to it or leave it out.")
         if isinstance(part, Split):
-            _check_finite(name, "inputs", part.inputs)
-            _check_finite(name, "targets", part.targets)
+            check_finite(part.inputs, f"inputs in the {name} split")
+            check_finite(part.targets, f"targets in the {name} split")
         if shape_of(part) != shape_of(parts["train"]):
             raise DataError(
                 f"One sample has shape {list(shape_of(parts['train']))} in the train split and {list(shape_of(part))} "
@@ -240,16 +229,15 @@ def check(parts: Mapping[str, Split | Stream], classes: tuple[str, ...] | None, 
         _check_labels(parts, classes)
 
 
-def _check_finite(split: str, what: str, values: Tensor) -> None:
-    if not values.is_floating_point():
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise DataError that counts the samples of `values` [n, ...] with NaN or infinity; `what` are the values."""
+    if not values.is_floating_point() or bool(values.isfinite().all()):
         return
-    bad = (~values.isfinite()).flatten(1).any(1) if values.ndim > 1 else ~values.isfinite()
-    if bad.any():
-        first = int(bad.nonzero()[0])
-        raise DataError(
-            f"NaN or infinite {what} in the {split} split: {int(bad.sum())} of {len(values)} samples, the first at "
-            f"index {first}. Remove these samples or fill in their values."
-        )
+    bad = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero().flatten()
+    raise DataError(
+        f"NaN or infinite {what}: {len(bad)} of {len(values)} samples, the first at index {int(bad[0])}. "
+        "Remove these samples or fill in their values."
+    )
 
 
 def _check_labels(parts: Mapping[str, Split | Stream], classes: tuple[str, ...]) -> None:

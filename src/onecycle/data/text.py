@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .splits import Found, Split
+from .splits import RawData, Split
 
 
-def read_text(path: Path, *, context: int, valid_fraction: float, in_memory_bytes: int) -> Found:
+def read_text(path: Path, *, context: int, valid_fraction: float, in_memory_bytes: int) -> RawData:
     """The last `valid_fraction` of the text is the validation split; the windows of a split do not overlap."""
     ids, classes = encode(_decoded(path), in_memory_bytes)
     train = len(ids) - int(len(ids) * valid_fraction + 0.5)
@@ -23,7 +23,9 @@ def read_text(path: Path, *, context: int, valid_fraction: float, in_memory_byte
                 f"{context + 1}. Give more text or a smaller context."
             )
     note = f"validation: the last {100 * valid_fraction:g} % of the text"
-    return Found("text", {split: windows(part, context) for split, part in parts.items()}, classes, str(path), (note,))
+    return RawData(
+        "text", {split: windows(part, context) for split, part in parts.items()}, classes, str(path), (note,)
+    )
 
 
 def encode(text: str, in_memory_bytes: int) -> tuple[Tensor, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data import held
+from ..data import loading_once
 from ..errors import CheckpointError, ConfigError
 from ..records.files import COMPARISON, differing, plain
 from ..text import count, html_table
@@ -168,7 +168,7 @@ def conduct(
     spec = _with_data(spec, arrays, folder)
     if _is_done(folder, spec):
         return Comparison.read(folder)
-    with workers(placement) as work, data_kept(arrays, folder), held():
+    with workers(placement) as work, data_kept(arrays, folder), loading_once():
         speeds = measured(spec)
         says = _voice(spec, placement.jobs, verbose)
         for line in lines(spec, speeds, placement):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data import held
+from ..data import loading_once
 from ..errors import Interrupted
 from ..training.signals import StopRequest, stop_requests
 from .execute import LOOK, Outcome, PlannedRun, Work, execute, interruptible
@@ -157,7 +157,7 @@ def _begin(threads: int, stopping: Event) -> None:
     """In a worker: its share of the threads, no signals but those that are sent to it, and no life after its parent."""
     global _stopping
     _stopping = stopping
-    _life.enter_context(held())
+    _life.enter_context(loading_once())
     torch.set_num_threads(threads)
     if hasattr(os, "setsid"):
         os.setsid()  # a Ctrl-C in the terminal reaches the parent alone, which passes it on once

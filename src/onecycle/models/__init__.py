@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from onecycle.errors import ConfigError, did_you_mean
-from onecycle.models._check import is_positive, positive
-from onecycle.models.external import from_timm, own_maker
-from onecycle.models.resnet import resnet9, resnet20, resnet56, resnet110, wrn22
-from onecycle.models.small import lenet, mlp, small_cnn
-from onecycle.models.transformer import char_transformer
+from ..checks import is_whole, whole
+from ..errors import ConfigError, did_you_mean
+from .external import from_timm, own_maker
+from .resnet import resnet9, resnet20, resnet56, resnet110, wrn22
+from .small import lenet, mlp, small_cnn
+from .transformer import char_transformer
 
 __all__ = ["build", "names"]
 
@@ -70,7 +70,7 @@ def build(name: str, *, input_shape: tuple[int, ...], classes: int, seed: int = 
     77754
     """
     shape = _checked_shape(input_shape)
-    positive("classes", classes)
+    whole("classes", classes)
     # On the CPU, so that the same seed gives the same weights whatever the device.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         make = _maker(name)  # inside the fork and before the seed: importing your module may draw
@@ -101,7 +101,7 @@ def _known(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def _checked_shape(input_shape: tuple[int, ...]) -> tuple[int, ...]:
     shape = tuple(input_shape)
-    if not shape or not all(is_positive(side) for side in shape):
+    if not shape or not all(is_whole(side) for side in shape):
         raise ConfigError(
             f"input_shape is the shape of one sample, such as (1, 28, 28) or (64,), all sides >= 1; got {input_shape!r}"
         )

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from onecycle.errors import ConfigError, MissingDependency, did_you_mean
-from onecycle.models._check import image_shape
+from ..errors import ConfigError, MissingDependency, did_you_mean
+from .small import image_channels
 
 
 def from_timm(name: str, *, input_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
@@ -29,7 +29,7 @@ def from_timm(name: str, *, input_shape: tuple[int, ...], classes: int, **option
             f"model timm:{name}: the installed timm cannot be imported ({_in_words(error)}); "
             "mend it with: pip install --upgrade timm torchvision"
         ) from error
-    channels = image_shape(f"timm:{name}", input_shape)
+    channels = image_channels(f"timm:{name}", input_shape)
     known = timm.list_models()
     if name.partition(".")[0] not in known:
         near = difflib.get_close_matches(name, known, n=5)

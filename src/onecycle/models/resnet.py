@@ -7,8 +7,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from onecycle.models._check import image_shape, probability
-from onecycle.models.small import caffe_xavier_, conv_bn
+from ..checks import share
+from .small import caffe_xavier_, conv_bn, dropout_share, image_channels
 
 
 def resnet9(*, input_shape: tuple[int, ...], classes: int, dropout: float = 0.0) -> ResNet9:
@@ -16,7 +16,7 @@ def resnet9(*, input_shape: tuple[int, ...], classes: int, dropout: float = 0.0)
 
     Images of at least 8x8 pixels.
     """
-    return ResNet9(image_shape("resnet9", input_shape, minimum=8), classes, probability("dropout", dropout))
+    return ResNet9(image_channels("resnet9", input_shape, minimum=8), classes, dropout_share(dropout))
 
 
 class ResNet9(nn.Module):
@@ -72,10 +72,9 @@ def smith_resnet(
     `bn_momentum` is the share of a new batch in the running statistics, Caffe's 1 - moving_average_fraction: the
     paper has 0.05 with cyclical and 0.001 with piecewise constant learning rates (the latter starves its accuracy).
     """
-    channels = image_shape(f"resnet{6 * blocks + 2}", input_shape)
-    return SmithResNet(
-        blocks, channels, classes, probability("dropout", dropout), probability("bn_momentum", bn_momentum)
-    )
+    channels = image_channels(f"resnet{6 * blocks + 2}", input_shape)
+    share("bn_momentum", bn_momentum, of="the running statistics")
+    return SmithResNet(blocks, channels, classes, dropout_share(dropout), bn_momentum)
 
 
 resnet20 = partial(smith_resnet, 3)
@@ -139,7 +138,7 @@ def _pool(x: Tensor) -> Tensor:
 
 def wrn22(*, input_shape: tuple[int, ...], classes: int, dropout: float = 0.0) -> WideResNet:
     """fast.ai's WRN-22 of DAWNBench (2018): Zagoruyko and Komodakis' wide ResNet (arXiv 1605.07146), widen factor 6."""
-    return WideResNet(image_shape("wrn-22", input_shape), classes, probability("dropout", dropout))
+    return WideResNet(image_channels("wrn-22", input_shape), classes, dropout_share(dropout))
 
 
 class WideResNet(nn.Module):

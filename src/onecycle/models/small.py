@@ -9,8 +9,8 @@ from math import prod
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from onecycle.errors import ConfigError
-from onecycle.models._check import image_shape, positive, probability
+from ..checks import share, whole
+from ..errors import ConfigError
 
 
 def mlp(
@@ -26,9 +26,9 @@ def mlp(
         raise ConfigError(f"hidden is a width or several, such as 128 or (128, 64), got {hidden!r}")
     widths = [hidden] if isinstance(hidden, int) else list(hidden)
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in pairwise([prod(input_shape), *(positive("hidden", width) for width in widths)]):
+    for before, after in pairwise([prod(input_shape), *(whole("hidden", width) for width in widths)]):
         layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
-    layers += [nn.Dropout(probability("dropout", dropout))] if dropout else []
+    layers += [nn.Dropout(dropout_share(dropout))] if dropout else []
     return nn.Sequential(*layers, nn.Linear(widths[-1] if widths else prod(input_shape), classes))
 
 
@@ -38,7 +38,7 @@ def lenet(*, input_shape: tuple[int, ...], classes: int, dropout: float = 0.0) -
     Images of at least 16x16 pixels. 431,080 parameters for (1, 28, 28) and 10 classes. Weights start uniform in
     +-sqrt(3 / fan_in), biases at 0 (Caffe's "xavier").
     """
-    channels = image_shape("lenet", input_shape, minimum=16)
+    channels = image_channels("lenet", input_shape, minimum=16)
     height, width = (((side - 4) // 2 - 4) // 2 for side in input_shape[1:])
     model = nn.Sequential(
         nn.Conv2d(channels, 20, 5),
@@ -48,7 +48,7 @@ def lenet(*, input_shape: tuple[int, ...], classes: int, dropout: float = 0.0) -
         nn.Flatten(),
         nn.Linear(50 * height * width, 500),
         nn.ReLU(inplace=True),
-        nn.Dropout(probability("dropout", dropout)),
+        nn.Dropout(dropout_share(dropout)),
         nn.Linear(500, classes),
     )
     for layer in model:
@@ -66,7 +66,7 @@ def caffe_xavier_(layer: nn.Conv2d | nn.Linear) -> None:
 
 def small_cnn(*, input_shape: tuple[int, ...], classes: int, dropout: float = 0.0) -> SmallCNN:
     """A residual network for small images of any size; 77,754 parameters for (1, 28, 28) and 10 classes."""
-    return SmallCNN(image_shape("small-cnn", input_shape), classes, probability("dropout", dropout))
+    return SmallCNN(image_channels("small-cnn", input_shape), classes, dropout_share(dropout))
 
 
 class SmallCNN(nn.Module):
@@ -102,3 +102,24 @@ class Residual(nn.Module):
 def conv_bn(before: int, after: int, *, kernel: int = 3, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """A convolution that keeps the size (but for its stride), without a bias: the batch norm after it has one."""
     return nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(after)
+
+
+def dropout_share(dropout: float) -> float:
+    """The share of activations to drop, once it is one."""
+    return share("dropout", dropout, of="the activations")
+
+
+def image_channels(model: str, input_shape: tuple[int, ...], minimum: int = 1) -> int:
+    """The number of channels, once the shape is that of an image with sides of at least `minimum` pixels."""
+    if len(input_shape) != 3:
+        raise ConfigError(
+            f"model {model} takes images of shape (channels, height, width), got {input_shape}; "
+            "use mlp, which takes any shape"
+        )
+    channels, height, width = input_shape
+    if min(height, width) < minimum:
+        raise ConfigError(
+            f"model {model} needs images of at least {minimum}x{minimum} pixels, got {height}x{width}; "
+            "use small-cnn or mlp, which take any size"
+        )
+    return channels

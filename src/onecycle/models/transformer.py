@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from onecycle.errors import ConfigError
-from onecycle.models._check import positive, probability
+from ..checks import whole
+from ..errors import ConfigError
+from .small import dropout_share
 
 
 def char_transformer(
@@ -31,11 +32,9 @@ def char_transformer(
     """
     if len(input_shape) != 1:
         raise ConfigError(f"model char-transformer takes text, input_shape (length,), got {input_shape}")
-    if positive("width", width) % positive("heads", heads):
+    if whole("width", width) % whole("heads", heads):
         raise ConfigError(f"width must be a multiple of heads, got width={width} and heads={heads}")
-    return CharTransformer(
-        input_shape[0], classes, width, positive("depth", depth), heads, probability("dropout", dropout)
-    )
+    return CharTransformer(input_shape[0], classes, width, whole("depth", depth), heads, dropout_share(dropout))
 
 
 class CharTransformer(nn.Module):
