@@ -260,7 +260,7 @@ def test_policy_shows_the_schedule(capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["update", "epoch", "lr", "momentum"]
     assert lines[1] == ["0", "0.00", "0.006", "0.95"]
-    assert lines[-1] == ["999", "9.99", "6e-05", "0.95"]
+    assert lines[-1] == ["999", "9.99", "6e-5", "0.95"]
     assert any(float(line[2]) == pytest.approx(0.06, rel=0.01) for line in lines[1:])
 
 

@@ -50,11 +50,12 @@ def run(
         return result
     ready = prepare(job, verbose)
     learner, test_data = ready.learner, ready.data.test if test else None
-    folder_options: dict[str, Any] = {"out": folder, "resume": resume, "config": {**ready.config, "facts": ready.facts}}
+    policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
+    options = job.schedule_options if isinstance(policy, str) else {}
     try:
-        policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
-        peak = job.lr_max if isinstance(policy, str) else "auto"
-        fitted = learner.fit(job.budget, policy, peak, **job.schedule_options, **folder_options)
+        fitted = learner.fit(
+            job.budget, policy, job.lr_max, out=folder, resume=resume, config=ready.config, facts=ready.facts, **options
+        )
     except (TrainingError, Interrupted):
         if report:
             _page(folder)
