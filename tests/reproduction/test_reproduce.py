@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from onecycle.commands.app import main
-from onecycle.errors import CheckpointError, ConfigError, DataError
+from onecycle.errors import CheckpointError, ConfigError, DataError, Interrupted
 from onecycle.experiments import plan
 from onecycle.report.draw_reproduction import points_of
 from onecycle.reproduction.claims import is_in, settle, words
@@ -172,7 +172,7 @@ def test_a_run_that_fails_for_another_reason_is_no_evidence(tmp_path):
     found = Reproduction(
         SMALL, tmp_path, (settle(A_ABOVE_B, runs(a=[0.9, 0.8], b=[0.8, 0.7])),), [row | {"value": None}]
     )
-    assert found.summary[-1] == "1 of 1 runs failed, and are left out."
+    assert found.summary[-1] == "1 of 1 run failed, and are left out."
 
 
 def test_a_sweep_that_does_not_say_is_no_evidence(tmp_path):
@@ -264,9 +264,10 @@ def test_from_the_shell(tmp_path, monkeypatch, capsys):
     ]
 
 
-def test_the_plan_from_the_shell(capsys):
+def test_the_plan_from_the_shell(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "measure", lambda job, seconds: plan.Speed(1000.0, 160, 100))
     main(["reproduce", "range-test", "--plan"])
-    assert "5 of each range test: residual, plain" in capsys.readouterr().out
+    assert "residual: 5 range tests; time: about " in capsys.readouterr().out
 
 
 def test_bad_options_from_the_shell(capsys):
@@ -275,3 +276,53 @@ def test_bad_options_from_the_shell(capsys):
             main(["reproduce", *words_])
         assert stop.value.code == 2
         assert expected in capsys.readouterr().err
+
+
+RANGE_TESTS = replace(
+    SMALL, kind="range-tests", by=None, parts={"mlp": {"model": "mlp"}}, options={"updates": 64, "repeats": 2},
+    common={"data": "digits", "optimizer": "sgd", "augment": "none"},
+    claims=(Claim("it keeps some", ({"part": "mlp"},)),),
+)  # fmt: skip
+SCHEDULES = replace(
+    read("schedule"), parts={"author": read("schedule").parts["author"]},
+    common={**read("schedule").common, "seeds": 2, "limit": 64, "model_options": {"hidden": 8}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        (SMALL, ("runs: 4", "time: about ", "run 4/4  one_cycle-1-weight_decay0.01 seed 1: test accuracy ")),
+        (RANGE_TESTS, ("1 range test: time: about ", "range test 1/1  mlp")),
+        (SCHEDULES, ("2 runs: time: about ", "run 1/2, about ", "run 2/2  author seed 1")),
+    ],
+)
+def test_each_kind_says_its_progress_from_the_first_second(protocol, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("onecycle.reproduction.reproduce.read", lambda name, size: protocol)
+    measured = []
+    monkeypatch.setattr(plan, "measure", lambda *_: measured.append(capsys.readouterr().err) or plan.Speed(1e3, 64, 9))
+    made = reproduce("weight-decay", out=tmp_path / "out", verbose=True)
+    assert measured[0].splitlines()[0] == f"{protocol.title} ({protocol.source})"
+    said = capsys.readouterr().err
+    assert all(words in said for words in expected), said
+    assert repr(made).startswith(f"Reproduction({protocol.name}, small: {made.findings[0].answer}, ")
+    assert json.loads(json.dumps(made.to_dict()))["summary"] == made.summary
+    reproduce("weight-decay", out=tmp_path / "out", verbose=True)
+    assert "about " not in capsys.readouterr().err  # all is there
+
+
+def test_ctrl_c_says_the_command_that_goes_on(tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise Interrupted("stopped by SIGINT", signal=2)
+
+    monkeypatch.setattr("onecycle.reproduction.reproduce.gather", stopped)
+    with pytest.raises(Interrupted, match=r"^stopped; what is done is kept in ") as stop:
+        reproduce("accuracy", "paper", tmp_path / "out", seeds=4, jobs=2)
+    command = "onecycle reproduce accuracy --size paper --seeds 4 --jobs 2 --out "
+    assert stop.value.signal == 2 and str(stop.value).endswith(f"{command}{tmp_path / 'out'}")
+
+
+def test_intervals_of_shares_say_nothing_impossible():
+    claim = Claim("a is high", plus=({"name": "a"},))
+    rows = runs(a=[1.0, 0.99, 0.8])
+    assert settle(claim, rows).contrast.high > 1 and settle(claim, rows, shares=True).contrast.high == 1

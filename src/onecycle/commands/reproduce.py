@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -48,13 +48,14 @@ def reproduce(
     format
         Of the figure.
     """
+    from ..reproduction.evidence import plan_lines
     from ..reproduction.protocol import read
     from ..reproduction.reproduce import reproduce as run
     from ..reproduction.reproduce import with_seeds
 
     placement = given(place)
     if plan:
-        said = _plan(with_seeds(read(name, size), seeds), Placement(**placement))
+        said = plan_lines(with_seeds(read(name, size), seeds), Placement(**placement))
         print_json({"name": name, "size": size, "plan": said}) if json else print(*said, sep="\n")
         return
     folder = out or Path("reproductions") / f"{name}-{size}"
@@ -68,16 +69,3 @@ def reproduce(
         print_json({"folder": str(folder), "figure": figure, "answer": answer, "summary": reproduction.summary})
         return
     print(*reproduction.summary, *([f"drawn in {figure}"] if figure else []), sep="\n")
-
-
-def _plan(protocol: Any, placement: Placement) -> list[str]:
-    from ..experiments.comparison import lines, measured
-    from ..reproduction.evidence import specs
-
-    said = [f"{protocol.title} ({protocol.source})"]
-    for name, spec in specs(protocol).items():
-        said += [f"{name}:", *[f"  {line}" for line in lines(spec, measured(spec), placement)]]
-    if protocol.kind != "comparisons":
-        what = protocol.kind.removesuffix("s").replace("-", " ")
-        said.append(f"{protocol.seeds} of each {what}: {', '.join(protocol.parts)}")
-    return said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..checks import share, whole
 from ..errors import ConfigError
@@ -58,6 +58,15 @@ class Placement:
             whole("cpus", self.cpus, what="the number of CPUs of a run on Ray")
         if self.gpus is not None:
             share("gpus", self.gpus, of="a GPU", one=True)
+
+    def in_shell(self) -> list[str]:
+        """The options of a command that say the same.
+
+        >>> Placement(jobs=2).in_shell()
+        ['--jobs', '2']
+        """
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
 def _check_jobs(jobs: int) -> None:

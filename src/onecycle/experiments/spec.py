@@ -127,10 +127,7 @@ def command_of(spec: Spec, folder: Path, placement: Placement = HERE) -> str | N
             words += [f"--{name.replace('_', '-')}", text] if name in IN_SHELL else ["--set", f"{name}={text}"]
     except TypeError:
         return None
-    for f in fields(placement):
-        if (value := getattr(placement, f.name)) != f.default:
-            words += [f"--{f.name}", str(value)]
-    return shlex.join([*words, "--out", str(folder)])
+    return shlex.join([*words, *placement.in_shell(), "--out", str(folder)])
 
 
 def _in_shell(value: Any) -> str:

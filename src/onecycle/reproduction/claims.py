@@ -12,8 +12,6 @@ from .protocol import Claim, Where
 if TYPE_CHECKING:
     from ..experiments.statistics import Interval
 
-Row = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -28,10 +26,11 @@ class Finding:
     contrast: Interval
 
 
-def settle(claim: Claim, rows: Iterable[Row]) -> Finding:
+def settle(claim: Claim, rows: Iterable[Mapping[str, Any]], *, shares: bool = False) -> Finding:
     """Put a claim to the test on runs, each a record with ``seed``, ``value`` and what it was.
 
-    Values are added and subtracted seed by seed, so that what the runs of one seed share cancels out.
+    Values are added and subtracted seed by seed, so that what the runs of one seed share cancels out. Those that are
+    `shares`, from 0 to 1, have an interval that says nothing impossible.
 
     >>> claim = Claim("a is above b", plus=({"name": "a"},), minus=({"name": "b"},))
     >>> rows = [{"name": n, "seed": s, "value": v + s} for n, v in (("a", 2.0), ("b", 1.0)) for s in range(3)]
@@ -50,7 +49,8 @@ def settle(claim: Claim, rows: Iterable[Row]) -> Finding:
     if not common:
         raise DataError(f"no seed has all the runs that are needed to tell whether {claim.text}")
     contrast = mean_interval(
-        [sum(values[seed] for values in plus) - sum(values[seed] for values in minus) for seed in sorted(common)]
+        [sum(values[seed] for values in plus) - sum(values[seed] for values in minus) for seed in sorted(common)],
+        within=(-len(minus), len(plus)) if shares else None,
     )
     low, high = contrast.low, contrast.high
     if low is None or high is None or low <= claim.than <= high:
@@ -58,22 +58,22 @@ def settle(claim: Claim, rows: Iterable[Row]) -> Finding:
     return Finding(claim, "held" if low > claim.than else "refuted", contrast)
 
 
-def cell(rows: Sequence[Row], where: Where) -> dict[int, float]:
+def cell(rows: Sequence[Mapping[str, Any]], where: Where) -> dict[int, float]:
     """The values by seed of the runs that `where` describes.
 
     Raises:
         ConfigError: two runs of one seed.
     """
-    found: dict[int, float] = {}
+    values: dict[int, float] = {}
     for row in rows:
         if is_in(row, where) and row["value"] is not None:
-            if row["seed"] in found:
+            if row["seed"] in values:
                 raise ConfigError(f"{dict(where)} describes several runs of seed {row['seed']}: say more about it")
-            found[row["seed"]] = row["value"]
-    return found
+            values[row["seed"]] = row["value"]
+    return values
 
 
-def is_in(row: Row, where: Where) -> bool:
+def is_in(row: Mapping[str, Any], where: Where) -> bool:
     """Whether a run is one of those that `where` describes."""
     return all(key in row and plain(row[key]) == plain(value) for key, value in where.items())
 
@@ -85,11 +85,11 @@ def plain(value: Any) -> Any:
 
 def words(finding: Finding, scale: float = 100, unit: str = " points") -> str:
     """A sentence with the numbers: what was measured, its interval, and the limit that was claimed, if it is not 0."""
-    claim, found = finding.claim, finding.contrast
+    claim, contrast = finding.claim, finding.contrast
     sign = 1 if claim.plus else -1  # a claim about what is small is said as such
-    ends = sorted(sign * end for end in (found.low, found.high) if end is not None)
+    ends = sorted(sign * end for end in (contrast.low, contrast.high) if end is not None)
     interval = f"95 % interval {scale * ends[0]:.3g} to {scale * ends[1]:.3g}" if ends else "no interval"
     limit = f", {'above' if sign > 0 else 'below'} {sign * scale * claim.than:g}" if claim.than else ""
     differs = "+" if claim.plus and claim.minus else ""
-    value = f"{sign * scale * found.mean:{differs}.3g}"
-    return f"{finding.answer}: {claim.text} ({value}{unit}, {interval}{limit}, n = {found.n})."
+    value = f"{sign * scale * contrast.mean:{differs}.3g}"
+    return f"{finding.answer}: {claim.text} ({value}{unit}, {interval}{limit}, n = {contrast.n})."

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..experiments import plan
 from ..experiments.comparison import HERE, conduct
+from ..experiments.console import Lines
+from ..experiments.execute import ended
 from ..experiments.options import Placement
 from ..experiments.spec import Spec
 from ..jobs.check import check
@@ -16,16 +21,19 @@ from ..jobs.run import run
 from ..range_test.verdict import LOW, judge
 from ..records.curve import Curve
 from ..records.files import CHECK, RUN, read_jsonl
+from ..schedules.budget import Budget
+from ..text import count
 from .protocol import Points, Protocol, published
 
-Row = dict[str, Any]
 # Accuracy of ten classes by chance: what a run counts for in which training diverged, and how its error begins.
 CHANCE, DIVERGED = 0.1, "the loss became"
 # Points of a curve that are kept.
 POINTS = 200
 
 
-def gather(protocol: Protocol, folder: Path, *, placement: Placement = HERE, verbose: bool = False) -> list[Row]:
+def gather(
+    protocol: Protocol, folder: Path, *, placement: Placement = HERE, verbose: bool = False
+) -> list[dict[str, Any]]:
     """Make the runs of `protocol` in `folder`, or what is missing of them; one record a run.
 
     A record has ``part``, ``seed``, ``value`` (what claims are about), ``status``, the settings, and ``curve``, its
@@ -48,23 +56,50 @@ def specs(protocol: Protocol) -> dict[str, Spec]:
     return {name: Spec.from_dict({**protocol.common, **part}) for name, part in protocol.parts.items()}
 
 
-def _comparisons(protocol: Protocol, folder: Path, **options: Any) -> Iterator[Row]:
+def plan_lines(protocol: Protocol, placement: Placement = HERE) -> list[str]:
+    """The plan in words: what is run, and about how long each part takes, from a second of training."""
+    said = [f"{protocol.title} ({protocol.source})"]
     for name, spec in specs(protocol).items():
-        home = folder / name
-        for row in conduct(spec, home, **options).table:
-            found = {**spec.settings, "part": name, **row, "value": value_of(row)}
-            if protocol.by is None:
-                found["curve"] = _validation(home / row["run"])
-            yield found
+        said += [f"{name}:", *[f"  {line}" for line in plan.lines(spec, plan.measured(spec), placement)]]
+    if protocol.kind != "comparisons":
+        what = count(protocol.seeds, protocol.kind.replace("-", " "))
+        said += [f"{name}: {what}; {plan.time_line(seconds)}" for name, seconds in _seconds(protocol).items()]
+    return said
 
 
-def value_of(row: Mapping[str, Any]) -> float | None:
+def _seconds(protocol: Protocol) -> dict[str, float]:
+    """About how long the range tests or the schedules of each part take."""
+    seconds = {}
+    for name, job in _jobs(protocol).items():
+        speed = plan.measure(job, 1 / len(protocol.parts))
+        total = protocol.options.get("updates") or protocol.seeds * (Budget.parse(job.budget).updates or 0)
+        seconds[name] = speed.start + total * job.batch_size / speed.samples_per_second
+    return seconds
+
+
+def _jobs(protocol: Protocol) -> dict[str, Job]:
+    """What each part of range tests or schedules trains, by name."""
+    jobs = {}
+    for name, part in protocol.parts.items():
+        settings = {key: value for key, value in {**protocol.common, **part}.items() if key != "seeds"}
+        jobs[name] = Job.from_dict(settings)
+    return jobs
+
+
+def _comparisons(protocol: Protocol, folder: Path, placement: Placement, verbose: bool) -> Iterator[dict[str, Any]]:
+    for name, spec in specs(protocol).items():
+        for row in conduct(spec, folder / name, placement=placement, verbose=verbose).table:
+            record = {**spec.settings, "part": name, **row, "value": value_of(row)}
+            yield record if protocol.by is not None else {**record, "curve": _validation(folder / name / row["run"])}
+
+
+def value_of(run: Mapping[str, Any]) -> float | None:
     """Test accuracy; None for a run that failed for a reason that is not its settings', such as a full disk.
 
     >>> value_of({"status": "failed", "error": "the loss became nan at update 3", "test_accuracy": None})
     0.1
     """
-    return CHANCE if row["status"] == "failed" and row["error"].startswith(DIVERGED) else row["test_accuracy"]
+    return CHANCE if run["status"] == "failed" and run["error"].startswith(DIVERGED) else run["test_accuracy"]
 
 
 def _validation(folder: Path) -> Points:
@@ -73,41 +108,57 @@ def _validation(folder: Path) -> Points:
     return [(row["step"] + 1, row["valid_accuracy"]) for row in epochs if "valid_accuracy" in row]
 
 
-def _range_tests(protocol: Protocol, folder: Path, verbose: bool, **_: Any) -> Iterator[Row]:
-    for name, part in protocol.parts.items():
-        job = Job.from_dict({**protocol.common, **part, "augment": (protocol.common["augment"],)})
-        for seed, sweep in enumerate(_tested(job, folder / name, protocol.options, verbose)["curve"]["sweeps"]):
-            said = judge(Curve.from_dict({"sweeps": [sweep]}))
-            kept = None if said.answer == "unclear" and said.score <= LOW else said.score  # the sweep does not say
-            curve = list(zip(sweep["valid_lr"], sweep["valid_accuracy"], strict=False))
-            yield {"part": name, "seed": seed, "value": kept, "status": "finished", "curve": curve}
+def _range_tests(protocol: Protocol, folder: Path, placement: Placement, verbose: bool) -> Iterator[dict[str, Any]]:
+    missing = {name: 1 for name in protocol.parts if not CHECK.exists(folder / name)}
+    done = _progress(protocol, "range test", missing, verbose)
+    for name, job in _jobs(protocol).items():
+        if name in missing:
+            check(job, folder / name, **protocol.options)
+            done(name)
+        for seed, sweep in enumerate(CHECK.read(folder / name)["result"]["curve"]["sweeps"]):
+            verdict = judge(Curve.from_dict({"sweeps": [sweep]}))
+            silent = verdict.answer == "unclear" and verdict.score <= LOW  # the sweep does not say
+            yield {
+                "part": name, "seed": seed, "value": None if silent else verdict.score, "status": "finished",
+                "curve": list(zip(sweep["valid_lr"], sweep["valid_accuracy"], strict=False)),
+            }  # fmt: skip
 
 
-def _tested(job: Job, folder: Path, options: Mapping[str, Any], verbose: bool) -> dict[str, Any]:
-    if CHECK.exists(folder):
-        return CHECK.read(folder)["result"]
-    return check(job, folder, **options, verbose=verbose).to_dict()
+def _schedules(protocol: Protocol, folder: Path, placement: Placement, verbose: bool) -> Iterator[dict[str, Any]]:
+    log, seeds = published(protocol.name), range(protocol.seeds)
+    homes = {(name, seed): folder / f"{name}-seed{seed}" for name in protocol.parts for seed in seeds}
+    missing = Counter(name for (name, _), home in homes.items() if not ended(home))
+    done = _progress(protocol, "run", missing, verbose)
+    jobs = _jobs(protocol)
+    for (name, seed), home in homes.items():
+        job, fresh = jobs[name], not ended(home)
+        run(replace(job, seed=seed), home, resume=RUN.exists(home), test=False, report=False)
+        if fresh:
+            done(f"{name} seed {seed}")
+        steps = read_jsonl(home / "steps.jsonl")
+        peak = protocol.common["lr_max"]
+        for measure, key, scale in (("learning rate", "lr", 1 / peak), ("momentum", "momentum", 1)):
+            values = [scale * step[key] for step in steps if key in step]
+            if not values:  # a policy that leaves the optimizer's momentum alone
+                continue
+            theirs = next(points for label, points in log.items() if label.startswith(measure))
+            yield {
+                "part": name, "seed": seed, "measure": measure, "status": "finished",
+                "value": largest_error(values, theirs), "curve": list(enumerate(values))[:: -(-len(values) // POINTS)],
+            }  # fmt: skip
 
 
-def _schedules(protocol: Protocol, folder: Path, **_: Any) -> Iterator[Row]:
-    log = published(protocol.name)
-    for name, part in protocol.parts.items():
-        settings = {**protocol.common, **part}
-        for seed in range(settings.pop("seeds")):
-            home = folder / f"{name}-seed{seed}"
-            begun = RUN.exists(home)
-            run(Job.from_dict({**settings, "seed": seed}), home, resume=begun, test=False, report=False)
-            steps = read_jsonl(home / "steps.jsonl")
-            for measure, key, scale in (("learning rate", "lr", 1 / settings["lr_max"]), ("momentum", "momentum", 1)):
-                values = [scale * step[key] for step in steps if key in step]
-                if not values:  # a policy that leaves the optimizer's momentum alone
-                    continue
-                theirs = next(points for label, points in log.items() if label.startswith(measure))
-                yield {
-                    "part": name, "seed": seed, "measure": measure, "status": "finished",
-                    "value": largest_error(values, theirs),
-                    "curve": list(enumerate(values))[:: -(-len(values) // POINTS)],
-                }  # fmt: skip
+def _progress(protocol: Protocol, label: str, missing: Mapping[str, int], verbose: bool) -> Callable[[str], None]:
+    """Says what is to be made, so many of each part; what it returns says each as it ends, with the time left."""
+    if not verbose or not missing:
+        return lambda words: None
+    says, seconds = Lines(), _seconds(protocol)
+    each = {name: seconds[name] / (n if label == "range test" else protocol.seeds) for name, n in missing.items()}
+    says.start(label, [each[name] for name, n in missing.items() for _ in range(n)])
+    says.say(
+        f"{count(sum(missing.values()), label)}: {plan.time_line(sum(each[name] * n for name, n in missing.items()))}"
+    )
+    return lambda words: says.done(words, each[words.split(" seed ")[0]], ())
 
 
 def largest_error(values: list[float], log: Points) -> float:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigError
+from ..checks import whole
+from ..errors import CheckpointError
 from ..experiments.options import Placement
 from ..records.files import REPRODUCTION, differing, plain
 from ..records.origin import origin
+from ..text import count
 from .claims import Finding, is_in, settle, words
 from .evidence import gather
 from .protocol import Protocol, published, read
@@ -26,7 +30,7 @@ SAID = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reproduction:
     """What came out: the findings, the published claim's first, the runs as records, and the folder they are in."""
 
@@ -50,8 +54,21 @@ class Reproduction:
             f"Claimed: {protocol.claim}",
             SAID[self.findings[0].answer],
             *[f"- {words(finding, scale, unit)}" for finding in self.findings],
-            *[f"{n} of {len(self.rows)} runs {ending}." for ending, n in endings if n],
+            *[f"{n} of {count(len(self.rows), 'runs')} {ending}." for ending, n in endings if n],
         ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the summary, the findings and the runs, without their curves."""
+        return {
+            "folder": str(self.folder),
+            "summary": self.summary,
+            "findings": [{"text": f.claim.text, "answer": f.answer, **asdict(f.contrast)} for f in self.findings],
+            "table": [{key: value for key, value in row.items() if key != "curve"} for row in self.rows],
+        }
+
+    def __repr__(self) -> str:
+        answer, runs = self.findings[0].answer, count(len(self.rows), "runs")
+        return f"Reproduction({self.protocol.name}, {self.protocol.size}: {answer}, {runs}, in {self.folder})"
 
     def draw(self, format: str = "png") -> Path:
         """Write its figure: ``figure.png`` in its folder, or another format.
@@ -108,10 +125,22 @@ def reproduce(
     placement = Placement(jobs=jobs, on=on, cpus=cpus, gpus=gpus, storage=storage)
     protocol = with_seeds(read(name, size), seeds)
     folder = home(protocol, out)
-    rows = gather(protocol, folder, placement=placement, verbose=verbose)
-    found = Reproduction(protocol, folder, tuple(settle(claim, rows) for claim in protocol.claims), rows)
-    _write(found)
-    return found
+    if verbose:
+        print(f"{protocol.title} ({protocol.source})", "measuring the speed of this machine", sep="\n", file=sys.stderr)
+    try:
+        rows = gather(protocol, folder, placement=placement, verbose=verbose)
+    except KeyboardInterrupt as stop:
+        words = ["onecycle", "reproduce", name, *(["--size", size] if size != "small" else [])]
+        words += [] if seeds is None else ["--seeds", str(seeds)]
+        command = shlex.join([*words, *placement.in_shell(), "--out", str(folder)])
+        stop.args = (f"stopped; what is done is kept in {folder}. To go on: {command}",)
+        raise
+    shares = protocol.kind != "schedules"
+    findings = tuple(settle(claim, rows, shares=shares) for claim in protocol.claims)
+    reproduction = Reproduction(protocol, folder, findings, rows)
+    plain_data = {key: value for key, value in reproduction.to_dict().items() if key != "folder"}
+    REPRODUCTION.write(folder, {**_identity(protocol), **origin(), **plain_data})
+    return reproduction
 
 
 def with_seeds(protocol: Protocol, seeds: int | None) -> Protocol:
@@ -122,8 +151,7 @@ def with_seeds(protocol: Protocol, seeds: int | None) -> Protocol:
     """
     if seeds is None:
         return protocol
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
-        raise ConfigError(f"seeds is a whole number, at least 2 for an interval; received {seeds!r}")
+    whole("seeds", seeds, least=2, what="the number of repeats")
     if protocol.kind == "range-tests":
         total = protocol.options["updates"] // protocol.options["repeats"] * seeds
         return replace(protocol, options={**protocol.options, "repeats": seeds, "updates": total})
@@ -155,12 +183,3 @@ def _kept(folder: Path, seeds: int | None) -> dict[str, Any]:
     if seeds is not None and protocol["common"].get("seeds", seeds) < seeds:
         protocol["common"]["seeds"] = seeds
     return {"protocol": {key: protocol.get(key) for key in RUNS}}
-
-
-def _write(found: Reproduction) -> None:
-    record = {
-        **_identity(found.protocol), **origin(), "summary": found.summary,
-        "findings": [{"text": f.claim.text, "answer": f.answer, **asdict(f.contrast)} for f in found.findings],
-        "table": [{key: value for key, value in row.items() if key != "curve"} for row in found.rows],
-    }  # fmt: skip
-    REPRODUCTION.write(found.folder, record)
