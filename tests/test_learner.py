@@ -556,8 +556,8 @@ BROKEN_X = X.index_fill(0, torch.tensor([5]), float("nan"))
     ("options", "error", "says"),
     [
         ({"train": (X, Y[:40])}, DataError, "one common length"),
-        ({"train": (BROKEN_X, Y)}, DataError, "1 of 48 samples hold NaN or infinity, the first is 5"),
-        ({"valid": (BROKEN_X, Y)}, DataError, "the first is 5"),
+        ({"train": (BROKEN_X, Y)}, DataError, "1 of 48 samples, the first at index 5"),
+        ({"valid": (BROKEN_X, Y)}, DataError, "the first at index 5"),
         ({"train": (X, Y + 1)}, DataError, "labels must lie from 0 to 2.*found labels from 0 to 3"),
         ({"train": (X, torch.where(Y == 2, -1, Y))}, DataError, "found labels from -1"),
         ({"valid": (X, Y + 5)}, DataError, "found labels from 0 to 7.*give the model 8 outputs"),

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import one_of, share
-from .data.batches import as_tensor, first_batch
-from .data.feed import Feed, feed_for
+from .data.batches import BatchSettings, as_tensor, first_batch
 from .errors import ConfigError
 from .optim import build as optimizers
 from .range_test.api import RangeTest, range_test_of
@@ -269,7 +268,7 @@ class Learner:
 
     def evaluate(self, data: Any = None) -> dict[str, float]:
         """Mean loss and metrics on `data`, by default the validation data."""
-        batches = self.valid if data is None else self._feed.batches(data, training=False)
+        batches = self.valid if data is None else self._batching.batches(data, training=False)
         if batches is None:
             raise ConfigError("there is nothing to evaluate on: give data, or a validation split to the learner")
         return evaluation.evaluate(self.model, batches.epoch(0), self.state.loss, self.runtime)
@@ -281,7 +280,7 @@ class Learner:
         """
         if hasattr(inputs, "shape"):
             inputs = (as_tensor(inputs),)
-        batches = self._feed.batches(inputs, training=False).epoch(0)
+        batches = self._batching.batches(inputs, training=False).epoch(0)
         return tasks.activation(self.state.loss)(evaluation.predict(self.model, batches, self.runtime))
 
     def freeze(self, layers: int | None = None) -> None:
@@ -302,7 +301,7 @@ class Learner:
 
     def evaluation_seconds(self, data: Any = None) -> float:
         """About how long `evaluate` takes, by its first batch; 0 where there is nothing to evaluate on."""
-        batches = self.valid if data is None else self._feed.batches(data, training=False)
+        batches = self.valid if data is None else self._batching.batches(data, training=False)
         if batches is None:
             return 0.0
         started = time.perf_counter()
@@ -355,7 +354,7 @@ class Learner:
             return []
         from .records.progress import Progress
 
-        unit = "samples" if self._feed.normalise is None else "images"
+        unit = "samples" if self._batching.normalise is None else "images"
         progress = Progress(epochs=budget.epochs, unit=unit)
         stack.callback(progress.close)
         return [progress]
@@ -367,11 +366,11 @@ class Learner:
             augment = train.augment if augment is None else augment
             statistics = (train.mean, train.std)
             train, valid = train.train, train.valid if valid is None else valid
-        feed = Feed(self.options.batch_size, self.options.seed, self.options.workers, self.runtime.device)
-        self._feed, notes = feed_for(train, statistics, augment, feed)
+        settings = BatchSettings(self.options.batch_size, self.options.seed, self.options.workers, self.runtime.device)
+        self._batching, notes = settings.with_transforms(train, statistics, augment)
         self._note(*notes)
-        self.train = self._feed.batches(train, training=True)
-        self.valid = None if valid is None else self._feed.batches(valid, training=False)
+        self.train = self._batching.batches(train, training=True)
+        self.valid = None if valid is None else self._batching.batches(valid, training=False)
 
     def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics) -> Loss:
         smoothing = self.options.smoothing

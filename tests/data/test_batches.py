@@ -273,15 +273,42 @@ def test_what_is_not_uint8_is_not_normalised():
         ((np.array(["a", "b"]), np.zeros(2)), 2, DataError, "cannot make a tensor of a ndarray"),
         ((X.index_fill(0, torch.tensor([3, 7]), float("nan")), Y), 2, DataError, "inputs.*2 of 10.*first at index 3"),
         ((X, Y.float().index_fill(0, torch.tensor([9]), float("inf"))), 2, DataError, "targets.*1 of 10.*at index 9"),
-        (5, 2, DataError, "cannot make batches of a int: give a DataLoader"),
+        (5, 2, DataError, "cannot make batches of a int alone: give a DataLoader"),
         ("digits", 2, DataError, "cannot make batches of a str"),
-        ({"x": X}, 2, DataError, "cannot make batches of a dict"),
-        (X, 2, DataError, "cannot make batches of a Tensor"),
+        ({"x": X}, 2, DataError, "cannot make batches of a dict alone: give .*tuple.*list of them"),
+        (X, 2, DataError, "cannot make batches of a Tensor alone: give .*tuple"),
+        (X.numpy(), 2, DataError, "cannot make batches of a ndarray alone"),
     ],
 )
 def test_data_that_cannot_be_used_say_why(data, size, error, says):
     with pytest.raises(error, match=says):
         as_batches(data, size)
+
+
+@pytest.mark.parametrize("make", [lambda x: x, lambda x: x.numpy()], ids=["tensors", "arrays"])
+def test_a_list_of_inputs_and_targets_is_refused_with_the_tuple_as_its_mend(make):
+    with pytest.raises(DataError, match=r"shapes \[10, 4\] and \[10\] .*give the tuple \(x, y\) in place of \[x, y\]"):
+        as_batches([make(X), make(Y)], 5)
+    assert len(as_batches((make(X), make(Y)), 5)) == 2
+
+
+def test_lists_that_are_no_batches_are_refused():
+    for data, says in (
+        ([X, Y, Y], "a list of tensors of shapes .* would be read as 3 batches"),
+        ([X, Y[:9]], r"shapes \[10, 4\] and \[9\] would be read as 2 batches"),
+        ([X, X[:, :1]], "give the tuple"),
+        (([1, 2], 3), "a tuple of numbers or words"),
+        ([1.0, 2.0], "a list of numbers or words"),
+        ([(X, Y), (X, Y, Y)], "the first is a tuple of 2, number 1 is a tuple of 3"),
+        ([(X, Y), X], "the first is a tuple of 2, number 1 is a Tensor"),
+        ([{"x": X}, (X, Y)], "the first is a dict, number 1 is a tuple of 2"),
+    ):
+        with pytest.raises(DataError, match=says):
+            as_batches(data, 2)
+
+
+def test_a_list_of_batches_of_inputs_alone_stays():
+    assert len(as_batches([X[:9], X])) == len(as_batches([X, X.clone()])) == 2
 
 
 @pytest.mark.parametrize("data", [[], iter([]), DataLoader([])])

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onecycle.errors import ConfigError, did_you_mean
+from ..checks import whole
+from ..errors import ConfigError, did_you_mean
 
 NAMES = ("flip", "crop", "cutout")
 
@@ -130,8 +131,7 @@ def _check_option(option: str, value: int | None, name: str, names: tuple[str, .
         return
     if name not in names:
         raise ConfigError(f"{option}={value!r} belongs to {name!r}, which is not among {list(names)}; drop it")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{option} of {name!r} is a whole number of pixels >= 1, got {value!r}")
+    whole(option, value, what="a number of pixels")
 
 
 def _padding(padding: int | None, h: int, w: int) -> int:

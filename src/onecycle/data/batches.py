@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any, Protocol, cast
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from .. import text
 from ..checks import whole
 from ..errors import ConfigError, DataError
 from .augment import augmenter
@@ -261,7 +262,8 @@ def as_batches(
     if isinstance(data, tuple) and data and all(hasattr(part, "shape") for part in data):
         tensors = tuple(as_tensor(part).to(device) for part in data)
         return TensorBatches(tensors, batch_size, seed, shuffle, drop_last, transform)
-    if isinstance(data, list) and data:
+    if isinstance(data, list | tuple) and data:
+        _check_list(data)
         return ListBatches(data)
     if type(data).__module__.startswith("datasets."):
         data = HubDataset(data)
@@ -271,12 +273,50 @@ def as_batches(
         data = DataLoader(data, batch_size=batch_size, num_workers=workers)
     if isinstance(data, Iterator):
         return OneShotBatches(data, seed)
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict | torch.Tensor):
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping) and not hasattr(data, "shape"):
         return LoaderBatches(data, seed)
-    raise DataError(
-        f"cannot make batches of a {type(data).__name__}: give a DataLoader, a list or iterable of batches, a tuple "
-        "(inputs, targets) of tensors or arrays, a torch Dataset, a datasets.Dataset, or a split of onecycle.load(...)"
-    )
+    raise _not_batches(data)
+
+
+def _not_batches(data: Any) -> DataError:
+    """The error that says what to give in place of `data`."""
+    instead = "a DataLoader, a list or iterable of batches, a tuple (inputs, targets) of tensors or arrays, "
+    instead += "a torch Dataset, a datasets.Dataset, or a split of onecycle.load(...)"
+    if isinstance(data, Mapping):
+        instead = "(inputs, targets), a tuple; or, for a model that takes dicts, a list of them, each one batch"
+    elif hasattr(data, "shape"):
+        instead = "(inputs, targets), a tuple; inputs alone are the tuple (inputs,)"
+    return DataError(f"cannot make batches of a {type(data).__name__} alone: give {instead}")
+
+
+def _check_list(data: Sequence[Any]) -> None:
+    """Refuse a list that is whole data and would be read as batches, such as ``[x, y]``."""
+    kind = type(data).__name__
+    if all(hasattr(part, "shape") for part in data):
+        forms = {(len(part.shape), part.dtype) for part in data}
+        pair = len(data) == 2 and data[0].shape[:1] == data[1].shape[:1] and data[0].shape != data[1].shape
+        if pair or len(forms) > 1:
+            shapes = text.listed((str(list(part.shape)) for part in data), most=4)
+            raise DataError(
+                f"a {kind} of tensors of shapes {shapes} would be read as {len(data)} batches: give the tuple (x, y) "
+                "in place of [x, y]; batches of inputs alone as [(x0,), (x1,), ...]"
+            )
+        return
+    if any(isinstance(part, int | float | str) for part in data):
+        raise DataError(f"a {kind} of numbers or words is no batches: give (inputs, targets) as tensors or arrays")
+    structures = [_structure(batch) for batch in data]
+    if odd := next((i for i, structure in enumerate(structures) if structure != structures[0]), 0):
+        raise DataError(
+            f"the batches of a {kind} need one structure: the first is {structures[0]}, number {odd} is "
+            f"{structures[odd]}. Of whole data give the tuple (inputs, targets)"
+        )
+
+
+def _structure(batch: Any) -> str:
+    """The outermost structure of a batch, in words."""
+    if isinstance(batch, tuple | list):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return "a dict" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
 
 
 def first_batch(batches: Batches) -> Any:
@@ -378,8 +418,8 @@ def _batch_count(n: int, size: int, drop_last: bool) -> int:
 
 
 @dataclass(frozen=True)
-class Feed:
-    """The settings that every data set of a learner is batched with; `batches` applies them."""
+class BatchSettings:
+    """How every data set of a learner is batched: normalised by the training data, augmented in training alone."""
 
     batch_size: int
     seed: int
@@ -401,35 +441,34 @@ class Feed:
             workers=self.workers,
         )
 
+    def with_transforms(
+        self,
+        train: Any,
+        statistics: tuple[tuple[float, ...], tuple[float, ...]] | None,
+        augment: str | Sequence[str] | None,
+    ) -> tuple[BatchSettings, list[str]]:
+        """These settings with the transforms that `train` needs, and notes that say which.
 
-def feed_for(
-    train: Any,
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None,
-    augment: str | Sequence[str] | None,
-    feed: Feed,
-) -> tuple[Feed, list[str]]:
-    """`feed` with the transforms that `train` needs, and notes that say which.
+        Args:
+            train: the training data, in any form.
+            statistics: mean and standard deviation of each channel, where they are known.
+            augment: a name, several, or None.
 
-    Args:
-        train: the training data, in any form.
-        statistics: mean and standard deviation of each channel, where they are known.
-        augment: a name, several, or None.
-
-    Raises:
-        ConfigError: augmentation of anything but images held as uint8.
-    """
-    names = tuple([augment] if isinstance(augment, str) else augment or ())
-    wanted = names if names != ("none",) else ()
-    mean, std = statistics or _pixel_statistics(train)
-    if not mean:
-        if wanted:
-            raise ConfigError(
-                f"augment={augment!r} is for images held as uint8; augment other data in their own loader"
-            )
-        return feed, []
-    plain = ImageTransform(mean, std)
-    notes = ["augmentation: " + ", ".join(wanted)] if wanted else []
-    return replace(feed, normalise=plain, augment=replace(plain, augment=augmenter(names or ("none",)))), notes
+        Raises:
+            ConfigError: augmentation of anything but images held as uint8.
+        """
+        names = tuple([augment] if isinstance(augment, str) else augment or ())
+        wanted = names if names != ("none",) else ()
+        mean, std = statistics or _pixel_statistics(train)
+        if not mean:
+            if wanted:
+                raise ConfigError(
+                    f"augment={augment!r} is for images held as uint8; augment other data in their own loader"
+                )
+            return self, []
+        plain = ImageTransform(mean, std)
+        notes = ["augmentation: " + ", ".join(wanted)] if wanted else []
+        return replace(self, normalise=plain, augment=replace(plain, augment=augmenter(names or ("none",)))), notes
 
 
 def _pixel_statistics(data: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

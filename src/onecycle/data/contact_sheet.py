@@ -30,13 +30,13 @@ def contact_sheet(data: Data, path: str | Path, *, n: int = 40) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _draw(data, rows_of(data, n)).save(path, format="PNG")
+        _draw(data, samples_by_class(data, n)).save(path, format="PNG")
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}. Give another path.") from error
     return path
 
 
-def rows_of(data: Data, n: int) -> list[tuple[str, list[int]]]:
+def samples_by_class(data: Data, n: int) -> list[tuple[str, list[int]]]:
     """(name, indices of its samples): a row a class; without classes a row a sample, named by its target."""
     targets = data.train.targets
     if data.classes is None:
@@ -50,35 +50,37 @@ def _number(target: Any) -> str:
     return ", ".join(f"{value:.3g}" for value in target.flatten()[:3].tolist())
 
 
-def _draw(data: Data, rows: list[tuple[str, list[int]]]) -> Any:
-    """The rows in columns of at most 13, under a title and above the sizes."""
+def _draw(data: Data, lines_of: list[tuple[str, list[int]]]) -> Any:
+    """The lines_of in columns of at most 13, under a title and above the sizes."""
     from PIL import Image, ImageDraw, ImageFont
 
     title, text, small = (ImageFont.load_default(size) for size in (20, 14, 12))
-    columns = -(-len(rows) // 13)
-    lines = -(-len(rows) // columns)
-    samples = max(1, max(len(indices) for _, indices in rows))
-    names = max(int(text.getlength(_short(name))) for name, _ in rows) + LINE
+    columns = -(-len(lines_of) // 13)
+    lines = -(-len(lines_of) // columns)
+    samples = max(1, max(len(indices) for _, indices in lines_of))
+    names = max(int(text.getlength(_short(name))) for name, _ in lines_of) + LINE
     width = names + samples * (CELL + GAP) - GAP
     sizes = [f"{len(part):,} {what}" for what, part in _splits(data)]
     shape = "x".join(map(str, data.input_shape[1:])) + (" grey" if data.input_shape[0] == 1 else " colour")
     caption = "  ·  ".join([shape, *([f"{data.n_classes} classes"] if data.classes else []), *sizes])
     left_out = (
-        f"  ·  {data.n_classes - len(rows)} classes not shown" if data.n_classes and data.n_classes > len(rows) else ""
+        f"  ·  {data.n_classes - len(lines_of)} classes not shown"
+        if data.n_classes and data.n_classes > len(lines_of)
+        else ""
     )
     top = MARGIN + 58
     inner = max(columns * (width + 2 * MARGIN) - 2 * MARGIN, int(small.getlength(caption + left_out)))
-    sheet = Image.new("RGB", (inner + 2 * MARGIN, top + lines * (CELL + GAP) - GAP + MARGIN), BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
+    picture = Image.new("RGB", (inner + 2 * MARGIN, top + lines * (CELL + GAP) - GAP + MARGIN), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, MARGIN), data.name, INK, title)
     draw.text((MARGIN, MARGIN + 28), caption + left_out, QUIET, small)
-    for number, (name, indices) in enumerate(rows):
+    for number, (name, indices) in enumerate(lines_of):
         column, line = divmod(number, lines)
         x, y = MARGIN + column * (width + 2 * MARGIN), top + line * (CELL + GAP)
         draw.text((x, y + CELL // 2), _short(name), INK, text, anchor="lm")
         for place, index in enumerate(indices):
-            sheet.paste(_tile(data, index), (x + names + place * (CELL + GAP), y))
-    return sheet
+            picture.paste(_tile(data, index), (x + names + place * (CELL + GAP), y))
+    return picture
 
 
 def _splits(data: Data) -> list[tuple[str, Any]]:

@@ -22,14 +22,17 @@ SPLIT_NAMES = {
 def read_folder(root: Path) -> tuple[dict[str, EncodedImages], tuple[str, ...], tuple[str, ...]]:
     """The splits, the class names (sorted) and notes. Raises DataError when the folder is not laid out by class."""
     places, left_out = _split_folders(root)
-    found = {split: _classes(place) for split, place in places.items()}
-    classes = tuple(sorted({name for images in found.values() for name in images}))
+    images_of = {split: _classes(place) for split, place in places.items()}
+    classes = tuple(sorted({name for images in images_of.values() for name in images}))
     missing = [
-        f"{name!r} not in {places[split]}" for split, images in found.items() for name in classes if name not in images
+        f"{name!r} not in {places[split]}"
+        for split, images in images_of.items()
+        for name in classes
+        if name not in images
     ]
     if missing:
         raise DataError(f"Classes differ between splits: {listed(missing)}. Every split needs images of every class.")
-    encoded = {split: _encoded(images, classes) for split, images in found.items()}
+    encoded = {split: _encoded(images, classes) for split, images in images_of.items()}
     notes = (f"left out: {listed(left_out)} (no split or image by its name)",) if left_out else ()
     return encoded, classes, notes
 

@@ -36,11 +36,11 @@ ARCHIVES = {
 
 def find_idx(folder: Path) -> dict[tuple[str, str], Path]:
     """{(split, "images" or "labels"): file} of the IDX files in a folder, not in those below it."""
-    found: dict[tuple[str, str], Path] = {}
+    files: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.iterdir()):
         if match := IDX.search(path.name):
-            found.setdefault(("train" if match[1] == "train" else "test", match[2]), path)
-    return found
+            files.setdefault(("train" if match[1] == "train" else "test", match[2]), path)
+    return files
 
 
 def read_idx_folder(folder: Path) -> RawData:
@@ -136,8 +136,8 @@ def _binary(raw: bytes, name: str, fine: bool) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(
             f"{name} has {len(raw)} bytes, not a whole number of {labels + 3072}-byte rows. Fetch it again."
         )
-    rows = np.frombuffer(raw, np.uint8).reshape(-1, labels + 3072)
-    return rows[:, labels:], rows[:, labels - 1].astype(np.int64)
+    records = np.frombuffer(raw, np.uint8).reshape(-1, labels + 3072)
+    return records[:, labels:], records[:, labels - 1].astype(np.int64)
 
 
 def _pickled(raw: bytes, name: str, fine: bool) -> tuple[np.ndarray, np.ndarray]:

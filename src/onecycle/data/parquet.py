@@ -46,19 +46,20 @@ def columns(schema: Any, features: Mapping[str, Any], origin: str) -> Columns:
             name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == kind
         ]
 
-    def stored(field: Any) -> bool:
+    def holds_images(field: Any) -> bool:
         if pa.types.is_struct(field.type):
             return {"bytes", "path"} <= {child.name for child in field.type}
         return pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
 
-    images = typed("Image") or [field.name for field in schema if stored(field)]
+    images = typed("Image") or [field.name for field in schema if holds_images(field)]
     named = typed("ClassLabel")
     labels = named if len(named) == 1 else [name for name in LABELS if name in (named or schema.names)][:1]
-    for what, found in (("image", images), ("label", labels)):
-        if len(found) != 1:
+    for what, candidates in (("image", images), ("label", labels)):
+        if len(candidates) != 1:
             raise DataError(
-                f"{origin} has {len(found) or 'no'} {what} columns; its columns are {listed(schema.names)}. Needed are "
-                "one image column (struct of bytes and path) and one label column (ClassLabel, or named label)."
+                f"{origin} has {len(candidates) or 'no'} {what} columns; its columns are {listed(schema.names)}. "
+                "Needed are one image column (struct of bytes and path) and one label column (ClassLabel, or named "
+                "label)."
             )
     names = features[labels[0]].get("names") if labels[0] in named else None
     return Columns(images[0], labels[0], tuple(names) if names else None)
@@ -71,12 +72,12 @@ def read_parquet(path: Path) -> tuple[dict[str, EncodedImages], tuple[str, ...]]
     files = _by_split(path)
     first = _try(pq.read_schema, files["train"][0])
     described = json.loads((first.metadata or {}).get(b"huggingface", b"{}"))
-    found = columns(first, described.get("info", {}).get("features", {}), str(path))
+    chosen = columns(first, described.get("info", {}).get("features", {}), str(path))
     labels = {}
     for split, paths in files.items():
-        labels[split] = [_try(pq.read_table, file, columns=[found.label])[found.label] for file in paths]
+        labels[split] = [_try(pq.read_table, file, columns=[chosen.label])[chosen.label] for file in paths]
     targets, classes = _targets(
-        {split: [v for c in parts for v in c.to_pylist()] for split, parts in labels.items()}, found
+        {split: [v for c in parts for v in c.to_pylist()] for split, parts in labels.items()}, chosen
     )
     encoded = {}
     for split, paths in files.items():
@@ -84,8 +85,8 @@ def read_parquet(path: Path) -> tuple[dict[str, EncodedImages], tuple[str, ...]]
         encoded[split] = EncodedImages(
             torch.from_numpy(targets[split]),
             tuple(paths),
-            functools.partial(_read_images, paths, found.image),
-            functools.partial(_memory_mapped, paths, found.image),
+            functools.partial(_read_images, paths, chosen.image),
+            functools.partial(_memory_mapped, paths, chosen.image),
             functools.partial(_row_name, paths, starts),
         )
     return encoded, classes
@@ -100,14 +101,14 @@ def read_hub(repository: str) -> tuple[dict[str, EncodedImages], tuple[str, ...]
             f"hub:{repository} needs the datasets library. Install it: pip install 'onecycle[hub]'"
         ) from error
     try:
-        found = datasets.load_dataset(repository)
+        dataset = datasets.load_dataset(repository)
     except Exception as error:  # unreachable, unknown, gated, needs a configuration: the library says which
         raise DataError(
             f"hub:{repository} cannot be loaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})."
         ) from error
-    splits = {SPLIT_NAMES[str(name)]: part for name, part in found.items() if str(name) in SPLIT_NAMES}
+    splits = {SPLIT_NAMES[str(name)]: part for name, part in dataset.items() if str(name) in SPLIT_NAMES}
     if "train" not in splits:
-        raise DataError(f"hub:{repository} has no train split; it has {listed(list(map(str, found)))}.")
+        raise DataError(f"hub:{repository} has no train split; it has {listed(list(map(str, dataset)))}.")
     features = splits["train"].features
     chosen = columns(features.arrow_schema, dict(features.to_dict()), f"hub:{repository}")
     labels = {split: _arrow(part, chosen.label).to_pylist() for split, part in splits.items()}
@@ -176,7 +177,7 @@ def _try(read: Callable[..., Any], file: Path, **options: Any) -> Any:
         raise DataError(f"{file} is not a Parquet file that can be read: {error}. Fetch it again.") from error
 
 
-def _targets(labels: Mapping[str, list[Any]], found: Columns) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def _targets(labels: Mapping[str, list[Any]], columns: Columns) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """int64 labels by split and the class names; labels that are words are numbered in their sorted order."""
     for split, values in labels.items():
         if None in values:
@@ -184,15 +185,17 @@ def _targets(labels: Mapping[str, list[Any]], found: Columns) -> tuple[dict[str,
                 f"The {split} split has no label (null) in row {values.index(None)}. Fill it in or drop the row."
             )
     if all(isinstance(value, str) for values in labels.values() for value in values):
-        classes = found.classes or tuple(sorted({value for values in labels.values() for value in values}))
+        classes = columns.classes or tuple(sorted({value for values in labels.values() for value in values}))
         number = {name: index for index, name in enumerate(classes)}
         return {
             split: np.array([number.get(v, -1) for v in values], np.int64) for split, values in labels.items()
         }, classes
     targets = {split: np.array(values) for split, values in labels.items()}
     if any(values.dtype.kind not in "iub" for values in targets.values()):
-        raise DataError(f"Column {found.label!r} holds {targets['train'].dtype} values. Labels are integers or words.")
-    classes = found.classes or numbered(torch.from_numpy(targets["train"].astype(np.int64)))
+        raise DataError(
+            f"Column {columns.label!r} holds {targets['train'].dtype} values. Labels are integers or words."
+        )
+    classes = columns.classes or numbered(torch.from_numpy(targets["train"].astype(np.int64)))
     return {split: values.astype(np.int64) for split, values in targets.items()}, classes
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..checks import is_whole, whole
 from ..errors import ConfigError, did_you_mean
-from .external import from_timm, own_maker
+from .external import from_timm, imported_maker
 from .resnet import resnet9, resnet20, resnet56, resnet110, wrn22
 from .small import lenet, mlp, small_cnn
 from .transformer import char_transformer
@@ -84,7 +84,7 @@ def _maker(name: str) -> Callable[..., nn.Module]:
     if name.startswith("timm:"):
         return partial(from_timm, name.removeprefix("timm:"))
     if ":" in name:
-        return own_maker(name)
+        return imported_maker(name)
     raise ConfigError(
         f"unknown model {name!r}: {did_you_mean(name, _BUILDERS)}; also timm:NAME and package.module:callable"
     )
@@ -94,8 +94,8 @@ def _known(name: str, options: dict[str, Any]) -> dict[str, Any]:
     known = inspect.signature(_BUILDERS[name]).parameters
     for option in options:
         if option not in known:
-            own = [k for k in known if k not in ("input_shape", "classes")]
-            raise ConfigError(f"model {name} has no option {option!r}: {did_you_mean(option, own)}")
+            options_of_it = [k for k in known if k not in ("input_shape", "classes")]
+            raise ConfigError(f"model {name} has no option {option!r}: {did_you_mean(option, options_of_it)}")
     return options
 
 

@@ -41,7 +41,7 @@ def from_timm(name: str, *, input_shape: tuple[int, ...], classes: int, **option
         raise ConfigError(f"timm cannot make {name!r} with options {options}: {_in_words(error)}") from error
 
 
-def own_maker(name: str) -> Callable[..., nn.Module]:
+def imported_maker(name: str) -> Callable[..., nn.Module]:
     """A function that calls ``package.module:callable`` with those of input_shape and classes that it takes."""
     with _current_directory_importable():
         return partial(_call, name, _find(name))
@@ -78,9 +78,9 @@ def _find(name: str) -> Callable[..., Any]:
     if isinstance(maker, nn.Module):
         raise ConfigError(f"model {name!r} is a model already; name the class or function that makes it")
     if not callable(maker):
-        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ConfigError(
-            f"model {name!r}: {module_name} has no callable {attribute!r}: {did_you_mean(attribute, own)}"
+            f"model {name!r}: {module_name} has no callable {attribute!r}: {did_you_mean(attribute, callables)}"
         )
     return maker
 

@@ -75,7 +75,9 @@ class SmallCNN(nn.Module):
     def __init__(self, channels: int, classes: int, dropout: float):
         super().__init__()
         self.stem = nn.Sequential(*conv_bn(channels, 16, stride=2), nn.ReLU(inplace=True))
-        self.stages = nn.Sequential(Residual(16, 16), Residual(16, 32, stride=2), Residual(32, 64, stride=2))
+        self.stages = nn.Sequential(
+            ResidualBlock(16, 16), ResidualBlock(16, 32, stride=2), ResidualBlock(32, 64, stride=2)
+        )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(64, classes)
 
@@ -83,7 +85,7 @@ class SmallCNN(nn.Module):
         return self.head(self.dropout(self.stages(self.stem(x)).mean((2, 3))))
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, the sum with a shortcut, ReLU (He et al., arXiv 1512.03385, section 3.3).
 
     Where width or size changes the shortcut is a 1x1 convolution with batch norm, else the input itself.

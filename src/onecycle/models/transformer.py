@@ -45,7 +45,7 @@ class CharTransformer(nn.Module):
         self.characters = nn.Embedding(classes, width)
         self.positions = nn.Embedding(context, width)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.Sequential(*(Block(width, heads, dropout) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes, bias=False)
         self._initialise(depth)
@@ -70,7 +70,7 @@ class CharTransformer(nn.Module):
         return self.head(self.norm(self.blocks(self.dropout(self.characters(x) + positions))))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, width: int, heads: int, dropout: float):

@@ -1,4 +1,4 @@
-"""How a learner's data are fed: normalised by the training split, augmented in training alone."""
+"""How a learner's data are batched: normalised by the training split, augmented in training alone."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from training_makers import blobs
 
 from onecycle import ConfigError
 from onecycle.data import Split
-from onecycle.data.feed import Feed, feed_for
+from onecycle.data.batches import BatchSettings
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (12, 2, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12)
 
 
-def feed(batch_size: int = 4) -> Feed:
-    return Feed(batch_size, 0, 0, CPU)
+def settings(batch_size: int = 4) -> BatchSettings:
+    return BatchSettings(batch_size, 0, 0, CPU)
 
 
 def inputs_of(batches, epoch: int = 0):
@@ -30,7 +30,7 @@ def order_of(batches, epoch: int = 0) -> list[int]:
 
 def test_training_is_shuffled_and_even_and_the_rest_in_order_and_whole():
     data = (torch.zeros(10, 2), torch.arange(10))
-    training, other = feed().batches(data, training=True), feed().batches(data, training=False)
+    training, other = settings().batches(data, training=True), settings().batches(data, training=False)
     assert len(order_of(training)) == 8 and order_of(training) != order_of(training, 1)
     assert order_of(other) == order_of(other, 1) == list(range(10))
     assert [len(y) for _, y in other.epoch(0)] == [8, 2]
@@ -38,42 +38,42 @@ def test_training_is_shuffled_and_even_and_the_rest_in_order_and_whole():
 
 def test_data_smaller_than_a_batch_can_be_measured_but_not_trained_on():
     data = (torch.zeros(3, 2), torch.arange(3))
-    assert order_of(feed(64).batches(data, training=False)) == [0, 1, 2]
+    assert order_of(settings(64).batches(data, training=False)) == [0, 1, 2]
     with pytest.raises(ConfigError, match="larger than the data"):
-        feed(64).batches(data, training=True)
+        settings(64).batches(data, training=True)
 
 
 @pytest.mark.parametrize("make", [tuple, lambda pair: Split(*pair), lambda pair: (pair[0].numpy(), pair[1])])
 def test_images_are_normalised_by_the_training_splits_statistics(make):
-    found, notes = feed_for(make((IMAGES, LABELS)), None, None, feed())
+    batching, notes = settings().with_transforms(make((IMAGES, LABELS)), None, None)
     assert notes == []
-    x = inputs_of(found.batches((IMAGES, LABELS), training=False)).double()
+    x = inputs_of(batching.batches((IMAGES, LABELS), training=False)).double()
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(2, dtype=torch.float64), atol=1e-5, rtol=0)
     torch.testing.assert_close(x.var((0, 2, 3), correction=0), torch.ones(2, dtype=torch.float64), atol=1e-4, rtol=0)
     other = IMAGES // 2
     slow = (other.double() / 255 - IMAGES.double().mean((0, 2, 3))[:, None, None] / 255) / (
         IMAGES.double().div(255).std((0, 2, 3), correction=0)[:, None, None]
     )
-    torch.testing.assert_close(inputs_of(found.batches((other,), training=False)).double(), slow, atol=1e-4, rtol=0)
+    torch.testing.assert_close(inputs_of(batching.batches((other,), training=False)).double(), slow, atol=1e-4, rtol=0)
 
 
 def test_known_statistics_are_used():
-    found, _ = feed_for((IMAGES, LABELS), ((0.0, 0.0), (1.0, 1.0)), None, feed())
-    x = inputs_of(found.batches((IMAGES,), training=False))
+    batching, _ = settings().with_transforms((IMAGES, LABELS), ((0.0, 0.0), (1.0, 1.0)), None)
+    x = inputs_of(batching.batches((IMAGES,), training=False))
     torch.testing.assert_close(x, IMAGES.float() / 255)
 
 
 def test_an_image_of_one_colour_does_not_divide_by_zero():
     flat = torch.full((4, 1, 3, 3), 7, dtype=torch.uint8)
-    found, _ = feed_for((flat, LABELS[:4]), None, None, feed())
-    assert bool(torch.isfinite(inputs_of(found.batches((flat,), training=False))).all())
+    batching, _ = settings().with_transforms((flat, LABELS[:4]), None, None)
+    assert bool(torch.isfinite(inputs_of(batching.batches((flat,), training=False))).all())
 
 
 def test_augmentation_is_for_training_alone_and_repeats_itself():
-    found, notes = feed_for((IMAGES, LABELS), None, "flip", feed())
-    plain, _ = feed_for((IMAGES, LABELS), None, "none", feed())
+    batching, notes = settings().with_transforms((IMAGES, LABELS), None, "flip")
+    plain, _ = settings().with_transforms((IMAGES, LABELS), None, "none")
     assert notes == ["augmentation: flip"]
-    augmented = found.batches((IMAGES, LABELS), training=True)
+    augmented = batching.batches((IMAGES, LABELS), training=True)
     expected = inputs_of(plain.batches((IMAGES, LABELS), training=True))
     got = inputs_of(augmented)
     flipped = [bool(torch.equal(a, b.flip(-1))) for a, b in zip(got, expected, strict=True)]
@@ -81,27 +81,27 @@ def test_augmentation_is_for_training_alone_and_repeats_itself():
     assert any(flipped) and any(kept) and all(a or b for a, b in zip(flipped, kept, strict=True))
     assert torch.equal(inputs_of(augmented), got)
     assert torch.equal(
-        inputs_of(found.batches((IMAGES,), training=False)), inputs_of(plain.batches((IMAGES,), training=False))
+        inputs_of(batching.batches((IMAGES,), training=False)), inputs_of(plain.batches((IMAGES,), training=False))
     )
 
 
 def test_data_that_are_not_images_pass_through():
     x, y = blobs(8)
-    found, notes = feed_for((x, y), None, "none", feed())
-    assert notes == [] and torch.equal(inputs_of(found.batches((x, y), training=False)), x)
+    batching, notes = settings().with_transforms((x, y), None, "none")
+    assert notes == [] and torch.equal(inputs_of(batching.batches((x, y), training=False)), x)
 
 
 def test_no_augmentation_of_what_is_not_uint8_images():
     with pytest.raises(ConfigError, match="augment='flip' is for images held as uint8"):
-        feed_for(blobs(8), None, "flip", feed())
+        settings().with_transforms(blobs(8), None, "flip")
 
 
 def test_unknown_augmentation():
     with pytest.raises(ConfigError, match="did you mean flip"):
-        feed_for((IMAGES, LABELS), None, ["flipp"], feed())
+        settings().with_transforms((IMAGES, LABELS), None, ["flipp"])
 
 
 def test_uint8_arrays_that_are_not_images_are_left_alone():
     codes = np.zeros((6, 5), np.uint8)
-    found, _ = feed_for((codes, np.zeros(6)), None, None, feed())
-    assert inputs_of(found.batches((codes,), training=False)).dtype == torch.uint8
+    batching, _ = settings().with_transforms((codes, np.zeros(6)), None, None)
+    assert inputs_of(batching.batches((codes,), training=False)).dtype == torch.uint8
