@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Annotated
 
@@ -40,6 +41,7 @@ def train(
     resume
         Go on with the run in this folder, exactly where its last checkpoint is.
     """
+    began = time.perf_counter()  # importing torch counts
     from ..jobs.run import free_folder, job_of, run
 
     values = settings(data, given(options))
@@ -51,7 +53,7 @@ def train(
         job = replace(job_of(resume), **values)
     folder = resume or out or free_folder(job)
     with going_on(["onecycle", "train", "--resume", str(folder)], folder / "run.json"):
-        result = run(job, folder, resume=resume is not None, verbose=not json, report=not no_report)
+        result = run(job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began)
     if json:
         print_json(result.to_dict())
         return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -18,10 +20,14 @@ from ..models import build
 from ..optim.build import recipe
 from ..records import run as runs
 from ..records.files import RUN, plain
-from ..records.history import Result
+from ..records.history import History, Result
+from ..schedules.budget import Budget
 from ..schedules.policy import Policy
 from ..training.objectives import Perplexity
 from .job import Job
+
+# Figure and page of a real run take so many times as long as those of a tiny one, at most.
+SLOWER = 1.5
 
 
 def run(
@@ -32,17 +38,20 @@ def run(
     verbose: bool = False,
     test: bool = True,
     report: bool = True,
+    began: float | None = None,
 ) -> Result:
     """Train as `job` says, in the folder `out`, and measure the test set once, at the end.
 
     With `resume`, the run in `out` goes on from its last good checkpoint and ends as if it had never stopped; one that
     has ended gives its result. Without `test` the test set is left alone, as by a run that something is chosen by;
-    without `report` no figure and no page is written.
+    without `report` no figure and no page is written. A time budget is charged with all of that, from `began` on (by
+    `time.perf_counter`; None: from this call on).
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
         Interrupted: stopped by a signal, after a checkpoint.
     """
+    began = time.perf_counter() if began is None else began
     folder = free_folder(job) if out is None else Path(out)
     if not resume:
         RUN.claim(folder)
@@ -52,10 +61,15 @@ def run(
     learner, test_data = ready.learner, ready.data.test if test else None
     policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
     options = job.schedule_options if isinstance(policy, str) else {}
+    after = 0.0
+    if Budget.parse(job.budget).seconds is not None:
+        tested = 0.0 if test_data is None else learner.evaluation_seconds(test_data)
+        after = tested + (_seconds_to_draw() if report else 0.0)
     try:
         fitted = learner.fit(
-            job.budget, policy, job.lr_max, out=folder, resume=resume, config=ready.config, facts=ready.facts, **options
-        )
+            job.budget, policy, job.lr_max, out=folder, resume=resume, config=ready.config, facts=ready.facts,
+            began=began, after=after, **options,
+        )  # fmt: skip
     except (TrainingError, Interrupted):
         if report:
             _page(folder)
@@ -63,7 +77,7 @@ def run(
     result = replace(fitted, test=None if test_data is None else learner.evaluate(test_data), folder=None)
     RUN.update(folder, result=result.to_dict())
     if report:
-        _draw(learner, folder, job)
+        _draw(learner.history, folder, f"{job.data}, {job.policy}, {job.budget}")
     return replace(result, folder=folder)
 
 
@@ -152,13 +166,26 @@ def free_folder(job: Job) -> Path:
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
 
 
-def _draw(learner: Learner, folder: Path, job: Job) -> None:
+def _draw(history: History, folder: Path, title: str) -> None:
     """The curves and the page, where what they need is installed: a run does not fail for want of a picture."""
     from ..report.matplotlib import save
 
     with suppress(MissingDependency):
-        save(learner.history.plot(title=f"{job.data}, {job.policy}, {job.budget}"), folder / "curves.png")
+        save(history.plot(title=title), folder / "curves.png")
     _page(folder)
+
+
+def _seconds_to_draw() -> float:
+    """About how long figure and page of a run take, measured on a tiny one; the first time pays for imports."""
+    rows = [{"step": k, "epoch": 0, "lr": 0.1, "loss": 1.0, "seconds": k} for k in range(2)]
+    epoch = {"epoch": 0, "step": 1, "lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "samples": 2, "seconds": 1.0}
+    seconds = 0.0
+    for _ in range(2):
+        with TemporaryDirectory() as place:
+            folder, started = runs.create(Path(place) / "run", {}), time.perf_counter()
+            _draw(History(rows, [epoch]), folder, "")
+            seconds = time.perf_counter() - started
+    return SLOWER * seconds
 
 
 def _page(folder: Path) -> None:

@@ -31,8 +31,7 @@ def create(
     Raises:
         CheckpointError: the folder holds another run or other files, or cannot be written.
     """
-    config, facts = _parted(config, facts)
-    record = {"status": "running", "config": config, "resolved": dict(resolved or {}), "facts": facts}
+    record = {"status": "running", "config": dict(config), "resolved": dict(resolved or {}), "facts": dict(facts or {})}
     folder = RUN.claim(folder)
     RUN.write(folder, {**record, "notes": list(notes), **origin(), "result": None, "error": None})
     return folder
@@ -44,9 +43,8 @@ def check_same(folder: str | Path, config: Mapping[str, Any], facts: Mapping[str
     Raises:
         CheckpointError: it has others; the message names what differs.
     """
-    config, facts = _parted(config, facts)
     record = RUN.read(folder)
-    before, now = {**record["config"]}, plain(config)
+    before, now = {**record["config"]}, plain(dict(config))
     if facts:
         before, now = {**before, "facts": record["facts"]}, {**now, "facts": plain(facts)}
     if lines := differing(before, now):
@@ -54,12 +52,6 @@ def check_same(folder: str | Path, config: Mapping[str, Any], facts: Mapping[str
             f"{folder} was started with another configuration: {'; '.join(lines)}. Resume with the same one, or "
             "start a new run"
         )
-
-
-def _parted(config: Mapping[str, Any], facts: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    config = dict(config)
-    within = config.pop("facts", None)
-    return config, dict(facts or within or {})
 
 
 def truncate_records(path: Path, key: str, end: int) -> None:
