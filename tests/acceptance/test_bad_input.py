@@ -101,7 +101,7 @@ def refused(capsys) -> Callable[..., str]:
         ),
         (["--accumulate", "0"], "accumulate is the number of batches for each update, at least 1; received 0"),
         (["--clip", "0"], "clip is the largest norm of the gradient, above 0; received 0"),
-        (["--smoothing", "1"], "smoothing is a share from 0 up to 1, such as 0.1; received 1"),
+        (["--smoothing", "1"], "smoothing is a share of the target, at least 0 and below 1; received 1.0"),
         (["--weight-decay", "-1"], "weight_decay is a finite number of at least 0, such as 5e-4; received -1"),
         (["--momentum", "1.5"], "from 0 to below 1"),
         (["--lr-mx", "1"], "Unknown option: --lr-mx. Did you mean --lr-max"),

@@ -80,7 +80,7 @@ def test_given_peaks(tmp_path: Path):
     assert "the best standard schedule (step)" in comparison.summary[0]
     alone = run(Job(model="mlp", limit=160, optimizer="sgd", budget="1 epochs", lr_max=0.1, policy="step", seed=1),
                 tmp_path / "alone", report=False)  # fmt: skip
-    assert alone["test"]["accuracy"] == comparison.table[3]["test_accuracy"]
+    assert alone.test["accuracy"] == comparison.table[3]["test_accuracy"]
 
 
 def test_the_options_of_a_model_travel_with_its_run(tmp_path: Path):
@@ -300,7 +300,7 @@ def test_data_and_model_of_ones_own(tmp_path: Path, made: list[PlannedRun]):
     assert comparison.folder == Path("comparisons/data-mlp-1")
     model = build_model("mlp", input_shape=digits.input_shape, classes=10, seed=1)
     learn = Learner(model, digits, optimizer="sgd", seed=1, verbose=False)
-    alone = learn.fit_one_cycle(1, 0.1, preset="step")
+    alone = learn.fit(1, "step", 0.1)
     row = comparison.table[3]
     assert (row["policy"], row["seed"], row["valid_loss"]) == ("step", 1, alone.valid["loss"])
     assert row["test_loss"] == learn.evaluate(digits.test)["loss"]

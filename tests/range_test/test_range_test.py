@@ -564,7 +564,7 @@ def test_an_optimizer_of_frozen_weights_is_named():
 def test_a_length_that_is_none_and_a_path_that_cannot_be_written_are_named(tmp_path):
     test = made_up(only_rises, updates=80)
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match=r"cannot write .*Give a path"):
+    with pytest.raises(CheckpointError, match=r"cannot write to .*give a folder"):
         test.save(tmp_path / "file" / "test.json")
     with pytest.raises(ConfigError, match="epochs is a finite number above 0; received -1"):
         replace(test, lr_max=1.0).peak(-1)
