@@ -307,6 +307,22 @@ def test_lists_that_are_no_batches_are_refused():
             as_batches(data, 2)
 
 
+class Table:
+    """Has a shape and no dtype, as a data frame."""
+
+    shape = (10, 4)
+
+    def __len__(self) -> int:
+        return 10
+
+
+def test_tables_that_are_no_arrays_are_refused():
+    with pytest.raises(DataError, match="give the tuple"):
+        as_batches([Table(), Y], 2)
+    with pytest.raises(DataError, match="cannot make a tensor of a Table"):
+        as_batches((Table(), Y), 2)
+
+
 def test_a_list_of_batches_of_inputs_alone_stays():
     assert len(as_batches([X[:9], X])) == len(as_batches([X, X.clone()])) == 2
 

@@ -293,7 +293,7 @@ def _check_list(data: Sequence[Any]) -> None:
     """Refuse a list that is whole data and would be read as batches, such as ``[x, y]``."""
     kind = type(data).__name__
     if all(hasattr(part, "shape") for part in data):
-        forms = {(len(part.shape), part.dtype) for part in data}
+        forms = {(len(part.shape), getattr(part, "dtype", None)) for part in data}
         pair = len(data) == 2 and data[0].shape[:1] == data[1].shape[:1] and data[0].shape != data[1].shape
         if pair or len(forms) > 1:
             shapes = text.listed((str(list(part.shape)) for part in data), most=4)
@@ -403,7 +403,7 @@ def as_tensor(values: Any) -> Tensor:
         return values
     try:
         tensor = torch.as_tensor(values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"cannot make a tensor of a {type(values).__name__}: {error}. Give numbers") from error
     return tensor.float() if tensor.dtype == torch.float64 else tensor
 
