@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -44,3 +46,48 @@ def test_from_fit_to_the_model_it_is_a_short_way():
 def test_five_files_at_the_top():
     """Beside them only what ``python -m onecycle`` needs."""
     assert {path.stem for path in SRC.glob("*.py")} == {"__init__", "__main__", "errors", "checks", "text", "learner"}
+
+
+def test_no_two_modules_import_each_other():
+    """Also not inside functions; imports for type checkers alone count too."""
+    modules = {module_name(path): path for path in SRC.rglob("*.py")}
+    imports = {name: imported(name, path) & modules.keys() for name, path in modules.items()}
+    circles = {tuple(sorted((a, b))) for a, others in imports.items() for b in others if a in imports[b] and a != b}
+    assert circles == set()
+
+
+def test_class_names_are_unique():
+    names = [
+        node.name
+        for path in SRC.rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SRC.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(name: str, path: Path) -> set[str]:
+    """The modules of the package that this one imports, at the top or anywhere else."""
+    package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names} | ({module} if node.module else set())
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found - {name}
+
+
+def test_the_picture_of_the_house_is_the_code():
+    """Where this fails: python docs/house.py."""
+    spec = importlib.util.spec_from_file_location("house", SRC.parents[1] / "docs" / "house.py")
+    house = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(house)
+    assert house.PICTURE.read_text(encoding="utf-8") == house.draw()
