@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 from onecycle import Learner, build_model, load
 from onecycle.commands.app import main
 from onecycle.errors import CheckpointError, ConfigError, DataError, Interrupted
+from onecycle.experiments import campaign, execute, plan, workers
 from onecycle.experiments import comparison as module
-from onecycle.experiments import execute, plan, workers
 from onecycle.experiments.comparison import Comparison, compare, conduct
 from onecycle.experiments.execute import Outcome, PlannedRun, known
 from onecycle.experiments.options import Placement
@@ -168,6 +168,29 @@ def test_a_stop_leaves_a_comparison_that_goes_on_by_the_command_it_says(
     main(shlex.split(str(stop.value).rpartition(": ")[2])[1:])
     assert "2 of 4 runs are there already" in capsys.readouterr().err
     assert measures(Comparison.read(tmp_path / "out")) == measures(whole)
+
+
+def test_trials_of_an_extended_grid_count_with_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    options = {**UNTUNED, "tune": True, "lr_max": None, "policies": ["step"], "seeds": 1, "trials": 3}
+    monkeypatch.setattr(campaign, "_score", lambda outcome: (0.5,))
+    monkeypatch.setattr(campaign, "tuned", lambda groups, centres, trials, try_all: _tried_twice(groups, try_all))
+    real, made = execute.run, []
+
+    def stopped(*arguments, **options):
+        made.append(1)
+        if len(made) == 4:
+            raise Interrupted("stopped by SIGINT after update 1", signal=2)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(execute, "run", stopped)
+    with pytest.raises(Interrupted, match=r"^stopped after 3 of 4 trials, kept in "):
+        compare(out=tmp_path / "out", **options)
+
+
+def _tried_twice(groups, try_all):
+    (condition,) = groups[0]
+    try_all({condition: [0.01, 0.02]})
+    return {condition: try_all({condition: [0.03, 0.04]})[condition]}
 
 
 def test_a_failed_run_is_tried_once_more_and_then_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

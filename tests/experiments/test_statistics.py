@@ -447,6 +447,23 @@ def test_a_speed_up_in_words(changes, tail):
     assert said.startswith(head.replace("n = 5", f"n = {n}") + tail)
 
 
+@pytest.mark.parametrize(
+    ("changes", "tells"),
+    [
+        ({}, True),
+        ({"n": 1, "low": None, "high": None}, True),
+        ({"low": None, "high": None}, False),
+        ({"low": None, "high": None, "more_than": True}, False),
+        ({"s": 1.0, "low": 1.0, "high": None, "more_than": True}, False),
+        ({"s": 1.0, "low": 1.0, "high": None, "more_than": True, "claim": "faster"}, True),
+        ({"s": 1.0, "low": None, "high": 1.0, "at_most": True}, False),
+        ({"s": 1.5, "low": 1.0, "high": None, "more_than": True}, True),
+    ],
+)
+def test_whether_a_speed_up_tells_anything(changes, tells):
+    assert replace(BEST, **{"claim": None, **changes}).tells is tells
+
+
 def test_units_and_given_peaks_in_words():
     assert "in 4 seconds; the best standard schedule (cosine) needs 9" in sentence(BEST, "seconds", tuned=False)
 

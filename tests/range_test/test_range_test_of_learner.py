@@ -41,6 +41,30 @@ def frozen(learn: Learner, before):
     return changes(before[0], after[0]) == [] and before[1:] == after[1:]
 
 
+def test_label_smoothing_is_in_what_is_minimised_and_not_in_the_curve():
+    logged = []
+
+    def seen(learn):
+        loss = learn.state.loss
+
+        def record(model, batch):
+            value, metrics = loss(model, batch)
+            if model.training:
+                logged.append((value.item(), metrics["loss_unsmoothed"].item()))
+            return value, metrics
+
+        learn.state = replace(learn.state, loss=record)
+        return learn
+
+    sweep = seen(learner(smoothing=0.3)).range_test(repeats=1).curve.sweeps[0]
+    swept = logged[-len(sweep.loss) :]
+    assert list(sweep.loss) == [unsmoothed for _, unsmoothed in swept]
+    assert all(minimised != unsmoothed for minimised, unsmoothed in swept)
+    logged.clear()
+    alone = seen(learner(valid=None, smoothing=0.3)).range_test(repeats=1).curve.sweeps[0]
+    assert list(alone.loss) == [minimised for minimised, _ in logged[-len(alone.loss) :]]
+
+
 DATA = {
     "tensors": lambda: (X, Y),
     "list": lambda: list(zip(X.split(8), Y.split(8), strict=True)),

@@ -115,7 +115,8 @@ class Campaign:
         Raises:
             Interrupted: a run was stopped, though not by a stop of the comparison; the others have been made.
         """
-        self._under_way = label, [run for run, _ in planned]
+        before = self._under_way[1] if label == self._under_way[0] else []
+        self._under_way = label, [*before, *(run for run, _ in planned)]
         seconds: dict[Path, float] = {}
         missing = []
         for run, condition in planned:
@@ -127,7 +128,7 @@ class Campaign:
         if not missing:
             return
         if len(missing) < len(planned):
-            self.says.say(f"{self.standing(len(planned) - len(missing))} are there already")
+            self.says.say(f"{self.standing(len(before) + len(planned) - len(missing))} are there already")
         to_come = [condition for condition, seed in self._keys() if (condition, seed) not in self.outcomes]
         after = 0.0 if label == "run" else sum(map(self._seconds, to_come))
         self.says.start(label, list(seconds.values()), after)

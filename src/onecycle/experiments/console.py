@@ -63,7 +63,7 @@ class Lines(Silent):
         left = self._left / self._jobs
         if self._spent:  # what the runs so far took tells more than the measured second
             left = self._left * (time.perf_counter() - self._began) / self._spent
-        end = f", about {duration(round(max(left, 0)))} left" if self._done < self._total else ""
+        end = f", about {duration(max(round(left), 1))} left" if self._done < self._total else ""
         return f"{self._label} {self._done}/{self._total}{end}"
 
 

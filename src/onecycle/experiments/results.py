@@ -84,6 +84,7 @@ def speed_up_records(results: Sequence[tuple[Setting, SpeedUp]]) -> list[dict[st
             "against": f"{s.policy} at {in_words(setting)}" if several else s.policy,
             **dict(setting), "accuracy": s.target.mean, "budget": s.budget, "needed": s.needed, "speed_up": s.s,
             "low": s.low, "high": s.high, "more_than": s.more_than, "at_most": s.at_most, "claim": s.claim, "n": s.n,
+            "tells": s.tells,
         }
         for setting, s in results
     ]  # fmt: skip

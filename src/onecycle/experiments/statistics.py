@@ -213,8 +213,9 @@ class SpeedUp:
 
     @property
     def tells(self) -> bool:
-        """Whether the interval says anything: it has an end, or leaves out S = 1."""
-        return self.claim is not None or self.low != self.high
+        """Whether it says anything: it is claimed, or neither a bound beyond S = 1 nor open at both ends."""
+        beyond = (self.more_than and self.s <= 1) or (self.at_most and self.s >= 1)
+        return self.claim is not None or not (beyond or (self.n > 1 and self.low is self.high is None))
 
 
 def speed_up(
@@ -338,7 +339,7 @@ def sentence(result: SpeedUp, unit: str = "epochs", *, tuned: bool = True) -> st
     words += f"the best {'tuned ' if tuned else ''}standard schedule ({result.policy}) "
     words += f"needs {beyond}{_short(result.needed)}"
     decided = (result.more_than and result.low == result.s) or (result.at_most and result.high == result.s)
-    if result.tells and not decided:
+    if (result.low, result.high) != (None, None) and not decided:
         low = f"under {_short(result.tried[0])}" if result.low is None else _short(result.low * result.budget)
         high = f"over {_short(result.tried[1])}" if result.high is None else _short(result.high * result.budget)
         words += f" [{low}, {high}]"

@@ -26,7 +26,7 @@ from ..records.curve import Curve, Sweep
 from ..records.files import write_json
 from ..training import evaluate as evaluation
 from ..training.loop import groups_of, updates_per_epoch
-from ..training.objectives import Supervised
+from ..training.objectives import UNSMOOTHED, Supervised
 from ..training.restore import modules_of
 from ..training.signals import stop_requests
 from ..training.state import TrainState
@@ -34,7 +34,7 @@ from ..training.step import samples_in, update
 from .peak import Suggestion, suggest
 from .plan import EPOCHS, MEASUREMENTS, MOST, SHORTEST, default_updates, ends, rates, sweep_updates
 from .sharpness import SharpnessProbe
-from .sweep import STILL, WILD, ScoutedRange, SweepProbe, SweptStep, batch_norms, scout, sweep
+from .sweep import STILL, WILD, ScoutedRange, StepLosses, SweepProbe, SweptStep, batch_norms, scout, sweep
 from .verdict import Verdict, judge
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def range_test_of(
     measure = None if held_out is None else partial(evaluation.evaluate, state.model, held_out, loss, state.runtime)
     probe = SharpnessProbe(*_training_loss(state, train)) if full else None
     test = range_test(
-        partial(_update, state),
+        partial(_update, state, held_out is not None),
         state.optimizer,
         _UpdateBatches(_reordered(train, state.seed), state.accumulate),
         evaluate=measure,
@@ -286,14 +286,18 @@ def range_test_of(
     return replace(test, sharpness=probe.values, cost={**test.cost, "sharpness_seconds": round(probe.seconds, 3)})
 
 
-def _update(state: TrainState, group: list[Any]) -> Tensor | float:
-    """One update as a training makes it; the loss is NaN where the gradients overflow at any scale."""
+def _update(state: TrainState, compared: bool, group: list[Any]) -> Tensor | float | StepLosses:
+    """One update as a training makes it; the loss is NaN where the gradients overflow at any scale.
+
+    What is `compared` with a held-out loss is the loss without label smoothing.
+    """
     if not all(module.training for module in state.model.modules()):
         state.model.train()
     try:
-        return update(state, [state.runtime.move(batch) for batch in group])[0]
+        loss, metrics, _ = update(state, [state.runtime.move(batch) for batch in group])
     except TrainingError:
         return math.nan
+    return StepLosses(loss, metrics[UNSMOOTHED]) if compared and UNSMOOTHED in metrics else loss
 
 
 def _rebuild(model: nn.Module, build: Callable[[int], nn.Module], seed: int) -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from statistics import median_low
-from typing import Any, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -35,6 +35,13 @@ SCOUT = 2.0
 START = 4
 # The learning rate of a progress that is the learning rate.
 AS_GIVEN = Policy({"lr": lambda lr: lr})
+
+
+class StepLosses(NamedTuple):
+    """What a step minimises, by which divergence is told, and what compares with the held-out loss and is recorded."""
+
+    minimised: Any
+    recorded: Any
 
 
 class DivergenceWatch:
@@ -120,6 +127,7 @@ class SweepRun:
     def __init__(self, swept: SweptStep, repeat: int):
         self.swept, self.repeat = swept, repeat
         self.updates = 0
+        self.recorded = math.nan  #: the loss of the last update as it is recorded
         self._stepped: set[Optimizer] = set()
         self._stream = _recycled(swept.batches, repeat)
 
@@ -140,18 +148,19 @@ class SweepRun:
         for optimizer, scale in zip(swept.optimizers, swept.scales, strict=True):
             write(AS_GIVEN, optimizer, lr * scale)
         self._stepped.clear()
-        losses: list[float] = []
+        losses: list[StepLosses] = []
         while len(self._stepped) < len(swept.optimizers):
             if len(losses) >= 64 + 4 * swept.calls_per_update:
                 return self._never(len(losses))
             seed = derive_seed(swept.seed, "range test", self.repeat, self.updates, len(losses))
             with seeded(swept.generators, seed):
-                losses.append(_loss(swept.step(next(self._stream))))
-            if not math.isfinite(losses[-1]):
-                return losses[-1]
+                losses.append(_losses(swept.step(next(self._stream))))
+            if not math.isfinite(losses[-1].minimised):
+                return losses[-1].minimised
         self.updates += 1
         swept.calls.append(len(losses))
-        return sum(losses) / len(losses)
+        minimised, self.recorded = (sum(values) / len(losses) for values in zip(*losses, strict=True))
+        return minimised
 
     def measure(self) -> Mapping[str, float]:
         """Measure the model as it stands on held-out data, batch norms with the statistics of those."""
@@ -238,7 +247,7 @@ def sweep(swept: SweptStep, repeat: int, lrs: Sequence[float], every: int, probe
                 stopped = "nan"
                 break
             lr.append(rate)
-            loss.append(value)
+            loss.append(run.recorded)
             if watch.diverged(value):
                 stopped = "diverged"
             due = k % every == every - 1 or stopped != "end"
@@ -303,9 +312,11 @@ def _recycled(batches: Batches, repeat: int) -> Iterator[Any]:
             )
 
 
-def _loss(returned: Any) -> float:
+def _losses(returned: Any) -> StepLosses:
+    if isinstance(returned, StepLosses):
+        return StepLosses(*map(float, returned))
     loss = returned[0] if isinstance(returned, tuple) and returned else returned
-    return _float(loss, "a step returns the loss of its batch")
+    return StepLosses(*[_float(loss, "a step returns the loss of its batch")] * 2)
 
 
 def _float(value: Any, what: str) -> float:

@@ -150,15 +150,9 @@ def of_comparison(comparison: RecordedComparison) -> list[str]:
 
 
 def speed_ups(comparison: RecordedComparison) -> list[Mapping[str, Any]]:
-    """The recorded speed-ups; none where all are open at both ends, or "more than 1", or "at most 1"."""
+    """The recorded speed-ups; none where none of them tells anything."""
     known = [row for row in items(comparison.record, "speed_up") if isinstance(row, Mapping)]
-
-    def tells(row: Mapping[str, Any]) -> bool:
-        value = number(row.get("speed_up")) or math.nan
-        beyond = (row.get("more_than") and value <= 1) or (row.get("at_most") and value >= 1)
-        return not beyond and interval_of(row) != (None, None)
-
-    return known if any(map(tells, known)) else []
+    return known if any(row.get("tells", True) for row in known) else []
 
 
 def interval_of(row: Mapping[str, Any]) -> tuple[float | None, float | None] | None:

@@ -21,7 +21,7 @@ WIDEST = 300
 GAP = "-"
 # Columns of a comparison's table that come first, and those of a speed-up that are put in words.
 FIRST = ("run", "status", "error")
-RESULT = ("needed", "speed_up", "low", "high", "more_than", "at_most", "claim")
+RESULT = ("needed", "speed_up", "low", "high", "more_than", "at_most", "claim", "tells")
 NAMES = {"seconds": "time", "lr": "learning rate"}
 MAIN = ("data", "model", "budget", "policy", "lr_max", "optimizer", "batch_size", "seed")
 TITLES = ("Configuration", "Data", "Versions", "Hardware")
