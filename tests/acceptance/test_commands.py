@@ -23,7 +23,7 @@ from onecycle.optim.build import RECIPES
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.schedules.presets import PRESETS
 
-KEYS = ["run", "train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second"]
+KEYS = {"train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second", "folder"}
 QUICK = ["--model", "mlp", "--epochs", "1", "--limit", "320"]
 
 
@@ -87,7 +87,7 @@ def test_train_from_an_empty_machine(capsys):
 
 def test_train_json_is_the_result_of_run_json(run_json):
     result = run_json("train", "digits", *QUICK, "--out", "here/run")
-    assert list(result) == KEYS
+    assert set(result) == KEYS and result.pop("folder") == "here/run"
     assert result == RUN.read("here/run")["result"]
     assert 0 <= result["test"]["accuracy"] <= 1
 
@@ -206,7 +206,7 @@ def test_resume_of_a_finished_run_prints_it_again(capsys, trained):
     out, _ = capsys.readouterr()
     assert out.splitlines()[-1] == f"The run is in {trained}"
     main(["train", "--resume", str(trained), "--seed", "0", "--json"])  # what was given may be given again
-    assert json.loads(capsys.readouterr().out) == RUN.read(trained)["result"]
+    assert json.loads(capsys.readouterr().out) == {**RUN.read(trained)["result"], "folder": str(trained)}
 
 
 def test_resume_goes_on_and_says_where(capsys, monkeypatch):

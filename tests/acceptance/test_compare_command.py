@@ -72,8 +72,8 @@ def test_the_plan_only_prints(capsys, tmp_path: Path):
     assert lines[:4] == [
         "compare one_cycle, step on digits with mlp",
         "epochs: 2, 4, 8; seeds: 5",
-        "batch size: 32, 64",
         "dropout: 0, 0.2",
+        "batch size: 32, 64",
     ]
     assert lines[4].startswith("tuning: 120 trial runs, 5 for each policy and budget")
     assert lines[5] == "runs: 120" and lines[6].endswith(", from a measured second of training")
@@ -120,12 +120,18 @@ def test_from_a_specification_to_a_page_and_again(capsys, tmp_path: Path):
         (["--jobs", "0", "--plan"], "jobs is the number of processes"),
         (["--fraction", "2"], "fraction is a share of the training data, above 0 and at most 1; received 2"),
         (["--fraction", "1,0.001"], "with fraction 0.001: limit = 1: the training split has"),
-        (["--batch-size", "64,0"], "batch_size is a whole number of samples, at least 1; received 0"),
+        (
+            ["--batch-size", "64,0"],
+            "batch_size is the number of samples a batch, a whole number of at",
+        ),
         (["--weight-decay=-1"], "weight_decay is a finite number of at least 0, such as 5e-4; received -1"),
         (["--model", "small-cnn", "--set", "hidden=8"], "model small-cnn has no option 'hidden'"),
         (["--batch-size", "32", "--set", "batch_size=64"], "batch_size is given twice, as 32 and 64: leave one out"),
         (["--set", "limit=2.5"], "limit is given twice, as 160 and 2.5"),
-        (["--set", "image_size=8.5"], "image_size = 8.5: it is a whole number"),
+        (
+            ["--set", "image_size=8.5"],
+            "image_size is the side of the images in pixels, a whole number",
+        ),
         (["--out", "."], "is not empty and holds no comparison"),
     ],
 )

@@ -292,7 +292,8 @@ def test_a_damaged_last_checkpoint_costs_only_time(finished):
 def test_a_finished_run_gives_its_result_again(finished, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in finished("sgd").rglob("*")}
     monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("nothing is left to do"))
-    assert job_run.run(SGD, finished("sgd"), resume=True) == RUN.read(finished("sgd"))["result"]
+    again = job_run.run(SGD, finished("sgd"), resume=True).to_dict()
+    assert again == {**RUN.read(finished("sgd"))["result"], "folder": str(finished("sgd"))}
     assert before == {path: path.stat().st_mtime_ns for path in finished("sgd").rglob("*")}
 
 
@@ -327,8 +328,8 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     result = job_run.run(timed, "run", resume=True)
     steps = read_jsonl(Path("run/steps.jsonl"))
     assert [row["step"] for row in steps] == list(range(len(steps)))
-    assert result["updates"] == len(steps) > 2 * done
-    assert result["seconds"] == steps[-1]["seconds"] == pytest.approx(10, abs=0.1)
+    assert result.updates == len(steps) > 2 * done
+    assert result.seconds == steps[-1]["seconds"] == pytest.approx(10, abs=0.1)
     seconds = [row["seconds"] for row in steps]
     assert max(after - before for before, after in pairwise(seconds)) < 0.5
     late = [row["lr"] for row in steps if row["seconds"] > 6]
@@ -375,7 +376,7 @@ def test_the_command_killed_twice_and_resumed(slow, capsys):
     assert process.exitcode == -signal.SIGKILL
     main(["train", "--resume", "run", "--json"])
     out, err = capsys.readouterr()
-    assert (json.loads(out), err) == (RUN.read("run")["result"], "")
+    assert (json.loads(out), err) == ({**RUN.read("run")["result"], "folder": "run"}, "")
     assert_same_run("run", slow)
 
 

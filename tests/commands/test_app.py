@@ -27,7 +27,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> list:
     """What `onecycle train` hands over, in place of a training run."""
     calls = []
 
-    def run(job, out, *, resume, verbose, report):
+    def run(job, out, *, resume, verbose, report, began):
         calls.append((job, out, resume, verbose, report))
         return Result({"loss": 1.0}, None, lr_max=0.1, epochs=1, updates=1, seconds=1.0, samples_per_second=1.0)
 

@@ -10,7 +10,7 @@ from onecycle.errors import CheckpointError, ConfigError, DataError, Interrupted
 from onecycle.experiments import plan
 from onecycle.report.draw_reproduction import points_of
 from onecycle.reproduction.claims import is_in, settle, words
-from onecycle.reproduction.evidence import gather, largest_error, specs, value_of
+from onecycle.reproduction.evidence import gather, largest_error, plan_lines, specs, value_of
 from onecycle.reproduction.protocol import NAMES, Claim, Line, Panel, Protocol, published, read
 from onecycle.reproduction.reproduce import Reproduction, home, reproduce, with_seeds
 from onecycle.schedules.presets import preset
@@ -284,8 +284,8 @@ RANGE_TESTS = replace(
     claims=(Claim("it keeps some", ({"part": "mlp"},)),),
 )  # fmt: skip
 SCHEDULES = replace(
-    read("schedule"), parts={"author": read("schedule").parts["author"]},
-    common={**read("schedule").common, "seeds": 2, "limit": 64, "model_options": {"hidden": 8}},
+    read("schedule"), parts={"author": {"policy": "author"}},
+    common={**read("schedule").common, "seeds": 2, "limit": 64, "model_options": {"hidden": 8}, "budget": "701 updates"},
 )  # fmt: skip
 
 
@@ -326,3 +326,12 @@ def test_intervals_of_shares_say_nothing_impossible():
     claim = Claim("a is high", plus=({"name": "a"},))
     rows = runs(a=[1.0, 0.99, 0.8])
     assert settle(claim, rows).contrast.high > 1 and settle(claim, rows, shares=True).contrast.high == 1
+
+
+def test_without_the_data_the_plan_says_what_it_can(monkeypatch):
+    def absent(*_):
+        raise DataError("cifar10 was not found")
+
+    monkeypatch.setattr("onecycle.reproduction.evidence.plan.measure", absent)
+    last = plan_lines(read("range-test"))[-1]
+    assert "range tests each; how long it takes is not known: cifar10 was not found" in last

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DataError
 from ..experiments import plan
 from ..experiments.comparison import HERE, conduct
 from ..experiments.console import Lines
@@ -63,7 +63,10 @@ def plan_lines(protocol: Protocol, placement: Placement = HERE) -> list[str]:
         said += [f"{name}:", *[f"  {line}" for line in plan.lines(spec, plan.measured(spec), placement)]]
     if protocol.kind != "comparisons":
         what = count(protocol.seeds, protocol.kind.replace("-", " "))
-        said += [f"{name}: {what}; {plan.time_line(seconds)}" for name, seconds in _seconds(protocol).items()]
+        try:
+            said += [f"{name}: {what}; {plan.time_line(seconds)}" for name, seconds in _seconds(protocol).items()]
+        except DataError as error:  # what would be run is known without them
+            said += [f"{', '.join(protocol.parts)}: {what} each; how long it takes is not known: {error}"]
     return said
 
 
