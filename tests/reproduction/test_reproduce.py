@@ -284,8 +284,8 @@ RANGE_TESTS = replace(
     claims=(Claim("it keeps some", ({"part": "mlp"},)),),
 )  # fmt: skip
 SCHEDULES = replace(
-    read("schedule"), parts={"author": {"policy": "author"}},
-    common={**read("schedule").common, "seeds": 2, "limit": 64, "model_options": {"hidden": 8}, "budget": "701 updates"},
+    read("schedule"), parts={"author": read("schedule").parts["author"]},
+    common={**read("schedule").common, "seeds": 2, "limit": 64, "model_options": {"hidden": 8}},
 )  # fmt: skip
 
 
