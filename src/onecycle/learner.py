@@ -402,9 +402,8 @@ class Learner:
         updates = budget.total_updates(self._updates_per_epoch)
         if not isinstance(policy, str):
             if lr_max != "auto" or options:
-                given = ", ".join(
-                    [f"lr_max={lr_max!r}"] * (lr_max != "auto") + [f"{k}={v!r}" for k, v in options.items()]
-                )
+                asked = {"lr_max": lr_max, **options}
+                given = ", ".join(f"{name}={value!r}" for name, value in asked.items() if value != "auto")
                 raise ConfigError(f"a policy of your own has its peak and its shape: leave out {given}")
             return resolve(policy, updates)
         one_of("preset", policy, PRESETS)

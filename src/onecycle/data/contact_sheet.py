@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..checks import whole
 from ..errors import ConfigError, DataError
 from .splits import Data, Split
 
@@ -25,9 +26,7 @@ def contact_sheet(data: Data, path: str | Path, *, n: int = 40) -> Path:
     """
     if data.kind != "image":
         raise ConfigError(f"A contact sheet shows images, and {data.name} is {data.kind}.")
-    if n < 1:
-        raise ConfigError(f"n = {n}: a contact sheet shows at least 1 image.")
-    path = Path(path)
+    path, n = Path(path), whole("n", n, what="the number of images")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _draw(data, samples_by_class(data, n)).save(path, format="PNG")

@@ -87,10 +87,7 @@ def history_figure(steps: Sequence[Row], epochs: Sequence[Row], *, title: str | 
 
 
 def draw_runs(plots: Plots, groups: Sequence[Group], looks: Sequence[Key] | None = None) -> dict[str, list[int]]:
-    """Measures and scheduled values over time: ``keys`` of the legend, ``figures`` by measure, ``schedules``.
-
-    A key a group may be given by `looks`.
-    """
+    """``keys`` of the legend (or `looks`, one a group), ``figures`` of measures over time, ``schedules`` of values."""
     looks = looks or [Key(group.label, *style(i)) for i, group in enumerate(groups)]
     known = [(group, key) for group, key in zip(groups, looks, strict=True) if _some_rows(group)]
     if not known:
