@@ -262,7 +262,7 @@ def test_contact_sheet_refuses(tmp_path, digits):
     np.savez(tmp_path / "x.npz", x=np.zeros((20, 2)), y=np.arange(20) % 2)
     with pytest.raises(ConfigError, match="shows images, and x is array"):
         contact_sheet(load(tmp_path / "x.npz"), tmp_path / "x.png")
-    with pytest.raises(ConfigError, match="n = 0"):
+    with pytest.raises(ConfigError, match="n is the number of images"):
         contact_sheet(digits, tmp_path / "x.png", n=0)
     with pytest.raises(DataError, match="cannot be written"):
         contact_sheet(digits, tmp_path / "x.npz" / "x.png")
