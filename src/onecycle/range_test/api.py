@@ -338,7 +338,7 @@ class _UpdateBatches:
 
 
 def _part(batches: Batches, samples: int) -> list[Any]:
-    """Batches of about so many samples: evenly spaced where data can be indexed, else the first, kept in an iterator."""
+    """Batches of about so many samples: evenly spaced where data have an index, else the first, which stay there."""
     if isinstance(batches, TensorBatches):
         index = _spaced(len(batches.tensors[0]), samples)
         tensors = tuple(tensor[index.to(tensor.device)] for tensor in batches.tensors)
