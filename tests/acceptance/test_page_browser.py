@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from onecycle.report.page import page
 pytest.importorskip("jinja2")
 pytest.importorskip("plotly")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-
+# Nothing here waits by `wait_for_function`: it asks again through `eval`, which the page's own policy forbids.
+expect = playwright.expect
+ANY = re.compile(".")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
@@ -89,9 +92,7 @@ def scrolled(tab):
     plots = tab.locator(".plot")
     for i in range(plots.count()):
         plots.nth(i).scroll_into_view_if_needed()
-        tab.wait_for_function(
-            "plot => plot.querySelector('.trace path, .trace .js-line')", arg=plots.nth(i).element_handle()
-        )
+        plots.nth(i).locator(".trace path, .trace .js-line").first.wait_for(state="attached")
     return plots
 
 
@@ -99,7 +100,7 @@ def plot_named(tab, title):
     """A figure by its heading, drawn."""
     plot = tab.locator("figure", has=tab.get_by_role("heading", name=title, exact=True)).last.locator(".plot")
     plot.scroll_into_view_if_needed()
-    tab.wait_for_function("plot => plot.querySelector('.nsewdrag')", arg=plot.element_handle())
+    plot.locator(".nsewdrag").first.wait_for(state="attached")
     tab.mouse.move(0, 0)
     return plot
 
@@ -125,10 +126,10 @@ def test_every_figure_is_drawn(tab):
 def test_what_is_far_below_is_drawn_later(opened, heard):
     tab = opened(viewport={"width": 1200, "height": 600})
     plots = tab.locator(".plot")
-    tab.wait_for_function("document.querySelector('.plot').dataset.drawn")
+    expect(plots.first).to_have_attribute("data-drawn", ANY)
     assert plots.last.get_attribute("data-drawn") is None
     plots.last.scroll_into_view_if_needed()
-    tab.wait_for_function("plot => plot.dataset.drawn", arg=plots.last.element_handle())
+    expect(plots.last).to_have_attribute("data-drawn", ANY)
     assert heard == []
     tab.close()
 
@@ -174,7 +175,7 @@ def test_a_run_of_a_comparison_is_a_link_to_its_page(browser, tmp_path):
     tab = browser.new_page()
     tab.goto(page([folder], folder / "report.html").as_uri())
     tab.get_by_role("link", name="0", exact=True).click()
-    tab.wait_for_function("document.title === 'mlp on digits, 4 epochs \u2013 onecycle'")
+    expect(tab).to_have_title("mlp on digits, 4 epochs \u2013 onecycle")
     tab.close()
 
 
@@ -287,15 +288,13 @@ def test_light_and_dark(tab, scheme):
 def test_nothing_scrolls_sideways(tab, width):
     tab.set_viewport_size({"width": width, "height": 800})
     scrolled(tab)
-    edge = "() => Math.max(...[...document.querySelectorAll('.main-svg')].map(s => s.getBoundingClientRect().right))"
-    tab.wait_for_function(f"({edge})() <= {width}")  # a figure follows a little later
+    edge = "Math.max(...[...document.querySelectorAll('.main-svg')].map(s => s.getBoundingClientRect().right))"
+    for _ in range(500):  # a figure follows a little later
+        if tab.evaluate(edge) <= width:
+            break
+        tab.wait_for_timeout(20)
     assert tab.evaluate("document.documentElement.scrollWidth") == width
-    assert (
-        tab.evaluate(
-            "Math.max(...[...document.querySelectorAll('.main-svg')].map(s => s.getBoundingClientRect().right))"
-        )
-        <= width
-    )
+    assert tab.evaluate(edge) <= width
 
 
 def test_hostile_words_are_words(tab):
