@@ -23,7 +23,7 @@ from .range_test.plan import EPOCHS, FEWEST, SHARE, default_updates
 from .records.checkpoint import load_weights, save_weights
 from .records.files import RUN
 from .records.history import History, Observer, Result
-from .records.run import Recording
+from .records.run import Recording, result_before_test
 from .schedules.budget import Budget
 from .schedules.policy import Policy
 from .schedules.presets import PRESETS, preset
@@ -210,9 +210,7 @@ class Learner:
         result = self.history.result(_peak_of(policy), self._updates_per_epoch)
         if recording:
             self.save(recording.folder / "model.safetensors")
-            plain = result.to_dict()
-            del plain["test"]  # which is measured last: a run without it is not over
-            RUN.update(recording.folder, status="finished", result=plain)
+            RUN.update(recording.folder, status="finished", result=result_before_test(result.to_dict()))
             result = replace(result, folder=recording.folder)
         return result
 

@@ -29,7 +29,7 @@ QUICK = ["--model", "mlp", "--epochs", "2", "--limit", "320"]
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job_run, "_draw", lambda *_: None)
+    monkeypatch.setattr(job_run, "draw", lambda *_: None)
 
 
 def contents() -> dict[str, bytes | None]:

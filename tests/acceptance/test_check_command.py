@@ -31,7 +31,7 @@ LONG = ["--optimizer", "adamw", "--batch-size", "2", "--budget", "340 updates", 
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job_run, "_draw", lambda *_: None)  # takes longer than the training
+    monkeypatch.setattr(job_run, "draw", lambda *_: None)  # takes longer than the training
 
 
 def refused(capsys, *words: str) -> str:

@@ -30,7 +30,7 @@ QUICK = ["--model", "mlp", "--epochs", "1", "--limit", "320"]
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job_run, "_draw", lambda *_: None)  # takes longer than the training
+    monkeypatch.setattr(job_run, "draw", lambda *_: None)  # takes longer than the training
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def trained(tmp_path_factory) -> Path:
     """A run on the digits, good enough to be asked."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_run, "_draw", lambda *_: None)
+        patch.setattr(job_run, "draw", lambda *_: None)
         main(["train", "digits", "--model", "mlp", "--epochs", "10", "--augment", "none", "--out", str(folder)])
     return folder
 

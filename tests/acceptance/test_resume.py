@@ -107,7 +107,7 @@ def child(*args: Any, **keywords: Any) -> int | None:
 def _work(work: Job, out: str, resume: bool, home: Path, faults: dict[str, Any]) -> None:
     os.chdir(home)
     torch.set_num_threads(1)
-    job_run._draw = lambda *_: None  # not what this is about, and it takes longer than the training
+    job_run.draw = lambda *_: None  # not what this is about, and it takes longer than the training
     delay = faults.get("slow_writing", 0)
     os.fsync = lambda _: time.sleep(delay)  # a kill, unlike a power cut, leaves what is written to the system
     if faults.get("often", True):
@@ -308,7 +308,7 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     ticks = iter(range(10**9))
     monkeypatch.setattr(onecycle.training.loop, "time", type("Clock", (), {"perf_counter": lambda: next(ticks) * 0.03}))
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(job_run, "_draw", lambda *_: None)
+    monkeypatch.setattr(job_run, "draw", lambda *_: None)
     monkeypatch.setattr(runs, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))
     timed = replace(SGD, budget="10s")
     updates, observe = iter(range(10**9)), observers.Recorder.__call__

@@ -33,8 +33,9 @@ from onecycle.optim.build import RECIPES
 from onecycle.records import run as runs
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.records.history import Result
+from onecycle.report import page as report_page
 
-DRAW = job_run._draw
+DRAW = job_run.draw
 TINY = Job(model="mlp", budget="1 epochs", limit=320)
 KEYS = ["train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second", "folder"]
 
@@ -42,7 +43,7 @@ KEYS = ["train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "sam
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job_run, "_draw", lambda *_: None)
+    monkeypatch.setattr(job_run, "draw", lambda *_: None)
 
 
 def arrays(path: str = "points.npz", labels: bool = True, **more: np.ndarray) -> str:
@@ -105,14 +106,14 @@ def predict_accuracy(folder: str, split) -> float:
 
 
 def test_the_curves_are_drawn_where_matplotlib_is(monkeypatch):
-    monkeypatch.setattr(job_run, "_draw", DRAW)
+    monkeypatch.setattr(job_run, "draw", DRAW)
     pytest.importorskip("matplotlib")
     run(TINY, "run")
     assert Path("run/curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
-    monkeypatch.setattr(job_run, "_draw", DRAW)
+    monkeypatch.setattr(job_run, "draw", DRAW)
     pytest.importorskip("plotly")
     run(TINY, "run")
     assert "test accuracy" in Path("run/report.html").read_text()
@@ -120,8 +121,21 @@ def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
     assert not Path("bare/report.html").exists()
 
 
+def test_the_time_of_a_page_is_measured_on_one_with_figures(monkeypatch):
+    pytest.importorskip("plotly")
+    monkeypatch.setattr(job_run, "draw", DRAW)
+    pages, page = [], report_page.page
+
+    def kept(folders, out):
+        pages.append(page(folders, out).read_text())
+
+    monkeypatch.setattr(report_page, "page", kept)
+    assert job_run._seconds_to_draw() > 0
+    assert len(pages) == 2 and all('"x":[0,1],"y":[1.0,1.0]' in text for text in pages)
+
+
 def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
-    monkeypatch.setattr(job_run, "_draw", DRAW)
+    monkeypatch.setattr(job_run, "draw", DRAW)
 
     def missing(*_: object) -> None:
         raise MissingDependency("not installed")
@@ -141,7 +155,7 @@ def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
 )
 def test_the_page_of_a_run_that_breaks_off_says_so_and_of_one_that_goes_on_is_made_anew(monkeypatch, stop, said):
     pytest.importorskip("plotly")
-    monkeypatch.setattr(job_run, "_draw", DRAW)
+    monkeypatch.setattr(job_run, "draw", DRAW)
     real = runs.Recorder.__call__
 
     def broken(self, event):
@@ -159,7 +173,7 @@ def test_the_page_of_a_run_that_breaks_off_says_so_and_of_one_that_goes_on_is_ma
 
 
 def test_a_run_that_breaks_off_before_its_first_record_has_no_page():
-    job_run._page(Path("nowhere"))
+    job_run.write_page(Path("nowhere"))
     assert not Path("nowhere").exists()
 
 

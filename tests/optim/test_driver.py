@@ -7,27 +7,13 @@ import io
 
 import pytest
 import torch
-from torch import nn
-from torch.optim import SGD, Optimizer
+from optim_makers import CYCLED, column, parameter
+from torch.optim import SGD
 
 from onecycle.errors import CheckpointError, ConfigError
 from onecycle.optim.driver import Driver
-from onecycle.schedules.piecewise import Piecewise
 from onecycle.schedules.policy import Policy
 from onecycle.schedules.presets import linear, one_cycle
-
-DOWN = Piecewise(((0, 1.0), (1, 0.0)))
-CYCLED = Policy({"lr": DOWN, "momentum": Piecewise(((0, 0.8), (1, 0.4)))})
-
-
-def parameter() -> nn.Parameter:
-    p = nn.Parameter(torch.ones(2))
-    p.grad = torch.ones(2)
-    return p
-
-
-def column(optimizer: Optimizer, key: str) -> list:
-    return [group[key] for group in optimizer.param_groups]
 
 
 def drive(driver: Driver, steps: int) -> list[float]:

@@ -6,26 +6,13 @@ import copy
 
 import pytest
 import torch
-from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from optim_makers import CYCLED, DOWN, column, parameter
+from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from onecycle.errors import ConfigError
 from onecycle.optim.groups import bind, write
 from onecycle.schedules.piecewise import Piecewise
 from onecycle.schedules.policy import Policy
-
-DOWN = Piecewise(((0, 1.0), (1, 0.0)))
-CYCLED = Policy({"lr": DOWN, "momentum": Piecewise(((0, 0.8), (1, 0.4)))})
-
-
-def parameter() -> nn.Parameter:
-    p = nn.Parameter(torch.ones(2))
-    p.grad = torch.ones(2)
-    return p
-
-
-def column(optimizer: Optimizer, key: str) -> list:
-    return [group[key] for group in optimizer.param_groups]
 
 
 def test_groups_keep_their_proportions():

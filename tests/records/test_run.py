@@ -16,7 +16,7 @@ from torch import nn
 from onecycle import CheckpointError, Runtime, TrainState, train
 from onecycle.records.checkpoint import checkpoints
 from onecycle.records.files import RUN, read_jsonl, write_jsonl
-from onecycle.records.run import Recording, check_same, create, truncate_records
+from onecycle.records.run import Recording, check_same, create, is_over, truncate_records
 from onecycle.schedules.presets import linear
 from onecycle.training.objectives import Supervised
 from onecycle.training.signals import stop_requests
@@ -188,17 +188,23 @@ def test_without_git(tmp_path, monkeypatch):
 
 def test_check_same(tmp_path):
     create(tmp_path, {"seed": 0, "lr_max": 0.1})
-    check_same(tmp_path, {"lr_max": 0.1, "seed": 0})
+    check_same(tmp_path, RUN.read(tmp_path), {"lr_max": 0.1, "seed": 0})
     with pytest.raises(CheckpointError, match=r"another configuration: seed: 0, now 1\. Resume with the same one"):
-        check_same(tmp_path, {"seed": 1, "lr_max": 0.1})
+        check_same(tmp_path, RUN.read(tmp_path), {"seed": 1, "lr_max": 0.1})
+
+
+def test_a_run_is_over_when_its_test_set_was_looked_at():
+    records = [{"status": "finished", "result": {"test": None}}, {"status": "finished", "result": {"train": {}}},
+               {"status": "running", "result": None}]  # fmt: skip
+    assert [is_over(record) for record in records] == [True, False, False]
 
 
 def test_facts_are_compared_apart_from_the_configuration(tmp_path):
     create(tmp_path, {"momentum": (0.95, 0.85)}, facts={"samples": (5, 1)})
-    check_same(tmp_path, {"momentum": (0.95, 0.85)})
-    check_same(tmp_path, {"momentum": [0.95, 0.85]}, {"samples": [5, 1]})
+    check_same(tmp_path, RUN.read(tmp_path), {"momentum": (0.95, 0.85)})
+    check_same(tmp_path, RUN.read(tmp_path), {"momentum": [0.95, 0.85]}, {"samples": [5, 1]})
     with pytest.raises(CheckpointError, match=r"configuration: facts.samples: \[5, 1\], now \[6, 1\]\. Resume"):
-        check_same(tmp_path, {"momentum": [0.95, 0.85]}, {"samples": (6, 1)})
+        check_same(tmp_path, RUN.read(tmp_path), {"momentum": [0.95, 0.85]}, {"samples": (6, 1)})
 
 
 @pytest.mark.parametrize("name", ["run.json", "thesis.txt"])

@@ -14,7 +14,6 @@ from .compare import compare
 from .data import data
 from .policy import policy
 from .predict import predict
-from .printing import COMMAND
 from .report import report
 from .reproduce import reproduce
 from .runs import runs
@@ -37,7 +36,6 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    COMMAND.set(words)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

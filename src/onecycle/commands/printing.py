@@ -8,15 +8,12 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any
 
 from .. import text
 
-# The words of the command that runs, without its name.
-COMMAND: ContextVar[Sequence[str]] = ContextVar("COMMAND", default=())
 # A plot in characters is no wider.
 PLOT = 100
 LANDMARKS = {
@@ -113,15 +110,6 @@ def terminal_width() -> int | None:
     return get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def again(**options: object) -> list[str]:
-    """The words of this command, with `options` added where they were not given."""
-    words = list(COMMAND.get())
-    for name, value in options.items():
-        if not any(word == f"--{name}" or word.startswith(f"--{name}=") for word in words):
-            words += [f"--{name}", str(value)]
-    return ["onecycle", *words]
-
-
 @contextmanager
 def going_on(command: Sequence[str], record: Path) -> Iterator[None]:
     """Name the command to go on with after a Ctrl-C, where there is a `record` of what was begun."""
@@ -129,8 +117,7 @@ def going_on(command: Sequence[str], record: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         if record.exists():
-            said = str(stop).partition(" To go on: ")[0]  # of a comparison, where that is a part of what was begun
-            stop.args = (f"{said or 'stopped'}\nTo go on: {shlex.join(command)}",)
+            stop.args = (f"{str(stop) or 'stopped'}\nTo go on: {shlex.join(command)}",)
         raise
 
 

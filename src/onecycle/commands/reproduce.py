@@ -12,7 +12,7 @@ from ..errors import MissingDependency
 from ..experiments.options import Placement
 from .compare import PlacementOptions
 from .options import GROUPS, Flag, Folder, Json, Whole, given
-from .printing import again, going_on, print_json
+from .printing import print_json
 
 OUTPUT = GROUPS["Output"]
 
@@ -59,8 +59,7 @@ def reproduce(
         print_json({"name": name, "size": size, "plan": said}) if json else print(*said, sep="\n")
         return
     folder = out or Path("reproductions") / f"{name}-{size}"
-    with going_on(again(out=folder), folder / "reproduction.json"):
-        reproduction = run(name, size, folder, seeds=seeds, verbose=not json, **placement)
+    reproduction = run(name, size, folder, seeds=seeds, verbose=not json, **placement)
     figure = None
     with suppress(MissingDependency):
         figure = str(reproduction.draw(format))

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ..records.read import main_measure
 from ..text import duration, measure
 from .plan import in_short
-from .results import LOSSES, MEASURES, measure_of
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -167,5 +167,5 @@ def _grouped(
 
 def _values(runs: Sequence[Mapping[str, Any]]) -> tuple[str, list[float]]:
     """What is measured of the runs, and its values."""
-    name = measure_of(runs, (*MEASURES, *LOSSES)) or ""
+    name = main_measure(runs) or ""
     return name, [run[name] for run in runs if run.get(name) is not None]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..jobs.job import Job
-from ..jobs.run import run
+from ..jobs.run import finished, run
 from ..records.files import RUN
+from ..records.run import is_over
 
 # Seconds between two looks at whether a stop was asked for.
 LOOK = 0.2
@@ -47,9 +48,10 @@ def known(planned: PlannedRun) -> Outcome | None:
     """
     if not RUN.exists(planned.folder):
         return None
-    if ended(planned.folder):
-        return Outcome("finished", run(planned.job, planned.folder, resume=True).to_dict())
     record = RUN.read(planned.folder)
+    result = finished(planned.job, planned.folder, record) if is_over(record) else None
+    if result is not None:
+        return Outcome("finished", result.to_dict())
     if record["status"] == "failed" and planned.trial:
         return Outcome("failed", error=record["error"])
     return None
@@ -64,8 +66,7 @@ def ended(folder: Path) -> Outcome | None:
     if not RUN.exists(folder):
         return None
     record = RUN.read(folder)
-    whole = record["status"] == "finished" and "test" in record["result"]
-    return Outcome("finished", record["result"]) if whole else None
+    return Outcome("finished", record["result"]) if is_over(record) else None
 
 
 def execute(planned: PlannedRun) -> Outcome:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import signal
 import socket
 import sys
 import threading
@@ -115,7 +114,7 @@ class Cluster:
                 done, _ = self._ray.wait(list(waiting), timeout=LOOK)
                 if stop.signal is not None:
                     self._stop(waiting)
-                    raise Interrupted(f"stopped by {signal.Signals(stop.signal).name}", signal=stop.signal)
+                    raise Interrupted(f"stopped by {stop.name}", signal=stop.signal)
                 for ref in done:
                     run = waiting.pop(ref)
                     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import number, one_of
 from ..errors import DataError
 from ..records.files import read_jsonl
+from ..records.read import ACCURACIES, main_measure
 from ..text import count, measure
 from .execute import Outcome
 from .plan import Condition, Setting, in_short, in_words, settings
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 # Presets that are one cycle in somebody's reading; the others are the standard ones.
 CYCLES = ("one_cycle", "paper", "author", "fastai", "torch")
-MEASURES = ("test_accuracy", "valid_accuracy")
-LOSSES = ("test_loss", "valid_loss")
 UNITS = ("epochs", "seconds")
 
 
@@ -38,15 +37,10 @@ def run_record(
     }
     return {
         "policy": condition.policy, "epochs": condition.epochs, **dict(condition.setting), "seed": seed,
-        "lr_max": lr_max, **dict.fromkeys(MEASURES), **measured, "updates": result.get("updates"),
+        "lr_max": lr_max, **dict.fromkeys(ACCURACIES), **measured, "updates": result.get("updates"),
         "seconds": result.get("seconds"),
         "status": outcome.status if outcome else "waiting", "error": outcome.error if outcome else None, "run": run,
     }  # fmt: skip
-
-
-def measure_of(table: Sequence[Mapping[str, Any]], names: Sequence[str] = MEASURES) -> str | None:
-    """The accuracy that is compared: the test set's, else the validation data's; None where there is neither."""
-    return next((name for name in names if any(run.get(name) is not None for run in table)), None)
 
 
 def cycle_of(spec: Spec) -> str | None:
@@ -58,7 +52,7 @@ def speed_ups(spec: Spec, table: Sequence[Mapping[str, Any]]) -> list[tuple[Sett
     """What the best standard policy needs for 1cycle's accuracy, at each setting and budget of 1cycle."""
     from .statistics import speed_up  # with scipy, which takes its time
 
-    name, ours = measure_of(table), cycle_of(spec)
+    name, ours = main_measure(table, ACCURACIES), cycle_of(spec)
     standard = [policy for policy in spec.policies if policy not in CYCLES]
     if name is None or ours is None or not standard:
         return []
@@ -98,7 +92,7 @@ def means(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     from .statistics import summary
 
     table = record["table"]
-    name = measure_of(table, (*MEASURES, *LOSSES)) or MEASURES[0]
+    name = main_measure(table) or ACCURACIES[0]
     by = [*record["config"]["axes"], "epochs", "policy", "lr_max"]
     named = [{**run, **{key: "" if run[key] is None else in_short(run[key]) for key in by}} for run in table]
 
@@ -120,7 +114,7 @@ def sentences(spec: Spec, table: Sequence[Mapping[str, Any]], results: Sequence[
 
     said = [_at(setting) + sentence(result, tuned=spec.tune) + "." for setting, result in results]
     said += [line for setting in settings(spec) if (line := _difference(spec, table, setting))]
-    name = measure_of(table)
+    name = main_measure(table, ACCURACIES)
     if name == "valid_accuracy":
         said.append("There is no test data: the accuracies are of the validation data, which the peaks were chosen by.")
     if name is None and any(run["status"] == "finished" for run in table):
@@ -140,7 +134,7 @@ def _difference(spec: Spec, table: Sequence[Mapping[str, Any]], setting: Setting
     """
     from .statistics import mean_interval, paired_difference
 
-    name, ours, budget = measure_of(table), cycle_of(spec), max(spec.epochs)
+    name, ours, budget = main_measure(table, ACCURACIES), cycle_of(spec), max(spec.epochs)
     if name is None or ours is None or spec.seeds < 2:
         return None
     here = [run for run in table if _is_at(run, setting) and run["epochs"] == budget and run[name] is not None]

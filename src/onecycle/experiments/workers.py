@@ -56,9 +56,9 @@ def workers(placement: Placement) -> Iterator[Work]:
         pool.close()
 
 
-def _here(planneds: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
-    for planned in planneds:
-        yield planned, execute(planned)
+def _here(runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
+    for run in runs:
+        yield run, execute(run)
 
 
 class _Pool:
@@ -68,25 +68,25 @@ class _Pool:
         self._jobs = jobs
         self._executor = self._start()
 
-    def work(self, planneds: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
+    def work(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
         """As `Work`. When a process dies, what was not done is tried once more, in fresh ones."""
-        left = list(planneds)
+        left = list(runs)
         for last in (False, True):
             broken = []
-            for planned, outcome in self._round(left):
+            for run, outcome in self._round(left):
                 if outcome is None and not last:
-                    broken.append(planned)
+                    broken.append(run)
                 else:
-                    yield planned, outcome or Outcome("failed", error=DIED)
+                    yield run, outcome or Outcome("failed", error=DIED)
             if not broken:
                 return
             self.close()
             self._executor, left = self._start(), broken
 
-    def _round(self, planneds: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome | None]]:
+    def _round(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome | None]]:
         """Each with its outcome; with None where its process died."""
         with stop_requests() as stop:
-            waiting = {self._submit(planned): planned for planned in planneds}
+            waiting = {self._submit(run): run for run in runs}
             while waiting:
                 done, _ = wait(waiting, LOOK, FIRST_COMPLETED)
                 self._obey(stop, waiting)
@@ -110,7 +110,7 @@ class _Pool:
         self.stop()
         while running and self._processes():
             running = wait(running, LOOK).not_done
-        raise Interrupted(f"stopped by {signal.Signals(stop.signal).name}", signal=stop.signal)
+        raise Interrupted(f"stopped by {stop.name}", signal=stop.signal)
 
     def stop(self) -> None:
         """Have the runs under way write their checkpoints and end, and begin no other."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, MissingDependency
+from ..errors import DataError
 from ..range_test.api import RangeTest
 from ..range_test.plan import EPOCHS
 from ..range_test.verdict import judge
@@ -16,6 +15,7 @@ from ..records.curve import Curve
 from ..records.files import CHECK
 from ..records.origin import origin
 from ..schedules.budget import Budget
+from .drawing import draw
 from .job import Job
 from .run import prepare
 
@@ -97,16 +97,5 @@ def _written(test: RangeTest, config: Mapping[str, Any], facts: Mapping[str, Any
         record = {"config": dict(config), "facts": dict(facts), "notes": list(test.notes), "result": result}
         CHECK.write(test.folder, {**origin(), **record})
         if report:
-            _draw(test, test.folder)
+            draw(test.folder, "check.png", test.plot)
     return test
-
-
-def _draw(test: RangeTest, folder: Path) -> None:
-    """Draw the figure and the page, where what they need is installed: a check does not fail for want of one."""
-    from ..report.matplotlib import save
-    from ..report.page import page
-
-    with suppress(MissingDependency):
-        save(test.plot(), folder / "check.png")
-    with suppress(MissingDependency):
-        page([folder], folder / "report.html")

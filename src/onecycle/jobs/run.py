@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,18 +14,20 @@ from typing import Any
 from torch import nn
 
 from ..data import Data, load
-from ..errors import CheckpointError, Interrupted, MissingDependency, TrainingError
+from ..errors import CheckpointError, Interrupted, TrainingError
 from ..learner import Learner
 from ..models import build
 from ..optim.build import recipe
 from ..records import run as runs
-from ..records.files import RUN, plain
+from ..records.files import RUN, plain, write_jsonl
 from ..records.history import History, Result
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
 from ..training.objectives import Perplexity
+from .drawing import draw, write_page
 from .job import Job
 
+FIGURE = "curves.png"
 # Figure and page of a real run take so many times as long as those of a tiny one, at most.
 SLOWER = 1.5
 
@@ -55,7 +57,7 @@ def run(
     folder = free_folder(job) if out is None else Path(out)
     if not resume:
         RUN.claim(folder)
-    elif result := _finished(folder, job):
+    elif result := finished(job, folder, RUN.read(folder)):
         return result
     ready = prepare(job, verbose)
     learner, test_data = ready.learner, ready.data.test if test else None
@@ -72,12 +74,12 @@ def run(
         )  # fmt: skip
     except (TrainingError, Interrupted):
         if report:
-            _page(folder)
+            write_page(folder)
         raise
     result = replace(fitted, test=None if test_data is None else learner.evaluate(test_data), folder=None)
     RUN.update(folder, result=result.to_dict())
     if report:
-        _draw(learner.history, folder, f"{job.data}, {job.policy}, {job.budget}")
+        draw(folder, FIGURE, partial(learner.history.plot, title=f"{job.data}, {job.policy}, {job.budget}"))
     return replace(result, folder=folder)
 
 
@@ -127,13 +129,15 @@ def job_of(folder: str | Path) -> Job:
     return Job.from_dict(record["config"])
 
 
-def _finished(folder: Path, job: Job) -> Result | None:
-    """The result of the run of this very job, if it has come to its end: the test set is measured last."""
-    record = RUN.read(folder)
+def finished(job: Job, folder: Path, record: Mapping[str, Any]) -> Result | None:
+    """The result of the run of this very job in `folder`, with this ``run.json``, if it has come to its end.
+
+    Raises:
+        CheckpointError: it is the run of another job.
+    """
     model = job.model or record["config"].get("model")
-    runs.check_same(folder, {**record["config"], **plain(asdict(job)), "model": model})
-    whole = record["status"] == "finished" and "test" in record["result"]
-    return Result(**record["result"], folder=folder) if whole else None
+    runs.check_same(folder, record, {**record["config"], **plain(asdict(job)), "model": model})
+    return Result(**record["result"], folder=folder) if runs.is_over(record) else None
 
 
 def _default_model(data: Data) -> str:
@@ -166,31 +170,17 @@ def free_folder(job: Job) -> Path:
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
 
 
-def _draw(history: History, folder: Path, title: str) -> None:
-    """The curves and the page, where what they need is installed: a run does not fail for want of a picture."""
-    from ..report.matplotlib import save
-
-    with suppress(MissingDependency):
-        save(history.plot(title=title), folder / "curves.png")
-    _page(folder)
-
-
 def _seconds_to_draw() -> float:
     """About how long figure and page of a run take, measured on a tiny one; the first time pays for imports."""
-    rows = [{"step": k, "epoch": 0, "lr": 0.1, "loss": 1.0, "seconds": k} for k in range(2)]
-    epoch = {"epoch": 0, "step": 1, "lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "samples": 2, "seconds": 1.0}
-    seconds = 0.0
+    steps = [{"step": k, "epoch": 0, "lr": 0.1, "loss": 1.0, "seconds": k} for k in range(2)]
+    epochs = [{"epoch": 0, "step": 1, "lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "samples": 2, "seconds": 1.0}]
+    history, seconds = History(steps, epochs), 0.0
     for _ in range(2):
         with TemporaryDirectory() as place:
-            folder, started = runs.create(Path(place) / "run", {}), time.perf_counter()
-            _draw(History(rows, [epoch]), folder, "")
+            folder = runs.create(Path(place) / "run", {})
+            write_jsonl(folder / "steps.jsonl", steps)
+            write_jsonl(folder / "epochs.jsonl", epochs)
+            started = time.perf_counter()
+            draw(folder, FIGURE, history.plot)
             seconds = time.perf_counter() - started
     return SLOWER * seconds
-
-
-def _page(folder: Path) -> None:
-    """The page, where what it needs is installed; a run that broke off before its first record has none."""
-    from ..report.page import page
-
-    with suppress(MissingDependency, CheckpointError):
-        page([folder], folder / "report.html")

@@ -291,8 +291,7 @@ def _update(state: TrainState, compared: bool, group: list[Any]) -> Tensor | flo
 
     What is `compared` with a held-out loss is the loss without label smoothing.
     """
-    if not all(module.training for module in state.model.modules()):
-        state.model.train()
+    state.training_mode()
     try:
         loss, metrics, _ = update(state, [state.runtime.move(batch) for batch in group])
     except TrainingError:
@@ -331,7 +330,7 @@ class _UpdateBatches:
     size: int
 
     def __len__(self) -> int:
-        return -(-len(self.batches) // self.size)
+        return updates_per_epoch(self.batches, self.size)  # type: ignore[return-value]  # None is a TypeError, as of len
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Any]]:
         return groups_of(self.batches.epoch(epoch, start), self.size)

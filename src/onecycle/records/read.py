@@ -13,6 +13,9 @@ from .curve import Curve
 from .files import CHECK, COMPARISON, RUN, read_jsonl
 
 KINDS = (RUN, CHECK, COMPARISON)
+# What the runs of a comparison are measured by, the first that there is: accuracies, which are compared, else losses.
+ACCURACIES = ("test_accuracy", "valid_accuracy")
+MEASURES = (*ACCURACIES, "test_loss", "valid_loss")
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,15 @@ def main_value(measures: Mapping[str, Any]) -> tuple[str, float] | None:
     """
     names = sorted(measures, key=lambda name: {"accuracy": 0, "loss": 2}.get(name, 1))
     return next(((name, value) for name in names if (value := number(measures[name])) is not None), None)
+
+
+def main_measure(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = MEASURES) -> str | None:
+    """The first column of `names` that a run of a comparison has a number in: accuracy before loss, test before valid.
+
+    >>> main_measure([{"valid_accuracy": 0.9, "test_loss": 0.3}]), main_measure([{"test_accuracy": None}])
+    ('valid_accuracy', None)
+    """
+    return next((name for name in names if any(number(row.get(name)) is not None for row in rows)), None)
 
 
 def comparable(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,14 +37,15 @@ def create(
     return folder
 
 
-def check_same(folder: str | Path, config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> None:
-    """Check that the run in `folder` has this configuration, and data with these facts where they are given.
+def check_same(
+    folder: str | Path, record: Mapping[str, Any], config: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> None:
+    """Check that the run in `folder`, of this `record`, has this configuration, and data with these facts if any.
 
     Raises:
         CheckpointError: it has others; the message names what differs.
     """
-    record = RUN.read(folder)
-    before, now = {**record["config"]}, plain(dict(config))
+    before, now = record["config"], plain(dict(config))
     if facts:
         before, now = {**before, "facts": record["facts"]}, {**now, "facts": plain(facts)}
     if lines := differing(before, now):
@@ -52,6 +53,16 @@ def check_same(folder: str | Path, config: Mapping[str, Any], facts: Mapping[str
             f"{folder} was started with another configuration: {'; '.join(lines)}. Resume with the same one, or "
             "start a new run"
         )
+
+
+def is_over(record: Mapping[str, Any]) -> bool:
+    """Whether the run of a ``run.json`` has come to its end: its test set is measured last, and the result has it."""
+    return record["status"] == "finished" and "test" in record["result"]
+
+
+def result_before_test(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a run that is not over: without the test set's part."""
+    return {name: value for name, value in result.items() if name != "test"}
 
 
 def truncate_records(path: Path, key: str, end: int) -> None:
@@ -105,7 +116,7 @@ class Recording:
             CheckpointError: no run there, one with another configuration, only damaged checkpoints, or none for a
                 model that is no longer as it began.
         """
-        check_same(folder, config, facts)
+        check_same(folder, RUN.read(folder), config, facts)
         saved = checkpoint.latest(folder / "checkpoints")
         steps = epochs = 0
         if saved is None and state.step:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
-from ..records.read import RecordedComparison, items, number
+from ..records.read import RecordedComparison, items, main_measure, number
 from .content import axes, compared, interval_of, speed_up_text, speed_ups
 from .draw_run import draw_runs
 from .matplotlib import draw, draw_one
@@ -102,12 +102,6 @@ def run_keys(comparison: RecordedComparison) -> list[Key]:
         dash = DASHES[(DASHES.index(dash) + setting) % len(DASHES)]
         keys.append(Key(group.label, colour, dash, shown=at == main))
     return keys
-
-
-def main_measure(rows: Sequence[Row]) -> str | None:
-    """The column that a comparison is about: accuracy before loss, test before validation."""
-    names = ("test_accuracy", "valid_accuracy", "test_loss", "valid_loss")
-    return next((name for name in names if any(number(row.get(name)) is not None for row in rows)), None)
 
 
 def _against(rows: Sequence[Row], keys: Mapping[str, int], measure: str, axis: str) -> Figure | None:

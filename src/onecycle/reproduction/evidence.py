@@ -10,10 +10,10 @@ from typing import Any
 
 from ..errors import CheckpointError, DataError
 from ..experiments import plan
-from ..experiments.comparison import HERE, conduct
+from ..experiments.comparison import conduct
 from ..experiments.console import Lines
 from ..experiments.execute import ended
-from ..experiments.options import Placement
+from ..experiments.options import HERE, Placement
 from ..experiments.spec import Spec
 from ..jobs.check import check
 from ..jobs.job import Job

@@ -237,8 +237,7 @@ def _run(
     clock.start()
     begun = clock.begun
     look_every = 1 if state.runtime.device.type == "cpu" else LOOK_EVERY
-    if not all(module.training for module in state.model.modules()):  # a tenth of the cost of train()
-        state.model.train()
+    state.training_mode()
     values = policy(state.at.progress)
     # A state saved between the last update and the end of its epoch still owes that end.
     while (unfinished := not clock.finished()) or state.at.batch:
