@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 # A short spin: on a machine that is busy with other work, threads that wait for each other spin their time away.
 demo: $(READY) ## train on the embedded digits, draw the run
 	GOMP_SPINCOUNT=3000 $(BIN)/onecycle train digits --epochs 20 --out $(OUT)
-	@echo "its picture: $(OUT)/curves.png, its page: $(OUT)/report.html"
+	@echo "Its picture is $(OUT)/curves.png"
 
 test: $(READY) ## run every test and every example of the documentation
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)

@@ -196,7 +196,9 @@ class Learner:
             recording = None
             if folder is not None:
                 config = config or {"budget": str(budget)}
-                recording = self._recording(folder, resume, config, facts, self._resolved(policy, budget), stack)
+                recording = self._recording(
+                    folder, resume, config, facts, self._resolved(policy, budget, config), stack
+                )
             watchers = [self.history, *(recording.watchers if recording else ()), *self._progress(stack, budget)]
             watchers += observers
             try:
@@ -325,15 +327,19 @@ class Learner:
         self._note(f"{folder} goes on after {done}, from its last good checkpoint")
         return recording
 
-    def _resolved(self, policy: Policy, budget: Budget) -> dict[str, Any]:
-        """What the options of this run came to, as plain data."""
+    def _resolved(self, policy: Policy, budget: Budget, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What the options of a run came to, as plain data; its model by the name that `config` has for it."""
+        run = {"lr_max": _peak_of(policy), "updates": budget.total_updates(self._updates_per_epoch)}
+        return {**run, **self.resolved, **({"model": config["model"]} if config.get("model") else {})}
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What the options came to, as plain data: momentum, weight decay, smoothing, device, ..."""
         groups, loss = self.optimizer.param_groups, self.state.loss
         first = next((group for group in groups if group.get("momentum") or "betas" in group), groups[0])
         momentum = first.get("momentum") or (first["betas"][0] if "betas" in first else 0.0)
         return {
-            "lr_max": _peak_of(policy),
-            "updates": budget.total_updates(self._updates_per_epoch),
-            "optimizer": type(self.optimizer).__name__,
+            "optimizer": given if isinstance(given := self.options.optimizer, str) else type(self.optimizer).__name__,
             "momentum": float(momentum),
             "weight_decay": max(float(group.get("weight_decay", 0.0)) for group in groups),
             "batch_size": getattr(getattr(self.train, "iterable", self.train), "batch_size", None),

@@ -280,15 +280,27 @@ def test_a_file_of_options_which_those_given_replace(training, testing, tmp_path
     )  # fmt: skip
 
 
+def test_a_file_may_say_the_folder_too(training, testing, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.toml").write_text('out = "runs/here"\nno_report = true\n')
+    for more, out in (([], Path("runs/here")), (["--out", "there"], Path("there"))):
+        main(["train", "run.toml", *more])
+        assert (training[-1][1], training[-1][4]) == (out, False)
+        main(["check", "run.toml", *more])
+        assert (testing[-1][1], testing[-1][2]["report"]) == (out, False)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("out = 3", 'out is the path of a folder, such as "runs/first"; received 3'),
+        ("no_report = 'yes'", "no_report is true or false; received 'yes'"),
         ("batchsize = 3", "unknown option 'batchsize': did you mean batch_size?"),
         ("updates = 3", "unknown option 'updates'"),
         ("epochs = 2\nbudget = '5m'", "give --epochs or --budget, one of them"),
         ("epochs = 'many'", "epochs is a finite number above 0; received 'many'"),
         ("lr_max = [1]", "lr_max is the peak learning rate"),
-        ("seed = ", "cannot read"),
+        ("seed = ", "cannot read the TOML file 'run.toml'"),
     ],
 )
 def test_files_of_options_that_are_refused(text, said, training, tmp_path, monkeypatch, capsys):

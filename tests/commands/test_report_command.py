@@ -86,6 +86,22 @@ def test_runs_lists_comparisons_and_checks_too(tmp_path, capsys, monkeypatch):
     assert any(line.split()[0] == "comparisons/all" and " of " in line for line in lines if line)
 
 
+def test_runs_without_any_measurement_are_not_said_to_be_sorted_by_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("runs/one"), result=None, status="interrupted")
+    heading, columns, _ = said(capsys, "runs").splitlines()
+    assert heading == "Runs:" and "valid" not in columns and "test" not in columns
+    assert said(capsys, "runs", "--sort", "model").startswith("Runs, by model:")
+
+
+def test_runs_says_the_names_that_were_asked_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, resolved = {"data": "digits", "optimizer": "muon"}, {"model": "small-cnn", "optimizer": "Muon"}
+    write_run(Path("runs/one"), config=config, resolved=resolved)
+    run = json.loads(said(capsys, "runs", "--json"))["runs"][0]
+    assert (run["model"], run["optimizer"]) == ("small-cnn", "muon")
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_runs_fits_the_terminal(width, tmp_path, monkeypatch):
     """The least important columns are left out first, and the metrics stay."""

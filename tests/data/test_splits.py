@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle.data.splits import Split, check, choose, cut, numbered, quotas, take
+from onecycle.data.splits import Data, Split, check, choose, cut, numbered, quotas, take
 from onecycle.errors import DataError
 
 
@@ -141,3 +142,9 @@ def test_numbered():
 
 def test_split_prints_shapes_not_values():
     assert repr(split_two()) == "Split(inputs=float32 [2, 2], targets=int64 [2])"
+
+
+def test_data_print_a_line():
+    data = Data("made", "array", split_two(), split_two(), None, None, (), (), (), "here", ())
+    assert repr(data) == "Data(made: array [2], 2 train, 2 valid)"
+    assert repr(replace(data, classes=("a", "b"), test=split_two())).startswith("Data(made: array [2], 2 classes, 2 tr")

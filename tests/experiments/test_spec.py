@@ -73,7 +73,7 @@ def test_what_cannot_be_used_is_refused(values: dict, message: str):
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path):
     (tmp_path / "spec.toml").write_text("policies = [")
     for name in ("spec.toml", "none.toml"):
-        with pytest.raises(ConfigError, match=f"cannot read the specification .*{name}"):
+        with pytest.raises(ConfigError, match=f"cannot read the TOML file .*{name}"):
             Spec.read(tmp_path / name)
 
 

@@ -70,7 +70,7 @@ def test_what_a_check_leaves_in_its_folder():
     assert [str(path) for path in Path("deep/down").iterdir()] == ["deep/down/check.json"]
     record = json.loads(Path("deep/down/check.json").read_text())
     assert list(record) == [
-        "schema", "created", "command", "versions", "hardware", "git_commit", "config", "facts", "notes",
+        "schema", "created", "command", "versions", "hardware", "git_commit", "config", "resolved", "facts", "notes",
         "result",
     ]  # fmt: skip
     assert record["schema"] == 1
@@ -79,6 +79,11 @@ def test_what_a_check_leaves_in_its_folder():
     assert (config["data"], config["model"], record["facts"]["classes"]) == ("digits", "mlp", list("0123456789"))
     assert (config["updates"], config["repeats"], config["full"]) == (70, 2, False)
     assert record["notes"] == result["notes"]
+    came_to = {
+        "model": "mlp", "optimizer": "muon", "weight_decay": 0.1, "momentum": 0.8, "smoothing": 0.1,
+        "lr_max": result["lr_max"],
+    }  # fmt: skip
+    assert {name: record["resolved"][name] for name in came_to} == pytest.approx(came_to)
 
 
 def test_the_picture_is_drawn_where_matplotlib_is(monkeypatch):
@@ -139,6 +144,22 @@ def test_bad_settings_are_refused_before_the_data_are_read(change, said, monkeyp
     monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("the data were read"))
     with pytest.raises(ConfigError, match=said):
         check(replace(TINY, **change))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"repeats": 0}, "repeats is the number of sweeps, a whole number of at least 1; received 0"),
+        ({"updates": 2.5}, "updates is the number of updates of the whole test"),
+        ({"lr_low": -1}, "lr_low is a finite number above 0; received -1"),
+        ({"lr_low": 1.0, "lr_high": 0.1}, "received 1 and 0.1: swap them"),
+    ],
+)
+def test_a_bad_plan_is_refused_before_the_data_are_read(options, said, monkeypatch):
+    monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("the data were read"))
+    with pytest.raises(ConfigError, match=said):
+        check(TINY, "out", **options)
+    assert not Path("out").exists()
 
 
 def test_each_repeat_has_initial_weights_of_its_own(monkeypatch):

@@ -20,7 +20,7 @@ def curve_of(height, rates=EXPONENTIAL, repeats=1, noise=0.0, updates=0, stopped
     accuracies = [tuple(height(r) + draw.gauss(0, noise) for r in rates) for _ in range(repeats)]
     losses = tuple(1.0 for _ in range(updates))
     steps = tuple(rates[0] * 1.001**k for k in range(updates))
-    return Curve(tuple(Sweep(steps, losses, rates, (), values, stopped) for values in accuracies))
+    return Curve(tuple(Sweep(steps, losses, rates, (), values, stopped, updates or None) for values in accuracies))
 
 
 def rises(lr):
@@ -67,6 +67,26 @@ def test_a_short_sweep_is_no_yes_and_may_be_a_no():
     assert (short.answer, long.answer) == ("unclear", "possible") and short.score == long.score
     assert any("a sweep of 400 updates looks flatter" in reason for reason in short.reasons)
     assert judge(curve_of(collapses, rates=EXPONENTIAL[::2], updates=400)).answer == "not possible"
+
+
+def test_a_short_sweep_is_no_yes_where_every_update_is_measured():
+    for n, answer in ((53, "unclear"), (999, "unclear"), (1000, "possible")):
+        rates = tuple(10 ** (-3 + 4 * k / (n - 1)) for k in range(n))
+        sweep = Sweep(rates, (1.0,) * n, rates, (), tuple(map(rises, rates)), updates=n)
+        assert judge(Curve((sweep,))).answer == answer
+
+
+def test_a_table_that_does_not_say_how_many_updates_it_took(tmp_path: Path):
+    rows = [f"{500 * k},{lr},{rises(lr)}" for k, lr in enumerate(EXPONENTIAL)]
+    path = tmp_path / "curve.csv"
+    for cut, updates, said in ((0, 40_000, False), (1, None, True)):
+        lines = [",".join(line.split(",")[cut:]) for line in ("iteration,lr,test_accuracy", *rows)]
+        path.write_text("\n".join(lines) + "\n")
+        curve = Curve.from_csv(path)
+        assert curve.sweeps[0].updates == updates
+        verdict = judge(curve)
+        assert verdict.answer == "possible"
+        assert any("does not say how many updates" in reason for reason in verdict.reasons) is said
 
 
 def test_without_accuracy_it_says_what_is_lost():

@@ -83,3 +83,11 @@ def test_plot_draws_one_panel_a_value():
     figure = paper(0.3).plot(20, updates_per_epoch=5, title="paper")
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["Learning rate", "Momentum"]
     assert list(figure.axes[0].get_lines()[0].get_ydata()) == [paper(0.3)(k / 19)["lr"] for k in range(20)]
+
+
+def test_its_repr_is_a_line():
+    steps = Piecewise(tuple((k / 10, 1 - k / 10) for k in range(11)))
+    policy = Policy({"lr": steps, "momentum": DOWN, "weight_decay": paper, "beta": 0.5}, (0.1, 1))
+    assert repr(policy) == (
+        "Policy(lr 1 to 0.9 to ... to 0, momentum 1 to 0, weight_decay paper, beta 0.5, layers 0.1 to 1)"
+    )

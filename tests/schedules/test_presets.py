@@ -388,7 +388,7 @@ def test_author_is_what_the_author_logged(log):
     ("make", "message"),
     [
         (lambda: preset("onecycle", 0.1), "unknown preset 'onecycle': did you mean one_cycle? Known: author, clr,"),
-        (lambda: preset("paper", 0.1, speed=3), "preset paper: "),
+        (lambda: preset("paper", 0.1, momentun=3), "preset paper has no option 'momentun': did you mean momentum? "),
         (lambda: one_cycle(0.1, peak_at=0.0), "peak_at is a share of the run, above 0 and below 1; received 0.0"),
         (lambda: one_cycle(0.1, peak_at=1), "peak_at is a share"),
         (lambda: one_cycle(0.1, lr_end=-1), "lr_end is a finite number of at least 0; received -1"),

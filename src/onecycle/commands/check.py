@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from ..jobs.job import Job
-from .options import GROUPS, Folder, Json, NoReport, Whole, given, options_of, settings, source
+from .options import GROUPS, Folder, Json, NoReport, Whole, destination, given, options_of, settings, source
 from .printing import check_lines, print_json, terminal_width
 
 TEST = GROUPS["Range test"]
@@ -77,6 +77,7 @@ def check(
         result = jobs.check_curve(data, out, report=not no_report)
     else:
         values = settings(data, {**given(options), **given(test)})
+        out, no_report = destination(values, out, no_report)
         of_test = {name: values.pop(name) for name in TestOptions.__dataclass_fields__ if name in values}
         result = jobs.check(Job.from_dict(values), out, verbose=not json, report=not no_report, **of_test)
     if json:

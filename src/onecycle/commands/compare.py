@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from ..errors import ConfigError, MissingDependency, TrainingError
 from ..experiments.options import Placement
 from ..jobs.job import Job
-from .options import GROUPS, Flag, Folder, Json, NoReport, Whole, given, options_of, source, value
+from .options import GROUPS, Flag, Folder, Json, NoReport, Whole, destination, given, options_of, source, value
 from .printing import page_line, print_json, print_table
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def compare(
         values = read_toml(data)
     else:
         values = {} if data is None else {"data": data}
+    out, no_report = destination(values, out, no_report)
     wanted = Spec.from_dict({**values, **_values(given(spec), given(axes))})
     if plan:
         said = lines(wanted, measured(wanted), placement)

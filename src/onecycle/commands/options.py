@@ -112,6 +112,22 @@ def settings(data: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def destination(values: dict[str, Any], out: Path | None, no_report: bool) -> tuple[Path | None, bool]:
+    """The folder and whether it gets no page: as given in the shell, else what a file has as out and no_report.
+
+    Both are taken out of `values`.
+
+    Raises:
+        ConfigError: an out that is no path, or a no_report that is not true or false.
+    """
+    folder, bare = values.pop("out", None), values.pop("no_report", False)
+    if folder is not None and not (isinstance(folder, str) and folder):
+        raise ConfigError(f'out is the path of a folder, such as "runs/first"; received {folder!r}')
+    if not isinstance(bare, bool):
+        raise ConfigError(f"no_report is true or false; received {bare!r}")
+    return (out if out is not None or folder is None else Path(folder)), no_report or bare
+
+
 def value(text: Any) -> Any:
     """A value of the command line: a number, true, false or none where it is one.
 

@@ -95,7 +95,7 @@ def _read(kind: Kind, folder: Path, describe: Any) -> dict[str, Any]:
     return {
         kind.what: str(folder),
         **common,
-        **{key: resolved.get(key) or value for key, value in about.items()},
+        **{key: value or resolved.get(key) for key, value in about.items()},
         **describe(record, config, resolved),
         "error": error or record.get("error"),
     }
@@ -147,13 +147,14 @@ def _runs(runs: Sequence[Mapping[str, Any]], sort: str) -> Table | None:
     if not runs:
         return None
     metrics = {run["metric"] for run in runs} - {None}
+    measured = ("valid", "test") if metrics else ()
     metric = metrics.pop() if len(metrics) == 1 else "metric"
     words = {"valid": f"valid {metric}", "test": f"test {metric}", "lr_max": "peak", "seconds": "time"}
-    heads = {name: words.get(name, name) for name in RUN}
-    by = f"{heads[sort]}{', the best first' if sort in ('valid', 'test') else ''}"
+    heads = {name: words.get(name, name) for name in RUN if name in measured or name not in ("valid", "test")}
+    by = f", by {heads[sort]}{', the best first' if sort in measured else ''}" if sort in heads else ""
     if all(run["status"] == "finished" for run in runs):
         del heads["status"]
-    return f"Runs, by {by}:", heads, [[_shown(run, name) for name in heads] for run in runs]
+    return f"Runs{by}:", heads, [[_shown(run, name) for name in heads] for run in runs]
 
 
 def _comparisons(listed: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:

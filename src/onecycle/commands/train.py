@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from ..jobs.job import Job
-from .options import GROUPS, Folder, Json, NoReport, given, options_of, settings, source
+from .options import GROUPS, Folder, Json, NoReport, destination, given, options_of, settings, source
 from .printing import going_on, page_line, print_json, terminal_width
 
 SCHEDULE = GROUPS["Schedule"]
@@ -45,6 +45,7 @@ def train(
     from ..jobs.run import free_folder, job_of, run
 
     values = settings(data, given(options))
+    out, no_report = destination(values, out, no_report)
     if resume is None:
         job = Job.from_dict(values)
     elif out is not None and out != resume:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import DataError
-from ..text import listed
+from ..text import count, listed
 from .images import decode_or_raise
 
 # One number for each purpose, so that the same seed gives independent draws.
@@ -94,6 +94,12 @@ class Data:
     augment: tuple[str, ...]
     origin: str
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        sizes = {name: getattr(self, name) for name in ("train", "valid", "test")}
+        said = [f"{len(split):,} {name}" for name, split in sizes.items() if split is not None]
+        classes = "" if self.n_classes is None else f", {count(self.n_classes, 'classes')}"
+        return f"Data({self.name}: {self.kind} {list(self.input_shape)}{classes}, {', '.join(said)})"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -160,7 +160,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the specification {str(path)!r}: {error}") from error
+        raise ConfigError(f"cannot read the TOML file {str(path)!r}: {error}") from error
 
 
 def _check_types(spec: Spec) -> None:

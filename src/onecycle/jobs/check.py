@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..range_test.api import RangeTest
-from ..range_test.plan import EPOCHS
+from ..range_test.plan import EPOCHS, check_plan
 from ..range_test.verdict import judge
 from ..records.curve import Curve
 from ..records.files import CHECK
@@ -51,6 +51,7 @@ def check(
     >>> test.verdict.answer in ("possible", "not possible", "unclear"), 0.01 < test.lr_max < 2
     (True, True)
     """
+    check_plan(updates, repeats, lr_low=lr_low, lr_high=lr_high)
     folder = None if out is None else CHECK.claim(out)
     options = {"updates": updates, "repeats": repeats, "lr_low": lr_low, "lr_high": lr_high, "full": full}
     ready = prepare(job, verbose)
@@ -63,7 +64,8 @@ def check(
     test = replace(
         test, notes=tuple(ready.learner.notes), folder=folder, command=job.command(lr_max=test.lr_max or "default")
     )
-    return _written(test, {**ready.config, **options}, ready.facts, report)
+    resolved = {"lr_max": test.lr_max, **ready.learner.resolved, "model": ready.config["model"]}
+    return _written(test, {**ready.config, **options}, ready.facts, report, resolved)
 
 
 def check_curve(path: str | Path, out: str | Path | None = None, *, report: bool = True) -> RangeTest:
@@ -88,13 +90,16 @@ def check_curve(path: str | Path, out: str | Path | None = None, *, report: bool
     if not curve.valid_accuracy.lr:
         raise DataError(f"{path} has no values in a column test_accuracy, which the verdict is read from")
     test = RangeTest(curve, judge(curve), title=Path(path).name, folder=folder)
-    return _written(test, {"curve": str(path)}, {}, report)
+    return _written(test, {"curve": str(path)}, {}, report, {})
 
 
-def _written(test: RangeTest, config: Mapping[str, Any], facts: Mapping[str, Any], report: bool) -> RangeTest:
+def _written(
+    test: RangeTest, config: Mapping[str, Any], facts: Mapping[str, Any], report: bool, resolved: Mapping[str, Any]
+) -> RangeTest:
     if test.folder is not None:
         result = replace(test, folder=None).to_dict()
-        record = {"config": dict(config), "facts": dict(facts), "notes": list(test.notes), "result": result}
+        made = {"config": dict(config), "resolved": dict(resolved), "facts": dict(facts)}
+        record = {**made, "notes": list(test.notes), "result": result}
         CHECK.write(test.folder, {**origin(), **record})
         if report:
             draw(test.folder, "check.png", test.plot)

@@ -18,7 +18,7 @@ from torch.optim import ASGD, SGD, Optimizer
 from torch.utils.data import Subset
 
 from .. import text
-from ..checks import number, one_of, whole
+from ..checks import number
 from ..data.batches import Batches, DatasetBatches, ListBatches, OneShotBatches, TensorBatches, as_batches, epoch_order
 from ..errors import ConfigError, DataError, TrainingError
 from ..optim.driver import driver_of
@@ -32,7 +32,7 @@ from ..training.signals import stop_requests
 from ..training.state import TrainState
 from ..training.step import samples_in, update
 from .peak import Suggestion, suggest
-from .plan import EPOCHS, MEASUREMENTS, MOST, SHORTEST, default_updates, ends, rates, sweep_updates
+from .plan import EPOCHS, MEASUREMENTS, MOST, SHORTEST, check_plan, default_updates, ends, rates, sweep_updates
 from .sharpness import SharpnessProbe
 from .sweep import STILL, WILD, ScoutedRange, StepLosses, SweepProbe, SweptStep, batch_norms, scout, sweep
 from .verdict import Verdict, judge
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 # Held-out samples of a measurement, at least and at most, and training samples that the sharpness is measured on.
 SAMPLES, SHARPNESS_SAMPLES = (128, 512), 64
-SPACINGS = ("exponential", "linear")
 NEVER_MOVED = (
     f"the loss did not move, whether an update changed the weights by {STILL:g} or by {WILD:g} of their size: does the "
     "step compute it with the weights that its optimizer has?"
@@ -213,7 +212,8 @@ def range_test(
     """
     started = time.perf_counter()
     optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
-    _check(optimizers, updates, repeats, lr_low, lr_high, spacing, epochs)
+    _check_optimizers(optimizers)
+    check_plan(updates, repeats, lr_low=lr_low, lr_high=lr_high, spacing=spacing, epochs=epochs)
     parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
     modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)
     with stop_requests() as stop, _sampler_kept(batches):
@@ -254,7 +254,7 @@ def range_test_of(
     With `full`, the sharpness of the training loss is measured along the first sweep, and ``cost`` says the seconds
     that it took. `say` is told in a line how long the test takes.
     """
-    _check_counts(updates, repeats)
+    check_plan(updates, repeats)
     if isinstance(train, OneShotBatches):  # what is read of it stays for the training
         train = ListBatches(train.peek((updates or MOST) * state.accumulate))
     allowed = default_updates(updates_per_epoch(train, state.accumulate)) if updates is None else updates
@@ -427,34 +427,11 @@ def _sampler_kept(loader: Any) -> Iterator[None]:
             sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-def _check(
-    optimizers: Sequence[Any],
-    updates: int | None,
-    repeats: int,
-    lr_low: float | None,
-    lr_high: float | None,
-    spacing: str,
-    epochs: float,
-) -> None:
+def _check_optimizers(optimizers: Sequence[Any]) -> None:
     if not optimizers or not all(isinstance(each, Optimizer) for each in optimizers):
         raise ConfigError(f"optimizer is a torch optimizer, or several; received {optimizers!r}")
     if not any(p.requires_grad for each in optimizers for group in each.param_groups for p in group["params"]):
         raise ConfigError("no weight of the optimizer is trained, all are frozen: give some requires_grad=True")
-    _check_counts(updates, repeats)
-    for name, value in (("lr_low", lr_low), ("lr_high", lr_high), ("epochs", epochs)):
-        if value is not None or name == "epochs":
-            number(name, value, above=0)
-    if lr_low is not None and lr_high is not None and lr_low >= lr_high:
-        raise ConfigError(
-            f"the learning rates rise from lr_low to lr_high; received {lr_low:g} and {lr_high:g}: swap them"
-        )
-    one_of("spacing", spacing, SPACINGS)
     for each in optimizers:
         if driver_of(each) is not None:
             raise ConfigError("a policy is attached to this optimizer: call driver.detach() before a range test")
-
-
-def _check_counts(updates: int | None, repeats: int) -> None:
-    whole("repeats", repeats, what="the number of sweeps")
-    if updates is not None:
-        whole("updates", updates, what="the number of updates of the whole test")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..checks import number, one_of, whole
 from ..errors import ConfigError
 from .sweep import ScoutedRange
 
@@ -16,8 +17,36 @@ FEWEST, MOST, UNKNOWN = 64, 400, 200
 EVALUATING, MEASUREMENTS = 1 / 3, 16
 # Updates of a sweep, at least, and how much longer it may go on where its end is not the user's, to meet divergence.
 SHORTEST, LONGER = 12, 1 / 4
+SPACINGS = ("exponential", "linear")
 # How far below and above the edge that the scout found a sweep reaches.
 BELOW, ABOVE = 1000.0, 4.0
+
+
+def check_plan(
+    updates: int | None,
+    repeats: int,
+    *,
+    lr_low: float | None = None,
+    lr_high: float | None = None,
+    spacing: str = "exponential",
+    epochs: float = EPOCHS,
+) -> None:
+    """Validate what a range test is told about its sweeps; the arguments are those of `onecycle.range_test`.
+
+    Raises:
+        ConfigError: one that cannot be used.
+    """
+    whole("repeats", repeats, what="the number of sweeps")
+    if updates is not None:
+        whole("updates", updates, what="the number of updates of the whole test")
+    for name, value in (("lr_low", lr_low), ("lr_high", lr_high), ("epochs", epochs)):
+        if value is not None or name == "epochs":
+            number(name, value, above=0)
+    if lr_low is not None and lr_high is not None and lr_low >= lr_high:
+        raise ConfigError(
+            f"the learning rates rise from lr_low to lr_high; received {lr_low:g} and {lr_high:g}: swap them"
+        )
+    one_of("spacing", spacing, SPACINGS)
 
 
 def default_updates(per_epoch: int | None) -> int:

@@ -262,7 +262,8 @@ def sweep(swept: SweptStep, repeat: int, lrs: Sequence[float], every: int, probe
             if stopped != "end":
                 break
     losses, accuracies = (tuple(m[name] for _, m in measured if name in m) for name in ("loss", "accuracy"))
-    return Sweep(tuple(lr), tuple(loss), tuple(rate for rate, _ in measured), losses, accuracies, stopped)
+    rates = tuple(rate for rate, _ in measured)
+    return Sweep(tuple(lr), tuple(loss), rates, losses, accuracies, stopped, len(lr))
 
 
 @contextmanager

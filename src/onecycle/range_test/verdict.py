@@ -15,8 +15,8 @@ from ..records.curve import Curve, Sweep, smooth
 HIGH, FROM, TO, SEEN = 0.9, 0.5, 1.0, 0.8
 # Shares of the best up to which large learning rates are out, and from which they do no harm.
 LOW, FLAT = 0.7, 0.8
-# A plateau in sweeps of fewer updates is no yes: of the pairs measured that had one, none trained 1.5 times faster than
-# with a tuned standard schedule. See docs/log.md, "The verdict".
+# A plateau in sweeps of fewer updates is no yes, however often it was measured: of the pairs measured that had one,
+# none trained 1.5 times faster than with a tuned standard schedule. See docs/log.md, "The verdict".
 LONG = 1000
 # Kernel of the smoothing in decades: the curves of accuracy are ragged where it matters.
 BANDWIDTH = 0.06
@@ -53,8 +53,9 @@ class Plateau:
 def judge(curve: Curve) -> Verdict:
     """Read a curve as Smith & Topin do: held-out accuracy that stays high over large learning rates, or collapses.
 
-    A "possible" says that large learning rates do no harm: a condition for super-convergence, not a promise. Whether it
-    pays against a well-tuned schedule has to be measured, see docs/log.md, "The verdict".
+    A plateau in sweeps of fewer than 1,000 updates is "unclear": short sweeps look flat. A "possible" says that large
+    learning rates do no harm: a condition for super-convergence, not a promise. Whether it pays against a well-tuned
+    schedule has to be measured, see docs/log.md, "The verdict".
 
     Source: Smith & Topin, 1708.07120, section 3 and figures 2 and 12.
 
@@ -76,10 +77,11 @@ def judge(curve: Curve) -> Verdict:
         return _unclear("the sweep ends before large learning rates are reached", "go further with --lr-high", *reasons)
     if kept <= LOW:
         return Verdict("not possible", kept, reasons, _advice("not possible"))
-    # A table of measurements does not say how many updates there were between them.
-    updates = min((len(s.loss) for s in curve.sweeps if len(s.loss) > len(s.valid_accuracy)), default=LONG)
-    if accuracy and updates < LONG:
-        reasons += (f"a sweep of {updates} updates looks flatter than a long one, from {LONG} on it would count",)
+    counts = [sweep.updates for sweep in curve.sweeps if sweep.updates is not None]
+    if accuracy and not counts:
+        reasons += (f"the record does not say how many updates a sweep took: a plateau counts from {LONG:,} on",)
+    if accuracy and min(counts, default=LONG) < LONG:
+        reasons += (f"a sweep of {min(counts)} updates looks flatter than a long one, from {LONG:,} on it would count",)
     elif accuracy and kept >= FLAT:
         return Verdict("possible", kept, reasons, _advice("possible"))
     return Verdict("unclear", kept, reasons, _advice("unclear"))

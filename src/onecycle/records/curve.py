@@ -43,6 +43,7 @@ class Sweep:
         valid_lr, valid_loss, valid_accuracy: held-out measurements, [measurements] each or empty; the learning rate is
             that of the update before.
         stopped: "end", "diverged" or "nan".
+        updates: how many the sweep took; None where that is not recorded, as in a table of measurements.
 
     Raises:
         DataError: lengths that differ, learning rates that do not rise, or values that are not finite.
@@ -54,6 +55,7 @@ class Sweep:
     valid_loss: tuple[float, ...] = ()
     valid_accuracy: tuple[float, ...] = ()
     stopped: str = "end"
+    updates: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "loss", "valid_lr", "valid_loss", "valid_accuracy"):
@@ -132,6 +134,8 @@ class Curve:
     def from_csv(cls, path: str | Path) -> Curve:
         """A curve from a table with a column ``lr`` and any of ``train_loss``, ``test_loss``, ``test_accuracy``.
 
+        A column ``iteration`` has the number of updates before each row; without one that number is not known.
+
         Rows without a learning rate, or that repeat or go back below one, are left out: so a log that goes on after the
         learning rate's peak is read up to the peak.
 
@@ -163,8 +167,9 @@ def _sweep_of(rows: Sequence[Mapping[str, str]]) -> Sweep:
             raise ValueError(f"there is no {name} at the learning rate {empty[0]}")
         return tuple(float(row[name]) for row in rising)
 
-    rates = column("lr")
-    return Sweep(rates, column("train_loss"), rates, column("test_loss"), column("test_accuracy"))
+    rates, iteration = column("lr"), rising[-1].get("iteration")
+    measured = (rates, column("test_loss"), column("test_accuracy"))
+    return Sweep(rates, column("train_loss"), *measured, updates=int(float(iteration)) if iteration else None)
 
 
 def fit(x: Sequence[float], y: Sequence[float], at: float, bandwidth: float = BANDWIDTH) -> Fit:

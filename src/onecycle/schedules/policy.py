@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
 from ..checks import number
 from ..errors import ConfigError
+from ..text import number as in_words
 from .piecewise import Piecewise, Schedule, constant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+# Values of a schedule that its short form names.
+MOST = 6
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,17 @@ class Policy:
             raise ConfigError(f"layers are factors of the learning rate, such as (0.1, 1); received {self.layers!r}")
         object.__setattr__(self, "schedules", checked)
         object.__setattr__(self, "layers", tuple(number("layers", v, above=0) for v in self.layers))
+
+    def __repr__(self) -> str:
+        """A line: the values that each schedule goes through.
+
+        >>> Policy({"lr": Piecewise(((0, 0.1), (1, 0))), "momentum": 0.9})
+        Policy(lr 0.1 to 0, momentum 0.9)
+        """
+        parts = {name: _in_short(schedule) for name, schedule in self.schedules.items()}
+        if self.layers:
+            parts["layers"] = _values(self.layers)
+        return f"Policy({', '.join(f'{name} {values}' for name, values in parts.items())})"
 
     def __call__(self, progress: float) -> dict[str, float]:
         """The value of each hyper-parameter at `progress`, 0 at the first update and 1 at the last."""
@@ -86,6 +102,18 @@ def position(step: int, updates: int) -> float:
     (0.0, 1.0, 0.0)
     """
     return step / (updates - 1) if updates > 1 else 0.0
+
+
+def _in_short(schedule: Schedule) -> str:
+    if isinstance(schedule, Piecewise):
+        return _values([value for _, value in schedule.points])
+    return getattr(schedule, "__name__", None) or type(schedule).__name__
+
+
+def _values(values: Sequence[float]) -> str:
+    """The values one after the other; of many the first, the second and the last."""
+    words = [in_words(value) for value in values]
+    return " to ".join(words if len(words) <= MOST else [*words[:2], "...", words[-1]])
 
 
 def _as_schedule(name: str, value: Any) -> Schedule:

@@ -8,12 +8,13 @@ against the learning rate, one number for a constant, or None to leave the optim
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 from ..checks import is_number, number, one_of, share, whole
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
 from .piecewise import Piecewise
 from .policy import Policy
 
@@ -279,8 +280,13 @@ def preset(name: str, lr_max: float, updates: int | None = None, **options: Any)
     Raises:
         ConfigError: an unknown name or option, or a peak that is not a positive number.
     """
+    make = PRESETS[one_of("preset", name, PRESETS)]
+    known = [key for key in inspect.signature(make).parameters if key not in ("lr_max", "updates")]
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"the preset {name} has no option {key!r}: {did_you_mean(str(key), known)}")
     try:
-        return PRESETS[one_of("preset", name, PRESETS)](lr_max, updates, **options)
+        return make(lr_max, updates, **options)
     except TypeError as error:
         raise ConfigError(f"preset {name}: {error}") from error
 

@@ -10,11 +10,20 @@
   const shown = keys.map((key) => key.shown);
   const axisOf = (plot) => plot.closest("section").querySelector(".axis input:checked")?.value ?? "updates";
 
+  // Shares are drawn in percent.
+  const inPercent = (value) => (value == null ? value : 100 * value);
+  for (const figure of figures.filter((figure) => figure.percent)) {
+    for (const line of figure.series)
+      for (const part of ["y", "low", "high"]) if (line[part]) line[part] = line[part].map(inPercent);
+    figure.level = inPercent(figure.level);
+    figure.frame = figure.frame?.map(inPercent);
+  }
+
   // Plotly reads some HTML in names.
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const faded = (colour, alpha) => `rgba(${[1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)).join(",")},${alpha})`;
   const written = (value, percent) =>
-    value == null ? "-" : percent ? (100 * value).toFixed(2) + " %" : String(Number(value.toPrecision(4)));
+    value == null ? "-" : percent ? value.toFixed(2) + " %" : String(Number(value.toPrecision(4)));
 
   function interpolated(x, xs, ys) {
     let i = xs.findIndex((knot) => knot >= x);
@@ -107,7 +116,7 @@
     const [low, high] = [Math.min(bottom, ...lows), Math.max(top, ...highs)];
     const room = (top - bottom) / 2;
     const least = bottom >= 0 && !figure.log ? 0 : -Infinity;
-    const range = [Math.max(low, bottom - room, least), Math.min(high, top + room, figure.percent ? 1 : Infinity)];
+    const range = [Math.max(low, bottom - room, least), Math.min(high, top + room, figure.percent ? 100 : Infinity)];
     const margin = (range[1] - range[0]) / 20;
     return { range: [range[0] - margin, range[1] + margin] };
   }
@@ -145,7 +154,7 @@
       },
       yaxis: {
         title: { text: plain(figure.y), standoff: 6 }, zeroline: false, automargin: true, gridcolor: "#ddd", nticks: 6,
-        type: figure.log ? "log" : "linear", tickformat: figure.percent ? ",.3~%" : undefined,
+        type: figure.log ? "log" : "linear", ticksuffix: figure.percent ? " %" : "",
         ...(figure.log ? decades(figure.series.flatMap((line) => line.y)) : {}), ...frame(figure),
       },
     };
