@@ -28,6 +28,14 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_measurements() -> Iterator[None]:
+    """The plan of a comparison trains for a twentieth of a second, not for one: no test is about speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onecycle.experiments.plan.MEASURED", 0.05)
+        yield
+
+
 @pytest.fixture(scope="session")
 def fashion_mnist() -> Path:
     """The directory with the IDX files of Fashion-MNIST."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -233,7 +234,7 @@ main(["train", "--model", "mlp", "--epochs", "2", "--limit", "320", "--out", "ru
 
 def test_a_disk_that_fills_up():
     """After the first checkpoint no file may grow beyond 10 kB: the run stops, and goes on when there is room."""
-    done = subprocess.run([sys.executable, "-c", FULL, "10000"], capture_output=True, text=True)
+    done = forked.run(["-c", FULL, "10000"])
     assert done.returncode == 2, done.stderr
     said = done.stderr.splitlines()[-1]
     assert said.startswith("error: cannot write the checkpoint run/checkpoints/step-00000002: ")
@@ -395,7 +396,7 @@ def test_the_command_itself_ends_with_code_2():
     done = subprocess.run([sys.executable, "-m", "onecycle", "train", "digitz"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
-    debug = subprocess.run(
-        [sys.executable, "-m", "onecycle", "train", "digitz", "--debug"], capture_output=True, text=True
-    )
+    fork = forked.run(["-m", "onecycle", "train", "digitz"])
+    assert (fork.returncode, fork.stdout, fork.stderr) == (done.returncode, done.stdout, done.stderr)
+    debug = forked.run(["-m", "onecycle", "train", "digitz", "--debug"])
     assert "Traceback" in debug.stderr and "ConfigError" in debug.stderr and debug.returncode not in (0, 2)

@@ -10,10 +10,10 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -164,8 +164,8 @@ def test_ctrl_c_leaves_nothing(capsys, monkeypatch):
 def test_check_on_a_terminal(columns: int = 60):
     """No line is wider than the terminal; the command at the end can still be copied."""
     mine, its = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "onecycle", "check", *QUICK, "--repeats", "1", "--weight-decay", "0.001", "--seed", "1"],
+    with forked.Popen(
+        ["-m", "onecycle", "check", *QUICK, "--repeats", "1", "--weight-decay", "0.001", "--seed", "1"],
         stdin=its, stdout=its, stderr=subprocess.DEVNULL, env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm"},
     ) as process:  # fmt: skip
         os.close(its)
@@ -206,7 +206,7 @@ def test_killed_and_resumed_it_keeps_the_peak_that_it_found(capsys, monkeypatch)
     slow = "import time; from onecycle.commands import app; from onecycle.records import history\n"
     slow += "history.Recorder.__call__ = lambda self, event, was=history.Recorder.__call__: "
     slow += "(time.sleep(0.01), was(self, event))[1]\napp.main()"
-    process = subprocess.Popen([sys.executable, "-c", slow, *words, "--out", "cut"], stderr=subprocess.DEVNULL)
+    process = forked.Popen(["-c", slow, *words, "--out", "cut"], stderr=subprocess.DEVNULL)
     steps = Path("cut/steps.jsonl")
     while process.poll() is None and not (steps.exists() and steps.stat().st_size > 1000):
         time.sleep(0.005)

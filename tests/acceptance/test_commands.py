@@ -6,10 +6,9 @@ import json
 import os
 import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -322,7 +321,7 @@ def where(folder: str) -> list[str]:
 
 def test_the_command_in_a_pipe():
     """Results on stdout, the rest on stderr, nothing that only a terminal understands."""
-    done = subprocess.run([sys.executable, "-m", "onecycle", "train", "digits", *QUICK], capture_output=True, text=True)
+    done = forked.run(["-m", "onecycle", "train", "digits", *QUICK])
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr.count("epoch 1/1") == 1
@@ -333,8 +332,8 @@ def test_the_command_in_a_pipe():
 def test_the_command_on_a_terminal(columns):
     """One bar that is gone at the end, a line an epoch, a table: none wider than the terminal."""
     mine, its = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "onecycle", "train", "digits", "--model", "small-cnn", "--epochs", "6"],
+    with forked.Popen(
+        ["-m", "onecycle", "train", "digits", "--model", "small-cnn", "--epochs", "6"],
         stdin=its, stdout=its, stderr=its, env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm"},
     ) as process:  # fmt: skip
         os.close(its)

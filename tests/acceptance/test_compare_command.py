@@ -7,29 +7,25 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
-import threading
 from pathlib import Path
+from typing import Any
 
+import forked
 import pytest
 
-from onecycle.commands.app import app, main
-from onecycle.commands.compare import compare
+from onecycle.commands.app import main
 from onecycle.errors import Interrupted
+from onecycle.experiments import workers
 from onecycle.experiments.comparison import Comparison
 from onecycle.experiments.execute import PlannedRun
 from onecycle.experiments.options import Placement
-from onecycle.experiments.workers import workers
 from onecycle.jobs.job import Job
-
-if "compare" not in list(app):
-    app.command(compare)
 
 QUICK = ["digits", "--model", "mlp", "--limit", "160", "--optimizer", "sgd", "--policies", "one_cycle,step"]
 # Runs that take about a second, to be stopped in the middle of one.
 LONG = ["digits", "--model", "mlp", "--optimizer", "sgd", "--policies", "one_cycle,step", "--seeds", "2"]
 LONG += ["--epochs", "12", "--no-tune", "--lr-max", "0.1"]
-START = "import test_compare_command; from onecycle.commands.app import main; main()"
+START = "from onecycle.experiments import plan; plan.MEASURED = 0.05; from onecycle.commands.app import main; main()"
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +48,9 @@ def measures(folder: Path) -> list:
 
 def began(folder: Path, *words: str) -> subprocess.Popen[str]:
     """The command, in a process of its own, after its first run has ended."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parent)])}
-    process = subprocess.Popen(
-        [sys.executable, "-c", START, "compare", *LONG, "--out", str(folder), *words],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment,
+    process = forked.Popen(
+        ["-c", START, "compare", *LONG, "--out", str(folder), *words],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert process.stderr is not None
     said = []
@@ -180,12 +175,22 @@ def test_ctrl_c_with_processes_leaves_a_comparison_to_go_on_with(tmp_path: Path,
     assert measures(tmp_path / "out") == whole
 
 
-def test_ctrl_c_while_the_processes_start(tmp_path: Path, capfd):
+def test_ctrl_c_while_the_processes_start(tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch):
     """They do not die of it half-way, and begin nothing of what they were given."""
     tasks = [PlannedRun(tmp_path / str(i), Job(model="mlp", limit=160, seed=i)) for i in range(8)]
-    with pytest.raises(Interrupted), workers(Placement(jobs=2)) as work:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    submit, started = workers._Pool._submit, []
+
+    def submit_and_press(pool: workers._Pool, task: PlannedRun) -> Any:
+        future = submit(pool, task)
+        if len(pool._processes()) == 2 and not started:  # they take seconds to come to their first run
+            started.extend(pool._processes())
+            os.kill(os.getpid(), signal.SIGINT)
+        return future
+
+    monkeypatch.setattr(workers._Pool, "_submit", submit_and_press)
+    with pytest.raises(Interrupted), workers.workers(Placement(jobs=2)) as work:
         for _ in work(tasks):
             pass
+    assert len(started) == 2
     assert capfd.readouterr().err == ""
     assert sum((task.folder / "run.json").exists() for task in tasks) <= 2

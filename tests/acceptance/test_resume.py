@@ -22,6 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -343,9 +344,7 @@ SLOW = Job(model="nets:Slow", budget="6 epochs", limit=320, batch_size=32, augme
 
 
 def command(*words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "onecycle", "train", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return forked.Popen(["-m", "onecycle", "train", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -309,6 +310,14 @@ def test_files_of_options_that_are_refused(text, said, training, tmp_path, monke
     with pytest.raises(SystemExit) as stop:
         main(["train", "run.toml"])
     assert stop.value.code == 2 and not training and said in capsys.readouterr().err
+
+
+def test_the_installed_command():
+    script = Path(sys.executable).with_name("onecycle")
+    if not script.exists():
+        pytest.skip("the package is not installed beside this interpreter")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, version("onecycle"), "")
 
 
 def test_help_loads_neither_torch_nor_numpy():

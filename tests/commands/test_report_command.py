@@ -8,10 +8,10 @@ import pty
 import re
 import shutil
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
+import forked
 import pytest
 from page_makers import write_check, write_comparison, write_run
 
@@ -107,8 +107,8 @@ def test_runs_fits_the_terminal(width, tmp_path, monkeypatch):
     """The least important columns are left out first, and the metrics stay."""
     write_run(tmp_path / "runs" / "a-name-that-is-rather-long-and-says-much-of-the-run" / "seed-1", model="resnet20")
     mine, its = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "onecycle", "runs", "runs"], stdin=its, stdout=its, stderr=subprocess.DEVNULL,
+    with forked.Popen(
+        ["-m", "onecycle", "runs", "runs"], stdin=its, stdout=its, stderr=subprocess.DEVNULL,
         cwd=tmp_path, env={**os.environ, "COLUMNS": str(width), "TERM": "xterm"},
     ):  # fmt: skip
         os.close(its)

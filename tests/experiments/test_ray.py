@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import ray_models
 from ray_models import free_port
@@ -169,9 +170,9 @@ def test_a_stop_leaves_a_comparison_that_goes_on(cluster: Any):
 
 def test_through_a_client_from_the_shell(cluster: Any):
     options = "--model mlp --policies one_cycle,step --epochs 1 --seeds 1 --limit 320 --optimizer sgd --no-tune"
-    command = [sys.executable, "-m", "onecycle", "compare", "digits", *options.split(), "--lr-max", "0.05"]
+    command = ["-m", "onecycle", "compare", "digits", *options.split(), "--lr-max", "0.05"]
     command += ["--json", "--out", "shell", "--on", cluster.client]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = forked.run(command)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "finished"
     assert_same(compare(out="here", **{**SPEC, "seeds": 1}), Comparison.read("shell"))

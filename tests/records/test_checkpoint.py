@@ -7,10 +7,9 @@ import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -198,7 +197,7 @@ except CheckpointError as error:
 
 def test_a_file_that_may_not_grow(tmp_path):
     """The system itself refuses in the middle of the file, within torch.save."""
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    done = forked.run(["-c", FULL, str(tmp_path)])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"cannot write the checkpoint {tmp_path}/step-00000002")
     assert "File too large" in done.stdout

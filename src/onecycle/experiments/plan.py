@@ -25,6 +25,8 @@ Setting = tuple[tuple[str, Any], ...]
 FORWARD = 1 / 3
 # Trial runs have a seed that no measured run has.
 TRIAL_SEED = 1_000_000
+# Seconds of training in all that speeds are measured by.
+MEASURED = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def measured(spec: Spec) -> dict[Setting, Speed]:
     speeds = {}
     for setting in settings(spec):
         try:
-            speeds[setting] = measure(base_job(spec, setting), 1 / len(settings(spec)))
+            speeds[setting] = measure(base_job(spec, setting), MEASURED / len(settings(spec)))
         except OneCycleError as error:
             fraction = {**spec.settings, **dict(setting)}.get("fraction")
             if fraction is not None:

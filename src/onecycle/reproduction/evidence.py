@@ -74,7 +74,7 @@ def _seconds(protocol: Protocol) -> dict[str, float]:
     """About how long the range tests or the schedules of each part take."""
     seconds = {}
     for name, job in _jobs(protocol).items():
-        speed = plan.measure(job, 1 / len(protocol.parts))
+        speed = plan.measure(job, plan.MEASURED / len(protocol.parts))
         total = protocol.options.get("updates") or protocol.seeds * (Budget.parse(job.budget).updates or 0)
         seconds[name] = speed.start + total * job.batch_size / speed.samples_per_second
     return seconds
