@@ -20,12 +20,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import forked
 import pytest
 import torch
 
+import onecycle.learner
 import onecycle.training.loop
 from onecycle import CheckpointError, Job, build_model, load
 from onecycle.commands.app import main
@@ -307,7 +309,9 @@ def test_a_changed_configuration_is_refused_by_its_keys(finished):
 def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     """On a clock of its own: each look at it takes 30 ms."""
     ticks = iter(range(10**9))
-    monkeypatch.setattr(onecycle.training.loop, "time", type("Clock", (), {"perf_counter": lambda: next(ticks) * 0.03}))
+    monkeypatch.setattr(onecycle.training.loop, "time", SimpleNamespace(perf_counter=lambda: next(ticks) * 0.03))
+    for module in (onecycle.learner, job_run):  # what is before and after the loop takes no time
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(job_run, "draw", lambda *_: None)
     monkeypatch.setattr(runs, "Checkpointer", functools.partial(observers.Checkpointer, every=0.0, share=1e9))
