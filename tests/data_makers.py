@@ -30,13 +30,17 @@ def png(array: np.ndarray) -> bytes:
 
 
 def image_folder(
-    root: Path, classes: Sequence[str] = ("cat", "dog"), each: int = 5, shape: tuple[int, ...] = (6, 6, 3)
+    root: Path,
+    classes: Sequence[str] = ("cat", "dog"),
+    each: int = 5,
+    shape: tuple[int, ...] = (6, 6, 3),
+    seed: int = 0,
 ):
-    """root/class/0.png ...; returns {class: uint8 [each, *shape]}."""
+    """root/class/0.png ..., others for each seed; returns {class: uint8 [each, *shape]}."""
     made = {}
     for number, name in enumerate(classes):
         (root / name).mkdir(parents=True)
-        made[name] = pixels(each, *shape, seed=number)
+        made[name] = pixels(each, *shape, seed=number + 100 * seed)
         for index, array in enumerate(made[name]):
             Image.fromarray(array).save(root / name / f"{index}.png")
     return made

@@ -35,11 +35,12 @@ def test_parquet_with_features(tmp_path):
     images, labels = pixels(20, 4, 4, 3), np.arange(20) % 2
     parquet(tmp_path / "train-00000-of-00002.parquet", images[:10], labels[:10], ["no", "yes"], "img", "fine_label")
     parquet(tmp_path / "train-00001-of-00002.parquet", images[10:], labels[10:], ["no", "yes"], "img", "fine_label")
-    parquet(tmp_path / "test-00000-of-00001.parquet", images[:3], labels[:3], ["no", "yes"], "img", "fine_label")
+    more = pixels(3, 4, 4, 3, seed=1)
+    parquet(tmp_path / "test-00000-of-00001.parquet", more, labels[:3], ["no", "yes"], "img", "fine_label")
     data = load(tmp_path)
     assert data.classes == ("no", "yes")
     assert all_samples(data) == written(images.transpose(0, 3, 1, 2), labels)
-    assert data.test is not None and torch.equal(data.test.inputs, torch.from_numpy(images[:3].transpose(0, 3, 1, 2)))
+    assert data.test is not None and torch.equal(data.test.inputs, torch.from_numpy(more.transpose(0, 3, 1, 2)))
     assert data.notes == ("validation: 10 % of train, stratified, seed 0 (no validation split found)",)
 
 

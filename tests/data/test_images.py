@@ -41,8 +41,8 @@ def test_folder_by_class(tmp_path):
 
 @pytest.mark.parametrize("name", ["valid", "val", "Validation", "dev"])
 def test_folder_with_splits(tmp_path, name):
-    for split, each in (("train", 4), (name, 2), ("test", 3)):
-        image_folder(tmp_path / split, each=each)
+    for seed, (split, each) in enumerate((("train", 4), (name, 2), ("test", 3))):
+        image_folder(tmp_path / split, each=each, seed=seed)
     data = load(tmp_path)
     assert (len(data.train), len(data.valid), len(data.test or ())) == (8, 4, 6)
     assert data.notes == ()
@@ -82,28 +82,30 @@ def test_sizes(tmp_path):
     assert load(tmp_path / "a", image_size=4).input_shape == (3, 4, 4)
     image_folder(tmp_path / "a" / "cat" / "more", ("x",), shape=(7, 9, 3))
     data = load(tmp_path / "a")
-    assert data.input_shape == (3, 64, 64)
-    assert data.notes[0] == "images of 2 sizes: each resized and center-cropped to 64x64 (image_size)"
+    assert data.input_shape == (3, 6, 6)
+    assert data.notes[0] == (
+        "images of 2 sizes become 6x6, the median of their shorter sides (6); image_size chooses another"
+    )
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda root: None, "No images in .*folder named after it"),
-        (lambda root: (root / "a").mkdir(), "No images in 'a' of"),
-        (lambda root: Image.new("L", (2, 2)).save(root / "a.png"), "has 1 images but no class folders"),
+        (lambda root: (root / "a").mkdir(), "No images in .*folder named after it"),
+        (lambda root: Image.new("L", (2, 2)).save(root / "a.png"), "has 1 image but no class folders"),
         (lambda root: image_folder(root, ("only",)), "only one class: 'only'"),
         (
             lambda root: [image_folder(root / split) for split in ("valid", "test")],
-            "has test and valid but no train folder",
+            "has valid and test but no train folder",
         ),
         (
             lambda root: [image_folder(root / "train", "ab"), image_folder(root / "test", "bc")],
-            r"Classes differ between splits: 'c' not in .*train and 'a' not in .*test\.",
+            r"Classes differ between splits: 'c' in test of .*, never in train, which has 'a' and 'b'\.",
         ),
         (
             lambda root: image_folder(root, each=1),
-            "at least 2 samples of every class; there is only one of 'cat' and 'dog'",
+            "cannot be cut from one sample of each class",
         ),
     ],
 )
@@ -250,7 +252,7 @@ def test_a_stream_names_the_image_that_does_not_decode(tmp_path):
 def counted(monkeypatch) -> list[int]:
     """The number of images of every call that decodes."""
     calls, real = [], encoding.decode_many
-    monkeypatch.setattr(encoding, "decode_many", lambda items, shape: calls.append(len(items)) or real(items, shape))
+    monkeypatch.setattr(encoding, "decode_many", lambda items, *how: calls.append(len(items)) or real(items, *how))
     return calls
 
 
@@ -311,7 +313,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    assert "No space left" in encoding.write_cache("name", {"train": torch.zeros(3)}, [])[0]
+    assert "No space left" in encoding.write_cache("name", {"train": torch.zeros(3)}, {}, [])[0]
     assert entries(tmp_path) == []
 
 

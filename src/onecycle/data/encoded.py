@@ -1,9 +1,9 @@
 """Splits of images that are not decoded yet: decoded into memory by way of a cache on disk, or streamed.
 
 An entry of the cache is one safetensors file named by a SHA-256 over the bytes of the source files, the decode options
-and the format version. It is written beside its place and renamed, and carries a CRC-32 of every tensor: a damaged
-entry counts as absent and is written anew. The directory is ``$ONECYCLE_CACHE``, else ``onecycle`` under
-``$XDG_CACHE_HOME`` (``~/.cache``); it can be deleted at any time.
+and the format version; images that do not decode are named in it. It is written beside its place and renamed, and
+carries a CRC-32 of every tensor: a damaged entry counts as absent and is written anew. The directory is
+``$ONECYCLE_CACHE``, else ``onecycle`` under ``$XDG_CACHE_HOME`` (``~/.cache``); it can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -14,18 +14,36 @@ import math
 import os
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
+import torch
 from torch import Tensor
 
-from .images import Item, decode_many, each, is_grey, open_image, undecodable
-from .splits import Split, Stream
+from ..text import count, listed, percent
+from .images import (
+    Item,
+    cropped_away,
+    decode,
+    decode_many,
+    each,
+    formats,
+    is_grey,
+    open_image,
+    undecodable,
+    upright_size,
+)
+from .splits import Split, Stream, take
 
-DEFAULT_SIZE = 64
-VERSION = 1  # of the cache: raise it when decoding changes what it yields
+LARGEST = 224  # the shorter side of images whose size is chosen here
+ALIKE = 0.75  # the share of images of one size from which on it is the size of all
+CROPPED = 0.25  # the share of a typical image that a crop may lose unsaid
+VERSION = 2  # of the cache: raise it when decoding changes what it yields
+Bad = dict[str, dict[int, str]]  # {split: {index: why it does not decode}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +62,29 @@ class EncodedImages:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How images are decoded.
+
+    `image_size` is the side of square images, None the size that is common in the data; `fit` how others are brought to
+    it; `skip_damaged` leaves out what does not decode; more than `in_memory_bytes` of pixels become a `Stream`.
+    """
+
+    image_size: int | None = None
+    fit: str = "crop"
+    skip_damaged: bool = False
+    in_memory_bytes: int = 2**31
+
+
+@dataclass(frozen=True)
 class DecodingPlan:
     """The shape (channels, height, width) that all images get, and the images whose header cannot be read."""
 
     shape: tuple[int, int, int]
     notes: tuple[str, ...]
-    bad: dict[str, str]
+    bad: Bad
 
 
-def build(
-    encoded: Mapping[str, EncodedImages], *, image_size: int | None, in_memory_bytes: int
-) -> tuple[dict[str, Split | Stream], tuple[str, ...]]:
+def build(encoded: Mapping[str, EncodedImages], how: Decoding) -> tuple[dict[str, Split | Stream], tuple[str, ...]]:
     """Decode every split into memory, by way of the cache, or leave it a `Stream` when it is too large for that.
 
     Returns the splits and the notes. Raises DataError that lists all images that do not decode.
@@ -63,63 +93,212 @@ def build(
     on_disk = sum(file.stat().st_size for part in encoded.values() for file in set(part.files))
 
     def fits(plan: DecodingPlan) -> bool:
-        return images * math.prod(plan.shape) <= in_memory_bytes
+        return images * math.prod(plan.shape) <= how.in_memory_bytes
 
-    plan = scan(encoded, image_size, stream=True) if on_disk > in_memory_bytes else None
+    plan = scan(encoded, how, stream=True) if on_disk > how.in_memory_bytes else None
     if plan is None or fits(plan):
-        key = _key(encoded, image_size)
-        if key and (entry := read_cache(key)):
-            return {name: Split(entry[0][name], part.targets) for name, part in encoded.items()}, entry[1]
-        plan = plan or scan(encoded, image_size, stream=False)
-        if fits(plan):
-            tensors = _decode_all(encoded, plan)
-            unwritten = write_cache(key, tensors, plan.notes) if key else ()
-            return {name: Split(tensors[name], part.targets) for name, part in encoded.items()}, plan.notes + unwritten
-    if plan.bad:
-        raise undecodable(plan.bad)
+        digests = _digests(encoded)
+        key = _key(digests, how)
+        unwritten: tuple[str, ...] = ()
+        entry = read_cache(key) if key else None
+        if entry is None:
+            plan = plan or scan(encoded, how, stream=False)
+            if fits(plan):
+                entry = _decode_all(encoded, plan, how)
+                unwritten = write_cache(key, *entry) if key else ()
+        if entry is not None:
+            tensors, bad, notes = entry
+            parts, skipped = _without(bad, encoded, how, lambda name, part: Split(tensors[name], part.targets))
+            return parts, (*notes, *copies(encoded, digests), *skipped, *unwritten)
+    plan = plan or scan(encoded, how, stream=True)
+    bad = _undecodable_in_streams(encoded, plan, how) if how.skip_damaged else plan.bad
     size = "x".join(map(str, plan.shape))
-    note = f"{images} images of {size} are more than {in_memory_bytes / 2**20:.0f} MiB decoded: they stream"
-    return {name: Stream(part.stream(), part.targets, plan.shape) for name, part in encoded.items()}, (
-        *plan.notes,
-        note,
+    note = f"{images} images of {size} are more than {how.in_memory_bytes / 2**20:.0f} MiB decoded: they stream"
+    parts, skipped = _without(
+        bad, encoded, how, lambda _, part: Stream(part.stream(), part.targets, plan.shape, fit=how.fit)
     )
+    return parts, (*plan.notes, *copies(encoded, _digests(encoded, likely=True)), *skipped, note)
 
 
-def scan(encoded: Mapping[str, EncodedImages], image_size: int | None, *, stream: bool) -> DecodingPlan:
-    """Read every header: one channel when all are grey, and their own size when all have the same."""
-    sizes: set[tuple[int, int]] = set()
+def scan(encoded: Mapping[str, EncodedImages], how: Decoding, *, stream: bool) -> DecodingPlan:
+    """Read every header: one channel when all are grey, and the size that is common among them."""
+    sizes: list[tuple[int, int]] = []
     greys: set[bool] = set()
-    bad: dict[str, str] = {}
-    for part in encoded.values():
+    bad: Bad = {}
+    for name, part in encoded.items():
         items = part.stream() if stream else part.read()
 
         def header(index: int, items: Sequence[Item] = items) -> None:
             with open_image(items[index]) as image:
-                sizes.add(image.size)
+                sizes.append(upright_size(image))
                 greys.add(is_grey(image))
 
-        bad |= {part.name(index): reason for index, reason in each(header, len(part.targets)).items()}
+        bad[name] = each(header, len(part.targets))
     if not sizes:
-        raise undecodable(bad)
-    width, height = next(iter(sizes)) if len(sizes) == 1 else (DEFAULT_SIZE, DEFAULT_SIZE)
-    notes = ()
-    if image_size is not None:
-        height = width = image_size
-    elif len(sizes) > 1:
-        notes = (f"images of {len(sizes)} sizes: each resized and center-cropped to {height}x{width} (image_size)",)
+        raise undecodable(_named(bad, encoded))
+    counts = Counter(sizes)
+    (height, width), notes = common_size(counts) if how.image_size is None else ((how.image_size,) * 2, ())
+    if how.fit == "crop":
+        notes += crop_notes(counts, (height, width))
     if len(greys) > 1:
         notes += ("grey and colour images are mixed: all become RGB",)
     return DecodingPlan((1 if greys == {True} else 3, height, width), notes, bad)
 
 
-def _decode_all(encoded: Mapping[str, EncodedImages], plan: DecodingPlan) -> dict[str, Tensor]:
-    tensors, bad = {}, {}
+def common_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """(height, width) for images of these sizes (a count for each), and what there is to say about it.
+
+    It is the size of nearly all where there is one, else a square of the median shorter side; few odd ones change
+    neither. The shorter side is `LARGEST` at most.
+
+    >>> common_size({(100, 100): 2059, (3024, 3024): 3})
+    ((100, 100), ('images of 2 sizes become 100x100, the size of most (100x100); image_size chooses another',))
+    >>> common_size({(3024, 4032): 60})[0], common_size({(28, 28): 60})
+    ((224, 299), ((28, 28), ()))
+    """
+    (height, width), most = max(sizes.items(), key=lambda item: (item[1], item[0]))
+    many, why = f"images of {len(sizes)} sizes", f"the size of most ({height}x{width})"
+    if len(sizes) == 1:
+        many, why = f"images of {height}x{width}", "their size"
+    elif most < ALIKE * sum(sizes.values()):
+        height = width = int(median([min(size) for size, n in sizes.items() for _ in range(n)]))
+        why = f"the median of their shorter sides ({height})"
+    if (short := min(height, width)) > LARGEST:
+        height, width = (max(LARGEST, round(side * LARGEST / short)) for side in (height, width))
+        why += f" with the shorter side brought to {LARGEST}" if "median" not in why else f" brought to {LARGEST}"
+    elif len(sizes) == 1:
+        return (height, width), ()
+    return (height, width), (f"{many} become {height}x{width}, {why}; image_size chooses another",)
+
+
+def crop_notes(sizes: Mapping[tuple[int, int], int], wanted: tuple[int, int]) -> tuple[str, ...]:
+    """A note where a center crop to `wanted` loses much of a typical image; `sizes` are counted, (height, width)."""
+    lost = median([cropped_away(size, wanted) for size, n in sizes.items() for _ in range(n)])
+    if round(lost, 2) <= CROPPED:
+        return ()
+    return (
+        f'the center crop loses {percent(lost, 0)} of a typical image: fit="pad" (--fit pad) keeps all of it, '
+        'fit="squash" changes its proportions instead',
+    )
+
+
+def _decode_all(
+    encoded: Mapping[str, EncodedImages], plan: DecodingPlan, how: Decoding
+) -> tuple[dict[str, Tensor], Bad, tuple[str, ...]]:
+    """The tensors, where those that do not decode are black; which those are; and the notes."""
+    tensors, bad, digests = {}, {}, {}
     for name, part in encoded.items():
-        tensors[name], failed = decode_many(part.read(), plan.shape)
-        bad |= {part.name(index): reason for index, reason in failed.items()}
-    if bad:
-        raise undecodable(bad)
-    return tensors
+        items = part.read()
+        tensors[name], bad[name] = decode_many(items, plan.shape, how.fit)
+        digests[name] = [hashlib.sha256(item).hexdigest() if isinstance(item, bytes) else None for item in items]
+    return tensors, bad, plan.notes + copies(encoded, digests)
+
+
+def _undecodable_in_streams(encoded: Mapping[str, EncodedImages], plan: DecodingPlan, how: Decoding) -> Bad:
+    bad: Bad = {}
+    for name, part in encoded.items():
+        items = part.stream()
+
+        def whole(index: int, items: Sequence[Item] = items) -> None:
+            decode(items[index], plan.shape, how.fit)
+
+        bad[name] = each(whole, len(part.targets))
+    return bad
+
+
+def _without(
+    bad: Bad,
+    encoded: Mapping[str, EncodedImages],
+    how: Decoding,
+    split: Callable[[str, EncodedImages], Split | Stream],
+) -> tuple[dict[str, Split | Stream], tuple[str, ...]]:
+    """The splits without what does not decode, and the note on that; without `skip_damaged` it is an error."""
+    named = _named(bad, encoded)
+    if named and not how.skip_damaged:
+        raise undecodable(named)
+    parts = {name: split(name, part) for name, part in encoded.items()}
+    for name, failed in bad.items():
+        if failed:
+            whole = torch.ones(len(parts[name]), dtype=torch.bool)
+            whole[list(failed)] = False
+            parts[name] = take(parts[name], whole.nonzero().flatten())
+    if not named:
+        return parts, ()
+    images = sum(len(part.targets) for part in encoded.values())
+    reasons = Counter(named.values()).most_common()
+    why = listed((f"{n} {reason}" for reason, n in reasons), most=3)
+    said = (
+        f"{len(named)} of {count(images, 'image')} do not decode and are left out, such as {next(iter(named))}: {why}"
+    )
+    return parts, (said,)
+
+
+def _named(bad: Bad, encoded: Mapping[str, EncodedImages]) -> dict[str, str]:
+    """{image: reason}."""
+    return {encoded[name].name(index): why for name, failed in bad.items() for index, why in failed.items()}
+
+
+# Copies
+
+Digests = Mapping[str, Sequence[str | None]]  # of the content of each image, by split; None: not known
+
+
+def _digests(encoded: Mapping[str, EncodedImages], likely: bool = False) -> dict[str, list[str | None]] | None:
+    """The SHA-256 of each file, by split; with `likely` only of those files whose size is not unique.
+
+    None where files cannot identify the images: they were made in memory, or cannot be read.
+    """
+    if not all(part.files for part in encoded.values()):
+        return None
+    try:
+        sizes = Counter(file.stat().st_size for part in encoded.values() for file in part.files) if likely else {}
+        with ThreadPoolExecutor(2) as pool:
+
+            def digest(path: Path) -> str | None:
+                return None if likely and sizes[path.stat().st_size] == 1 else _digest(path)
+
+            return {split: list(pool.map(digest, part.files)) for split, part in encoded.items()}
+    except OSError:
+        return None  # a file that cannot be read: decoding lists it, with all others
+
+
+def copies(encoded: Mapping[str, EncodedImages], digests: Digests | None) -> tuple[str, ...]:
+    """Notes on images that are in the training data and in another split, twice in training, or in two classes."""
+    if digests is None or any(len(digests[name]) != len(part.targets) for name, part in encoded.items()):
+        return ()  # files of many images: their content was compared when they were decoded
+    train, seen = encoded["train"], {}
+    notes, again, unlike = [], [], []
+    for index, digest in enumerate(digests["train"]):
+        if digest is not None and (first := seen.setdefault(digest, index)) != index:
+            again.append((index, first))
+            if train.targets[index] != train.targets[first]:
+                unlike.append((index, first))
+
+    def pair(one: str, other: int) -> str:
+        return f"{one} is {train.name(other)}"
+
+    for name, part in encoded.items():
+        both = [(index, seen[digest]) for index, digest in enumerate(digests[name]) if digest in seen]
+        if name != "train" and both:
+            split = "validation" if name == "valid" else name
+            notes.append(
+                f"{len(both)} of {len(part.targets)} {split} images are copies of training images "
+                f"({pair(part.name(both[0][0]), both[0][1])}): on those, what was learnt by heart is measured"
+            )
+    if again and "valid" not in encoded:
+        notes.append(
+            f"{len(again)} of {len(train.targets)} training images are copies of others "
+            f"({pair(train.name(again[0][0]), again[0][1])}): the validation cut may hold copies of what is trained on"
+        )
+    if unlike:
+        notes.append(
+            f"{count(len(unlike), 'training image')} {'is' if len(unlike) == 1 else 'are'} in two classes "
+            f"({pair(train.name(unlike[0][0]), unlike[0][1])}): remove the wrong ones"
+        )
+    return tuple(notes)
+
+
+# The cache
 
 
 def cache_directory() -> Path:
@@ -129,16 +308,12 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "onecycle"
 
 
-def _key(encoded: Mapping[str, EncodedImages], image_size: int | None) -> str | None:
-    """The name of the entry for these files decoded to this size; None where files cannot identify it."""
-    if not all(part.files for part in encoded.values()):
-        return None  # made in memory
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            digests = {split: list(pool.map(_digest, part.files)) for split, part in encoded.items()}
-    except OSError:
-        return None  # a file that cannot be read: decoding lists it, with all others
-    content = {"version": VERSION, "files": digests, "options": {"image_size": image_size}}
+def _key(digests: Digests | None, how: Decoding) -> str | None:
+    """The name of the entry for these files decoded so; None where files cannot identify it."""
+    if digests is None:
+        return None
+    options = {"image_size": how.image_size, "fit": how.fit}
+    content = {"version": VERSION, "formats": formats(), "files": digests, "options": options}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -147,26 +322,27 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_cache(name: str) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
-    """The tensors and notes of the entry `name`, or None when there is none or it is damaged."""
+def read_cache(name: str) -> tuple[dict[str, Tensor], Bad, tuple[str, ...]] | None:
+    """What `write_cache` was given for the entry `name`, or None when there is none or it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(_path(name), framework="pt") as file:
             header = json.loads(file.metadata()["onecycle"])
             tensors = {split: file.get_tensor(split) for split in header["crc32"]}
+            bad = {split: {int(index): why for index, why in failed.items()} for split, failed in header["bad"].items()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     intact = all(_crc32(tensor) == header["crc32"][split] for split, tensor in tensors.items())
-    return (tensors, tuple(header["notes"])) if intact else None
+    return (tensors, bad, tuple(header["notes"])) if intact else None
 
 
-def write_cache(name: str, tensors: Mapping[str, Tensor], notes: Sequence[str]) -> tuple[str, ...]:
+def write_cache(name: str, tensors: Mapping[str, Tensor], bad: Bad, notes: Sequence[str]) -> tuple[str, ...]:
     """Write the entry `name`; returns a note when the directory cannot be written, else ()."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    header = {"crc32": {split: _crc32(tensor) for split, tensor in tensors.items()}, "notes": list(notes)}
+    header = {"crc32": {split: _crc32(tensor) for split, tensor in tensors.items()}, "bad": bad, "notes": list(notes)}
     beside = None
     try:
         cache_directory().mkdir(parents=True, exist_ok=True)

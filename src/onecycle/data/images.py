@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +17,122 @@ from torch import Tensor
 from ..errors import DataError
 from ..text import count
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+SUFFIXES = frozenset(
+    {
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+    }
+    | {".pgm", ".pbm", ".pnm", ".jp2", ".j2k"}
+)
+# Those that not every Pillow reads: what is in such a file decides.
+DOUBTFUL = frozenset({".heic", ".heif", ".avif"})
+# What is decoded, whatever a file is called; no formats that start other programs, such as PostScript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF", "HEIF")
+BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC", b"hevc": "HEIC", b"hevx": "HEIC"}
+BRANDS |= {b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
+MENDS = {
+    "HEIC": "pip install pillow-heif, or convert them to JPEG",
+    "AVIF": "pip install --upgrade pillow, or convert them to JPEG",
+}
+FITS = ("crop", "pad", "squash")
 Item = str | Path | bytes  # a path or the encoded image itself
 
 
-def decode_many(items: Sequence[Item], shape: Sequence[int]) -> tuple[Tensor, dict[int, str]]:
+def decode_many(items: Sequence[Item], shape: Sequence[int], fit: str = "crop") -> tuple[Tensor, dict[int, str]]:
     """All images as uint8 [n, *shape], and {index: reason} of those that do not decode."""
     images = np.zeros((len(items), *shape), np.uint8)
 
     def one(index: int) -> None:
-        images[index] = decode(items[index], shape)
+        images[index] = decode(items[index], shape, fit)
 
     bad = each(one, len(items))
     return torch.from_numpy(images), bad
 
 
-def decode(item: Item, shape: Sequence[int]) -> np.ndarray:
-    """One image as uint8 [channels, height, width]: resized to cover that size, then center-cropped to it."""
-    from PIL import Image, ImageOps
+def decode(item: Item, shape: Sequence[int], fit: str = "crop") -> np.ndarray:
+    """One image as uint8 [channels, height, width], upright, on white where it is transparent.
 
+    One of another size is resized by `fit`: "crop" covers the size and crops the center, "pad" shows all of the image
+    and repeats its border, "squash" changes its proportions.
+    """
     channels, height, width = shape
     with open_image(item) as opened:
         opened.draft(None, (2 * width, 2 * height))  # a large JPEG is decoded at a half, a quarter or an eighth
-        image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
-        image = _convert(image, "L" if channels == 1 else "RGB")
-        if image.size != (width, height):
+        return pixels(opened, shape if channels in (1, 3) else (3, height, width), fit)
+
+
+def pixels(image: Any, shape: Sequence[int], fit: str = "crop") -> np.ndarray:
+    """A Pillow image as uint8 [channels, height, width], as `decode` gives it."""
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    with suppress(Exception):  # damaged Exif data are none; damaged pixels are met below
+        image = ImageOps.exif_transpose(image)
+    image = _convert(image, "L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        if fit == "crop":
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1).copy()
+        elif fit == "squash":
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        else:
+            image = ImageOps.contain(image, (width, height), Image.Resampling.BILINEAR)
+    array = np.asarray(image)
+    array = array[None] if channels == 1 else array.transpose(2, 0, 1).copy()
+    return np.pad(array, ((0, 0), *_borders(array.shape[1:], (height, width))), mode="edge")
 
 
-def decode_or_raise(item: Item, shape: Sequence[int], name: str) -> np.ndarray:
+def decode_or_raise(item: Item, shape: Sequence[int], name: str, fit: str = "crop") -> np.ndarray:
     """`decode`, with a DataError that names the image when it does not decode."""
     try:
-        return decode(item, shape)
+        return decode(item, shape, fit)
     except Exception as error:
         raise undecodable({name if isinstance(item, bytes) else str(item): _reason(error)}) from error
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Images uint8 [n, c, h, w] with the shorter side resized to `size`, then center-cropped: [n, c, size, size]."""
+def resize(images: Tensor, size: int, fit: str = "crop") -> Tensor:
+    """Images uint8 [n, c, h, w] brought to [n, c, size, size] by `fit`, as `decode` does it."""
     height, width = images.shape[2:]
     if (height, width) == (size, size):
         return images
-    scale = size / min(height, width)
-    new = (max(size, round(height * scale)), max(size, round(width * scale)))
-    top, left = (new[0] - size) // 2, (new[1] - size) // 2
+    scale = size / (max if fit == "pad" else min)(height, width)
+    new = (max(1, round(height * scale)), max(1, round(width * scale))) if fit != "squash" else (size, size)
+    top, left = max(0, new[0] - size) // 2, max(0, new[1] - size) // 2
+    (above, below), (before, after) = _borders(new, (size, size))
 
     def chunk(part: Tensor) -> Tensor:
         large = torch.nn.functional.interpolate(part.float(), size=new, mode="bilinear", antialias=True)
+        large = torch.nn.functional.pad(large, (before, after, above, below), mode="replicate")
         return large[:, :, top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
 
     return torch.cat([chunk(part) for part in images.split(1024)])
+
+
+def _borders(size: Sequence[int], wanted: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) by dimension: how much to add to `size` so that it is in the middle of what is `wanted`."""
+    missing = [max(0, most - side) for side, most in zip(size, wanted, strict=True)]
+    return [(gap // 2, gap - gap // 2) for gap in missing]
+
+
+def cropped_away(size: tuple[int, int], wanted: tuple[int, int]) -> float:
+    """The share of an image of `size` (height, width) that a center crop to the proportions of `wanted` loses.
+
+    >>> cropped_away((300, 400), (64, 64)), cropped_away((100, 100), (64, 64))
+    (0.25, 0.0)
+    """
+    ratio = size[0] * wanted[1] / (size[1] * wanted[0])
+    return 1 - min(ratio, 1 / ratio)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -87,12 +153,66 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def open_image(item: Item) -> Any:
-    """The image with its header read."""
-    from PIL import Image
+    """The image with its header read; ValueError where it is none that can be read here."""
+    from PIL import Image, UnidentifiedImageError
 
     if item is None:
         raise ValueError("no image here")
-    return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
+    try:
+        return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=formats())
+    except UnidentifiedImageError:
+        kind = unreadable(item)
+        raise ValueError(f"{kind}: {MENDS[kind]}" if kind else "not an image") from None
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """The formats that the installed Pillow reads, HEIC among them where pillow-heif is installed."""
+    from PIL import Image
+
+    Image.init()
+    with suppress(ImportError):
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+
+        pillow_heif.register_heif_opener()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def opens(path: Path) -> bool:
+    """Whether Pillow can read the header of the file, whatever its name is."""
+    try:
+        with open_image(path):
+            return True
+    except Exception:
+        return False
+
+
+def brand(item: Item) -> str | None:
+    """ "HEIC" or "AVIF" where the file or the bytes say that they are that, else None."""
+    try:
+        if isinstance(item, bytes):
+            head = item[:12]
+        else:
+            with open(item, "rb") as file:
+                head = file.read(12)
+    except OSError:
+        return None
+    return BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
+
+
+def unreadable(item: Item) -> str | None:
+    """ "HEIC" or "AVIF" where it is that and the installed Pillow does not read it, else None."""
+    kind = brand(item)
+    return kind if kind and {"HEIC": "HEIF"}.get(kind, kind) not in formats() else None
+
+
+def upright_size(image: Any) -> tuple[int, int]:
+    """(height, width) of an image as it is to be seen, from its header."""
+    width, height = image.size
+    turned = False
+    with suppress(Exception):  # damaged Exif data are none
+        turned = "exif" in image.info and image.getexif().get(0x0112) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
 
 
 def is_grey(image: Any) -> bool:
@@ -101,14 +221,18 @@ def is_grey(image: Any) -> bool:
 
 
 def _convert(image: Any, mode: str) -> Any:
+    """Of the mode "L" or "RGB"; what is transparent becomes white."""
     from PIL import Image
 
     if image.mode == "F":
         raise ValueError("32-bit float pixels have no known range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.mode in ("La", "RGBa"):
+            image = image.convert(image.mode.upper())
         image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -135,8 +259,6 @@ def each(work: Callable[[int], None], n: int, chunk: int = 256) -> dict[int, str
 
 
 def _reason(error: Exception) -> str:
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "not an image"
     return str(error) or type(error).__name__
 
 

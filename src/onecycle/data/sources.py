@@ -12,10 +12,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checks import number, share, whole
+from ..checks import number, one_of, share, whole
 from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed
-from .splits import LIMIT, STATS, VALID, Data, RawData, Split, Stream, check, check_finite, choose, cut, take
+from .encoded import Decoding
+from .images import FITS
+from .splits import (
+    LIMIT,
+    STATS,
+    VALID,
+    Data,
+    RawData,
+    Split,
+    Stream,
+    check,
+    check_finite,
+    choose,
+    cut,
+    shape_of,
+    take,
+    unmeasured,
+)
 
 KEPT_BYTES = 2**28  # of a split that is kept in memory by `loading_once`
 SYSTEM = Path("/usr/share/datasets")  # where the packages of Debian put data sets
@@ -59,6 +76,8 @@ class LoadOptions:
     image_size: int | None
     in_memory_bytes: int
     context: int
+    fit: str = "crop"
+    skip_damaged: bool = False
 
     def __post_init__(self) -> None:
         share("valid_fraction", self.valid_fraction, of="the training data", zero=False)
@@ -68,6 +87,7 @@ class LoadOptions:
         if self.image_size is not None:
             whole("image_size", self.image_size, what="the side of the images in pixels")
         number("in_memory_bytes", self.in_memory_bytes, least=1)
+        one_of("fit", self.fit, FITS)
         whole("context", self.context, what="the length of a window in characters")
 
 
@@ -84,6 +104,8 @@ def load(
     image_size: int | None = None,
     in_memory_bytes: int = 2**31,
     context: int = 64,
+    fit: str = "crop",
+    skip_damaged: bool = False,
 ) -> Data:
     """Load a data set by name, path or ``hub:OWNER/NAME``, checked and with a validation split.
 
@@ -93,10 +115,13 @@ def load(
         seed: of the validation cut and of `limit`; the same seed gives the same samples on every machine.
         limit: keep only so many training samples, every class in its share; valid and test stay whole.
         valid_fraction: cut from train when the source has no validation split, stratified where there are classes.
-        image_size: make images square, this many pixels a side; by default they stay as they are, and images of
-            several sizes become 64x64.
+        image_size: make images square, this many pixels a side; by default they get the size that is common among
+            them, at most 224 pixels on the shorter side, which is said in a note.
         in_memory_bytes: images that need more when decoded become a `Stream`.
         context: length of the windows of a text, in characters.
+        fit: how images of other proportions are brought to that size: "crop" cuts the center out, "pad" shows all of
+            them and repeats their border, "squash" changes their proportions.
+        skip_damaged: leave out images that do not decode, with a note, in place of an error that lists them.
 
     Raises:
         ConfigError: an unknown name or an option out of range.
@@ -109,12 +134,12 @@ def load(
     >>> len(digits.valid), len(digits.test), digits.n_classes
     (144, 359, 10)
     """
-    options = LoadOptions(seed, limit, valid_fraction, image_size, in_memory_bytes, context)
+    options = LoadOptions(seed, limit, valid_fraction, image_size, in_memory_bytes, context, fit, skip_damaged)
     name, raw = _read_once(data, options)
     if image_size is not None:
         if raw.kind != "image":
             raise ConfigError(f"image_size = {image_size} is for images, and {name} is {raw.kind}. Leave it out.")
-        raw = _resized(raw, image_size)
+        raw = _resized(raw, image_size, fit)
     return _prepare(name, raw, options)
 
 
@@ -281,7 +306,7 @@ def _read_images(path: Path, layout: str, options: LoadOptions) -> RawData:
     from .parquet import read_parquet
 
     encoded, classes, notes = read_folder(path) if layout == "folder" else (*read_parquet(path), ())
-    parts, more = build(encoded, image_size=options.image_size, in_memory_bytes=options.in_memory_bytes)
+    parts, more = build(encoded, _decoding(options))
     return RawData("image", parts, classes, str(path), notes + more, ("flip",) if layout == "folder" else ())
 
 
@@ -290,18 +315,25 @@ def _from_hub(repository: str, options: LoadOptions) -> RawData:
     from .parquet import read_hub
 
     encoded, classes = read_hub(repository)
-    parts, notes = build(encoded, image_size=options.image_size, in_memory_bytes=options.in_memory_bytes)
+    parts, notes = build(encoded, _decoding(options))
     return RawData("image", parts, classes, f"hub:{repository}", notes)
 
 
-def _resized(raw: RawData, size: int) -> RawData:
+def _decoding(options: LoadOptions) -> Decoding:
+    return Decoding(options.image_size, options.fit, options.skip_damaged, options.in_memory_bytes)
+
+
+def _resized(raw: RawData, size: int, fit: str) -> RawData:
+    from .encoded import crop_notes
     from .images import resize
 
+    height, width = shape_of(raw.parts["train"])[1:]
+    notes = crop_notes({(height, width): 1}, (size, size)) if fit == "crop" else ()
     parts = {
-        name: part if isinstance(part, Stream) else Split(resize(part.inputs, size), part.targets)
+        name: part if isinstance(part, Stream) else Split(resize(part.inputs, size, fit), part.targets)
         for name, part in raw.parts.items()
     }
-    return replace(raw, parts=parts, statistics=None)
+    return replace(raw, parts=parts, statistics=None, notes=raw.notes + notes)
 
 
 def _prepare(name: str, raw: RawData, options: LoadOptions) -> Data:
@@ -313,13 +345,15 @@ def _prepare(name: str, raw: RawData, options: LoadOptions) -> Data:
         parts["train"], parts["valid"] = cut(parts["train"], fraction, (options.seed, VALID), raw.classes)
         how = "stratified, " if raw.classes else ""
         notes.append(f"validation: {100 * fraction:g} % of train, {how}seed {options.seed} (no validation split found)")
+    if raw.classes is not None and raw.kind != "text":
+        notes += unmeasured(parts, raw.classes)
     if options.limit is not None:
         parts["train"] = _limited(parts["train"], options.limit, raw, options.seed)
         notes.append(f"train: limited to {options.limit} samples, seed {options.seed}")
     mean, std, measured = (*raw.statistics, ()) if raw.statistics else _statistics(parts["train"], raw.kind)
     return Data(
         name, raw.kind, parts["train"], parts["valid"], parts.get("test"), raw.classes, mean, std, raw.augment,
-        raw.origin, (*notes, *measured),
+        raw.origin, (*notes, *measured), options.fit,
     )  # fmt: skip
 
 
@@ -345,7 +379,7 @@ def _statistics(
     if isinstance(train, Split):
         return (*channel_statistics(train.inputs), ())
     chosen = train.indices[choose(train, min(most, len(train)), (0, STATS), stratify=False)].tolist()
-    images, bad = decode_many([train.items[index] for index in chosen], train.shape)
+    images, bad = decode_many([train.items[index] for index in chosen], train.shape, train.fit)
     if bad:
         raise undecodable({f"training image {chosen[index]}": reason for index, reason in bad.items()})
     return (*channel_statistics(images), (f"mean and std: of {len(chosen)} training images",))
@@ -354,12 +388,12 @@ def _statistics(
 # Files to predict on
 
 
-def read_inputs(paths: Sequence[str | Path], *, kind: str, input_shape: tuple[int, ...]) -> Tensor:
+def read_inputs(paths: Sequence[str | Path], *, kind: str, input_shape: tuple[int, ...], fit: str = "crop") -> Tensor:
     """Read images or arrays as one batch, in the order of `paths`.
 
-    Image files are converted to the channels of `input_shape`, resized and center-cropped to its height and width:
-    uint8 [n, c, h, w]. A ``.npy`` or ``.npz`` (key ``x``, or its only one) holds one sample or a batch of them and must
-    have the shape already: uint8 for images, float32 [n, *input_shape] for arrays.
+    Image files are converted to the channels of `input_shape` and brought to its height and width by `fit`, as in
+    `load`: uint8 [n, c, h, w]. A ``.npy`` or ``.npz`` (key ``x``, or its only one) holds one sample or a batch of them
+    and must have the shape already: uint8 for images, float32 [n, *input_shape] for arrays.
 
     Raises DataError for files that are missing, do not decode (all of them are listed) or have another shape, and
     ConfigError for a `kind` other than "image" and "array".
@@ -382,14 +416,14 @@ def read_inputs(paths: Sequence[str | Path], *, kind: str, input_shape: tuple[in
     others = [path for path in files if path not in arrays]
     if others and kind == "array":
         raise DataError(f"{others[0]} is not a .npy or .npz file, and the model was trained on arrays. Give arrays.")
-    images = dict(zip(others, _images(others, input_shape), strict=True)) if others else {}
+    images = dict(zip(others, _images(others, input_shape, fit), strict=True)) if others else {}
     return torch.cat([arrays[path] if path in arrays else images[path][None] for path in files])
 
 
-def _images(paths: Sequence[Path], shape: tuple[int, ...]) -> Tensor:
+def _images(paths: Sequence[Path], shape: tuple[int, ...], fit: str) -> Tensor:
     from .images import decode_many, undecodable
 
-    tensor, bad = decode_many(paths, shape)
+    tensor, bad = decode_many(paths, shape, fit)
     if bad:
         raise undecodable({str(paths[index]): reason for index, reason in bad.items()})
     return tensor

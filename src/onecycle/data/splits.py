@@ -50,11 +50,19 @@ class Stream(Dataset):
 
     A map-style torch Dataset of (uint8 [channels, height, width], int), picklable for DataLoader workers.
     `items` holds the path or the encoded bytes of every image and need not be a list; `indices` says which of them the
-    n samples are, by default the first n. `targets` is int64 [n], `shape` is (channels, height, width).
+    n samples are, by default the first n. `targets` is int64 [n], `shape` is (channels, height, width), which images of
+    other sizes are brought to by `fit`.
     """
 
-    def __init__(self, items: Sequence[Any], targets: Tensor, shape: tuple[int, ...], indices: Tensor | None = None):
-        self.items, self.targets, self.shape = items, targets, shape
+    def __init__(
+        self,
+        items: Sequence[Any],
+        targets: Tensor,
+        shape: tuple[int, ...],
+        indices: Tensor | None = None,
+        fit: str = "crop",
+    ):
+        self.items, self.targets, self.shape, self.fit = items, targets, shape, fit
         self.indices = torch.arange(len(targets)) if indices is None else indices
 
     def __len__(self) -> int:
@@ -62,7 +70,8 @@ class Stream(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         i = int(self.indices[index])
-        return torch.from_numpy(decode_or_raise(self.items[i], self.shape, f"image {i}")), int(self.targets[index])
+        image = decode_or_raise(self.items[i], self.shape, f"image {i}", self.fit)
+        return torch.from_numpy(image), int(self.targets[index])
 
     def __repr__(self) -> str:
         return f"Stream(n={len(self)}, shape={list(self.shape)})"
@@ -81,6 +90,7 @@ class Data:
         augment: the augmentations that make sense here, among "flip", "crop" and "cutout".
         origin: where it was found: a path, "the package" or "hub:OWNER/NAME".
         notes: what was decided for the user, in words.
+        fit: how images of another size were brought to this one: "crop", "pad" or "squash".
     """
 
     name: str
@@ -94,6 +104,7 @@ class Data:
     augment: tuple[str, ...]
     origin: str
     notes: tuple[str, ...]
+    fit: str = "crop"
 
     def __repr__(self) -> str:
         sizes = {name: getattr(self, name) for name in ("train", "valid", "test")}
@@ -136,7 +147,7 @@ def shape_of(part: Split | Stream) -> tuple[int, ...]:
 def take(part: Split | Stream, indices: Tensor) -> Split | Stream:
     """The samples at `indices` (int64), in that order."""
     if isinstance(part, Stream):
-        return Stream(part.items, part.targets[indices], part.shape, part.indices[indices])
+        return Stream(part.items, part.targets[indices], part.shape, part.indices[indices], part.fit)
     return Split(part.inputs[indices], part.targets[indices])
 
 
@@ -180,7 +191,10 @@ def choose(part: Split | Stream, count: int, entropy: Sequence[int], *, stratify
 def cut(
     part: Split | Stream, fraction: float, entropy: Sequence[int], classes: tuple[str, ...] | None
 ) -> tuple[Split | Stream, Split | Stream]:
-    """Cut `fraction` of the samples off, stratified when there are classes: (what remains, what was cut off)."""
+    """Cut `fraction` of the samples off, stratified when there are classes: (what remains, what was cut off).
+
+    A class with one sample keeps it.
+    """
     n, count, stratify = len(part), max(1, int(len(part) * fraction + 0.5)), classes is not None
     if n < 2:
         raise DataError(
@@ -188,18 +202,32 @@ def cut(
         )
     if classes is not None:
         sizes = part.targets.bincount(minlength=len(classes))
-        single = [f"{classes[i]!r}" for i in (sizes == 1).nonzero().flatten().tolist()]
-        if single:
+        present, divisible = int((sizes > 0).sum()), int((sizes > 1).sum())
+        if not divisible:
             raise DataError(
-                f"A stratified validation cut needs at least 2 samples of every class; there is only one of "
-                f"{listed(single)}. Add samples, leave the class out, or give a validation split of its own."
+                "A validation split cannot be cut from one sample of each class. Add samples, or give a validation "
+                "split of its own."
             )
-        present = int((sizes > 0).sum())
-        count = min(max(count, present), n - present)
+        count = min(max(count, divisible), n - present)
     chosen = choose(part, min(count, n - 1), entropy, stratify=stratify, keep=1)
     rest = torch.ones(n, dtype=torch.bool)
     rest[chosen] = False
     return take(part, rest.nonzero().flatten()), take(part, chosen)
+
+
+def unmeasured(parts: Mapping[str, Split | Stream], classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Notes that name the classes which a split has no samples of."""
+    notes = []
+    for split, part in parts.items():
+        sizes = part.targets.bincount(minlength=len(classes))
+        missing = [repr(classes[i]) for i in (sizes == 0).nonzero().flatten().tolist()]
+        if missing:
+            name = {"train": "training", "valid": "validation"}.get(split, split)
+            what = "cannot be learnt" if split == "train" else "not measured there"
+            notes.append(
+                f"{name}: no samples of {listed(missing, most=5)} ({len(missing)} of {len(classes)} classes), {what}"
+            )
+    return tuple(notes)
 
 
 def numbered(labels: Tensor) -> tuple[str, ...]:

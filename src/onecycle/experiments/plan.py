@@ -89,10 +89,10 @@ def base_job(spec: Spec, setting: Setting) -> Job:
         values["model_options"] = {**(values.get("model_options") or {}), **options}
     if isinstance(values.get("augment"), str):
         values["augment"] = (values["augment"],)
-    if fraction < 1:
-        whole = _train_samples(values["data"], values.get("limit"), values.get("image_size"))
-        values["limit"] = max(1, round(fraction * whole))
-    return Job.from_dict({**values, "policy": spec.policies[0]})
+    job = Job.from_dict({**values, "policy": spec.policies[0]})
+    if fraction == 1:
+        return job
+    return replace(job, limit=max(1, round(fraction * _train_samples(job.data, tuple(job.load_options.items())))))
 
 
 def check(spec: Spec) -> None:
@@ -212,5 +212,5 @@ def _words(setting: Setting) -> list[str]:
 
 
 @cache
-def _train_samples(data: str, limit: int | None, image_size: int | None) -> int:
-    return len(load(data, limit=limit, image_size=image_size).train)
+def _train_samples(data: str, options: tuple[tuple[str, Any], ...]) -> int:
+    return len(load(data, **dict(options)).train)

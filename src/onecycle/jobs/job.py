@@ -22,7 +22,8 @@ class Job(TrainingOptions):
     """Everything that decides how a run goes: the options of a `Learner`, and these.
 
     Args:
-        data: a name or a path, as in `onecycle.load`; `limit` and `image_size` are its arguments.
+        data: a name or a path, as in `onecycle.load`; `limit`, `image_size`, `fit` and `skip_damaged`
+            are its arguments.
         model: a name or ``package.module:callable``, as in `onecycle.build_model`; None: one that suits the data.
         model_options: keywords of the model, such as ``{"dropout": 0.2}``.
         budget: what `Budget.parse` reads.
@@ -69,7 +70,13 @@ class Job(TrainingOptions):
         SCHEDULE,
     )
     limit: int | None = option(None, "Use only so many training samples, evenly from all classes.", "Data")
-    image_size: int | None = option(None, "Side in pixels to which the images of a folder are brought.", "Data")
+    image_size: int | None = option(
+        None, "Side in pixels that images are brought to; by default what is common among them, at most 224.", "Data"
+    )
+    fit: str = option(
+        "crop", "How images of other proportions are brought to one size: crop (the center), pad or squash.", "Data"
+    )
+    skip_damaged: bool = option(False, "Leave out images that do not decode, with a note, and go on.", "Data")
 
     def __post_init__(self) -> None:
         Budget.parse(self.budget)
@@ -95,6 +102,11 @@ class Job(TrainingOptions):
     def schedule_options(self) -> dict[str, Any]:
         """The keywords of the policy, the momentum among them."""
         return {**(self.policy_options or {}), **({} if self.momentum is None else {"momentum": self.momentum})}
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """The keywords of `onecycle.load`, by name."""
+        return {name: getattr(self, name) for name in ("limit", "image_size", "fit", "skip_damaged")}
 
     def learner_keywords(self) -> dict[str, Any]:
         """The keywords of a `Learner`, by name; the momentum is that of the first update."""

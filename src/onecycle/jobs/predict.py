@@ -34,7 +34,7 @@ def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
     options = job.model_options or {}
     model = build(job.model or "", input_shape=shape, classes=facts["outputs"], seed=job.seed, **options)
     _load_weights(model, Path(folder))
-    inputs = read_inputs(files, kind=facts["kind"], input_shape=shape)
+    inputs = read_inputs(files, kind=facts["kind"], input_shape=shape, fit=job.fit)
     transform = ImageTransform(tuple(facts["mean"]), tuple(facts["std"])) if facts["mean"] else None
     batches = as_batches((inputs,), min(256, len(inputs)), shuffle=False, transform=transform)
     outputs = predict(model, batches.epoch(0))

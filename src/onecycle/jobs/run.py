@@ -102,7 +102,7 @@ def prepare(job: Job, verbose: bool = False) -> Prepared:
     """
     if isinstance(job.optimizer, str):
         recipe(job.optimizer)  # before the data are read
-    data = load(job.data, seed=job.seed, limit=job.limit, image_size=job.image_size)
+    data = load(job.data, seed=job.seed, **job.load_options)
     name = job.model or _default_model(data)
 
     def anew(seed: int) -> nn.Module:
