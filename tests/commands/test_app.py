@@ -76,9 +76,9 @@ def test_every_option_reaches_its_setting(training):
         "train", "cifar10", "--model", "resnet9", "--epochs", "2.5", "--lr-max", "0.3", "--policy", "fastai",
         "--optimizer", "adamw", "--momentum", "0.95,0.85", "--weight-decay", "0.01", "--batch-size", "128",
         "--smoothing", "0.1", "--augment", "flip, crop", "--accumulate", "2", "--clip", "1", "--seed", "3", "--limit",
-        "100", "--image-size", "32", "--precision", "bf16", "--device", "cpu", "--compile", "--workers", "2",
-        "--model-options.hidden", "32", "--model-options.dropout", "0.2", "--policy-options.peak_at", "0.3",
-        "--no-report", "--out", "here", "--json",
+        "100", "--image-size", "32", "--fit", "pad", "--skip-damaged", "--precision", "bf16", "--device",
+        "cpu", "--compile", "--workers", "2", "--model-options.hidden", "32", "--model-options.dropout", "0.2",
+        "--policy-options.peak_at", "0.3", "--no-report", "--out", "here", "--json",
     ])  # fmt: skip
     job, out, resume, verbose, report = training[0]
     assert vars(job) == {
@@ -86,8 +86,8 @@ def test_every_option_reaches_its_setting(training):
         "policy_options": {"peak_at": 0.3}, "budget": "2.5 epochs",
         "lr_max": 0.3, "policy": "fastai", "optimizer": "adamw", "momentum": (0.95, 0.85),
         "weight_decay": 0.01, "batch_size": 128, "smoothing": 0.1, "augment": ("flip", "crop"), "accumulate": 2,
-        "clip": 1.0, "seed": 3, "limit": 100, "image_size": 32, "precision": "bf16", "device": "cpu", "compile": True,
-        "workers": 2,
+        "clip": 1.0, "seed": 3, "limit": 100, "image_size": 32, "fit": "pad", "skip_damaged": True,
+        "precision": "bf16", "device": "cpu", "compile": True, "workers": 2,
     }  # fmt: skip
     assert (out, resume, verbose, report) == (Path("here"), False, False, False)
 

@@ -14,6 +14,7 @@ from .compare import compare
 from .data import data
 from .policy import policy
 from .predict import predict
+from .printing import degraded_output
 from .report import report
 from .reproduce import reproduce
 from .runs import runs
@@ -36,18 +37,19 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            app(words, exit_on_error=False, print_error=False)
-    except (OneCycleError, CycloptsError) as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped", file=sys.stderr)
-        sys.exit(128 + stop.signal if isinstance(stop, Interrupted) else 130)
+    with degraded_output():
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                app(words, exit_on_error=False, print_error=False)
+        except (OneCycleError, CycloptsError) as error:
+            if debug:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            print(str(stop) or "stopped", file=sys.stderr)
+            sys.exit(128 + stop.signal if isinstance(stop, Interrupted) else 130)
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,9 +10,10 @@ from cyclopts import Parameter
 from ..errors import ConfigError
 from ..jobs.job import Job
 from .options import GROUPS, Folder, Json, NoReport, Whole, destination, given, options_of, settings, source
-from .printing import check_lines, print_json, terminal_width
+from .printing import check_lines, encodes, print_json, terminal_width
 
 TEST = GROUPS["Range test"]
+BRAILLE = "\u28ff"  # the dots of a plot
 
 
 @options_of(Job, leave=("data", "budget", "lr_max", "policy", "policy_options"))
@@ -83,13 +83,4 @@ def check(
     if json:
         print_json(result.to_dict())
     else:
-        print(*check_lines(result.to_dict(), terminal_width(), ascii=not _has_braille()), sep="\n")
-
-
-def _has_braille() -> bool:
-    """Whether what is printed can hold the dots of a plot."""
-    try:
-        "\u28ff".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
+        print(*check_lines(result.to_dict(), terminal_width(), ascii=not encodes(BRAILLE)), sep="\n")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import shlex
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +24,54 @@ LANDMARKS = {
     "lr_min": "from here on the learning rate matters",
     "edge": "training diverges above",
 }
+
+# What stands for a character that an output cannot hold; other letters lose their accents, all else becomes "?".
+PLAIN = dict(zip("…│─━└┬·\u2013\u2014\u2018\u2019\u201c\u201d→↑↓\u00d7", "~|--++---''\"\">^vx", strict=True)) | {
+    "±": "+-"
+}
+
+
+@contextmanager
+def degraded_output() -> Iterator[None]:
+    """Within the block, what standard output and error cannot encode is printed as the nearest ASCII."""
+    codecs.register_error("onecycle", _nearest)
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="onecycle")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    """The handler of encoding errors by that name.
+
+    >>> codecs.register_error("onecycle", _nearest)
+    >>> "caf\u00e9 \u2026 \u2603".encode("ascii", "onecycle")
+    b'cafe ~ ?'
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_plain, error.object[error.start : error.end])), error.end
+
+
+def _plain(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a path that is no text
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    letters = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return PLAIN.get(character) or letters or ("" if unicodedata.combining(character) else "?")
+
+
+def encodes(words: str) -> bool:
+    """Whether standard output can hold these characters."""
+    try:
+        words.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[Any]], least: Sequence[str] = ()) -> None:
@@ -77,7 +128,8 @@ def _cell(value: Any) -> str:
 
 def print_json(value: Any) -> None:
     """One value as JSON, for people and programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    said = json.dumps(value, indent=2, ensure_ascii=False)
+    print(said if encodes(said) else json.dumps(value, indent=2))
 
 
 def check_lines(result: Mapping[str, Any], width: int | None = None, *, ascii: bool = False) -> list[str]:

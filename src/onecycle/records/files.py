@@ -205,7 +205,8 @@ def replace_text(path: Path, text: str) -> None:
     beside = path.with_name(f".writing-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
+        # A path can hold bytes that are no text: "\udcff" in Python, and so in JSON.
+        with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             sync_file(file)
         beside.replace(path)

@@ -106,8 +106,8 @@ def save(figure: Drawing, path: str | Path) -> Path:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
+    """Text that matplotlib can draw, and does not take for mathematics."""
+    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
 
 
 def _rendered(figure: Drawing, kind: str) -> bytes:
