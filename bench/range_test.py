@@ -99,7 +99,7 @@ def rival_sweep(pair, optimizer, seed, spec, validated=False):
         write(policy, learn.optimizer, lr)
         if not learn.model.training:
             learn.model.train()
-        return update(learn.state, [next(stream)])[0].item()
+        return update(learn.state, [next(stream)]).loss.item()
 
     def validate():
         return onecycle.evaluate(learn.model, held_out, learn.state.loss)["loss"]

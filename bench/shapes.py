@@ -25,7 +25,9 @@ from onecycle import Piecewise, Policy
 from onecycle.data.batches import ImageTransform, TensorBatches
 from onecycle.models import build
 from onecycle.schedules import presets
-from onecycle.training.objectives import Supervised, accuracy, cross_entropy
+from onecycle.training.losses import cross_entropy
+from onecycle.training.metrics import accuracy
+from onecycle.training.objectives import Supervised
 
 OUT = Path(__file__).parent / "out" / "shapes.jsonl"
 DATA, OPTIMIZERS, EPOCHS = ("fashion-mnist", "cifar10"), ("sgd", "adamw"), (2, 8)

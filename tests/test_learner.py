@@ -36,7 +36,7 @@ from onecycle import (
 from onecycle.data import Split
 from onecycle.errors import NonFiniteLoss
 from onecycle.optim.build import RECIPES
-from onecycle.training.objectives import accuracy
+from onecycle.training.metrics import accuracy
 from onecycle.training.options import TrainingOptions
 
 X, Y = blobs(48)
@@ -572,7 +572,8 @@ BROKEN_X = X.index_fill(0, torch.tensor([5]), float("nan"))
         ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())}, ConfigError, "no parameter of this model"),
         ({"precision": "half"}, ConfigError, "unknown precision 'half'"),
         ({"device": "gpu"}, ConfigError, "cannot use the device 'gpu'"),
-        ({"metrics": ["accuracy"]}, ConfigError, "metrics are functions"),
+        ({"metrics": ["accurate"]}, ConfigError, "unknown metric 'accurate': did you mean accuracy"),
+        ({"metrics": [5]}, ConfigError, "metrics are functions"),
         ({"accumulate": 0}, ConfigError, "accumulate"),
         ({"clip": -1.0}, ConfigError, "clip"),
         ({"smoothing": 1.5}, ConfigError, "smoothing is a share"),
@@ -634,7 +635,7 @@ def test_labels_of_a_loader_that_are_out_of_range_later():
 
 
 def test_a_loss_that_is_not_one_number():
-    with pytest.raises(ConfigError, match=r"received a tensor of shape \(8, 3\)"):
+    with pytest.raises(ConfigError, match=r"received a tensor of shape \(16, 3\)"):
         learner(loss=loss_without_end).fit_one_cycle(1, 0.1)
 
 
@@ -702,6 +703,7 @@ def test_a_time_budget_is_charged_with_evaluations_and_ends_at_the_end_of_its_sc
     """Of 3 s, an eighth a pass: two evaluations of 3 batches, a first batch to foresee them, 17 updates to the end."""
     clock = Ticks(monkeypatch)
     learn = learner(loss=clock.loss, batch_size=4)
+    clock.now = 0.0
     result = learn.fit("3 s", Policy({"lr": Piecewise(((0, 0.1), (1, 0.0)))}))
     assert (clock.now, result.updates, len(learn.history.epochs)) == (3.0, 17, 2)
     assert lrs(learn)[-1] < 0.1 / result.updates

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from onecycle import Runtime, Supervised, TrainState
-from onecycle.training.objectives import accuracy, cross_entropy
+from onecycle.training.losses import cross_entropy
+from onecycle.training.metrics import accuracy
 
 CPU = Runtime.choose("cpu")
 TASK = Supervised(cross_entropy, {"accuracy": accuracy})

@@ -31,6 +31,7 @@ from .search.trial import trial
 from .text import count, duration, html_table
 from .training import evaluate as evaluation
 from .training import objectives as tasks
+from .training import probe
 from .training.loop import Charges, resolve, train, updates_per_epoch
 from .training.objectives import Loss, pair
 from .training.options import TrainingOptions
@@ -54,10 +55,13 @@ class Learner:
             `datasets.Dataset`, a split, or the data of `onecycle.load`, which brings its own validation split.
         valid: the same, to be measured after each epoch; or None.
         loss: None picks cross-entropy, binary cross-entropy or squared error by the targets; a criterion
-            ``fn(outputs, targets)`` of torch.nn; or ``fn(model, batch)`` for everything else, which returns the batch's
-            mean loss or ``(loss, {metric: mean})``.
-        metrics: functions of (outputs, targets) to the batch's mean, or torchmetrics objects (measured in evaluation),
-            as a list or by name; None: accuracy where it makes sense.
+            ``fn(outputs, targets)``, of torch.nn or your own, or a name such as "mse"; or ``fn(model, batch)`` for
+            everything else, which returns the batch's mean loss, ``(loss, {metric: mean})``, or with what these means
+            weigh, such as the number of tokens, ``(loss, {metric: mean}, weight)``. What a criterion that is a module
+            has as parameters is trained too.
+        metrics: functions of (outputs, targets) to the batch's mean, torchmetrics objects (measured in evaluation), or
+            names such as "f1", "auroc", "top5", "r2" and "mae"; one, several, or a dictionary. None: accuracy where it
+            makes sense.
         layer_groups: modules from input to output, which hold all of the model and which `lr_max=slice(a, b)` is spread
             over; None: the model's children.
         verbose: print notes and progress.
@@ -102,13 +106,15 @@ class Learner:
         self.runtime = replace(runtime, channels_last=any(isinstance(m, nn.Conv2d) for m in model.modules()))
         self.model = self.runtime.place(model)
         self._take_data(train, valid)
+        task = self._task(loss, metrics)
+        of_loss = tasks.loss_module(task)
         built, notes = optimizers.build_optimizer(
-            given.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay
+            given.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss
         )
         self._layers = optimizers.layers_of(self.model, built, layer_groups)
         self._recipe = optimizers.RECIPES.get(given.optimizer) if isinstance(given.optimizer, str) else None
         self.state = TrainState(
-            self.model, built, self._task(loss, metrics), self.runtime, given.seed, given.accumulate, given.clip,
+            self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             torch.compile(self.model) if given.compile else None,
         )  # fmt: skip
         self._note(*notes)
@@ -377,22 +383,35 @@ class Learner:
         self.valid = None if valid is None else self._batching.batches(valid, training=False)
 
     def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics) -> Loss:
+        """The loss, tried on a few samples before anything is trained."""
         smoothing = self.options.smoothing
         if smoothing is not None:
             share("smoothing", smoothing, of="the target")
-        if loss is not None:
-            if smoothing:
-                raise ConfigError("smoothing is for the default loss: smooth the labels in the loss that you give")
-            return tasks.given_loss(loss, metrics)
-        inputs, targets = pair(self.runtime.move(first_batch(self.train)))
-        known = [targets, *(whole for split in (self.train, self.valid) for whole in getattr(split, "tensors", ())[1:])]
-        if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
-            inputs, targets = inputs[:8], targets[:8]
-        with evaluation.evaluating(self.model, self.runtime), self.runtime.autocast():
-            outputs = self.model(inputs)
-        task, note = tasks.pick_task(outputs, targets, metrics, smoothing, known)
-        self._note(note)
+        if loss is None:
+            task, note = tasks.pick_task(self._seen(), metrics, smoothing)
+            notes = [note]
+        elif smoothing:
+            raise ConfigError("smoothing is for the default loss: smooth the labels in the loss that you give")
+        else:
+            task, notes = tasks.given_loss(loss, metrics, self._seen)
+        self._note(*notes)
+        of_loss = tasks.loss_module(task)
+        if of_loss is not None:
+            of_loss.to(self.runtime.device)
+        if isinstance(task, tasks.Supervised) or probe.is_unfinished(self.model):
+            probe.check(self.model, task, probe.few(self.runtime.move(first_batch(self.train))), self.runtime)
+        elif self.valid is not None:
+            probe.check(self.model, task, self.runtime.move(first_batch(self.valid)), self.runtime)
         return task
+
+    def _seen(self) -> tasks.Seen:
+        """What the model gives for a few samples, and the targets at hand."""
+        batch = self.runtime.move(first_batch(self.train))
+        inputs, targets = pair(probe.few(batch))
+        outputs = probe.outputs_of(self.model, inputs, self.runtime)
+        of_train, of_valid = (getattr(split, "tensors", ())[1:] for split in (self.train, self.valid))
+        known = [*(of_train or [pair(batch)[1]]), *of_valid]
+        return tasks.Seen(outputs, targets, known, complete=bool(of_train and (of_valid or self.valid is None)))
 
     def _policy(
         self,

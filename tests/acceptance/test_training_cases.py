@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from onecycle import Learner, Piecewise, Policy, Runtime, Supervised, TrainState, Update, one_cycle, train
 from onecycle.optim.driver import Driver
-from onecycle.training.objectives import cross_entropy
+from onecycle.training.losses import cross_entropy
 
 CYCLE = Policy(
     {"lr": Piecewise(((0, 0.04), (0.3, 1), (1, 0))), "momentum": Piecewise(((0, 0.95), (0.3, 0.85), (1, 0.95)))}

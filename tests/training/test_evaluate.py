@@ -59,7 +59,7 @@ def test_the_model_is_left_as_it_was():
 
 def test_modes_come_back_after_an_error():
     model = seeded_net().train()
-    with pytest.raises(RuntimeError), evaluating(model, CPU):
+    with pytest.raises(RuntimeError), evaluating(CPU, model):
         assert not any(module.training for module in model.modules()) and not torch.is_grad_enabled()
         raise RuntimeError
     assert all(module.training for module in model.modules()) and torch.is_grad_enabled()

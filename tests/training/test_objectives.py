@@ -10,17 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from onecycle import ConfigError, DataError, Supervised
-from onecycle.training.objectives import (
-    Perplexity,
-    accuracy,
-    activation,
-    binary_cross_entropy,
-    check_labels,
-    cross_entropy,
-    given_loss,
-    mean_squared_error,
-    pick_task,
-)
+from onecycle.training.losses import binary_cross_entropy, cross_entropy, mean_squared_error
+from onecycle.training.metrics import Perplexity, accuracy
+from onecycle.training.objectives import Seen, activation, check_labels, given_loss, pick_task
 
 R = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 ZEROS_AND_ONES = torch.tensor([0, 1, 1, 0])
@@ -47,10 +39,10 @@ ZEROS_AND_ONES = torch.tensor([0, 1, 1, 0])
 def test_the_loss_that_fits(outputs, targets, picked, note):
     import re
 
-    task, said = pick_task(outputs, targets)
+    task, said = pick_task(Seen(outputs, targets))
     assert task.criterion is picked and re.match("loss: " + note, said), said
     assert said.endswith("accuracy") == (picked is not mean_squared_error) == ("accuracy" in task.metrics)
-    loss, metrics = task(nn.Identity(), (outputs, targets))
+    loss, metrics, _ = task(nn.Identity(), (outputs, targets))
     unsmoothed = {"loss_unsmoothed"} if task.smoothing else set()
     assert loss.ndim == 0 and bool(torch.isfinite(loss)) and metrics.keys() == task.metrics.keys() | unsmoothed
 
@@ -60,16 +52,16 @@ def test_one_column_against_a_flat_target_is_not_broadcast():
     assert mean_squared_error(outputs, targets).item() == 2.5
     bce = -(math.log(1 - 1 / (1 + math.exp(-1))) + math.log(1 / (1 + math.exp(-2)))) / 2
     assert binary_cross_entropy(outputs, torch.tensor([0, 1])).item() == pytest.approx(bce, rel=1e-6)
-    task, _ = pick_task(outputs, torch.tensor([0, 1]))
+    task, _ = pick_task(Seen(outputs, torch.tensor([0, 1])))
     assert task.metrics["accuracy"](outputs, torch.tensor([0, 1])).item() == 0.5
 
 
 def test_all_targets_at_hand_decide():
     few = torch.tensor([0.0, 1.0, 0.0])
-    assert pick_task(torch.zeros(3, 1), few)[0].criterion is binary_cross_entropy
-    assert pick_task(torch.zeros(3, 1), few, known=[torch.tensor([0.0, 3.5])])[0].criterion is mean_squared_error
+    assert pick_task(Seen(torch.zeros(3, 1), few))[0].criterion is binary_cross_entropy
+    assert pick_task(Seen(torch.zeros(3, 1), few, [torch.tensor([0.0, 3.5])]))[0].criterion is mean_squared_error
     with pytest.raises(DataError, match="found labels from 0 to 7"):
-        pick_task(torch.zeros(3, 4), few.long(), known=[torch.tensor([0, 7])])
+        pick_task(Seen(torch.zeros(3, 4), few.long(), [torch.tensor([0, 7])]))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +78,7 @@ def test_all_targets_at_hand_decide():
 def test_shapes_that_do_not_fit_are_named(outputs, targets):
     shapes = f"outputs {tuple(outputs.shape)}, targets {tuple(targets.shape)}"
     with pytest.raises(DataError) as found:
-        pick_task(outputs, targets)
+        pick_task(Seen(outputs, targets))
     assert shapes in str(found.value) and "give loss=fn(model, batch)" in str(found.value)
 
 
@@ -96,7 +88,7 @@ def test_shapes_that_do_not_fit_are_named(outputs, targets):
 )
 def test_what_is_not_a_tensor_needs_a_loss_of_its_own(outputs, targets, says):
     with pytest.raises(DataError, match=says + ".*give loss=fn"):
-        pick_task(outputs, targets)
+        pick_task(Seen(outputs, targets))
 
 
 @pytest.mark.parametrize(("labels", "found"), [([0, 3], "from 0 to 3"), ([-1, 2], "from -1 to 2")])
@@ -107,18 +99,18 @@ def test_labels_out_of_range(labels, found):
 
 def test_labels_are_smoothed_by_default_and_tokens_are_not():
     labels, tokens = torch.tensor([0, 1, 2, 0]), torch.tensor([[0, 1], [2, 0]])
-    assert pick_task(R, labels)[0].smoothing == 0.1
-    assert pick_task(R.view(2, 2, 3), tokens)[0].smoothing == 0.0
+    assert pick_task(Seen(R, labels))[0].smoothing == 0.1
+    assert pick_task(Seen(R.view(2, 2, 3), tokens))[0].smoothing == 0.0
     for amount in (0.0, 0.3):
-        assert pick_task(R, labels, smoothing=amount)[0].smoothing == amount
-        assert pick_task(R.view(2, 2, 3), tokens, smoothing=amount)[0].smoothing == amount
+        assert pick_task(Seen(R, labels), smoothing=amount)[0].smoothing == amount
+        assert pick_task(Seen(R.view(2, 2, 3), tokens), smoothing=amount)[0].smoothing == amount
 
 
 def test_smoothing_reaches_the_cross_entropy_and_nothing_else():
-    assert pick_task(R, torch.tensor([0, 1, 2, 0]), smoothing=0.1)[0].smoothing == 0.1
+    assert pick_task(Seen(R, torch.tensor([0, 1, 2, 0])), smoothing=0.1)[0].smoothing == 0.1
     for targets in (R, (R > 0).float()):
         with pytest.raises(ConfigError, match="smoothing is for a cross-entropy"):
-            pick_task(R, targets, smoothing=0.1)
+            pick_task(Seen(R, targets), smoothing=0.1)
 
 
 class Meter:
@@ -134,32 +126,32 @@ def test_metrics_as_a_list_or_by_name():
         ({"a": accuracy, "b": meter}, ["a"], ["b"]),
         ([], [], []),
     ):
-        task, said = pick_task(R, torch.tensor([0, 1, 2, 0]), given)
+        task, said = pick_task(Seen(R, torch.tensor([0, 1, 2, 0])), given)
         assert (list(task.metrics), list(task.meters)) == (names, measured)
         assert said.endswith(", ".join([*names, *measured]))
 
 
-@pytest.mark.parametrize("metrics", [{"loss": accuracy}, {"a": 5}, ["accuracy"]])
+@pytest.mark.parametrize("metrics", [{"loss": accuracy}, {"a": 5}, ["accurate"]])
 def test_metrics_that_cannot_be(metrics):
-    with pytest.raises(ConfigError, match="metrics are functions"):
-        pick_task(R, torch.tensor([0, 1, 2, 0]), metrics)
+    with pytest.raises(ConfigError, match=r"metrics are functions|unknown metric"):
+        pick_task(Seen(R, torch.tensor([0, 1, 2, 0])), metrics)
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), F.cross_entropy, nn.L1Loss(), F.huber_loss])
 def test_a_criterion_of_torch_gets_metrics_beside_it(loss):
-    task = given_loss(loss)
+    task, _ = given_loss(loss)
     assert isinstance(task, Supervised) and task.criterion is loss
     assert list(task.metrics) == (["accuracy"] if "ross" in repr(loss) else [])
-    assert list(given_loss(loss, [accuracy]).metrics) == ["accuracy"]
+    assert list(given_loss(loss, [accuracy])[0].metrics) == ["accuracy"]
 
 
 def test_a_function_of_model_and_batch_stays_as_it_is():
     def loss(model, batch):
         return model(batch).mean()
 
-    assert given_loss(loss) is loss
-    with pytest.raises(ConfigError, match="returns its metrics itself"):
-        given_loss(loss, [accuracy])
+    assert given_loss(loss) == (loss, [])
+    with pytest.raises(ConfigError, match="Or return metrics yourself"):
+        given_loss(loss, ["accuracy"])
 
 
 def test_predictions_are_probabilities_where_there_are_classes():
@@ -188,10 +180,10 @@ def test_with_label_smoothing_the_loss_without_it_is_measured_too():
     outputs, targets = torch.tensor([[2.0, 0.0, 1.0]], requires_grad=True), torch.tensor([0])
     task = Supervised(cross_entropy, {"accuracy": accuracy}, smoothing=0.1)
     net = nn.Identity()
-    loss, metrics = task(net, (outputs, targets))
+    loss, metrics, _ = task(net, (outputs, targets))
     assert loss == F.cross_entropy(outputs, targets, label_smoothing=0.1)
     assert (
         metrics["loss_unsmoothed"] == F.cross_entropy(outputs, targets) and not metrics["loss_unsmoothed"].requires_grad
     )
-    judged, plain = task(net.eval(), (outputs, targets))
+    judged, plain, _ = task(net.eval(), (outputs, targets))
     assert judged == F.cross_entropy(outputs, targets) and plain.keys() == {"accuracy"}

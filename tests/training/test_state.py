@@ -13,7 +13,7 @@ from training_makers import CPU, TASK, adamw, blobs, differing, new_state, seede
 from onecycle import CheckpointError, ConfigError, Runtime, TrainState, Update, train
 from onecycle.errors import NonFiniteLoss
 from onecycle.schedules import presets
-from onecycle.training.means import RunningMeans
+from onecycle.training.means import RunningMeans, UpdateMeans
 from onecycle.training.state import Position
 
 X, Y = blobs(24)
@@ -153,7 +153,7 @@ def test_means_are_weighted_by_samples_and_do_not_depend_on_when_they_are_read()
     for read_after in ({0, 1, 2}, {1}, set()):
         means = RunningMeans()
         for i, (step, lr, samples, loss, metric) in enumerate(rows):
-            means.add(step, lr, samples, torch.tensor(loss), {"m": torch.tensor(metric)})
+            means.add(step, lr, UpdateMeans(torch.tensor(loss), {"m": torch.tensor(metric)}, samples, {}))
             if i in read_after:
                 means.read()
         assert means.means() == slow and means.samples == 8
@@ -164,7 +164,7 @@ def test_means_are_weighted_by_samples_and_do_not_depend_on_when_they_are_read()
 def test_the_first_loss_that_is_not_finite_is_named(value):
     means = RunningMeans()
     for step, loss in enumerate((1.0, value, float("nan"))):
-        means.add(step, 0.3 / (step + 1), 1, torch.tensor(loss), {})
+        means.add(step, 0.3 / (step + 1), UpdateMeans(torch.tensor(loss), {}, 1, {}))
     with pytest.raises(
         NonFiniteLoss, match=f"the loss became {value} at update 1, at learning rate 0.15.*0.05"
     ) as found:
@@ -174,7 +174,7 @@ def test_the_first_loss_that_is_not_finite_is_named(value):
 
 def test_a_mean_that_is_only_measured_may_be_infinite():
     means = RunningMeans()
-    means.add(0, 0.0, 1, torch.tensor(float("inf")), {})
+    means.add(0, 0.0, UpdateMeans(torch.tensor(float("inf")), {}, 1, {}))
     assert means.means(strict=False) == {"loss": float("inf")}
 
 
@@ -189,7 +189,7 @@ def test_weights_that_are_not_finite_are_found():
 
 def test_a_state_with_a_loss_that_is_not_finite_is_not_stored():
     state = new_state()
-    state.means.add(0, 0.1, 1, torch.tensor(float("nan")), {})
+    state.means.add(0, 0.1, UpdateMeans(torch.tensor(float("nan")), {}, 1, {}))
     with pytest.raises(NonFiniteLoss):
         state.state_dict()
 

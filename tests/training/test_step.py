@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from training_makers import CPU, TASK, adamw, blobs, differing, seeded_net, sgd, weights
 
 from onecycle import ConfigError, DataError, Runtime, Supervised, TrainingError, TrainState
-from onecycle.training.objectives import accuracy, binary_accuracy, cross_entropy, pair
+from onecycle.training.losses import cross_entropy
+from onecycle.training.metrics import accuracy, binary_accuracy
+from onecycle.training.objectives import pair
 from onecycle.training.step import OVERFLOWS_ALLOWED, compute, samples_in, update
 
 X, Y = blobs(20)
@@ -34,7 +36,7 @@ def test_one_batch_is_forward_backward_step(make):
     optimizer = make(by_hand)
     state = state_of(ours, make)
     for _ in range(3):
-        loss, metrics, samples = update(state, [(X, Y)])
+        loss, metrics, samples, _ = update(state, [(X, Y)])
         optimizer.zero_grad()
         outputs = by_hand(X)
         expected = F.cross_entropy(outputs, Y)
@@ -126,7 +128,7 @@ def test_an_overflow_is_tried_again_on_the_same_batches():
     model = plain_net()
     state = state_of(model, loss=loss, runtime=Runtime.choose("cpu", "fp16"))
     before, scale = weights(model), state.scaler.get_scale()
-    value, _, samples = update(state, [(X, Y)])
+    value, _, samples, _ = update(state, [(X, Y)])
     assert len(calls) == 4 and all(batch[0] is X for batch in calls)
     assert samples == 20 and bool(torch.isfinite(value)) and differing(before, weights(model))
     assert state.scaler.get_scale() == scale / 8
@@ -144,7 +146,7 @@ def test_endless_overflow_is_an_error_that_leaves_the_weights():
 def test_a_loss_of_ones_own_gives_plain_numbers_as_metrics_too():
     model = plain_net()
     total = model(X).sum()
-    loss, metrics = compute(lambda m, b: (m(b).mean(), {"total": m(b).sum(), "one": 1.0}), model, X, CPU)
+    loss, metrics, _ = compute(lambda m, b: (m(b).mean(), {"total": m(b).sum(), "one": 1.0}), model, X, CPU)
     assert loss.requires_grad and {k: v.item() for k, v in metrics.items()} == {"total": total.item(), "one": 1.0}
     assert not metrics["total"].requires_grad, "a metric must not keep the graph of its batch"
     assert compute(lambda m, b: m(b).mean(), model, X, CPU)[1] == {}
@@ -211,7 +213,7 @@ def test_labels_of_any_whole_type(dtype):
 
 def test_a_label_without_an_output_is_a_data_error():
     with pytest.raises(DataError, match=r"from 0 to 2.*Target 3"):
-        cross_entropy(torch.eye(3), torch.tensor([0, 3, 1]))
+        Supervised(cross_entropy)(nn.Identity(), (torch.eye(3), torch.tensor([0, 3, 1])))
 
 
 def test_a_frozen_parameter_takes_no_step():

@@ -23,7 +23,7 @@ from ..records.files import RUN, plain, write_jsonl
 from ..records.history import History, Result
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
-from ..training.objectives import Perplexity
+from ..training.metrics import Perplexity
 from .drawing import draw, write_page
 from .job import Job
 

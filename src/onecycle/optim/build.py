@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from .. import text
 from ..checks import is_number, number, one_of
 from ..errors import ConfigError
 from .muon import Muon, inner_matrices
@@ -47,7 +48,12 @@ def recipe(name: str) -> Recipe:
 
 
 def build_optimizer(
-    optimizer: Any, model: nn.Module, *, momentum: float | None = None, weight_decay: float | None = None
+    optimizer: Any,
+    model: nn.Module,
+    *,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    beside: nn.Module | None = None,
 ) -> tuple[Optimizer, list[str]]:
     """An optimizer over the model's parameters, and notes that say what was decided.
 
@@ -57,13 +63,16 @@ def build_optimizer(
         momentum: of SGD, or beta1 of Adam's kin; None: the recipe's, or the class's own.
         weight_decay: of weights with two or more dimensions; None: the recipe's, or the class's own. Biases and the
             scales and shifts of norms get none.
+        beside: the module of a loss, whose parameters are trained with the model's, without weight decay.
 
     Raises:
         ConfigError: an unknown name, what does not make an optimizer, or an optimizer of another model.
     """
     if isinstance(optimizer, Optimizer):
         _check_same_model(optimizer, model)
-        return optimizer, []
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        left = sum(p.requires_grad and id(p) not in held for p in _parameters(beside))
+        return optimizer, [f"the optimizer leaves out {text.count(left, 'parameter')} of the loss"] if left else []
     if weight_decay is not None:
         number("weight_decay", weight_decay, least=0, example="5e-4")
     named = recipe(optimizer) if isinstance(optimizer, str) else None
@@ -73,6 +82,9 @@ def build_optimizer(
     momentum = named.momentum if named and momentum is None else momentum
     decay = named.weight_decay if named and weight_decay is None else weight_decay
     groups = muon_groups(model, decay, momentum) if make is Muon else parameter_groups(model, decay)
+    held = {id(p) for group in groups for p in group["params"]}
+    if more := [p for p in _parameters(beside) if id(p) not in held]:
+        groups.append({"params": more, "lr_ratio": 1.0, "weight_decay_ratio": 0.0, "weight_decay": 0.0})
     try:
         made = make(groups, **_arguments(make, named, momentum))
     except (TypeError, ValueError) as error:
@@ -215,6 +227,10 @@ def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:
         for parameter in layer:
             parameter.requires_grad_(i >= count)
             parameter.grad = None
+
+
+def _parameters(module: nn.Module | None) -> list[nn.Parameter]:
+    return [] if module is None else list(module.parameters())
 
 
 def _arguments(make: Any, named: Recipe | None, momentum: float | None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..records.curve import Curve, Sweep
 from ..records.files import write_json
 from ..training import evaluate as evaluation
 from ..training.loop import groups_of, updates_per_epoch
-from ..training.objectives import UNSMOOTHED, Supervised
+from ..training.objectives import UNSMOOTHED, means_of
 from ..training.restore import modules_of
 from ..training.signals import stop_requests
 from ..training.state import TrainState
@@ -264,7 +264,7 @@ def range_test_of(
     batch = samples_in(next(iter(train.epoch(0)), ())) * state.accumulate
     samples = min(SAMPLES[1], max(SAMPLES[0], allowed // repeats * batch // (2 * MEASUREMENTS)))
     held_out = None if valid is None else [state.runtime.move(part) for part in _part(valid, samples)]
-    loss = replace(state.loss, meters={}) if isinstance(state.loss, Supervised) else state.loss
+    loss = replace(state.loss, meters={}) if hasattr(state.loss, "meters") else state.loss  # type: ignore[type-var]
     measure = None if held_out is None else partial(evaluation.evaluate, state.model, held_out, loss, state.runtime)
     probe = SharpnessProbe(*_training_loss(state, train)) if full else None
     test = range_test(
@@ -275,7 +275,7 @@ def range_test_of(
         updates=updates,
         repeats=repeats,
         restart=build and partial(_rebuild, state.model, build),
-        model=state.model,
+        model=state.modules,
         keep=[] if state.scaler is None else [state.scaler],
         probe=probe,
         seed=state.seed,
@@ -293,10 +293,11 @@ def _update(state: TrainState, compared: bool, group: list[Any]) -> Tensor | flo
     """
     state.training_mode()
     try:
-        loss, metrics, _ = update(state, [state.runtime.move(batch) for batch in group])
+        means = update(state, [state.runtime.move(batch) for batch in group])
     except TrainingError:
         return math.nan
-    return StepLosses(loss, metrics[UNSMOOTHED]) if compared and UNSMOOTHED in metrics else loss
+    unsmoothed = means.metrics.get(UNSMOOTHED) if compared else None
+    return means.loss if unsmoothed is None else StepLosses(means.loss, unsmoothed)
 
 
 def _rebuild(model: nn.Module, build: Callable[[int], nn.Module], seed: int) -> None:
@@ -315,9 +316,9 @@ def _training_loss(state: TrainState, train: Batches) -> tuple[Callable[[], Tens
     sizes = [samples_in(part) for part in parts]
 
     def loss() -> Tensor:
-        results = [state.loss(state.model, part) for part in parts]
-        losses = [result[0] if isinstance(result, tuple) else result for result in results]
-        return sum(value * (n / sum(sizes)) for value, n in zip(losses, sizes, strict=True))  # type: ignore[return-value]
+        means = [means_of(state.loss(state.model, part)) for part in parts]
+        weights = [part.weights.get("loss", n) for part, n in zip(means, sizes, strict=True)]
+        return sum(part.loss * (weight / sum(weights)) for part, weight in zip(means, weights, strict=True))  # type: ignore[return-value]
 
     return loss, [p for group in state.optimizer.param_groups for p in group["params"]]
 

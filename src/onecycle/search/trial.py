@@ -9,8 +9,6 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from ..data.batches import Batches
 from ..errors import NonFiniteLoss
 from ..schedules.policy import Policy
@@ -63,11 +61,10 @@ def trial(
     (3, False, True)
     """
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    parts = [part for part in (state.model, state.loss) if isinstance(part, nn.Module)]
     scaler = [] if state.scaler is None else [state.scaler]
     before = state.at, state.begun, state.means
     start, last, lost, valid = time.perf_counter(), None, False, None
-    with untouched([state.optimizer], [*modules_of(parameters), *parts], scaler):
+    with untouched([state.optimizer], [*modules_of(parameters), *state.modules], scaler):
         try:
             state.at = copy(state.at)
             state.end_run()

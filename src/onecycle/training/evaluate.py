@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..data.seeds import derive_seed, seeded
 from ..errors import DataError
-from .means import RunningMeans
-from .objectives import Loss
+from .means import RunningMeans, UpdateMeans
+from .metrics import read_meters
+from .objectives import Loss, loss_module
 from .runtime import Runtime, generators
 from .step import compute, samples_in
 
@@ -33,17 +34,20 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
         ConfigError: the model is on the meta device.
     """
     runtime = runtime or Runtime.of(model)
-    meters = getattr(loss, "meters", {})
+    meters, of_loss = getattr(loss, "meters", {}), loss_module(loss)
     for meter in meters.values():
+        if hasattr(meter, "to"):
+            meter.to(runtime.device)
         meter.reset()
     means = RunningMeans()
-    with evaluating(model, runtime):
+    with evaluating(runtime, model, *([] if of_loss is None else [of_loss])):
         for i, batch in enumerate(batches):
             batch = runtime.move(batch)
-            means.add(i, 0.0, samples_in(batch), *compute(loss, model, batch, runtime))
+            part = compute(loss, model, batch, runtime)
+            means.add(i, 0.0, UpdateMeans(part.loss, part.metrics, samples_in(batch), part.weights))
     if not means.pending:
         raise DataError("there are no batches to evaluate on")
-    return {**means.means(strict=False), **{name: float(meter.compute()) for name, meter in meters.items()}}
+    return {**means.means(strict=False), **read_meters(meters)}
 
 
 def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = None) -> Tensor:
@@ -61,7 +65,7 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
     """
     runtime = runtime or Runtime.of(model)
     outputs = []
-    with evaluating(model, runtime):
+    with evaluating(runtime, model):
         for batch in batches:
             inputs = runtime.move(batch[0] if isinstance(batch, tuple | list) else batch)
             with runtime.autocast():
@@ -72,10 +76,11 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
 
 
 @contextmanager
-def evaluating(model: nn.Module, runtime: Runtime) -> Iterator[None]:
+def evaluating(runtime: Runtime, *modules: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; the modes of the modules and the caller's generators are put back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    training = [part for module in modules for part in module.modules() if part.training]
+    for module in modules:
+        module.eval()
     try:
         with torch.no_grad(), seeded(generators(runtime.device), derive_seed(0, "evaluate")):
             yield

@@ -247,12 +247,14 @@ def _run(
             step, progress = clock.updates, min(1.0, max(clock.share(), state.at.progress))
             values = write(policy, state.optimizer, progress)
             with seeded(state.generators, derive_seed(state.seed, "update", state.at.step)):
-                loss, metrics, samples = update(state, [state.runtime.move(batch) for batch in group])
-            reading = state.means.add(step, values["lr"], samples, loss, metrics)
+                means = update(state, [state.runtime.move(batch) for batch in group])
+            reading = state.means.add(step, values["lr"], means)
             if len(state.means.pending) >= look_every:
                 state.means.read()
             seconds = clock.updated(len(group), started, progress)
-            yield Update(step, clock.total, state.at.epoch - begun.epoch, progress, values, samples, seconds, reading)
+            yield Update(
+                step, clock.total, state.at.epoch - begun.epoch, progress, values, means.samples, seconds, reading
+            )
             if clock.finished():
                 break
             started = time.perf_counter()

@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import NonFiniteLoss
+
+
+class UpdateMeans(NamedTuple):
+    """The detached mean loss and metrics of an update over its samples, and what those weigh that do not weigh them."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    samples: int
+    weights: dict[str, Tensor]
 
 
 class Reading:
@@ -50,19 +59,24 @@ def _drain(readings: Sequence[Reading]) -> None:
 
 @dataclass
 class RunningMeans:
-    """Sample-weighted means over the updates of an epoch, added in order: the same sums however often they are read."""
+    """Weighted means over the updates of an epoch, added in order: the same sums however often they are read.
+
+    A mean weighs the samples of its update, or what it brings as its weight; one of weight 0 is left out.
+    """
 
     sums: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
     samples: int = 0
     seconds: float = 0.0
     pending: list[Reading] = field(default_factory=list)
-    _about: list[tuple[int, float, int]] = field(default_factory=list)
+    _about: list[tuple[int, float, int, Reading | None]] = field(default_factory=list)
 
-    def add(self, step: int, lr: float, samples: int, loss: Tensor, metrics: Mapping[str, Tensor]) -> Reading:
-        """Take in update `step`: its learning rate, number of samples, loss and metrics."""
-        reading = Reading({"loss": loss, **metrics}, self.pending)
+    def add(self, step: int, lr: float, update: UpdateMeans) -> Reading:
+        """Take in update `step`: its learning rate, and its means with what they weigh."""
+        reading = Reading({"loss": update.loss, **update.metrics}, self.pending)
+        beside = [weighing for *_, weighing in self._about if weighing is not None] if update.weights else ()
         self.pending.append(reading)
-        self._about.append((step, lr, samples))
+        self._about.append((step, lr, update.samples, Reading(update.weights, beside) if update.weights else None))
         return reading
 
     def read(self, strict: bool = True) -> None:
@@ -72,18 +86,20 @@ class RunningMeans:
             NonFiniteLoss: where `strict`, naming the first update whose loss is NaN or infinite, and its learning rate.
         """
         pending, about, self.pending, self._about = self.pending, self._about, [], []
-        for reading, (step, lr, samples) in zip(pending, about, strict=True):
-            numbers = reading.numbers
-            if strict and not math.isfinite(numbers["loss"]):
+        for reading, (step, lr, samples, weighing) in zip(pending, about, strict=True):
+            numbers, weights = reading.numbers, {} if weighing is None else weighing.numbers
+            if strict and not math.isfinite(numbers["loss"]) and weights.get("loss", 1):
                 raise diverged(numbers["loss"], step, lr)
             self.samples += samples
             for name, value in numbers.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value * samples
+                if weight := weights.get(name, samples):
+                    self.sums[name] = self.sums.get(name, 0.0) + value * weight
+                    self.weights[name] = self.weights.get(name, 0) + weight
 
     def means(self, strict: bool = True) -> dict[str, float]:
         """The means so far; empty where there was no sample."""
         self.read(strict)
-        return {name: total / self.samples for name, total in self.sums.items()}
+        return {name: total / self.weights[name] for name, total in self.sums.items()}
 
 
 def diverged(what: object, step: int, lr: float) -> NonFiniteLoss:

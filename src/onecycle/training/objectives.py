@@ -1,11 +1,11 @@
-"""What a model is trained to minimise and measured by: losses, metrics, and which of them fit outputs and targets."""
+"""What a model is trained to minimise and measured by: the loss of a batch, with its metrics."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,80 +13,188 @@ from torch.nn import functional as F
 
 from ..checks import share
 from ..errors import ConfigError, DataError
-
-Metric = Callable[[Tensor, Tensor], Tensor]
-"""From outputs [n, ...] and targets [n, ...] to the batch's mean, a 0-d tensor."""
+from ..text import count
+from .losses import (
+    IGNORED,
+    Form,
+    binary_cross_entropy,
+    class_weights,
+    criterion_of,
+    cross_entropy,
+    denominator,
+    form_of,
+    mean_squared_error,
+    shape,
+)
+from .metrics import Metric, Metrics, accuracy, default_metrics, feed, named_metric, split_metrics
 
 # In training, of a classifier; measured in docs/log.md.
 SMOOTHING = 0.1
 # The name of the training loss without label smoothing, beside the one that is minimised.
 UNSMOOTHED = "loss_unsmoothed"
-Metrics = Mapping[str, Any] | Sequence[Any] | None
+
+
+class BatchMeans(NamedTuple):
+    """The mean loss of a batch, the means of its metrics, and what those stand for that do not weigh its samples.
+
+    `weights` has, by name ("loss" or a metric's), the number that the mean was divided by.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    weights: dict[str, Tensor]
 
 
 class Loss(Protocol):
-    """From a model and a batch of any structure to the mean loss, or to ``(loss, {metric: batch mean})``."""
+    """From a model and a batch of any structure to the mean loss, with metrics and a weight where there are such.
 
-    def __call__(self, model: nn.Module, batch: Any) -> Tensor | tuple[Tensor, dict[str, Tensor]]: ...
+    That is ``loss``, ``(loss, {metric: batch mean})`` or ``(loss, {metric: batch mean}, weight)``, where the weight is
+    what the means were divided by, such as the number of tokens that are not padding; without one it is the number of
+    samples. Means over batches are weighted by it.
+    """
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor | tuple[Any, ...]: ...
 
 
 @dataclass(frozen=True)
 class Supervised:
     """The loss of batches ``(inputs, targets)``: `criterion(model(inputs), targets)`, and metrics beside it.
 
+    Outputs and targets are brought to one shape where the criterion compares them one by one ([n, 1] and [n] are not
+    broadcast); targets that a cross-entropy leaves out (`ignore_index`) count nowhere, and the weights of its classes
+    do in every mean.
+
     Label `smoothing` is for a cross-entropy, and in training alone: a model in evaluation mode is judged without it. So
     that both can be compared, the training loss without it is a metric then, ``loss_unsmoothed``.
     `meters` are objects with `update(outputs, targets)`, `compute()` and `reset()`, as in torchmetrics; they are fed in
-    evaluation mode alone.
+    evaluation mode alone. Where no target is ever left out, `ignores` may be False, which saves the counting.
+
+    Raises:
+        ConfigError: smoothing that is no share.
+        DataError: when called, with outputs and targets that do not fit the criterion.
     """
 
     criterion: Callable[..., Tensor]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     meters: Mapping[str, Any] = field(default_factory=dict)
     smoothing: float = 0.0
+    ignores: bool = True
+    form: Form = field(init=False, repr=False, compare=False)
+    _weighed: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         share("smoothing", self.smoothing, of="the target")
+        object.__setattr__(self, "form", form_of(self.criterion))
+        weighed = self.form.kind == "classes" and (self.ignores or class_weights(self.criterion) is not None)
+        object.__setattr__(self, "_weighed", weighed)
+        if accuracy in self.metrics.values() and self.form.kind == "classes":  # it knows nothing of the classes' axis
+            fitting = default_metrics(self.form, self.ignores)["accuracy"]
+            metrics = {name: fitting if metric is accuracy else metric for name, metric in self.metrics.items()}
+            object.__setattr__(self, "metrics", metrics)
 
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Any) -> BatchMeans:
         inputs, targets = pair(batch)
         outputs = model(inputs)
         smoothed = bool(self.smoothing) and model.training
-        loss = self.criterion(outputs, targets, **({"label_smoothing": self.smoothing} if smoothed else {}))
+        if self.form.kind != "free":
+            outputs, targets = self.form.fit(tensor_of(outputs), targets)
+        try:
+            loss = self.criterion(outputs, targets, **({"label_smoothing": self.smoothing} if smoothed else {}))
+            seen = outputs.detach() if isinstance(outputs, Tensor) else outputs
+            means = {UNSMOOTHED: self.criterion(seen, targets)} if smoothed else {}
+        except IndexError as error:
+            most = outputs.shape[self.form.class_axis] - 1
+            raise DataError(f"labels must lie from 0 to {most}, one for each output: {error}") from error
+        weight = denominator(self.criterion, self.form, targets) if self._weighed else None
+        weights = {} if weight is None else dict.fromkeys(("loss", *means), weight)
         if not model.training:
             for meter in self.meters.values():
-                meter.update(outputs, targets)
-        seen = outputs.detach()
-        unsmoothed = {UNSMOOTHED: self.criterion(seen, targets)} if smoothed else {}
-        return loss, {**unsmoothed, **{name: metric(seen, targets) for name, metric in self.metrics.items()}}
+                feed(meter, self.form, seen, targets)
+        for name, metric in self.metrics.items():
+            mean = metric(seen, targets)
+            if isinstance(mean, tuple):
+                mean, weights[name] = mean
+            means[name] = mean
+        return BatchMeans(loss, means, weights)
 
 
-def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The share of samples whose largest output, [n, classes], is at the target, int64 [n]; or the same for each token.
+@dataclass(frozen=True)
+class MeasuredLoss:
+    """A loss ``fn(model, batch)`` of the user's, with metrics and meters of what the model gave for ``batch[0]``.
 
-    >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1])).item()
-    0.5
+    They are measured in evaluation mode, on the outputs of the model's last call and the targets ``batch[1]``.
     """
-    return (outputs.argmax(-1) == targets).float().mean()
+
+    loss: Loss
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    meters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, model: nn.Module, batch: Any) -> Any:
+        if model.training:
+            return self.loss(model, batch)
+        with _last_outputs(model) as last:
+            loss, means, weights = means_of(self.loss(model, batch))
+        if not last:
+            raise ConfigError("metrics beside loss=fn(model, batch) are of the model's outputs: it was not called")
+        outputs, (_, targets) = last[0], pair(batch)
+        for meter in self.meters.values():
+            feed(meter, form_of(None), outputs, targets)
+        return BatchMeans(
+            loss, {**means, **{n: metric(outputs, targets) for n, metric in self.metrics.items()}}, weights
+        )
 
 
-def binary_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The share of logits on the right side of zero for targets of 0 and 1 of the same shape, or [n, 1] and [n].
-
-    >>> binary_accuracy(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 1.0])).item()
-    0.5
-    """
-    return ((outputs.view_as(targets) > 0) == (targets > 0.5)).float().mean()
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy in nats of logits [n, classes] or [n, length, classes] against integers [n] or [n, length]."""
-    if outputs.ndim > 2:
-        outputs, targets = outputs.flatten(0, -2), targets.flatten()
+@contextmanager
+def _last_outputs(model: nn.Module) -> Iterator[list[Any]]:
+    """What the model gives when it is called within the block: a list with the last outputs, or an empty one."""
+    last: list[Any] = []
+    handle = model.register_forward_hook(lambda _module, _inputs, outputs: last.__setitem__(slice(None), [outputs]))
     try:
-        return F.cross_entropy(outputs, targets.long(), label_smoothing=label_smoothing)
-    except IndexError as error:
-        raise DataError(f"labels must lie from 0 to {outputs.shape[-1] - 1}, one for each output: {error}") from error
+        yield last
+    finally:
+        handle.remove()
+
+
+def means_of(result: Any) -> BatchMeans:
+    """What a loss returned, in one form.
+
+    Raises:
+        ConfigError: a loss that is not one number, or something else than is allowed.
+    """
+    if isinstance(result, BatchMeans):
+        loss, metrics, weights = result
+    else:
+        loss, metrics, weight = _parts(result)
+        weights = {} if weight is None else {name: torch.as_tensor(weight) for name in ("loss", *metrics)}
+    if not isinstance(loss, Tensor) or loss.ndim:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ConfigError(f"the loss of a batch is its mean, a tensor without dimensions; received {what}")
+    return BatchMeans(loss, {name: torch.as_tensor(mean).detach() for name, mean in metrics.items()}, weights)
+
+
+def _parts(result: Any) -> tuple[Any, Mapping[str, Any], Any]:
+    """The loss, the metrics and the weight of what a loss of the user's returned."""
+    if not isinstance(result, tuple):
+        return result, {}, None
+    loss, metrics, weight, *more = (*result, *({}, None)[max(0, len(result) - 1) :])
+    if more or not result or not isinstance(metrics, Mapping):
+        raise ConfigError(
+            f"a loss returns the mean of its batch, (mean, {{metric: mean}}) or (mean, {{metric: mean}}, weight); "
+            f"received a tuple of {len(result)}"
+        )
+    return loss, metrics, weight
+
+
+def loss_module(loss: Any) -> nn.Module | None:
+    """The module in a loss, with parameters, buffers and a mode of its own; None where there is none.
+
+    >>> loss_module(Supervised(nn.CrossEntropyLoss()))
+    CrossEntropyLoss()
+    """
+    for part in (loss, getattr(loss, "criterion", None), getattr(loss, "loss", None)):
+        if isinstance(part, nn.Module):
+            return part
+    return None
 
 
 def pair(batch: Any) -> tuple[Any, Any]:
@@ -100,130 +208,198 @@ def pair(batch: Any) -> tuple[Any, Any]:
     )
 
 
-def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy in nats of logits against targets from 0 to 1 of the same shape, or [n, 1] and [n]."""
-    return F.binary_cross_entropy_with_logits(outputs.view_as(targets), targets.to(outputs.dtype))
+def tensor_of(value: Any, what: str = "the model's outputs") -> Tensor:
+    """The value, which is one tensor.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if not isinstance(value, Tensor):
+        raise DataError(f"{what} are a {type(value).__name__}, not one tensor: give loss=fn(model, batch)")
+    return value
 
 
-def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error of outputs and targets of the same shape, or [n, 1] and [n]."""
-    return F.mse_loss(outputs.view_as(targets), targets)
+@dataclass(frozen=True)
+class Seen:
+    """What is known when a loss is chosen: the outputs for a few samples, their targets, and other targets at hand.
+
+    `known` are the targets of the data that lie in memory; `complete` says that these are all.
+    """
+
+    outputs: Any
+    targets: Any
+    known: Sequence[Tensor] = ()
+    complete: bool = False
+
+    @property
+    def all_targets(self) -> tuple[Tensor, ...]:
+        """Those of the few samples, and those at hand."""
+        return (self.targets, *self.known)
 
 
-def pick_task(
-    outputs: Tensor,
-    targets: Tensor,
-    metrics: Metrics = None,
-    smoothing: float | None = None,
-    known: Sequence[Tensor] = (),
-) -> tuple[Supervised, str]:
-    """The loss for such outputs and targets, and a note that says what was picked and why.
+def pick_task(seen: Seen, metrics: Metrics = None, smoothing: float | None = None) -> tuple[Supervised, str]:
+    """The loss for what was seen of outputs and targets, and a note that says what was picked and why.
 
-    * whole-number targets, one dimension fewer than the outputs: cross-entropy, with accuracy; its label smoothing is
-      `smoothing` or, where that is None, 0.1 for one target a sample and none for one a token
+    * whole-number targets, one dimension fewer than the outputs, or a distribution (one-hot rows too) over the classes:
+      cross-entropy, with accuracy; its label smoothing is `smoothing` or, where that is None, 0.1 for one whole target
+      a sample and none for tokens, pixels and distributions. Targets of -100 are left out
     * targets that are all 0 or 1, in the outputs' shape: binary cross-entropy on logits, with accuracy
     * other floating-point targets, in the outputs' shape: mean squared error
 
-    `outputs` and `targets` are of a few samples; `known` are all the targets at hand, which are looked at too.
-
     Raises:
-        DataError: shapes that do not fit, or labels out of range.
-        ConfigError: smoothing of anything but a cross-entropy.
+        DataError: shapes that do not fit, labels out of range, or classes that may lie along two axes.
+        ConfigError: smoothing of anything but a cross-entropy, or metrics that do not fit.
 
-    >>> task, note = pick_task(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]))
+    >>> task, note = pick_task(Seen(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])))
     >>> note
     'loss: cross-entropy over 3 classes (the targets are whole numbers), label smoothing 0.1, with accuracy'
     """
-    for what, value in (("the model's outputs", outputs), ("the targets", targets)):
-        if not isinstance(value, Tensor):
-            raise DataError(f"{what} are a {type(value).__name__}, not one tensor: give loss=fn(model, batch)")
-    shapes = f"outputs {tuple(outputs.shape)}, targets {tuple(targets.shape)} of {str(targets.dtype)[6:]}"
-    whole = not targets.is_floating_point()
-    same = outputs.shape == targets.shape or outputs.shape == (*targets.shape, 1)
-    known = (targets, *known)
+    outputs, targets = tensor_of(seen.outputs), tensor_of(seen.targets, "the targets")
+    criterion, words, ignores = _default_criterion(seen)
     amount = 0.0
-    if whole and outputs.ndim == targets.ndim + 1 and outputs.shape[:-1] == targets.shape and outputs.shape[-1] > 1:
-        check_labels(known, outputs.shape[-1])
-        amount = (SMOOTHING if outputs.ndim == 2 else 0.0) if smoothing is None else smoothing
-        criterion, default = cross_entropy, {"accuracy": accuracy}
-        words = f"cross-entropy over {outputs.shape[-1]} classes (the targets are whole numbers)"
+    if form_of(criterion).kind == "classes":
+        hard = outputs.ndim == 2 and not targets.is_floating_point() and targets.ndim == 1
+        amount = (SMOOTHING if hard else 0.0) if smoothing is None else smoothing
         words += f", label smoothing {amount:g}" if amount else ""
     elif smoothing:
+        shapes = f"outputs {tuple(outputs.shape)}, targets {tuple(targets.shape)}"
         raise ConfigError(f"smoothing is for a cross-entropy, which does not fit here ({shapes}); give smoothing=0")
-    elif same and all(bool(((part == 0) | (part == 1)).all()) for part in known):
-        criterion, default = binary_cross_entropy, {"accuracy": binary_accuracy}
-        words = "binary cross-entropy on logits (the targets are all 0 or 1)"
-    elif same and not whole:
-        criterion, default, words = mean_squared_error, {}, f"mean squared error ({shapes})"
-    else:
+    task = _with_metrics(criterion, metrics, seen, amount, ignores)
+    names = ", ".join([*task.metrics, *task.meters])
+    return task, f"loss: {words}" + (names and f", with {names}")
+
+
+def _default_criterion(seen: Seen) -> tuple[Any, str, bool]:
+    """The criterion for such outputs and targets, why, and whether targets may be left out."""
+    outputs, targets, everything = seen.outputs, seen.targets, seen.all_targets
+    whole = not targets.is_floating_point()
+    shapes = f"outputs {tuple(outputs.shape)}, targets {tuple(targets.shape)} of {str(targets.dtype)[6:]}"
+    same = outputs.shape == targets.shape or outputs.shape == (*targets.shape, 1)
+    if whole and outputs.ndim == targets.ndim + 1 and (axis := _class_axis(outputs, targets)) is not None:
+        classes = outputs.shape[axis]
+        ignored = check_labels(everything, classes)
+        left_out = f", {count(ignored, 'target')} of {IGNORED} left out" if ignored else ""
+        criterion = cross_entropy if axis == outputs.ndim - 1 else F.cross_entropy
+        where = "" if criterion is cross_entropy else f" along axis {axis} of the outputs"
+        words = f"cross-entropy over {classes} classes{where} (the targets are whole numbers{left_out})"
+        return criterion, words, bool(ignored) or not seen.complete
+    zeros_and_ones = same and all(bool(((part == 0) | (part == 1)).all()) for part in everything)
+    if same and outputs.ndim == 2 and outputs.shape[1] > 1 and all(map(_is_distribution, everything)):
+        of = "one-hot rows" if zeros_and_ones else "rows that sum to 1"
+        more = "; for several labels a sample give loss=nn.BCEWithLogitsLoss()" if zeros_and_ones else ""
+        return F.cross_entropy, f"cross-entropy over {outputs.shape[1]} classes (the targets are {of}{more})", False
+    if zeros_and_ones:
+        return binary_cross_entropy, "binary cross-entropy on logits (the targets are all 0 or 1)", False
+    if same and not whole:
+        return mean_squared_error, f"mean squared error ({shapes})", False
+    raise DataError(
+        f"outputs and targets do not fit any default loss: {shapes}. Cross-entropy takes outputs [n, classes] and "
+        "whole targets [n]; binary cross-entropy and squared error take equal shapes. Mend the model's last layer "
+        "or the targets, or give loss=fn(model, batch)"
+    )
+
+
+def _class_axis(outputs: Tensor, targets: Tensor) -> int | None:
+    """The axis of the outputs that the targets do not have, of more than one class: the last, or the first but one.
+
+    Raises:
+        DataError: it may be either.
+    """
+    last, first = outputs.shape[:-1] == targets.shape, (outputs.shape[0], *outputs.shape[2:]) == targets.shape
+    if outputs.ndim > 2 and last and first:
         raise DataError(
-            f"outputs and targets do not fit any default loss: {shapes}. Cross-entropy takes outputs [n, classes] and "
-            "whole targets [n]; binary cross-entropy and squared error take equal shapes. Mend the model's last layer "
-            "or the targets, or give loss=fn(model, batch)"
+            f"outputs of shape {list(outputs.shape)} may have their classes along axis 1 or along the last one: give "
+            "loss=nn.CrossEntropyLoss() for axis 1, or loss=onecycle.cross_entropy for the last"
         )
-    functions, meters = _split(metrics, default)
-    names = ", ".join([*functions, *meters])
-    return Supervised(criterion, functions, meters, amount), f"loss: {words}" + (names and f", with {names}")
+    axis = outputs.ndim - 1 if last else 1 if first else None
+    return axis if axis is not None and outputs.shape[axis] > 1 else None
 
 
-class Perplexity:
-    """A meter: exp of the mean cross-entropy over all tokens; logits [n, length, classes], targets [n, length]."""
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self._sum, self._tokens = 0.0, 0
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take in a batch."""
-        self._sum += cross_entropy(outputs, targets).item() * targets.numel()
-        self._tokens += targets.numel()
-
-    def compute(self) -> float:
-        """The perplexity so far."""
-        return math.exp(self._sum / self._tokens)
+def _is_distribution(targets: Tensor) -> bool:
+    """Whether rows [n, classes] are shares that sum to 1, within the rounding of their type."""
+    if targets.ndim != 2 or not bool(((targets >= 0) & (targets <= 1)).all()):
+        return False
+    return bool(((targets.double().sum(1) - 1).abs() < 1e-3).all())
 
 
-def given_loss(loss: Callable[..., Any], metrics: Metrics = None) -> Loss:
-    """The user's loss: a criterion of torch.nn gets metrics beside it; any other is ``fn(model, batch)`` and stays."""
-    if not isinstance(loss, nn.Module) and getattr(loss, "__module__", "") != "torch.nn.functional":
-        if metrics is not None:
-            raise ConfigError("a loss of your own, fn(model, batch), returns its metrics itself: (loss, {name: mean})")
-        return loss
-    cross = isinstance(loss, nn.CrossEntropyLoss) or loss is F.cross_entropy
-    return Supervised(loss, *_split(metrics, {"accuracy": accuracy} if cross else {}))
+def given_loss(loss: Any, metrics: Metrics = None, seen: Callable[[], Seen] | None = None) -> tuple[Loss, list[str]]:
+    """The user's loss, and notes: a criterion gets metrics beside it; ``fn(model, batch)`` stays, or is measured too.
+
+    `seen` is asked for outputs and targets, of a criterion alone.
+
+    Raises:
+        ConfigError: what cannot be a loss, or metrics that do not fit.
+        DataError: outputs or targets that do not fit the criterion.
+    """
+    criterion = criterion_of(loss)
+    if criterion is None:
+        if metrics is None:
+            return loss, []
+        functions, meters = split_metrics(metrics, {}, _not_by_name)
+        return MeasuredLoss(loss, functions, meters), []
+    if seen is None:
+        return _with_metrics(criterion, metrics, Seen(torch.zeros(1, 1), torch.zeros(1)), 0.0, True), []
+    found, form, notes, ignores = seen(), form_of(criterion), [], True
+    if form.kind == "free":
+        if tuple(getattr(found.outputs, "shape", ())) == (*getattr(found.targets, "shape", (0,)), 1):
+            notes = [
+                f"outputs of {shape(found.outputs)} beside targets of {shape(found.targets)}: a loss of your own must "
+                "not broadcast them to each other"
+            ]
+    else:
+        fitted, targets = form.fit(tensor_of(found.outputs), tensor_of(found.targets, "the targets"))
+        if form.kind == "classes" and not targets.is_floating_point():
+            ignored = check_labels(found.all_targets, fitted.shape[form.class_axis], form.ignore_index)
+            ignores = bool(ignored) or not found.complete
+            notes += [f"{count(ignored, 'target')} of {form.ignore_index} left out"] if ignored else []
+        if form.activation == "softmax" and _is_distribution(fitted.movedim(form.class_axis, -1).flatten(0, -2)):
+            notes.append("the model's outputs are probabilities already; cross-entropy takes logits: leave out softmax")
+    return _with_metrics(criterion, metrics, found, 0.0, ignores), notes
 
 
-def check_labels(targets: Sequence[Tensor], classes: int) -> None:
-    """Raise a `DataError` where a whole-number target is not one of 0 ... classes - 1."""
-    low, high = min(int(part.min()) for part in targets), max(int(part.max()) for part in targets)
+def _not_by_name(name: str) -> Any:
+    raise ConfigError(
+        f"metrics beside loss=fn(model, batch) are functions of (outputs, targets) or meters; received {name!r}, which "
+        "is for a criterion. Or return metrics yourself: (loss, {name: mean})"
+    )
+
+
+def _with_metrics(criterion: Any, metrics: Metrics, seen: Seen, smoothing: float, ignores: bool) -> Supervised:
+    """The loss by `criterion`, with the metrics that are asked for, or those that go with it."""
+    form = form_of(criterion)
+    shaped = seen.outputs if isinstance(seen.outputs, Tensor) else torch.zeros(1, 1)
+    columns = shaped.shape[form.class_axis] if form.kind == "classes" else shaped[0].numel()
+
+    def resolve(name: str) -> Any:
+        return named_metric(name, form, ignores, columns)
+
+    functions, meters = split_metrics(metrics, default_metrics(form, ignores), resolve)
+    return Supervised(criterion, functions, meters, smoothing, ignores)
+
+
+def check_labels(targets: Sequence[Tensor], classes: int, ignore_index: int | None = IGNORED) -> int:
+    """How many whole-number targets are `ignore_index`.
+
+    Raises:
+        DataError: one of the others is not from 0 to classes - 1.
+    """
+    ignored = 0
+    for part in targets[1:] or targets:  # the first are of a few samples of the others
+        ignored += 0 if ignore_index is None else int((part == ignore_index).sum())
+    counted = [part if ignore_index is None else part[part != ignore_index] for part in targets]
+    counted = [part for part in counted if part.numel()]
+    low = min((int(part.min()) for part in counted), default=0)
+    high = max((int(part.max()) for part in counted), default=0)
     if low < 0 or high >= classes:
         raise DataError(
             f"labels must lie from 0 to {classes - 1}, since the model has {classes} outputs; found labels from {low} "
-            f"to {high}. Mend the labels, or give the model {high + 1} outputs"
+            f"to {high}. Mend the labels, or give the model {high + 1} outputs; where such a label is to be left out, "
+            f"give loss=nn.CrossEntropyLoss(ignore_index={low if low < 0 else high})"
         )
+    return ignored
 
 
-def _split(metrics: Metrics, default: dict[str, Metric]) -> tuple[dict[str, Metric], dict[str, Any]]:
-    """Functions of a batch, and meters that gather (torchmetrics), by name."""
-    if metrics is None:
-        return default, {}
-    named = dict(metrics) if isinstance(metrics, Mapping) else {_name(m): m for m in metrics}
-    meters = {name: m for name, m in named.items() if hasattr(m, "compute") and hasattr(m, "update")}
-    if not all(callable(m) or name in meters for name, m in named.items()) or "loss" in named:
-        raise ConfigError(
-            "metrics are functions of (outputs, targets), or torchmetrics objects, and none is named loss; received "
-            f"{metrics!r}"
-        )
-    return {name: m for name, m in named.items() if name not in meters}, meters
-
-
-def _name(metric: Any) -> str:
-    return getattr(metric, "__name__", type(metric).__name__.lower())
-
-
-def activation(task: Any) -> Callable[[Tensor], Tensor]:
-    """From the outputs to what a prediction is: probabilities for the two cross-entropies, else the outputs."""
-    criterion = getattr(task, "criterion", None)
-    if criterion is cross_entropy or criterion is F.cross_entropy or isinstance(criterion, nn.CrossEntropyLoss):
-        return lambda outputs: torch.softmax(outputs, -1)
-    return torch.sigmoid if criterion is binary_cross_entropy else lambda outputs: outputs
+def activation(loss: Any) -> Callable[[Tensor], Tensor]:
+    """From the outputs to what a prediction is: probabilities for a cross-entropy, else the outputs."""
+    form = getattr(loss, "form", None)
+    return (lambda outputs: outputs) if form is None else form.predict

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..errors import CheckpointError, ConfigError
 from .means import RunningMeans, diverged
-from .objectives import Loss
+from .objectives import Loss, loss_module
 from .runtime import Runtime, generators
 
 
@@ -83,30 +84,43 @@ class TrainState:
             raise ConfigError(f"clip is the largest norm of the gradient, above 0; received {self.clip}")
         self.runtime = Runtime.of(self.model) if self.runtime is None else self.runtime
         self.forward = self.model if self.forward is None else self.forward
+        for module in self.modules[1:]:
+            module.to(self.runtime.device)
         self.scaler = self.runtime.scaler()
         self.generators = generators(self.runtime.device)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The model, and the module in the loss where there is one."""
+        of_loss = loss_module(self.loss)
+        return [self.model] if of_loss is None else [self.model, of_loss]
+
+    def training_mode(self) -> None:
+        """Put the modules into training mode, but for what is in evaluation mode within one that is in training."""
+        for module in self.modules:
+            if not module.training:
+                if any(part.training for part in module.modules()):
+                    module.training = True
+                else:
+                    module.train()
 
     @property
     def step(self) -> int:
         """Updates applied over the model's whole life."""
         return self.at.step
 
-    def training_mode(self) -> None:
-        """Put the model into training mode, all of it."""
-        if not all(module.training for module in self.model.modules()):  # a tenth of the cost of train()
-            self.model.train()
-
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data; loads with ``torch.load(weights_only=True)``."""
         self.means.read()
         return {
             "model": self.model.state_dict(),
+            "loss": [module.state_dict() for module in self.modules[1:]],
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "seed": self.seed,
             "at": asdict(self.at),
             "begun": None if self.begun is None else asdict(self.begun),
-            "means": {"sums": dict(self.means.sums), "samples": self.means.samples, "seconds": self.means.seconds},
+            "means": {name: copy.copy(getattr(self.means, name)) for name in ("sums", "weights", "samples", "seconds")},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -116,8 +130,9 @@ class TrainState:
             CheckpointError: saved for another model or another optimizer.
         """
         try:
-            with all_or_nothing(self.model):
-                self.model.load_state_dict(state["model"])
+            with all_or_nothing(*self.modules):
+                for module, saved in zip(self.modules, [state["model"], *state["loss"]], strict=True):
+                    module.load_state_dict(saved)
                 _check_same_kind(self.optimizer, state["optimizer"])
                 self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch itself keeps the tensors
         except (RuntimeError, ValueError, KeyError) as error:
@@ -142,20 +157,21 @@ class TrainState:
             NonFiniteLoss: a loss or a weight is NaN or infinite.
         """
         self.means.read()
-        for name, tensor in self.model.named_parameters():
+        for name, tensor in chain.from_iterable(module.named_parameters() for module in self.modules):
             if not bool(torch.isfinite(tensor).all()):
                 lr = float(self.optimizer.param_groups[0]["lr"])
                 raise diverged(f"non-finite weights in {name}", self.step - 1, lr)
 
 
 @contextmanager
-def all_or_nothing(model: nn.Module) -> Iterator[None]:
-    """Where loading into `model` fails within the block, its weights and buffers are put back."""
-    before = copy.deepcopy(model.state_dict())
+def all_or_nothing(*modules: nn.Module) -> Iterator[None]:
+    """Where loading into `modules` fails within the block, their weights and buffers are put back."""
+    before = [copy.deepcopy(module.state_dict()) for module in modules]
     try:
         yield
     except BaseException:
-        model.load_state_dict(before)
+        for module, state in zip(modules, before, strict=True):
+            module.load_state_dict(state)
         raise
 
 

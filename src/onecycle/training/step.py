@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, TrainingError
-from .objectives import Loss
+from ..errors import TrainingError
+from .means import UpdateMeans
+from .objectives import BatchMeans, Loss, means_of
 from .runtime import Runtime
 from .state import TrainState
 
@@ -38,26 +39,21 @@ def _first_shape(batch: Any) -> Sequence[int]:
     return next((shape for part in parts if (shape := _first_shape(part))), ())
 
 
-def compute(loss: Loss, model: nn.Module, batch: Any, runtime: Runtime) -> tuple[Tensor, dict[str, Tensor]]:
+def compute(loss: Loss, model: nn.Module, batch: Any, runtime: Runtime) -> BatchMeans:
     """Loss and metrics of one batch that is on the runtime's device, in its precision.
 
     Raises:
         ConfigError: a loss that is not one number.
     """
     with runtime.autocast():
-        result = loss(model, batch)
-    value, metrics = result if isinstance(result, tuple) else (result, {})
-    if not isinstance(value, Tensor) or value.ndim:
-        what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise ConfigError(f"the loss of a batch is its mean, a tensor without dimensions; received {what}")
-    return value, {name: torch.as_tensor(metric).detach() for name, metric in metrics.items()}
+        return means_of(loss(model, batch))
 
 
-def update(state: TrainState, group: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor], int]:
-    """One update from a group of batches: the gradient of the mean loss over all their samples.
+def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
+    """One update from a group of batches: the gradient of the mean loss over all that they hold.
 
-    A step that overflows in fp16 is tried again on the same batches with the smaller scale, so that update k always
-    means the same data. Returns the detached mean loss, the metrics' means and the number of samples.
+    The mean is over their samples, or over what the loss gives as its weight (tokens, say). A step that overflows in
+    fp16 is tried again on the same batches with the smaller scale, so that update k always means the same data.
 
     Raises:
         TrainingError: the gradients overflow again and again.
@@ -72,25 +68,49 @@ def update(state: TrainState, group: Sequence[Any]) -> tuple[Tensor, dict[str, T
     )
 
 
-def _backward(state: TrainState, group: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor], int]:
+def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     for parameters in state.optimizer.param_groups:
         for parameter in parameters["params"]:  # as zero_grad(), at a tenth of its cost
             parameter.grad = None
     sizes = [samples_in(batch) for batch in group]
     total = sum(sizes)
-    losses: list[Tensor] = []
-    all_metrics: list[dict[str, Tensor]] = []
+    parts: list[BatchMeans] = []
     for batch, size in zip(group, sizes, strict=True):
-        loss, metrics = compute(state.loss, state.forward, batch, state.runtime)
-        scaled = loss if len(group) == 1 else loss * (size / total)
+        part = compute(state.loss, state.forward, batch, state.runtime)
+        scaled = part.loss if len(group) == 1 else part.loss * (part.weights.get("loss", size) / total)
         (scaled if state.scaler is None else state.scaler.scale(scaled)).backward()
-        losses.append(loss.detach())
-        all_metrics.append(metrics)
+        parts.append(part._replace(loss=part.loss.detach()))
     if len(group) == 1:
-        return losses[0], all_metrics[0], total
-    weights = torch.tensor(sizes, dtype=torch.float32, device=losses[0].device) / total
-    means = {name: (torch.stack([m[name] for m in all_metrics]) * weights).sum() for name in all_metrics[0]}
-    return (torch.stack(losses) * weights).sum(), means, total
+        return UpdateMeans(parts[0].loss, parts[0].metrics, total, parts[0].weights)
+    means, weights = _means(parts, sizes)
+    if "loss" in weights:
+        _divide_gradients(state, weights["loss"] / total)
+    return UpdateMeans(means.pop("loss"), means, total, weights)
+
+
+def _means(parts: Sequence[BatchMeans], sizes: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The means over the batches of a group, and what those weigh that have weights of their own."""
+    means, weights = {}, {}
+    device = parts[0].loss.device
+    share = torch.tensor(sizes, dtype=torch.float32, device=device) / sum(sizes)
+    for name in ("loss", *parts[0].metrics):
+        values = torch.stack([part.loss if name == "loss" else part.metrics[name] for part in parts])
+        if name not in parts[0].weights:
+            means[name] = (values * share).sum()
+            continue
+        given = torch.stack([part.weights[name].to(device) for part in parts])
+        weights[name] = given.sum()  # what weighs nothing may be NaN
+        means[name] = (values * given).where(given > 0, 0.0).sum() / weights[name]
+    return means, weights
+
+
+def _divide_gradients(state: TrainState, divisor: Tensor) -> None:
+    """Divide all gradients by a number that stays on the device; none where it is 0, which leaves them 0."""
+    factor = torch.where(divisor > 0, 1 / divisor, 0.0)
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor.to(parameter.grad.dtype))
 
 
 def _apply(state: TrainState) -> bool:

@@ -1,0 +1,288 @@
+"""Criteria of outputs and targets: our own, and what is to be known of torch's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ConfigError, DataError, did_you_mean
+
+IGNORED = -100
+"""The target that torch's cross-entropies leave out, where no other is asked for."""
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy in nats of logits [n, classes] or [n, length, classes] against integers [n] or [n, length]."""
+    if outputs.ndim > 2:
+        outputs, targets = outputs.flatten(0, -2), targets.flatten()
+    return F.cross_entropy(outputs, targets.long(), label_smoothing=label_smoothing)
+
+
+def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross-entropy in nats of logits against targets from 0 to 1 of the same shape, or [n, 1] and [n]."""
+    return F.binary_cross_entropy_with_logits(*same_shape(outputs, targets))
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of outputs and targets of the same shape, or [n, 1] and [n]."""
+    return F.mse_loss(*same_shape(outputs, targets))
+
+
+NAMES: dict[str, Any] = {
+    "cross_entropy": nn.CrossEntropyLoss,
+    "binary_cross_entropy": nn.BCEWithLogitsLoss,
+    "mse": nn.MSELoss,
+    "mae": nn.L1Loss,
+    "l1": nn.L1Loss,
+    "smooth_l1": nn.SmoothL1Loss,
+    "huber": nn.HuberLoss,
+    "nll": nn.NLLLoss,
+    "poisson": nn.PoissonNLLLoss,
+}
+"""The criteria that have a name here."""
+
+_CROSS = (nn.CrossEntropyLoss, F.cross_entropy, cross_entropy)
+_LOG_CLASSES = (nn.NLLLoss, F.nll_loss)
+_MARGINS = (nn.MultiMarginLoss, F.multi_margin_loss)
+_LOGITS = (
+    nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits, binary_cross_entropy,
+    nn.MultiLabelSoftMarginLoss, F.multilabel_soft_margin_loss,
+)  # fmt: skip
+_ELEMENTS = (
+    *_LOGITS, mean_squared_error, nn.MSELoss, F.mse_loss, nn.L1Loss, F.l1_loss, nn.SmoothL1Loss, F.smooth_l1_loss,
+    nn.HuberLoss, F.huber_loss, nn.BCELoss, F.binary_cross_entropy, nn.PoissonNLLLoss, F.poisson_nll_loss,
+    nn.KLDivLoss, F.kl_div, nn.SoftMarginLoss, F.soft_margin_loss,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a criterion takes its outputs and targets for.
+
+    Attributes:
+        kind: "classes" (whole targets, one for each vector of scores, or a distribution over the classes), "elements"
+            (a target for each output) or "free" (nothing is known).
+        class_axis: of the outputs, for "classes": 1 for torch's criteria, the last for our own.
+        ignore_index: the target that is left out, for "classes"; None: there is none.
+        activation: from outputs to predictions: "softmax", "exp", "sigmoid" or "".
+    """
+
+    kind: str = "free"
+    class_axis: int = 1
+    ignore_index: int | None = None
+    activation: str = ""
+
+    def fit(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and targets in the shapes and types that the criterion takes.
+
+        Raises:
+            DataError: shapes that do not fit.
+        """
+        if self.kind == "elements":
+            return same_shape(outputs, targets)
+        if self.kind != "classes":
+            return outputs, targets
+        if targets.is_floating_point() or outputs.shape == targets.shape:
+            if outputs.shape != targets.shape:
+                raise DataError(
+                    f"targets of {shape(targets)} are neither whole numbers (classes) nor a distribution over the "
+                    f"classes for outputs of {shape(outputs)}: give targets.long() where they are classes"
+                )
+            exact = targets.is_floating_point() and targets.dtype != torch.float64
+            return outputs, targets if exact else targets.to(outputs.dtype)
+        expected = (*outputs.shape[: self.class_axis], *outputs.shape[self.class_axis :][1:])
+        if self.class_axis < 0:
+            expected = outputs.shape[:-1]
+        if outputs.ndim < 2 or targets.shape != expected:
+            hint = ": give targets.squeeze(-1)" if targets.shape == (*expected, 1) else ""
+            raise DataError(
+                f"outputs of {shape(outputs)} have their classes along axis {self.class_axis % outputs.ndim} and take "
+                f"targets of shape {list(expected)}; received {shape(targets)}{hint}"
+            )
+        return outputs, targets if targets.dtype == torch.int64 else targets.long()
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Probabilities, where the outputs stand for such; else the outputs."""
+        if self.activation == "softmax":
+            return outputs.softmax(self.class_axis)
+        return getattr(torch, self.activation)(outputs) if self.activation else outputs
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """Which of whole targets are not left out, bool."""
+        return torch.ones_like(targets, dtype=torch.bool) if self.ignore_index is None else targets != self.ignore_index
+
+
+def form_of(criterion: Any) -> Form:
+    """What `criterion` takes its outputs and targets for.
+
+    >>> form_of(nn.CrossEntropyLoss(ignore_index=255))
+    Form(kind='classes', class_axis=1, ignore_index=255, activation='softmax')
+    >>> form_of(nn.MSELoss()).kind, form_of(partial(F.cross_entropy, ignore_index=0)).ignore_index
+    ('elements', 0)
+    """
+    plain = unwrapped(criterion)
+    if _among(plain, _CROSS) or _among(plain, _LOG_CLASSES):
+        activation = "softmax" if _among(plain, _CROSS) else "exp"
+        axis = -1 if plain is cross_entropy else 1
+        return Form("classes", axis, _setting(criterion, "ignore_index", IGNORED), activation)
+    if _among(plain, _MARGINS):
+        return Form("classes")
+    if _among(plain, _ELEMENTS):
+        return Form("elements", activation="sigmoid" if _among(plain, _LOGITS) else "")
+    return Form()
+
+
+def class_weights(criterion: Any) -> Tensor | None:
+    """The weights of the classes in a cross-entropy's mean, [classes], or None."""
+    return _setting(criterion, "weight", None)
+
+
+def denominator(criterion: Any, form: Form, targets: Tensor) -> Tensor | None:
+    """What a cross-entropy's mean over a batch was divided by: the weights of the targets that are not left out.
+
+    None for targets that are distributions, which all count alike.
+
+    >>> loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
+    >>> denominator(loss, form_of(loss), torch.tensor([0, 1, -100])).item()
+    4.0
+    """
+    if form.kind != "classes" or targets.is_floating_point():
+        return None
+    counted, weights = form.counted(targets), class_weights(criterion)
+    return counted.sum() if weights is None else (weights[targets.where(counted, 0)] * counted).sum()
+
+
+def criterion_of(loss: Any) -> Any:
+    """The criterion ``fn(outputs, targets)`` that `loss` names or is; None where it is ``fn(model, batch)``.
+
+    Raises:
+        ConfigError: an unknown name, a class in place of an instance, a criterion that does not give the mean, or a
+            function of which it cannot be told what it takes.
+    """
+    if isinstance(loss, str):
+        if loss not in NAMES:
+            raise ConfigError(
+                f"unknown loss {loss!r}: {did_you_mean(loss, NAMES)}, or give a criterion or fn(model, batch)"
+            )
+        return NAMES[loss]()
+    if isinstance(loss, type):
+        raise ConfigError(f"loss is a class: give an instance of it, such as {loss.__name__}()")
+    if not callable(loss):
+        raise ConfigError(f"loss is a criterion fn(outputs, targets), fn(model, batch), or a name; received {loss!r}")
+    plain = unwrapped(loss)
+    if form_of(loss).kind == "free" and not _takes_outputs(loss, plain):
+        return None
+    reduction = _setting(loss, "reduction", "mean")
+    if reduction not in ("mean", "batchmean"):
+        raise ConfigError(f'a loss is the mean of its batch: give reduction="mean"; received {reduction!r}')
+    return loss
+
+
+def same_shape(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and floating-point targets of one shape: [n, 1] and [n] become [n], either way round.
+
+    Raises:
+        DataError: shapes that would be broadcast against each other.
+    """
+    if outputs.shape != targets.shape:
+        if outputs.shape == (*targets.shape, 1):
+            outputs = outputs.squeeze(-1)
+        elif targets.shape == (*outputs.shape, 1):
+            targets = targets.squeeze(-1)
+        else:
+            raise DataError(
+                f"outputs and targets of this loss have one shape, a target for each output; received outputs of "
+                f"{shape(outputs)} and targets of {shape(targets)}: mend the model's last layer or the targets"
+            )
+    if not targets.is_floating_point() and not targets.is_complex():
+        targets = targets.to(torch.promote_types(outputs.dtype, torch.float32))
+    return outputs, targets
+
+
+def shape(tensor: Tensor) -> str:
+    """A tensor's type and shape in words.
+
+    >>> shape(torch.zeros(2, 3))
+    'float32 [2, 3]'
+    """
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def unwrapped(criterion: Any) -> Any:
+    """The function within `functools.partial`; anything else as it is."""
+    while isinstance(criterion, partial):
+        criterion = criterion.func
+    return criterion
+
+
+_MODELS = {"model", "net", "network", "module", "learner", "m"}
+_OUTPUTS = {
+    "output", "outputs", "out", "input", "inputs", "pred", "preds", "prediction", "predictions", "logits", "logit",
+    "scores", "y_pred", "yhat", "y_hat", "ypred", "x", "o", "p",
+}  # fmt: skip
+_TARGETS = {"target", "targets", "label", "labels", "y", "y_true", "ytrue", "true", "truth", "gt", "t", "tgt"}
+
+
+def _takes_outputs(loss: Any, plain: Any) -> bool:
+    """Whether a callable that is not torch's takes (outputs, targets), rather than (model, batch)."""
+    if getattr(plain, "__module__", "").startswith("torch.nn"):
+        return _two_arguments(loss) is not None
+    names = _two_arguments(loss)
+    if names is None:
+        return False
+    first, second = names
+    if first.lower() in _MODELS or second.lower() in ("batch", "b", "data"):
+        return False
+    if first.lower() in _OUTPUTS or second.lower() in _TARGETS or isinstance(plain, nn.Module):
+        return True
+    raise ConfigError(
+        f"cannot tell what loss takes by its arguments ({first}, {second}): name them (outputs, targets) for a "
+        "criterion, or (model, batch) for everything else"
+    )
+
+
+def _two_arguments(loss: Any) -> tuple[str, str] | None:
+    """The names of the two arguments that `loss` must be given; None where its signature cannot be read.
+
+    Raises:
+        ConfigError: it takes another number of arguments.
+    """
+    callee = loss.forward if isinstance(loss, nn.Module) else loss
+    try:
+        parameters = list(inspect.signature(callee).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p.name for p in named if p.default is p.empty]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and len(named) < 2:
+        return None
+    if len(needed) > 2 or len(named) < 2:
+        name = getattr(loss, "__name__", type(loss).__name__)
+        raise ConfigError(
+            f"a loss is called with two arguments, (outputs, targets) or (model, batch); {name} takes "
+            f"({', '.join(p.name for p in named)}): wrap it, as in loss=fn(model, batch)"
+        )
+    return named[0].name, named[1].name
+
+
+def _among(criterion: Any, known: tuple[Any, ...]) -> bool:
+    return any(isinstance(criterion, one) if isinstance(one, type) else criterion is one for one in known)
+
+
+def _setting(criterion: Any, name: str, default: Any) -> Any:
+    """A setting of a criterion: an attribute of a module, a keyword of a partial."""
+    while isinstance(criterion, partial):
+        if name in criterion.keywords:
+            return criterion.keywords[name]
+        criterion = criterion.func
+    return getattr(criterion, name, default) if isinstance(criterion, nn.Module) else default
+
+
+Criterion = Callable[..., Tensor]

@@ -1,0 +1,110 @@
+"""One probe batch through a model: what torch would say as a riddle in the middle of a run is met here, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ..errors import DataError, OneCycleError
+from .evaluate import evaluating
+from .losses import shape
+from .objectives import Loss, Supervised, loss_module, means_of
+from .runtime import Runtime
+
+FEW = 8
+
+
+def few(batch: Any) -> Any:
+    """The first samples of a pair of tensors; any other batch whole."""
+    if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        inputs, targets = batch
+        if inputs.ndim and targets.shape[:1] == inputs.shape[:1]:
+            return inputs[:FEW], targets[:FEW]
+    return batch
+
+
+def outputs_of(model: nn.Module, inputs: Any, runtime: Runtime) -> Any:
+    """What the model gives for `inputs`, in evaluation mode.
+
+    Raises:
+        DataError: it cannot take them.
+    """
+    try:
+        with evaluating(runtime, model), runtime.autocast():
+            return model(inputs)
+    except OneCycleError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{type(model).__name__} cannot take inputs of {described(inputs)}: {error}{_hint(model, inputs)}"
+        ) from error
+
+
+def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> None:
+    """Measure the loss and the metrics of a batch, in evaluation mode; a loss `fn(model, batch)` may fail as it likes.
+
+    Raises:
+        DataError: something of it fails, or the loss is not finite.
+        ConfigError: what the loss returns cannot be used.
+    """
+    of_loss, meters = loss_module(loss), getattr(loss, "meters", {}).values()
+    for meter in meters:
+        meter.reset()
+    try:
+        with evaluating(runtime, model, *([] if of_loss is None else [of_loss])), runtime.autocast():
+            means = means_of(loss(model, batch))
+    except OneCycleError:
+        raise
+    except Exception as error:
+        if not isinstance(loss, Supervised):  # an error of the user's own
+            raise
+        raise DataError(
+            f"the loss cannot be measured on a batch of {described(batch)}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for meter in meters:
+            meter.reset()
+    weight = means.weights.get("loss")
+    if not isinstance(loss, Supervised):
+        return
+    if not bool(torch.isfinite(means.loss)) and (weight is None or bool(weight)):
+        raise DataError(
+            f"the loss of the first batch is {float(means.loss)}, before any training: look at the inputs, the targets "
+            "and the model's outputs for it"
+        )
+
+
+def is_unfinished(model: nn.Module) -> bool:
+    """Whether the model has lazy parameters or buffers, which get their shape from the first batch."""
+    return any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers()))
+
+
+def described(value: Any) -> str:
+    """The types and shapes of a structure of tensors, in words.
+
+    >>> described({"ids": torch.zeros(2, 3, dtype=torch.int64)}), described((torch.zeros(2), [torch.zeros(1)]))
+    ("{'ids': int64 [2, 3]}", '(float32 [2], [float32 [1]])')
+    """
+    if isinstance(value, Tensor):
+        return shape(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {described(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        inside = ", ".join(map(described, value))
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    return type(value).__name__
+
+
+def _hint(model: nn.Module, inputs: Any) -> str:
+    """How to mend inputs of another type than the model's weights."""
+    dtype = next((p.dtype for p in model.parameters() if not is_lazy(p) and p.is_floating_point()), None)
+    if not isinstance(inputs, Tensor) or dtype is None or inputs.dtype == dtype:
+        return ""
+    if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):
+        return ""
+    name = str(dtype).removeprefix("torch.")
+    return f". The model's weights are {name}: give the inputs as {name}, or the model as model.to(inputs.dtype)"
