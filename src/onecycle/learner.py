@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .checks import one_of, share
 from .data.batches import BatchSettings, as_tensor, first_batch
 from .errors import ConfigError
+from .models.tabular import TableFront
 from .optim import build as optimizers
 from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS, FEWEST, SHARE, default_updates
@@ -375,6 +376,7 @@ class Learner:
             self._note(*train.notes)
             augment = train.augment if augment is None else augment
             statistics = (train.mean, train.std)
+            self._note(*_codes_as_numbers(self.model, train))
             train, valid = train.train, train.valid if valid is None else valid
         settings = BatchSettings(self.options.batch_size, self.options.seed, self.options.workers, self.runtime.device)
         self._batching, notes = settings.with_transforms(train, statistics, augment)
@@ -476,6 +478,17 @@ class Learner:
             from .records.progress import notes as show
 
             show(notes)
+
+
+def _codes_as_numbers(model: nn.Module, data: Any) -> list[str]:
+    """A note where a model takes the codes of a table's categories for numbers."""
+    columns = getattr(data, "columns", None)
+    if not (columns and columns.categories) or any(isinstance(module, TableFront) for module in model.modules()):
+        return []
+    return [
+        f"the model takes the codes of {count(len(columns.categories), 'category')} for numbers: build it with "
+        "build_model(..., columns=data.columns) to embed them"
+    ]
 
 
 def _peak_of(policy: Policy) -> float | None:

@@ -119,9 +119,9 @@ def test_missing_and_foreign_paths(tmp_path):
     for missing in (tmp_path / "no", str(tmp_path / "no"), "no.npz", "no/where"):
         with pytest.raises(DataError, match=r"no.* does not exist"):
             load(missing)
-    (tmp_path / "x.csv").write_text("a,b")
-    with pytest.raises(DataError, match=r"x.csv is not a file that can be read here. Give a folder"):
-        load(tmp_path / "x.csv")
+    (tmp_path / "x.doc").write_text("a,b")
+    with pytest.raises(DataError, match=r"x.doc is not a file that can be read here. Give a folder"):
+        load(tmp_path / "x.doc")
 
 
 @pytest.mark.parametrize("spelling", ["fashion-mnist", "Fashion-MNIST", "fashion_mnist", "FashionMNIST"])

@@ -12,6 +12,7 @@ from .printing import print_json, print_table
 def data(
     data: Annotated[str | None, source("Without it, the known data sets are listed.")] = None,
     *,
+    target: str | None = None,
     out: Path | None = None,
     seed: Whole = 0,
     json: Json = False,
@@ -20,6 +21,8 @@ def data(
 
     Parameters
     ----------
+    target
+        Of a table: the column to be predicted from the others.
     out
         File of the contact sheet. Default: NAME-samples.png.
     seed
@@ -34,7 +37,7 @@ def data(
         else:
             print_table(["name", "what", "found"], [[k["name"], k["what"], k["found"] or "not yet"] for k in known])
         return
-    loaded = load(data, seed=seed)
+    loaded = load(data, seed=seed, target=target)
     splits = {"train": loaded.train, "valid": loaded.valid, "test": loaded.test}
     facts = {"name": loaded.name, "kind": loaded.kind, "origin": loaded.origin, "shape": loaded.input_shape}
     facts |= {name: len(split) for name, split in splits.items() if split}

@@ -10,14 +10,15 @@ from .printing import print_json, print_table
 
 
 def predict(run: Path, *files: str, json: Json = False) -> None:
-    """Say what is in images (or in the rows of arrays), by the model of a run.
+    """Say what is in images (or in the rows of arrays or tables), by the model of a run.
 
     Parameters
     ----------
     run
         Folder of a run of "onecycle train".
     files
-        Image files; or .npy and .npz files of samples, for a model of arrays.
+        Image files; .npy and .npz files of samples, for a model of arrays; or .csv, .tsv and .parquet files with the
+        columns that a model of tables was trained on.
     """
     if not files:
         raise ConfigError("give at least one file to predict: onecycle predict RUN FILE...")

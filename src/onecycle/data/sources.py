@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from .splits import (
     STATS,
     VALID,
     Data,
+    Encoded,
     RawData,
     Split,
     Stream,
@@ -33,6 +35,7 @@ from .splits import (
     take,
     unmeasured,
 )
+from .tables import TableOptions, is_frame, is_table_file, read_table
 
 KEPT_BYTES = 2**28  # of a split that is kept in memory by `loading_once`
 SYSTEM = Path("/usr/share/datasets")  # where the packages of Debian put data sets
@@ -62,7 +65,8 @@ KNOWN = {
 }
 NAMES = tuple(KNOWN)
 ACCEPTED = (
-    "a folder of images by class, a folder or file of Parquet, IDX or original CIFAR files, .npz, .txt, hub:OWNER/NAME"
+    "a folder of images by class, a folder or file of Parquet, IDX or original CIFAR files, .csv, .tsv, .npz, .txt, "
+    "hub:OWNER/NAME"
 )
 
 
@@ -76,6 +80,7 @@ class LoadOptions:
     image_size: int | None
     in_memory_bytes: int
     context: int
+    table: TableOptions
     fit: str = "crop"
     skip_damaged: bool = False
 
@@ -96,8 +101,13 @@ _kept: dict[tuple[str | Path, LoadOptions], tuple[str, RawData]] | None = None
 
 
 def load(
-    data: str | Path = "digits",
+    data: Any = "digits",
     *,
+    target: str | None = None,
+    valid: Any = None,
+    test: Any = None,
+    task: str | None = None,
+    leave_out: Sequence[str] = (),
     seed: int = 0,
     limit: int | None = None,
     valid_fraction: float = 0.1,
@@ -107,11 +117,17 @@ def load(
     fit: str = "crop",
     skip_damaged: bool = False,
 ) -> Data:
-    """Load a data set by name, path or ``hub:OWNER/NAME``, checked and with a validation split.
+    """Load a data set by name, path or ``hub:OWNER/NAME``, or a data frame, checked and with a validation split.
 
     Args:
         data: one of `NAMES`; a folder of images by class (with or without train, valid and test inside); a folder or
-            file of Parquet in the Hugging Face layout; IDX or original CIFAR files; a ``.npz``; a ``.txt``; the hub.
+            file of Parquet in the Hugging Face layout; IDX or original CIFAR files; a ``.npz``; a ``.txt``; the hub;
+            or, with `target`, a table: a ``.csv``, ``.tsv`` or ``.parquet`` file, a data frame of pandas or polars.
+        target: of a table: the column to be predicted from the others. Words and few whole numbers are classes, other
+            numbers a regression.
+        valid, test: of a table: further files or frames with the same columns; a test set is measured at the end.
+        task: of a table: "classification" or "regression", where the target could be either.
+        leave_out: of a table: columns that are not to be learned from.
         seed: of the validation cut and of `limit`; the same seed gives the same samples on every machine.
         limit: keep only so many training samples, every class in its share; valid and test stay whole.
         valid_fraction: cut from train when the source has no validation split, stratified where there are classes.
@@ -134,12 +150,16 @@ def load(
     >>> len(digits.valid), len(digits.test), digits.n_classes
     (144, 359, 10)
     """
-    options = LoadOptions(seed, limit, valid_fraction, image_size, in_memory_bytes, context, fit, skip_damaged)
+    names = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
+    table = TableOptions(target, valid, test, task, names)
+    options = LoadOptions(seed, limit, valid_fraction, image_size, in_memory_bytes, context, table, fit, skip_damaged)
     name, raw = _read_once(data, options)
     if image_size is not None:
         if raw.kind != "image":
             raise ConfigError(f"image_size = {image_size} is for images, and {name} is {raw.kind}. Leave it out.")
         raw = _resized(raw, image_size, fit)
+    if table.given and raw.kind != "table":
+        raise ConfigError(f"{listed(table.given)}: for tables alone, and {name} is {raw.kind}. Leave it out.")
     return _prepare(name, raw, options)
 
 
@@ -194,15 +214,16 @@ def canonical(name: str) -> str | None:
     return next((known for known in NAMES if letters(known) == letters(name)), None)
 
 
-def _known(data: str | Path) -> str | None:
+def _known(data: Any) -> str | None:
     """The known data set that is meant; what exists under another spelling is a path."""
-    if data in NAMES:
+    if isinstance(data, str) and data in NAMES:
         return str(data)
     return None if isinstance(data, Path) or Path(data).expanduser().exists() else canonical(data)
 
 
-def _read_once(data: str | Path, options: LoadOptions) -> tuple[str, RawData]:
-    if _kept is None:
+def _read_once(data: Any, options: LoadOptions) -> tuple[str, RawData]:
+    sources = (data, options.table.valid, options.table.test)
+    if _kept is None or not all(source is None or isinstance(source, str | Path) for source in sources):
         return _find_and_read(data, options)
     key = (data, replace(options, seed=0, limit=None))  # these two concern what is done with the samples
     if key not in _kept:
@@ -214,7 +235,14 @@ def _read_once(data: str | Path, options: LoadOptions) -> tuple[str, RawData]:
     return _kept[key]
 
 
-def _find_and_read(data: str | Path, options: LoadOptions) -> tuple[str, RawData]:
+def _find_and_read(data: Any, options: LoadOptions) -> tuple[str, RawData]:
+    if is_frame(data):
+        return "table", read_table(data, options.table)
+    if not isinstance(data, str | Path):
+        raise DataError(
+            f"load reads names, paths and data frames; received a {type(data).__name__}. Give arrays, loaders and data "
+            "sets of your own to Learner as they are."
+        )
     if isinstance(data, str) and data.startswith("hub:"):
         return data.rpartition("/")[2], _from_hub(data.removeprefix("hub:"), options)
     path = Path(data).expanduser()
@@ -269,7 +297,13 @@ def _layout(path: Path) -> str | None:
         return next((name for name, look in layouts.items() if look(path)), "folder" if folders else None)
     if path.is_file():
         suffixes = {".parquet": "parquet", ".npz": "npz", ".txt": "text"}
-        return "archive" if path.name in ARCHIVES else suffixes.get(path.suffix.lower())
+        return (
+            "archive"
+            if path.name in ARCHIVES
+            else "table"
+            if is_table_file(path)
+            else suffixes.get(path.suffix.lower())
+        )
     return None
 
 
@@ -277,6 +311,8 @@ def _read_path(path: Path, options: LoadOptions) -> RawData:
     from . import idx_cifar, npz, text
 
     layout = _layout(path)
+    if layout == "table" or (layout == "parquet" and path.is_file() and options.table.target is not None):
+        return read_table(path, options.table)
     if layout in ("folder", "parquet") or (layout is None and path.is_dir()):
         raw = _read_images(path, layout or "folder", options)
     elif layout == "idx":
@@ -350,10 +386,12 @@ def _prepare(name: str, raw: RawData, options: LoadOptions) -> Data:
     if options.limit is not None:
         parts["train"] = _limited(parts["train"], options.limit, raw, options.seed)
         notes.append(f"train: limited to {options.limit} samples, seed {options.seed}")
+    encoded = raw.encode(parts) if raw.encode else Encoded(parts)
+    parts = encoded.parts
     mean, std, measured = (*raw.statistics, ()) if raw.statistics else _statistics(parts["train"], raw.kind)
     return Data(
         name, raw.kind, parts["train"], parts["valid"], parts.get("test"), raw.classes, mean, std, raw.augment,
-        raw.origin, (*notes, *measured), options.fit,
+        raw.origin, (*notes, *encoded.notes, *measured), options.fit, encoded.columns,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from ..errors import DataError
 from ..text import count, listed
 from .images import decode_or_raise
+from .table_columns import TableColumns
 
 # One number for each purpose, so that the same seed gives independent draws.
 VALID, LIMIT, TEST, STATS = 1, 2, 3, 4
@@ -26,6 +27,7 @@ class Split:
     | --- | --- | --- |
     | image | uint8 [n, channels, height, width], 0..255 | int64 [n] or, for regression, float32 [n, ...] |
     | array | float32 [n, ...] | the same |
+    | table | float32 [n, columns], see `TableColumns` | the same |
     | text | int64 [n, length], indices into the characters | int64 [n, length], the inputs shifted by one |
 
     >>> Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
@@ -83,7 +85,7 @@ class Data:
 
     Attributes:
         name: "digits", "cifar10", the name of the folder or file.
-        kind: "image", "array" or "text".
+        kind: "image", "array", "table" or "text".
         train, valid, test: a `Split`, or a `Stream` when it is too large for memory; `test` may be None.
         classes: the names by label; for text the characters by index; None for regression.
         mean, std: for images per channel, of the training split, in units where 255 is 1; else ().
@@ -91,6 +93,7 @@ class Data:
         origin: where it was found: a path, "the package" or "hub:OWNER/NAME".
         notes: what was decided for the user, in words.
         fit: how images of another size were brought to this one: "crop", "pad" or "squash".
+        columns: what the columns of a table became; None for all else.
     """
 
     name: str
@@ -105,6 +108,7 @@ class Data:
     origin: str
     notes: tuple[str, ...]
     fit: str = "crop"
+    columns: TableColumns | None = None
 
     def __repr__(self) -> str:
         sizes = {name: getattr(self, name) for name in ("train", "valid", "test")}
@@ -127,7 +131,8 @@ class Data:
 class RawData:
     """Data as they were read: the splits that the source itself has ("train", "valid", "test").
 
-    `statistics` are mean and std by channel, where the source has its own; None: they are measured.
+    `statistics` are mean and std by channel, where the source has its own; None: they are measured. `encode` makes the
+    samples of the final splits, where that takes what is learned from the training samples alone.
     """
 
     kind: str
@@ -137,6 +142,16 @@ class RawData:
     notes: tuple[str, ...] = ()
     augment: tuple[str, ...] = ()
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    encode: Callable[[Mapping[str, Split | Stream]], Encoded] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Splits whose samples were made once it was known which of them are for training."""
+
+    parts: Mapping[str, Split | Stream]
+    columns: TableColumns | None = None
+    notes: tuple[str, ...] = ()
 
 
 def shape_of(part: Split | Stream) -> tuple[int, ...]:

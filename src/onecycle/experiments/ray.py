@@ -223,7 +223,7 @@ def _on_node(
 
 def _paths(job: Job) -> list[str]:
     """What a run reads that is a path and not a name."""
-    return [job.data] if os.path.exists(job.data) else []
+    return [path for path in (job.data, job.valid, job.test) if path and os.path.exists(path)]
 
 
 def _not_there(paths: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Self
 
@@ -22,8 +22,8 @@ class Job(TrainingOptions):
     """Everything that decides how a run goes: the options of a `Learner`, and these.
 
     Args:
-        data: a name or a path, as in `onecycle.load`; `limit`, `image_size`, `fit` and `skip_damaged`
-            are its arguments.
+        data: a name or a path, as in `onecycle.load`; `limit`, `image_size`, `fit`, `skip_damaged`, `target`, `valid`,
+            `test`, `task` and `leave_out` are its arguments.
         model: a name or ``package.module:callable``, as in `onecycle.build_model`; None: one that suits the data.
         model_options: keywords of the model, such as ``{"dropout": 0.2}``.
         budget: what `Budget.parse` reads.
@@ -40,14 +40,14 @@ class Job(TrainingOptions):
     data: str = option(
         "digits",
         "digits, fashion-mnist, mnist, cifar10, cifar100, a folder of images by class, Parquet files, hub:OWNER/NAME, "
-        "a .npz, or a .txt for the character model.",
+        "a .npz, a .csv, .tsv or .parquet table with --target, or a .txt for the character model.",
         "Data",
     )
     _: KW_ONLY
     model: str | None = option(
         None,
-        "mlp, lenet, small-cnn, resnet9, resnet20, resnet56, resnet110, wrn-22, char-transformer, timm:NAME, or "
-        "package.module:callable; by default one that suits the data.",
+        "mlp, tabular, lenet, small-cnn, resnet9, resnet20, resnet56, resnet110, wrn-22, char-transformer, timm:NAME, "
+        "or package.module:callable; by default one that suits the data.",
         "Model",
     )
     model_options: Mapping[str, Any] | None = option(
@@ -77,6 +77,13 @@ class Job(TrainingOptions):
         "crop", "How images of other proportions are brought to one size: crop (the center), pad or squash.", "Data"
     )
     skip_damaged: bool = option(False, "Leave out images that do not decode, with a note, and go on.", "Data")
+    target: str | None = option(None, "Of a table: the column to be predicted from the others.", "Data")
+    valid: str | None = option(None, "Of a table: a file to be measured on after each epoch.", "Data")
+    test: str | None = option(None, "Of a table: a file to be measured on at the end.", "Data")
+    task: str | None = option(
+        None, "Of a table: classification or regression; by default what suits the target.", "Data"
+    )
+    leave_out: Sequence[str] = option((), "Of a table: columns that are not to be learned from.", "Data")
 
     def __post_init__(self) -> None:
         Budget.parse(self.budget)
@@ -106,7 +113,8 @@ class Job(TrainingOptions):
     @property
     def load_options(self) -> dict[str, Any]:
         """The keywords of `onecycle.load`, by name."""
-        return {name: getattr(self, name) for name in ("limit", "image_size", "fit", "skip_damaged")}
+        names = ("limit", "image_size", "fit", "skip_damaged", "target", "valid", "test", "task", "leave_out")
+        return {name: getattr(self, name) for name in names}
 
     def learner_keywords(self) -> dict[str, Any]:
         """The keywords of a `Learner`, by name; the momentum is that of the first update."""

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import read_inputs
 from ..data.batches import ImageTransform, as_batches
+from ..data.table_columns import TableColumns
+from ..data.tables import read_rows
 from ..errors import CheckpointError, ConfigError
 from ..models import build
 from ..records.checkpoint import latest, load_weights
@@ -19,7 +21,7 @@ from .run import job_of
 
 
 def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
-    """The class of each image, or the outputs for each row of arrays, by the model of the run in `folder`.
+    """The class of each image, or the outputs for each row of arrays or tables, by the model of the run in `folder`.
 
     Returns one dictionary a sample: ``file``, and ``class`` and ``probability``, or ``output`` for a regression.
 
@@ -29,18 +31,21 @@ def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
     """
     job, facts = job_of(folder), RUN.read(folder)["facts"]
     if facts["kind"] == "text":
-        raise ConfigError("predict takes images or arrays; this run was trained on text")
+        raise ConfigError("predict takes images, arrays or tables; this run was trained on text")
     shape = tuple(facts["input_shape"])
     options = job.model_options or {}
-    model = build(job.model or "", input_shape=shape, classes=facts["outputs"], seed=job.seed, **options)
+    columns = TableColumns.from_dict(facts["columns"]) if facts.get("columns") else None
+    model = build(
+        job.model or "", input_shape=shape, classes=facts["outputs"], columns=columns, seed=job.seed, **options
+    )
     _load_weights(model, Path(folder))
-    inputs = read_inputs(files, kind=facts["kind"], input_shape=shape, fit=job.fit)
+    if columns is None:
+        inputs, counts = _read(files, facts["kind"], shape, job.fit)
+    else:
+        inputs, counts = read_rows(files, columns)
     transform = ImageTransform(tuple(facts["mean"]), tuple(facts["std"])) if facts["mean"] else None
     batches = as_batches((inputs,), min(256, len(inputs)), shuffle=False, transform=transform)
     outputs = predict(model, batches.epoch(0))
-    counts = [1] * len(files)
-    if len(files) != len(inputs):  # some hold several samples
-        counts = [len(read_inputs([file], kind=facts["kind"], input_shape=shape)) for file in files]
     names = [file if n == 1 else f"{file}[{i}]" for file, n in zip(files, counts, strict=True) for i in range(n)]
     if facts["classes"] is None:
         return [{"file": file, "output": row.tolist()} for file, row in zip(names, outputs, strict=True)]
@@ -49,6 +54,14 @@ def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
         {"file": file, "class": facts["classes"][i], "probability": p}
         for file, i, p in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
+
+
+def _read(files: list[str], kind: str, shape: tuple[int, ...], fit: str) -> tuple[Tensor, list[int]]:
+    """The samples in files of images or arrays, and how many there are in each."""
+    inputs = read_inputs(files, kind=kind, input_shape=shape, fit=fit)
+    if len(files) == len(inputs):
+        return inputs, [1] * len(files)
+    return inputs, [len(read_inputs([file], kind=kind, input_shape=shape)) for file in files]
 
 
 def _load_weights(model: nn.Module, folder: Path) -> None:

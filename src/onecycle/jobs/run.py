@@ -107,7 +107,9 @@ def prepare(job: Job, verbose: bool = False) -> Prepared:
 
     def anew(seed: int) -> nn.Module:
         options = job.model_options or {}
-        return build(name, input_shape=data.input_shape, classes=_outputs(data), seed=seed, **options)
+        return build(
+            name, input_shape=data.input_shape, classes=_outputs(data), columns=data.columns, seed=seed, **options
+        )
 
     metrics = {"perplexity": Perplexity()} if data.kind == "text" else None
     learner = Learner(anew(job.seed), data, metrics=metrics, verbose=verbose, **job.learner_keywords())
@@ -144,7 +146,7 @@ def _default_model(data: Data) -> str:
     """A model that trains in minutes on a laptop."""
     if data.kind == "image":
         return "small-cnn" if data.input_shape[0] == 1 else "resnet20"
-    return "char-transformer" if data.kind == "text" else "mlp"
+    return {"text": "char-transformer", "table": "tabular"}.get(data.kind, "mlp")
 
 
 def _outputs(data: Data) -> int:
@@ -161,6 +163,7 @@ def _facts(data: Data) -> dict[str, Any]:
         "mean": data.mean,
         "std": data.std,
         "samples": [0 if split is None else len(split) for split in (data.train, data.valid, data.test)],
+        **({"columns": data.columns.to_dict()} if data.columns else {}),
     }
 
 

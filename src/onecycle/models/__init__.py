@@ -16,6 +16,7 @@ from ..errors import ConfigError, did_you_mean
 from .external import from_timm, imported_maker
 from .resnet import resnet9, resnet20, resnet56, resnet110, wrn22
 from .small import lenet, mlp, small_cnn
+from .tabular import TableFront, TableLayout, tabular
 from .transformer import char_transformer
 
 __all__ = ["build", "names"]
@@ -23,6 +24,7 @@ __all__ = ["build", "names"]
 _BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "mlp": mlp,
+        "tabular": tabular,
         "lenet": lenet,
         "small-cnn": small_cnn,
         "resnet9": resnet9,
@@ -39,12 +41,20 @@ def names() -> tuple[str, ...]:
     """The names of the reference models, which `build` takes beside ``timm:NAME`` and ``package.module:callable``.
 
     >>> names()[:3]
-    ('mlp', 'lenet', 'small-cnn')
+    ('mlp', 'tabular', 'lenet')
     """
     return tuple(_BUILDERS)
 
 
-def build(name: str, *, input_shape: tuple[int, ...], classes: int, seed: int = 0, **options: Any) -> nn.Module:
+def build(
+    name: str,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    columns: TableLayout | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> nn.Module:
     """A freshly initialised model on the CPU: the same weights for the same seed.
 
     `name` is one of `names()`; ``timm:NAME`` for a model of the timm package; or ``package.module:callable`` for one
@@ -56,9 +66,12 @@ def build(name: str, *, input_shape: tuple[int, ...], classes: int, seed: int = 
     regression targets, or the size of the vocabulary. The model maps [n, *input_shape] to [n, classes], the
     ``char-transformer`` int64 [n, length] to [n, length, classes].
 
-    Options: ``dropout`` (a probability, default 0, before the last layer; in ``char-transformer`` everywhere);
-    ``hidden`` widths of ``mlp``; ``width``, ``depth``, ``heads`` of ``char-transformer``; ``bn_momentum`` of
-    ``resnet20``, ``resnet56`` and ``resnet110``.
+    `columns` are those of a table, ``data.columns``: then the model comes behind a `TableFront`, which embeds the
+    categories, and is made for that front's width.
+
+    Options: ``dropout`` (a probability, default 0, before the last layer; in ``char-transformer`` everywhere; in
+    ``tabular`` after each layer, default 0.1); ``hidden`` widths of ``mlp``; ``width`` and ``depth`` of ``tabular`` and
+    ``char-transformer``, whose ``heads`` too; ``bn_momentum`` of ``resnet20``, ``resnet56`` and ``resnet110``.
 
     The weights are drawn within a fork of torch's CPU generator: the caller's draws go on as if nothing had happened.
 
@@ -75,7 +88,10 @@ def build(name: str, *, input_shape: tuple[int, ...], classes: int, seed: int = 
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         make = _maker(name)  # inside the fork and before the seed: importing your module may draw
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
-        return make(input_shape=shape, classes=classes, **options)
+        if columns is None:
+            return make(input_shape=shape, classes=classes, **options)
+        front = TableFront(columns)
+        return nn.Sequential(front, make(input_shape=(front.width,), classes=classes, **options))
 
 
 def _maker(name: str) -> Callable[..., nn.Module]:

@@ -1,0 +1,407 @@
+"""The columns of a table as one vector a row: numbers, flags of missing ones, codes of categories; fitted on train."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..text import count, listed
+
+FEW = 10  # different whole numbers that are categories too
+ALL_KEPT, RARE = 20, 3  # of a category of more values than that, those in fewer rows share the code of unknown ones
+BINS = 16
+PARSED = 0.95  # of the words of a column: so many are numbers, and it is one of numbers
+PARTS = {"year": "year", "month": "month", "weekday": "day_of_week", "hour": "hour"}  # of a date, by pyarrow's name
+UNKNOWN, MISSING = 0, 1  # the codes of what was not in the training rows, and of what is not there
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """Numbers, or a part of dates: missing ones are the `median`, ``(x - center) / scale`` is squeezed into -3 to 3.
+
+    Attributes:
+        name: in the table.
+        part: of a date, "days" or "year"; "" for the number itself.
+        center, scale: median and interquartile range / 1.35 of the training rows, or mean and standard deviation where
+            more than half of them are one value.
+        flag: whether a flag says which are missing: some were in the training rows.
+        edges: quantiles of the result, rising.
+    """
+
+    name: str
+    part: str
+    median: float
+    center: float
+    scale: float
+    flag: bool
+    edges: tuple[float, ...] = ()
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Float64 [n], NaN where missing, as the numbers that a model sees. Squeezed as in Holzmueller, 2407.04491."""
+        z = (np.where(np.isnan(values), self.median, values) - self.center) / self.scale
+        return z / np.sqrt(1 + (z / 3) ** 2)
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """Words, few whole numbers, or a part of dates: code 0 is unknown or rare, 1 is missing, i + 2 is ``values[i]``.
+
+    `words` says whether the column holds words, which may look like numbers.
+    """
+
+    name: str
+    part: str
+    values: tuple[str, ...]
+    words: bool
+
+    def encode(self, values: Any) -> np.ndarray:
+        """The codes int64 [n] of an array of words, null where missing."""
+        import pyarrow as pa
+
+        pc = _compute()
+        codes = pc.index_in(values, value_set=pa.array(self.values, pa.string())).to_numpy(zero_copy_only=False)
+        codes = np.where(np.isnan(codes.astype(np.float64)), UNKNOWN - 2, codes).astype(np.int64) + 2
+        return np.where(values.is_null().to_numpy(zero_copy_only=False), MISSING, codes)
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """What a table's columns become, learned from its training rows alone.
+
+    A row is float32 [numbers, flags of the missing ones, codes of the categories].
+    """
+
+    target: str
+    numbers: tuple[NumberColumn, ...]
+    categories: tuple[CategoryColumn, ...]
+
+    @classmethod
+    def fit(cls, table: Any, target: str, leave_out: Sequence[str] = ()) -> tuple[Self, tuple[str, ...]]:
+        """The columns of a pyarrow table of training rows, and notes that say what was done with them."""
+        numbers: list[NumberColumn] = []
+        categories: list[CategoryColumn] = []
+        dropped: dict[str, str] = dict.fromkeys(leave_out, "as asked")
+        notes: list[str] = []
+        for name in table.column_names:
+            if name == target or name in leave_out:
+                continue
+            found = _fit_column(name, table[name])
+            numbers += found.numbers
+            categories += found.categories
+            notes += found.notes
+            if found.why_not:
+                dropped[name] = found.why_not
+        columns = cls(target, tuple(numbers), tuple(categories))
+        if not (numbers or categories):
+            raise DataError(f"No column is left to learn from beside {target}: {_reasons(dropped)}.")
+        return columns, (*_summary(columns, table, dropped), *notes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of the table that are used."""
+        return tuple(dict.fromkeys(column.name for column in (*self.numbers, *self.categories)))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Those that hold words, though they may look like numbers."""
+        return tuple(dict.fromkeys(column.name for column in self.categories if column.words))
+
+    @property
+    def flags(self) -> int:
+        """How many numbers have a flag."""
+        return sum(column.flag for column in self.numbers)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """How many codes each category has."""
+        return tuple(len(column.values) + 2 for column in self.categories)
+
+    @property
+    def edges(self) -> tuple[tuple[float, ...], ...]:
+        """Quantiles of each number, as a model sees it."""
+        return tuple(column.edges for column in self.numbers)
+
+    def encode(self, table: Any, place: str = "the table") -> Tensor:
+        """The rows of a pyarrow table as float32 [n, numbers + flags + categories].
+
+        Raises:
+            DataError: columns that are missing, or that hold something else than the training rows did.
+        """
+        if missing := [name for name in self.names if name not in table.column_names]:
+            raise DataError(
+                f"{place} lacks {count(len(missing), 'column')} that the model was trained on: {listed(missing)}. "
+                f"Its columns are {listed(table.column_names)}."
+            )
+        values = [_numbers(table[column.name], column.part, column.name, place) for column in self.numbers]
+        parts = [column.encode(each) for column, each in zip(self.numbers, values, strict=True)]
+        parts += [np.isnan(each) for column, each in zip(self.numbers, values, strict=True) if column.flag]
+        parts += [column.encode(_words(table[column.name], column.part, place)) for column in self.categories]
+        return torch.from_numpy(np.stack([part.astype(np.float32) for part in parts], 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From what `to_dict` gave.
+
+        >>> columns = TableColumns("y", (NumberColumn("x", "", 0.0, 0.0, 1.0, False, (0.0, 1.0)),), ())
+        >>> TableColumns.from_dict(columns.to_dict()) == columns
+        True
+        """
+        return cls(
+            values["target"],
+            tuple(NumberColumn(**{**each, "edges": tuple(each["edges"])}) for each in values["numbers"]),
+            tuple(CategoryColumn(**{**each, "values": tuple(each["values"])}) for each in values["categories"]),
+        )
+
+
+def _compute() -> Any:
+    """pyarrow's functions, which it makes as it is imported."""
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
+# What one column becomes
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    numbers: tuple[NumberColumn, ...] = ()
+    categories: tuple[CategoryColumn, ...] = ()
+    why_not: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _fit_column(name: str, column: Any) -> _Fitted:
+    import pyarrow as pa
+
+    column = plain_column(column)
+    kind, rows = column.type, len(column)
+    if column.null_count == rows:
+        return _Fitted(why_not="no value in the training rows")
+    if pa.types.is_string(kind):
+        return _fit_words(name, column)
+    if pa.types.is_boolean(kind):
+        return _fit_category(name, column, words=False)
+    if pa.types.is_timestamp(kind):
+        return _fit_dates(name, column)
+    if pa.types.is_floating(kind):
+        return _fit_numbers(name, column)
+    return _Fitted(why_not=f"{kind} values")
+
+
+def plain_column(column: Any) -> Any:
+    """A column as float64, bool, timestamp or string, null where missing; others stay as they are."""
+    import pyarrow as pa
+
+    pc = _compute()
+    column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return plain_column(column.dictionary_decode())
+    if pa.types.is_date(kind):
+        return column.cast(pa.timestamp("s"))
+    if pa.types.is_time(kind) or pa.types.is_duration(kind):
+        column = column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64())
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
+    if pa.types.is_string(column.type):
+        column = pc.utf8_trim_whitespace(column)
+        return pc.if_else(pc.equal(column, ""), None, column)
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64(), safe=False)
+        return pc.if_else(pc.is_nan(column), None, column)
+    return column
+
+
+def _fit_numbers(name: str, column: Any, notes: tuple[str, ...] = ()) -> _Fitted:
+    import pyarrow as pa
+
+    values = _numbers(column, "", name, "the training rows")
+    known = values[~np.isnan(values)]
+    different = np.unique(known)
+    if len(different) == 1 and len(known) == len(values):
+        return _Fitted(why_not="one value in all training rows")
+    whole = bool((known == np.floor(known)).all())
+    if whole and len(different) == len(values) > FEW and _names_rows(name):
+        return _Fitted(why_not="it numbers the rows")
+    few = whole and len(different) <= FEW and len(known) >= FEW * len(different)
+    category = _fit_category(name, pa.array(known), words=False).categories if few else ()
+    return _Fitted((_number(name, "", values),), category, notes=notes)
+
+
+def _names_rows(name: str) -> bool:
+    plain = name.strip()
+    return plain.lower() in ("", "id", "index", "row", "unnamed: 0") or bool(re.search(r"([_ -]id|[a-z]I[dD])$", plain))
+
+
+def _number(name: str, part: str, values: np.ndarray) -> NumberColumn:
+    """What the training rows `values`, NaN where missing, say of a column of numbers."""
+    known = values[~np.isnan(values)]
+    low, median, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist()
+    center, scale = (median, (high - low) / 1.35) if high > low else (float(known.mean()), float(known.std()) or 1.0)
+    column = NumberColumn(name, part, median, center, scale, len(known) < len(values))
+    edges = np.unique(np.quantile(column.encode(known), np.linspace(0, 1, BINS + 1)).astype(np.float32))
+    return NumberColumn(name, part, median, center, scale, column.flag, tuple(edges.tolist()))
+
+
+def _fit_words(name: str, column: Any) -> _Fitted:
+    pc = _compute()
+    known = column.drop_null()
+    numbers = _parsed(known)
+    strange = int(np.isnan(numbers).sum())
+    different, rows = pc.count_distinct(known).as_py(), len(known)
+    if strange <= (1 - PARSED) * rows and different > ALL_KEPT:
+        note = f"{name}: no number in {count(strange, 'cell')} of {rows:,}, taken as missing" if strange else ""
+        return _fit_numbers(name, _parsed_column(column), (note,) if note else ())
+    if different > max(ALL_KEPT, rows / 2):
+        length = pc.mean(pc.utf8_length(known)).as_py()
+        what = f"free text of {length:.0f} characters" if length > 40 else f"{different:,} different words"
+        return _Fitted(why_not=f"{what} in {count(rows, 'row')}")
+    return _fit_category(name, column, words=True)
+
+
+def _fit_category(name: str, column: Any, *, words: bool, part: str = "") -> _Fitted:
+    pc = _compute()
+    each = pc.value_counts(_words(column, part, "the training rows").drop_null())
+    counts = dict(zip(each.field("values").to_pylist(), each.field("counts").to_pylist(), strict=True))
+    if len(counts) == 1 and column.null_count == 0:
+        return _Fitted(why_not="one value in all training rows")
+    kept = [value for value, rows in counts.items() if len(counts) <= ALL_KEPT or rows >= RARE]
+    if not kept:
+        return _Fitted(why_not=f"{len(counts):,} different words, none of them in {RARE} rows")
+    return _Fitted(categories=(CategoryColumn(name, part, tuple(sorted(kept)), words),))
+
+
+def _fit_dates(name: str, column: Any) -> _Fitted:
+    numbers, categories = [], []
+    for part in ("days", "year"):
+        values = _numbers(column, part, name, "the training rows")
+        if len(np.unique(values[~np.isnan(values)])) > 1:
+            numbers.append(_number(name, part, values))
+    for part in ("month", "weekday", "hour"):
+        categories += _fit_category(name, column, words=False, part=part).categories
+    return _Fitted(tuple(numbers), tuple(categories), "" if numbers or categories else "one date in all training rows")
+
+
+# A column as an array
+
+
+def _numbers(column: Any, part: str, name: str, place: str) -> np.ndarray:
+    """Float64 [n], NaN where missing."""
+    import pyarrow as pa
+
+    pc = _compute()
+    column = plain_column(column)
+    kind = column.type
+    if part:
+        column = _dates(column, name, place)
+        if part == "days":
+            seconds = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+            return seconds.cast(pa.float64()).to_numpy(zero_copy_only=False) / 86_400_000
+        column = getattr(pc, PARTS[part])(column).cast(pa.float64())
+    elif pa.types.is_string(kind):
+        column = _parsed_column(column, strictly_of=f"{name} in {place}")
+    elif pa.types.is_null(kind) or pa.types.is_boolean(kind):
+        column = column.cast(pa.uint8()).cast(pa.float64()) if pa.types.is_boolean(kind) else column.cast(pa.float64())
+    elif not pa.types.is_floating(kind):
+        raise DataError(f"Column {name} holds {kind} values in {place}, and numbers in the training rows.")
+    values = np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
+    if np.isinf(values).any():
+        raise DataError(
+            f"Column {name} of {place} has {count(int(np.isinf(values).sum()), 'infinite value')}, the first in row "
+            f"{int(np.isinf(values).argmax()) + 1}. Leave these cells empty, or mend them."
+        )
+    return values
+
+
+def _words(column: Any, part: str, place: str) -> Any:
+    """An array of words, null where missing; whole numbers without a point."""
+    import pyarrow as pa
+
+    pc = _compute()
+    column = plain_column(column)
+    if part:
+        column = getattr(pc, PARTS[part])(_dates(column, part, place))
+    elif pa.types.is_floating(column.type):
+        known = column.drop_null()
+        if pc.all(pc.equal(known, pc.floor(known))).as_py() is not False and not pc.any(pc.is_inf(known)).as_py():
+            column = column.cast(pa.int64())
+    return column.cast(pa.string())
+
+
+def _dates(column: Any, name: str, place: str) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type):
+        return column
+    try:
+        return column.cast(pa.timestamp("s"))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"Column {name} holds dates in the training rows, and in {place} it does not: {error}"
+        ) from error
+
+
+def _parsed_column(column: Any, strictly_of: str = "") -> Any:
+    """Words as numbers, null where they are none; with `strictly_of`, a DataError about those."""
+    import pyarrow as pa
+
+    values = _parsed(column)
+    strange = np.isnan(values) & ~column.is_null().to_numpy(zero_copy_only=False)
+    if strictly_of and strange.any():
+        first = int(strange.argmax())
+        raise DataError(
+            f"Column {strictly_of} has {count(int(strange.sum()), 'cell')} that is no number, the first in row "
+            f"{first + 1}: {column[first].as_py()!r}. The training rows have numbers there."
+        )
+    return pa.array(values, from_pandas=True)
+
+
+def _parsed(column: Any) -> np.ndarray:
+    """Float64 [n] of words such as 12, 1,234.5, $5 and 30%; NaN where they are no numbers."""
+
+    def number(word: str | None) -> float:
+        try:
+            value = float(re.sub(r"(?<=\d),(?=\d{3}\b)|[$€£%\s_]", "", word or ""))
+        except ValueError:
+            return np.nan
+        return value if np.isfinite(value) else np.nan
+
+    return np.array([number(word) for word in column.to_pylist()], np.float64)
+
+
+# What is said
+
+
+def _summary(columns: TableColumns, table: Any, dropped: Mapping[str, str]) -> list[str]:
+    dates = {column.name for column in (*columns.numbers, *columns.categories) if column.part}
+    numbers = {column.name for column in columns.numbers} - dates
+    words = {column.name for column in columns.categories} - dates - numbers
+    kinds = {"number": len(numbers), "category": len(words), "date": len(dates)}
+    notes = ["columns: " + listed([count(n, kind) for kind, n in kinds.items() if n])]
+    if both := [column.name for column in columns.categories if column.name in numbers]:
+        notes.append(f"numbers that are categories too, of at most {FEW} values: {listed(both)}")
+    gaps = {name: plain_column(table[name]).null_count for name in columns.names}
+    if any(gaps.values()):
+        said = listed([f"{name} {n:,}" for name, n in gaps.items() if n])
+        notes.append(
+            f"missing in {count(table.num_rows, 'training row')}: {said}; numbers are the median with a flag, words a "
+            "category of their own"
+        )
+    return [*notes, *([f"left out: {_reasons(dropped)}"] if dropped else [])]
+
+
+def _reasons(dropped: Mapping[str, str]) -> str:
+    return listed([f"{name} ({why})" for name, why in dropped.items()])

@@ -1,0 +1,360 @@
+"""Tables: CSV and Parquet files, and data frames, with one column to be predicted from the others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checks import one_of
+from ..errors import ConfigError, DataError, did_you_mean
+from ..text import count, listed
+from .splits import Encoded, RawData, Split, Stream
+from .table_columns import TableColumns, plain_column
+
+SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+TASKS = ("classification", "regression")
+CLASSES = 20  # whole numbers of at most so many values are classes
+NULLS = ("", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None")
+LEAK = 100  # rows from which on a column that gives the class away is worth a note
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The keywords of `load` for tables: what to predict, from which further files, and without which columns."""
+
+    target: str | None = None
+    valid: Any = None
+    test: Any = None
+    task: str | None = None
+    leave_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.task is not None:
+            one_of("task", self.task, TASKS)
+
+    @property
+    def given(self) -> list[str]:
+        """The keywords that are given, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return [name for name, value in values.items() if value is not None and (name != "leave_out" or value)]
+
+
+def is_table_file(path: Path) -> bool:
+    """Whether the name of a file is that of comma- or tab-separated values."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def is_frame(data: Any) -> bool:
+    """Whether `data` is a table in memory: of pandas, polars, pyarrow, or a `datasets.Dataset` that holds no images."""
+    return hasattr(data, "__arrow_c_stream__") or (hasattr(data, "columns") and hasattr(data, "iloc"))
+
+
+def read_table(data: Any, options: TableOptions) -> RawData:
+    """The splits of a table: one file or frame, or those of its own that `options` name.
+
+    Raises:
+        DataError: no such target, or files and columns that cannot be used.
+    """
+    given = {"train": data, "valid": options.valid, "test": options.test}
+    notes: list[str] = []
+    tables: dict[str, Any] = {}
+    words: tuple[str, ...] = ()
+    for split, source in given.items():
+        if source is not None:
+            tables[split], said = as_table(source, words)
+            notes += said
+            words = words or _words_of(tables[split])
+    origin = str(data) if isinstance(data, str | Path) else "Python"
+    target = _target(tables, options.target, origin)
+    for name in options.leave_out:
+        if name not in tables["train"].column_names or name == target:
+            raise ConfigError(f"leave_out names no column beside the target: {name!r}. {_columns_of(tables['train'])}")
+    for split, table in tables.items():
+        tables[split], said = _with_target(table, target, split)
+        notes += said
+    targets, classes, said = _targets({split: table[target] for split, table in tables.items()}, options.task)
+    parts = _numbered_rows(tables, targets)
+
+    def encode(parts: Mapping[str, Split | Stream]) -> Encoded:
+        chosen = {split: _rows(tables, part) for split, part in parts.items()}
+        columns, more = TableColumns.fit(chosen["train"], target, options.leave_out)
+        given_away = _leaks(columns, chosen["train"], parts["train"].targets) if classes else []
+        encoded = {
+            split: Split(columns.encode(chosen[split], f"the {split} split"), part.targets)
+            for split, part in parts.items()
+        }
+        return Encoded(encoded, columns, (*more, *given_away))
+
+    return RawData("table", parts, classes, origin, (*notes, said), encode=encode)
+
+
+# Files and frames
+
+
+def as_table(source: Any, words: Sequence[str] = ()) -> tuple[Any, list[str]]:
+    """A pyarrow table of a file or a frame, and notes; the columns `words` are read as words, whatever they look like.
+
+    Raises:
+        DataError: what cannot be read.
+    """
+    import pyarrow as pa
+
+    if isinstance(source, pa.Table):
+        return source, []
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise DataError(f"{path} does not exist, or is no file. Give a .csv, .tsv or .parquet file.")
+        table, notes = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, words)
+        if table.num_rows == 0:
+            raise DataError(f"{path} has no rows below its header. Give a table with rows.")
+        return table, notes
+    try:
+        if hasattr(source, "iloc"):  # pandas, whose index is no column
+            return pa.Table.from_pandas(source, preserve_index=False), []
+        return pa.table(source), []
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(
+            f"This {type(source).__name__} cannot be read as a table: {error}. Give each column values of one kind."
+        ) from error
+
+
+def _read_parquet(path: Path) -> tuple[Any, list[str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path), []
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a Parquet file that can be read: {error}. Fetch it again.") from error
+
+
+def _read_csv(path: Path, words: Sequence[str], encoding: str = "utf-8") -> tuple[Any, list[str]]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    dialect = _dialect(path, encoding)
+    read = csv.ReadOptions(block_size=min(2**31 - 1, max(2**20, 2 * path.stat().st_size)), encoding=encoding)
+    parse = csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True)
+    convert = csv.ConvertOptions(
+        column_types=dict.fromkeys(words, pa.string()),
+        null_values=NULLS,
+        strings_can_be_null=True,
+        decimal_point=dialect.decimal_point,
+        timestamp_parsers=[csv.ISO8601, "%Y/%m/%d", "%d.%m.%Y"],
+    )
+    try:
+        table = csv.read_csv(path, read, parse, convert)
+    except UnicodeDecodeError:
+        return _read_latin(path, words, encoding)
+    except (pa.ArrowException, OSError) as error:
+        if "Empty CSV" in str(error):
+            raise DataError(f"{path} has no rows below its header. Give a table with rows.") from error
+        raise DataError(
+            f"{path} cannot be read as a table: {error}. Mend this line, or save the file again."
+        ) from error
+    if any(pa.types.is_binary(column.type) for column in table.columns):
+        return _read_latin(path, words, encoding)
+    if len(set(table.column_names)) < table.num_columns:
+        twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+        raise DataError(f"{path} has several columns called {listed(twice)}. Give each its own name.")
+    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in table.column_names):
+        raise DataError(
+            f"{path} has numbers in its first line: {listed(table.column_names)}. Put the names of its columns there."
+        )
+    return table, dialect.notes
+
+
+def _read_latin(path: Path, words: Sequence[str], encoding: str) -> tuple[Any, list[str]]:
+    if encoding != "utf-8":
+        raise DataError(f"{path} is not text that can be read. Save it as UTF-8.")
+    table, notes = _read_csv(path, words, "latin-1")
+    return table, [f"{path.name} is not UTF-8: read as Latin-1", *notes]
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    delimiter: str
+    decimal_point: str
+
+    @property
+    def notes(self) -> list[str]:
+        usual = self.delimiter in ",\t"
+        comma = " and a comma in decimal numbers" if self.decimal_point == "," else ""
+        return [] if usual else [f"columns are separated by {self.delimiter!r}{comma}"]
+
+
+def _dialect(path: Path, encoding: str) -> _Dialect:
+    """What separates the columns, by the first lines: the candidate that the header has most of."""
+    import pyarrow as pa
+
+    try:
+        with pa.input_stream(str(path), compression="detect") as stream:
+            lines = stream.read(2**16).decode(encoding, "replace").splitlines()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    if not lines or not lines[0].strip():
+        raise DataError(f"{path} has nothing in its first line. Put the names of its columns there.")
+    header = re.sub(r'"[^"]*"', "", lines[0])
+    delimiter = max(",;\t|", key=header.count)
+    comma = delimiter == ";" and any(re.search(r"(^|;)-?\d+,\d+(;|$)", line) for line in lines[1:])
+    return _Dialect(delimiter, "," if comma else ".")
+
+
+def _words_of(table: Any) -> tuple[str, ...]:
+    import pyarrow as pa
+
+    return tuple(field.name for field in table.schema if pa.types.is_string(field.type))
+
+
+# The target
+
+
+def _columns_of(table: Any) -> str:
+    return f"The columns are {listed(table.column_names)}."
+
+
+def _target(tables: Mapping[str, Any], target: str | None, origin: str) -> str:
+    columns = tables["train"].column_names
+    if target is None:
+        raise DataError(
+            f"{origin} is a table: say which column is to be predicted, target={columns[-1]!r} "
+            f"(--target {columns[-1]}). {_columns_of(tables['train'])}"
+        )
+    if target not in columns:
+        raise DataError(f"{origin} has no column {target!r}: {did_you_mean(str(target), columns)}")
+    return target
+
+
+def _with_target(table: Any, target: str, split: str) -> tuple[Any, list[str]]:
+    """The rows that have a target."""
+    import pyarrow as pa
+
+    if target not in table.column_names:
+        raise DataError(f"The {split} table has no column {target!r}, to measure by. {_columns_of(table)}")
+    column = plain_column(table[target])
+    table = table.set_column(table.column_names.index(target), target, pa.chunked_array([column]))
+    if column.null_count == 0:
+        return table, []
+    left = table.filter(column.is_valid())
+    return left, [f"{split}: left out {count(column.null_count, 'row')} of {len(column):,} without a value of {target}"]
+
+
+def _targets(columns: Mapping[str, Any], task: str | None) -> tuple[dict[str, Tensor], tuple[str, ...] | None, str]:
+    """The targets of each split, the classes (None for a regression), and a note that says which it is and why."""
+    import pyarrow as pa
+
+    columns = {split: column.combine_chunks() for split, column in columns.items()}
+    kinds = {split: column.type for split, column in columns.items()}
+    name = "the target"
+    if len({str(kind) for kind in kinds.values()}) > 1:
+        raise DataError(f"{name} has values of several kinds: {', '.join(f'{k} in {s}' for s, k in kinds.items())}.")
+    kind = kinds["train"]
+    if pa.types.is_floating(kind):
+        return _number_targets({split: column.to_numpy() for split, column in columns.items()}, task)
+    if task == "regression" or not (pa.types.is_string(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"{name} holds {kind} values. A regression needs numbers; classes are words or whole numbers.")
+    words = {split: column.cast(pa.string()).to_pylist() for split, column in columns.items()}
+    return _class_targets(words, sorted({word for each in words.values() for word in each}), "words")
+
+
+def _number_targets(
+    columns: Mapping[str, np.ndarray], task: str | None
+) -> tuple[dict[str, Tensor], tuple[str, ...] | None, str]:
+    known = np.concatenate(list(columns.values()))
+    if not np.isfinite(known).all():
+        raise DataError(f"the target has {int((~np.isfinite(known)).sum())} infinite values. Remove these rows.")
+    different = np.unique(known)
+    whole = bool((different == np.floor(different)).all())
+    few = whole and len(different) <= min(CLASSES, max(2, len(known) // 10))
+    if task == "classification" and not whole:
+        raise DataError("the target has fractions, so it cannot be classes. Leave out task, or round it.")
+    if task == "classification" or (task is None and few):
+        names = [str(int(value)) for value in different]
+        words = {split: [str(int(value)) for value in values] for split, values in columns.items()}
+        why = "as asked" if task else "whole numbers; for a regression give task='regression', --task regression"
+        return _class_targets(words, names, why)
+    why = "as asked" if task else f"{len(different):,} different numbers"
+    targets = {split: torch.from_numpy(values.astype(np.float32)) for split, values in columns.items()}
+    return targets, None, f"a regression ({why}), from {different[0]:g} to {different[-1]:g}"
+
+
+def _class_targets(
+    words: Mapping[str, Sequence[str]], names: Sequence[str], why: str
+) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
+    rows = sum(map(len, words.values()))
+    if len(names) > max(CLASSES, rows / 4):
+        raise DataError(
+            f"the target has {len(names):,} different values in {rows:,} rows, too many for classes: the first are "
+            f"{listed(map(repr, names[:3]))}. Give a column of numbers, or of few words."
+        )
+    number = {name: i for i, name in enumerate(names)}
+    targets = {split: torch.tensor([number[word] for word in each]) for split, each in words.items()}
+    return targets, tuple(names), f"a classification ({why}): {count(len(names), 'class')}"
+
+
+# Rows
+
+
+def _numbered_rows(tables: Mapping[str, Any], targets: Mapping[str, Tensor]) -> dict[str, Split | Stream]:
+    """Splits whose inputs are the numbers of rows, counted over all tables."""
+    parts: dict[str, Split | Stream] = {}
+    start = 0
+    for split, table in tables.items():
+        parts[split] = Split(torch.arange(start, start + table.num_rows), targets[split])
+        start += table.num_rows
+    return parts
+
+
+def _rows(tables: Mapping[str, Any], part: Any) -> Any:
+    """The rows of one split, which all lie in one table."""
+    start, first = 0, int(part.inputs[0])
+    for table in tables.values():
+        if first < start + table.num_rows:
+            return table.take((part.inputs - start).numpy())
+        start += table.num_rows
+    raise IndexError(first)
+
+
+def _leaks(columns: TableColumns, train: Any, targets: Tensor) -> list[str]:
+    """A note on each category that gives the class away: one of its values for each class, or several, and no other."""
+    if len(targets) < LEAK:
+        return []
+    codes = columns.encode(train)[:, len(columns.numbers) + columns.flags :].long()
+    leaks = []
+    for column, code in zip(columns.categories, codes.T, strict=True):
+        pairs = torch.stack([code, targets], 1).unique(dim=0)
+        if len(pairs) == len(code.unique()) <= CLASSES:
+            leaks.append(column.name)
+    return (
+        [
+            f"{listed(leaks)} alone tells {columns.target} in every training row: if it is not known beforehand, leave "
+            f"it out, leave_out={leaks!r} (--leave-out {','.join(leaks)})"
+        ]
+        if leaks
+        else []
+    )
+
+
+# Rows to predict
+
+
+def read_rows(files: Sequence[str | Path], columns: TableColumns) -> tuple[Tensor, list[int]]:
+    """The rows of table files as a model sees them, float32 [n, ...], and how many there are in each file.
+
+    Columns beside those that the model was trained on are not looked at.
+
+    Raises:
+        DataError: files that cannot be read, or that lack a column.
+    """
+    if not files:
+        raise DataError("No files to predict on. Give at least one.")
+    encoded = [columns.encode(as_table(file, columns.words)[0], str(file)) for file in files]
+    return torch.cat(encoded), [len(part) for part in encoded]
