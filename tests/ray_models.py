@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 
 class Slow(nn.Sequential):
-    """After some passes waits while there is a file ``hold``, and says so: the middle of a run."""
+    """After some passes waits while there is a file ``hold``, and says so, and when it is told to stop there."""
 
     passes = 0
 
     def forward(self, input: Tensor) -> Tensor:
         self.passes += 1
         if self.passes > 20 and Path("hold").exists():
-            Path(f"held-{os.getpid()}").touch()
-            while Path("hold").exists():
-                time.sleep(0.02)
+            self._wait()
         return super().forward(input)
+
+    def _wait(self) -> None:
+        before: Any = signal.getsignal(signal.SIGINT)
+
+        def told(*arguments: Any) -> None:
+            Path("told").touch()
+            before(*arguments)
+
+        signal.signal(signal.SIGINT, told)
+        Path(f"held-{os.getpid()}").touch()
+        while Path("hold").exists():
+            time.sleep(0.02)
+        signal.signal(signal.SIGINT, before)
 
 
 def quick(input_shape: tuple[int, ...], classes: int) -> nn.Module:

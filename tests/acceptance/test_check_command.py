@@ -203,10 +203,10 @@ def test_train_says_where_its_peak_is_from(capsys):
 def test_killed_and_resumed_it_keeps_the_peak_that_it_found(capsys, monkeypatch):
     """A real kill -9 in the middle; the same weights as a run that was never stopped, and no second range test."""
     words = ["train", *QUICK, *LONG, "--device", "cpu"]
-    slow = "import time; from onecycle.commands import app; from onecycle.records import history\n"
-    slow += "history.Recorder.__call__ = lambda self, event, was=history.Recorder.__call__: "
-    slow += "(time.sleep(0.01), was(self, event))[1]\napp.main()"
-    process = forked.Popen(["-c", slow, *words, "--out", "cut"], stderr=subprocess.DEVNULL)
+    halting = "import signal; from onecycle.commands import app; from onecycle.records import history\n"
+    halting += "history.Recorder.__call__ = lambda self, event, was=history.Recorder.__call__: "
+    halting += "(was(self, event), event.step == 40 and (self.flush(), signal.pause()))\napp.main()"
+    process = forked.Popen(["-c", halting, *words, "--out", "cut"], stderr=subprocess.DEVNULL)
     steps = Path("cut/steps.jsonl")
     while process.poll() is None and not (steps.exists() and steps.stat().st_size > 1000):
         time.sleep(0.005)

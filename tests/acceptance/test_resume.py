@@ -1,15 +1,12 @@
 """A run that is killed anywhere and resumed ends as one that was never stopped: weights, history, result, to the bit.
 
-The children come from a fork server that has torch loaded, so that a killed process costs a tenth of a second; they are
-real processes and end by a real SIGKILL. A few tests start the command itself.
+The children are real processes and end by a real SIGKILL. A few tests start the command itself.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -40,6 +37,7 @@ from onecycle.records.files import RUN, read_jsonl
 
 NETS = """
 import time
+from pathlib import Path
 from torch import nn
 
 def tiny(input_shape, classes):
@@ -48,13 +46,18 @@ def tiny(input_shape, classes):
         nn.Dropout(0.3), nn.Linear(256, classes),
     )
 
-class Slow(nn.Module):
+class Held(nn.Module):
+    passes = 0
+
     def __init__(self, input_shape, classes):
         super().__init__()
         self.net = tiny(input_shape, classes)
 
     def forward(self, x):
-        time.sleep(0.01 if self.training else 0)
+        self.passes += self.training
+        while self.passes > 13 and self.training and Path("hold").exists():
+            Path("held").touch()
+            time.sleep(0.005)
         return self.net(x)
 """
 SGD = Job(
@@ -90,91 +93,26 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return run
 
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__, "onecycle.learner", "safetensors.torch", "torch._dynamo"])
+def start(work: Job, out: str, resume: bool = False, home: Path | None = None, **problems: Any) -> forked.Popen:
+    """A run in a process of its own, with the problems of `faults.run`."""
+    code = f"from onecycle import Job; import faults; faults.run({work!r}, {out!r}, {resume!r}, {problems!r})"
+    return forked.Popen(["-c", code], cwd=home, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
 
 
-def start(work: Job, out: str, resume: bool = False, home: Path | None = None, **faults: Any):
-    process = CONTEXT.Process(target=_work, args=(work, out, resume, home or Path.cwd(), faults))
-    process.start()
-    return process
-
-
-def child(*args: Any, **keywords: Any) -> int | None:
+def child(*args: Any, **keywords: Any) -> int:
     """The exit code of a run in a process of its own."""
-    process = start(*args, **keywords)
-    process.join(120)
-    return process.exitcode
+    return start(*args, **keywords).wait(300)
 
 
-def _work(work: Job, out: str, resume: bool, home: Path, faults: dict[str, Any]) -> None:
-    os.chdir(home)
-    torch.set_num_threads(1)
-    job_run.draw = lambda *_: None  # not what this is about, and it takes longer than the training
-    delay = faults.get("slow_writing", 0)
-    os.fsync = lambda _: time.sleep(delay)  # a kill, unlike a power cut, leaves what is written to the system
-    if faults.get("often", True):
-        runs.Checkpointer = functools.partial(observers.Checkpointer, every=0.0, share=1e9)
-    if die := faults.get("die"):
-        _die(*die)
-    if half := faults.get("die_in_file"):
-        _die_in_file(half)
-    job_run.run(work, out, resume=resume)
+def updates(steps: Path = Path("run/steps.jsonl")) -> int:
+    """How many are recorded."""
+    return steps.read_bytes().count(b"\n") if steps.exists() else 0
 
 
-def _owner(name: str) -> tuple[Any, str]:
-    """The object that holds ``package.module.attribute`` or ``package.module.Class.attribute``."""
-    if name.startswith("safetensors."):
-        import safetensors.torch as owner
-
-        return owner, name.rpartition(".")[2]
-    if name.startswith("os."):
-        return os, name.removeprefix("os.")
-    *path, last = name.split(".")
-    ends = (i for i in range(len(path), 0, -1) if "onecycle." + ".".join(path[:i]) in sys.modules)
-    end = next(ends)
-    return functools.reduce(getattr, path[end:], sys.modules["onecycle." + ".".join(path[:end])]), last
-
-
-def _before(name: str, action: Callable[[], None], after: bool = False) -> None:
-    owner, attribute = _owner(name)
-    original = getattr(owner, attribute)
-
-    def replaced(*args: Any, **keywords: Any) -> Any:
-        if after:
-            result = original(*args, **keywords)
-            action()
-            return result
-        action()
-        return original(*args, **keywords)
-
-    setattr(owner, attribute, replaced)
-
-
-def _die(name: str, call: int, when: str) -> None:
-    """A kill -9 right before or after the given call (from 1) of a function."""
-    calls = iter(range(1, 10**9))
-    _before(name, lambda: _kill() if next(calls) == call else None, after=when == "after")
-
-
-def _die_in_file(call: int) -> None:
-    """A kill -9 when half a checkpoint's file is written."""
-    original, calls = torch.save, iter(range(1, 10**9))
-
-    def save(state: Any, file: Any) -> None:
-        if next(calls) < call:
-            return original(state, file)
-        whole = io.BytesIO()
-        original(state, whole)
-        file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
-        file.flush()
-        return _kill()
-
-    torch.save = save
-
-
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
 
 
 def assert_same_run(run: str | Path, expected: Path) -> None:
@@ -205,15 +143,19 @@ def test_an_uninterrupted_run_is_what_it_should_be(finished):
 
 @pytest.mark.parametrize("name", JOBS)
 def test_killed_at_random_moments_and_resumed_each_time(name, finished):
-    moments = random.Random(name)
+    """Wherever it is when the parent has seen its next few updates."""
+    moments, last = random.Random(name), updates(finished(name) / "steps.jsonl")
     for _ in range(6):
-        process = start(JOBS[name], "run", Path("run/run.json").exists(), slow_writing=0.02)
-        process.join(moments.uniform(0.05, 0.9))
-        process.kill()
-        process.join()
-        if process.exitcode == 0:
+        target = updates() + moments.randint(0, 4)
+        if target >= last:
             break
-        assert process.exitcode == -signal.SIGKILL
+        process = start(JOBS[name], "run", Path("run/run.json").exists(), slow_writing=0.005)
+        wait_for(lambda target=target: updates() >= target, process)
+        process.kill()
+        if process.wait() == 0:  # it was faster
+            break
+        assert process.returncode == -signal.SIGKILL
+    assert updates() > 0
     assert child(JOBS[name], "run", Path("run/run.json").exists()) == 0
     assert_same_run("run", finished(name))
 
@@ -341,64 +283,59 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     assert late == sorted(late, reverse=True) and late[-1] < 0.01 * max(row["lr"] for row in steps)
 
 
-# The command itself, as anyone starts it
+# The command itself, as anyone starts it. Its model waits in the second epoch while there is a file ``hold``.
 
-WORDS = ["--model", "nets:Slow", "--epochs", "6", "--limit", "320", "--batch-size", "32", "--augment", "crop"]
-SLOW = Job(model="nets:Slow", budget="6 epochs", limit=320, batch_size=32, augment=("crop",))
+WORDS = ["--model", "nets:Held", "--epochs", "4", "--limit", "320", "--batch-size", "32", "--augment", "crop"]
+HELD = Job(model="nets:Held", budget="4 epochs", limit=320, batch_size=32, augment=("crop",))
 
 
 def command(*words: str) -> subprocess.Popen[str]:
     return forked.Popen(["-m", "onecycle", "train", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-
-
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("slow")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("held")
     (home / "nets.py").write_text(NETS)
-    assert child(SLOW, "run", home=home, often=False) == 0
+    assert child(HELD, "run", home=home, often=False) == 0
     return home / "run"
 
 
-def test_the_command_killed_twice_and_resumed(slow, capsys):
-    moments = random.Random(3)
-    with command("digits", *WORDS, "--out", "run") as process:
-        wait_for(lambda: bool(checkpoints("run/checkpoints")), process)
-        time.sleep(moments.uniform(0, 0.2))
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    process = start(SLOW, "run", True, slow_writing=0.01)
-    process.join(moments.uniform(0.2, 0.5))
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+def test_the_command_killed_twice_and_resumed(held, capsys):
+    Path("hold").touch()
+    for first in (True, False):
+        process = command("digits", *WORDS, "--out", "run") if first else start(HELD, "run", True)
+        with process:
+            wait_for(Path("held").exists, process)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert len(checkpoints("run/checkpoints")) > 0 and updates() >= (10 if first else 20)
+        Path("held").unlink()
+    Path("hold").unlink()
     main(["train", "--resume", "run", "--json"])
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == ({**RUN.read("run")["result"], "folder": "run"}, "")
-    assert_same_run("run", slow)
+    assert_same_run("run", held)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_after_the_update_with_a_checkpoint(number, code, slow):
+def test_a_signal_ends_after_the_update_with_a_checkpoint(number, code, held):
+    Path("hold").touch()
     with command("digits", *WORDS, "--out", "run") as process:
-        wait_for(lambda: Path("run/epochs.jsonl").exists() and Path("run/epochs.jsonl").stat().st_size > 0, process)
+        wait_for(Path("held").exists, process)
         process.send_signal(number)
+        Path("hold").unlink()
         _, err = process.communicate()
     assert process.returncode == code
     said, mend = err.splitlines()[-2:]
-    updates = len(read_jsonl(Path("run/steps.jsonl")))
-    assert said == f"stopped by {signal.Signals(number).name} after update {updates - 1}. A checkpoint is written"
+    assert len(read_jsonl(Path("run/steps.jsonl"))) == 14
+    assert said == f"stopped by {signal.Signals(number).name} after update 13. A checkpoint is written"
     assert mend == "To go on: onecycle train --resume run"
     assert "Traceback" not in err
-    assert checkpoints("run/checkpoints")[-1].name == f"step-{updates:08d}"
+    assert checkpoints("run/checkpoints")[-1].name == "step-00000014"
     assert RUN.read("run")["status"] == "interrupted"
-    assert child(SLOW, "run", True, often=False) == 0
-    assert_same_run("run", slow)
+    assert child(HELD, "run", True, often=False) == 0
+    assert_same_run("run", held)
 
 
 def test_learner_resumes_a_run_of_a_second_fit(tmp_path):

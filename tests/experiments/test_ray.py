@@ -81,10 +81,12 @@ def in_the_middle(runs: int, act: Callable[[], None]) -> threading.Thread:
     here = Path.cwd()
 
     def watch() -> None:
-        if wait_for((here / "out/compare.json").exists):  # its speed was measured
-            (here / "hold").touch()
-            if wait_for(lambda: len(list(here.glob("held-*"))) >= runs):
-                act()
+        wait_for((here / "out/compare.json").exists)  # its speed was measured
+        (here / "hold").touch()
+        try:
+            wait_for(lambda: len(list(here.glob("held-*"))) >= runs)
+            act()
+        finally:
             (here / "hold").unlink()
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -92,11 +94,12 @@ def in_the_middle(runs: int, act: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def wait_for(what: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 90
-    while not (found := what()) and time.monotonic() < end:
+def wait_for(what: Callable[[], bool]) -> None:
+    """Until it is so, however busy the machine is; ten minutes are the end of a test that would not end."""
+    end = time.monotonic() + 600
+    while not what():
+        assert time.monotonic() < end, "it never came to it"
         time.sleep(0.01)
-    return found
 
 
 def children(pid: int) -> list[int]:
@@ -151,7 +154,7 @@ def test_a_stop_leaves_a_comparison_that_goes_on(cluster: Any):
 
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.5)  # the node hears of it while its run is held
+        wait_for(Path("told").exists)  # the run that is held
 
     stopper = in_the_middle(1, interrupt)
     with pytest.raises(Interrupted, match=STOPPED) as stop:
@@ -186,7 +189,8 @@ def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster: Any
     begun: dict[str, bytes] = {}
 
     def kill() -> None:
-        assert storage is None or wait_for(lambda: len(list(kept.glob("*.zip"))) == 2)
+        if storage is not None:
+            wait_for(lambda: len(list(kept.glob("*.zip"))) == 2)
         for path in kept.glob("*.zip"):
             with zipfile.ZipFile(path) as files:
                 assert any(name.endswith("manifest.json") for name in files.namelist())

@@ -199,7 +199,7 @@ def test_range_tests_are_gathered_once_a_repeat_a_record(tmp_path):
 
 def test_a_schedule_is_compared_with_the_log_update_by_update(tmp_path):
     protocol = read("schedule")
-    common = {**protocol.common, "seeds": 1, "limit": 64, "model_options": {"hidden": 8}}
+    common = {**protocol.common, "seeds": 1, "batch_size": 4, "model_options": {"hidden": 4}}
     rows = gather(replace(protocol, parts={"author": protocol.parts["author"]}, common=common), tmp_path)
     assert {row["measure"]: row["value"] < 1e-5 for row in rows} == {"learning rate": True, "momentum": True}
     settled = [settle(claim, rows).contrast.mean for claim in protocol.claims]
@@ -284,9 +284,10 @@ RANGE_TESTS = replace(
     claims=(Claim("it keeps some", ({"part": "mlp"},)),),
 )  # fmt: skip
 SCHEDULES = replace(
-    read("schedule"), parts={"author": read("schedule").parts["author"]},
-    common={**read("schedule").common, "seeds": 2, "limit": 64, "model_options": {"hidden": 8}},
+    read("schedule"), parts={"author": {"policy": "author", "policy_options": {"lr_start": 0.01}}},
+    common={**read("schedule").common, "seeds": 2, "limit": 320, "budget": "201 updates"},
 )  # fmt: skip
+LOG = {label: [point for point in line if point[0] <= 200] for label, line in published("schedule").items()}
 
 
 @pytest.mark.parametrize(
@@ -299,6 +300,7 @@ SCHEDULES = replace(
 )
 def test_each_kind_says_its_progress_from_the_first_second(protocol, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("onecycle.reproduction.reproduce.read", lambda name, size: protocol)
+    monkeypatch.setattr("onecycle.reproduction.evidence.published", lambda name: LOG)
     measured = []
     monkeypatch.setattr(plan, "measure", lambda *_: measured.append(capsys.readouterr().err) or plan.Speed(1e3, 64, 9))
     made = reproduce("weight-decay", out=tmp_path / "out", verbose=True)
