@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from data_makers import png
+from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 from training_makers import blobs, equal_batches, global_generators
 
@@ -22,6 +25,7 @@ from onecycle.data.batches import (
     epoch_order,
     first_batch,
 )
+from onecycle.data.hub import HubDataset
 
 X, Y = blobs(10)
 
@@ -226,8 +230,6 @@ def test_set_epoch_is_called_on_a_sampler_that_has_one():
 
 def hub_images():
     datasets = pytest.importorskip("datasets")
-    from PIL import Image
-
     images = [Image.fromarray(np.full((4, 5, 3), 51 * i, np.uint8)) for i in range(4)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     return datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]}, features=features)
@@ -237,6 +239,36 @@ def test_a_datasets_dataset_with_images_and_labels_gives_pairs():
     x, y = next(as_batches(hub_images(), 4, shuffle=False).epoch(0))
     assert (x.shape, x.dtype, y.tolist()) == ((4, 3, 4, 5), torch.float32, [0, 1, 0, 1])
     torch.testing.assert_close(x[:, 0, 0, 0], torch.tensor([0.0, 0.2, 0.4, 0.6]))
+
+
+def test_images_of_a_datasets_dataset_are_decoded_as_files_are():
+    """Turned as their Exif says, on white where they are transparent, all of one shape."""
+    datasets = pytest.importorskip("datasets")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    made = [("L", 7, {}), ("RGBA", (0, 0, 0, 0), {}), ("RGB", (51, 51, 51), {"exif": turned}), ("I;16", 25700, {})]
+    cells = []
+    for mode, colour, options in made:
+        buffer = io.BytesIO()
+        size = (4, 6) if options else (6, 4)
+        Image.new(mode, size, colour).save(buffer, format="PNG", **options)
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    cells[0]["bytes"] = png(np.full((9, 9), 7, np.uint8))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = datasets.Dataset.from_dict({"image": cells, "label": [0, 1, 0, 1]}, features=features)
+    hub = HubDataset(rows)
+    assert hub.shape == (3, 4, 6)
+    assert [note.partition(":")[0] for note in hub.notes] == [
+        "images of 2 sizes become 4x6",
+        "grey and colour images are mixed",
+    ]
+    images, labels = next(iter(as_batches(rows, 4, shuffle=False).epoch(0)))
+    assert (images.shape, labels.tolist()) == ((4, 3, 4, 6), [0, 1, 0, 1])
+    assert [round(255 * float(image.min())) for image in images] == [7, 255, 51, 100]
+    grey = rows.select([0])
+    assert HubDataset(grey).shape == (1, 9, 9) and HubDataset(grey, hub.shape)[0][0].shape == hub.shape
+    drawn = rows.with_transform(lambda batch: {"x": [1.0] * len(batch["label"])})
+    assert HubDataset(drawn)[0] == {"x": 1.0}
 
 
 def test_a_datasets_dataset_of_plain_columns_gives_dicts_of_tensors():

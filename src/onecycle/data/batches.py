@@ -16,6 +16,7 @@ from .. import text
 from ..checks import whole
 from ..errors import ConfigError, DataError
 from .augment import augmenter
+from .hub import HubDataset, is_hub
 from .images import channel_statistics
 from .seeds import derive_seed, seeded_everywhere
 from .splits import check_finite
@@ -265,7 +266,7 @@ def as_batches(
     if isinstance(data, list | tuple) and data:
         _check_list(data)
         return ListBatches(data)
-    if type(data).__module__.startswith("datasets."):
+    if is_hub(data):
         data = HubDataset(data)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         return DatasetBatches(data, batch_size, seed, shuffle, drop_last, transform, workers, device)
@@ -328,36 +329,6 @@ def first_batch(batches: Batches) -> Any:
     for batch in batches.peek() if isinstance(batches, OneShotBatches) else batches.epoch(0):
         return batch
     raise DataError("there are no batches: the data are empty")
-
-
-class HubDataset(Dataset[Any]):
-    """A `datasets.Dataset` as samples: dicts of tensors, or ``(image, label)`` where it has both.
-
-    An image is float32 [c, h, w] from 0 to 1.
-    """
-
-    def __init__(self, dataset: Any):
-        features = dataset.features or {}
-        kinds = {name: type(feature).__name__ for name, feature in features.items()}
-        self._image = next((name for name, kind in kinds.items() if kind == "Image"), None)
-        labels = [name for name, kind in kinds.items() if kind == "ClassLabel"] or [n for n in kinds if n == "label"]
-        self._label = labels[0] if labels else None
-        pair = self._image is not None and self._label is not None
-        self._pair, self._dataset = pair, dataset if pair else dataset.with_format("torch")
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, i: int) -> Any:
-        sample = self._dataset[int(i)]
-        return (_pixels(sample[self._image]), int(sample[self._label])) if self._pair else sample
-
-
-def _pixels(image: Any) -> Tensor:
-    import numpy as np
-
-    pixels = torch.from_numpy(np.array(image if image.mode == "L" else image.convert("RGB")))
-    return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)).float() / 255
 
 
 @dataclass(frozen=True)
@@ -427,9 +398,12 @@ class BatchSettings:
     device: torch.device
     normalise: ImageTransform | None = None
     augment: ImageTransform | None = None
+    image_shape: tuple[int, int, int] | None = None  # of the training images, where a `datasets.Dataset` has them
 
     def batches(self, data: Any, *, training: bool) -> Batches:
         """Batches of `data`: shuffled, augmented and even in training; in order, whole and twice as large otherwise."""
+        if is_hub(data):
+            data = HubDataset(data, self.image_shape)
         return as_batches(
             data,
             self.batch_size if training else max(1, min(2 * self.batch_size, _length(data))),
@@ -465,7 +439,8 @@ class BatchSettings:
                 raise ConfigError(
                     f"augment={augment!r} is for images held as uint8; augment other data in their own loader"
                 )
-            return self, []
+            hub = HubDataset(train) if is_hub(train) else None
+            return (self, []) if hub is None else (replace(self, image_shape=hub.shape), list(hub.notes))
         plain = ImageTransform(mean, std)
         notes = ["augmentation: " + ", ".join(wanted)] if wanted else []
         return replace(self, normalise=plain, augment=replace(plain, augment=augmenter(names or ("none",)))), notes

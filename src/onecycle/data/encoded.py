@@ -43,6 +43,7 @@ LARGEST = 224  # the shorter side of images whose size is chosen here
 ALIKE = 0.75  # the share of images of one size from which on it is the size of all
 CROPPED = 0.25  # the share of a typical image that a crop may lose unsaid
 VERSION = 2  # of the cache: raise it when decoding changes what it yields
+MIXED = ("grey and colour images are mixed: all become RGB",)
 Bad = dict[str, dict[int, str]]  # {split: {index: why it does not decode}}
 
 
@@ -141,7 +142,7 @@ def scan(encoded: Mapping[str, EncodedImages], how: Decoding, *, stream: bool) -
     if how.fit == "crop":
         notes += crop_notes(counts, (height, width))
     if len(greys) > 1:
-        notes += ("grey and colour images are mixed: all become RGB",)
+        notes += MIXED
     return DecodingPlan((1 if greys == {True} else 3, height, width), notes, bad)
 
 
