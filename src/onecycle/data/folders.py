@@ -215,8 +215,9 @@ def _split_folders(tree: Folder) -> tuple[dict[str, Folder], list[Folder]]:
     }
     named = {split: folders for split, folders in named.items() if folders}
     others = [folder for folder in tree.folders if not folder.split]
-    with_classes = any(folder.filled for folder in named.get("train", ()))
     classes = {folder.name for folder in others if folder in tree.filled}
+    inside = max((len(_descended(folder, (), []).filled) for folder in named.get("train", ())), default=0)
+    with_classes = inside > 1 or (inside == 1 and not classes)  # a class called train may hold its images in a folder
     if not with_classes and classes:  # the classes lie at the top, perhaps with a test folder beside them
         named = {split: [f for f in folders if _beside(f, classes)] for split, folders in named.items()}
         named = {split: folders for split, folders in named.items() if folders}
@@ -240,7 +241,7 @@ def _beside(folder: Folder, classes: set[str]) -> bool:
     if folder.split == "train":
         return False
     inner = {child.name for child in folder.filled}
-    return inner <= classes if inner else bool(folder.images) and len(classes) > 1
+    return inner <= classes if inner & classes or len(inner) > 1 else len(classes) > 1
 
 
 def _unlabelled(place: Folder, classes: Iterable[str]) -> str | None:

@@ -87,7 +87,9 @@ def pixels(image: Any, shape: Sequence[int], fit: str = "crop") -> np.ndarray:
         elif fit == "squash":
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         else:
-            image = ImageOps.contain(image, (width, height), Image.Resampling.BILINEAR)
+            scale = min(width / image.width, height / image.height)
+            inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            image = image.resize(inner, Image.Resampling.BILINEAR)
     array = np.asarray(image)
     array = array[None] if channels == 1 else array.transpose(2, 0, 1).copy()
     return np.pad(array, ((0, 0), *_borders(array.shape[1:], (height, width))), mode="edge")
