@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import one_of, share
-from .data.batches import BatchSettings, as_tensor, first_batch
+from .data.batches import BatchSettings, as_tensor, first_batch, last_batch_size
 from .errors import ConfigError
 from .models.tabular import TableFront
 from .optim import build as optimizers
@@ -105,6 +105,8 @@ class Learner:
         self.history = History()
         runtime = Runtime.choose(given.device, given.precision)
         self.runtime = replace(runtime, channels_last=any(isinstance(m, nn.Conv2d) for m in model.modules()))
+        within = getattr(model, "_orig_mod", None)  # of torch.compile, which names everything by it
+        compiled, model = (model, within) if isinstance(within, nn.Module) else (None, model)
         self.model = self.runtime.place(model)
         self._take_data(train, valid)
         task = self._task(loss, metrics)
@@ -112,11 +114,12 @@ class Learner:
         built, notes = optimizers.build_optimizer(
             given.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss
         )
+        self._still: list[nn.Module] = []  # norms in evaluation mode since `freeze`
         self._layers = optimizers.layers_of(self.model, built, layer_groups)
         self._recipe = optimizers.RECIPES.get(given.optimizer) if isinstance(given.optimizer, str) else None
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
-            torch.compile(self.model) if given.compile else None,
+            torch.compile(self.model) if given.compile and compiled is None else compiled,
         )  # fmt: skip
         self._note(*notes)
 
@@ -280,19 +283,31 @@ class Learner:
             raise ConfigError("there is nothing to evaluate on: give data, or a validation split to the learner")
         return evaluation.evaluate(self.model, batches.epoch(0), self.state.loss, self.runtime)
 
-    def predict(self, inputs: Any) -> Tensor:
+    def predict(self, inputs: Any) -> Any:
         """Predictions for `inputs`, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.
 
-        `inputs` is a tensor or array of samples, or anything with batches whose first element is the inputs.
+        `inputs` is a tensor or array of samples, a batch as a dictionary, or anything with batches whose first element
+        is the inputs.
         """
         if hasattr(inputs, "shape"):
             inputs = (as_tensor(inputs),)
+        elif isinstance(inputs, Mapping):
+            inputs = [inputs]
         batches = self._batching.batches(inputs, training=False).epoch(0)
-        return tasks.activation(self.state.loss)(evaluation.predict(self.model, batches, self.runtime))
+        outputs = evaluation.predict(self.model, batches, self.runtime)
+        return tasks.activation(self.state.loss)(outputs) if isinstance(outputs, Tensor) else outputs
 
     def freeze(self, layers: int | None = None) -> None:
-        """Do not train the first `layers` layer groups; by default all but the last. `unfreeze` undoes it."""
+        """Do not train the first `layers` layer groups; by default all but the last. `unfreeze` undoes it.
+
+        Batch norms within them keep their statistics: they are in evaluation mode until `unfreeze`.
+        """
         optimizers.freeze(self._layers, len(self._layers) - 1 if layers is None else layers)
+        for norm in self._still:
+            norm.train()
+        self._still = [norm for norm in optimizers.norms_of_frozen_layers(self.model) if norm.training]
+        for norm in self._still:
+            norm.eval()
 
     def unfreeze(self) -> None:
         """Train every layer group."""
@@ -402,8 +417,11 @@ class Learner:
             of_loss.to(self.runtime.device)
         if isinstance(task, tasks.Supervised) or probe.is_unfinished(self.model):
             probe.check(self.model, task, probe.few(self.runtime.move(first_batch(self.train))), self.runtime)
+            self.runtime.place(self.model)  # lazy layers have a shape now
         elif self.valid is not None:
             probe.check(self.model, task, self.runtime.move(first_batch(self.valid)), self.runtime)
+        if last_batch_size(self.train) == 1:
+            probe.check_single(self.model, self.runtime.move(first_batch(self.train)), self.runtime)
         return task
 
     def _seen(self) -> tasks.Seen:

@@ -107,7 +107,7 @@ def test_an_instance_is_used_as_it_is():
         (5, "optimizer is a name, a class, a factory or an instance; received 5"),
         (None, "received None"),
         (lambda groups: "no", "must return a torch optimizer; received 'no'"),
-        (torch.optim.LBFGS, "LBFGS cannot be made from the model's parameter groups"),
+        (torch.optim.LBFGS, "LBFGS evaluates the loss several times a step"),
         (functools.partial(torch.optim.SGD, lr=-1), "Invalid learning rate"),
         (nn.Linear, "Linear cannot be made"),
     ],

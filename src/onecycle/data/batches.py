@@ -459,3 +459,13 @@ def _length(data: Any) -> int:
     if isinstance(data, tuple) and data:
         data = data[0]
     return len(data) if hasattr(data, "__len__") else 1
+
+
+def last_batch_size(batches: Batches) -> int | None:
+    """The number of samples in the last batch of an epoch; None where it cannot be told without reading."""
+    source = getattr(batches, "iterable", batches)  # of a DataLoader, the loader
+    size = getattr(source, "batch_size", None)
+    samples = getattr(source, "dataset", getattr(source, "tensors", [None])[0])
+    if not isinstance(size, int) or getattr(source, "drop_last", False) or not hasattr(samples, "__len__"):
+        return None
+    return len(samples) % size or size

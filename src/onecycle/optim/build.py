@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from .. import text
 from ..checks import is_number, number, one_of
 from ..errors import ConfigError
-from .muon import Muon, inner_matrices
+from .muon import Muon, inner_matrices, weights_of
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ def build_optimizer(
     Raises:
         ConfigError: an unknown name, what does not make an optimizer, or an optimizer of another model.
     """
+    _refuse_closures(optimizer)
     if isinstance(optimizer, Optimizer):
         _check_same_model(optimizer, model)
+        _check_steps(optimizer, model)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         left = sum(p.requires_grad and id(p) not in held for p in _parameters(beside))
         return optimizer, [f"the optimizer leaves out {text.count(left, 'parameter')} of the loss"] if left else []
@@ -92,6 +94,7 @@ def build_optimizer(
         raise ConfigError(f"{name} cannot be made from the model's parameter groups: {error}") from error
     if not isinstance(made, Optimizer):
         raise ConfigError(f"the optimizer factory must return a torch optimizer; received {made!r}")
+    _check_steps(made, model)
     return made, _decay_weights_alone(made)
 
 
@@ -105,8 +108,9 @@ def parameter_groups(model: nn.Module, weight_decay: float | None) -> list[dict[
         ConfigError: the model has no parameters.
     """
     groups: list[dict[str, Any]] = []
+    weights = {id(p) for p in weights_of(model)}
     for decayed in (True, False):
-        params = [p for p in model.parameters() if (p.ndim > 1) is decayed]
+        params = [p for p in model.parameters() if (id(p) in weights) is decayed]
         if params:
             decay = {} if weight_decay is None else {"weight_decay": weight_decay * decayed}
             groups.append({"params": params, "lr_ratio": 1.0, "weight_decay_ratio": float(decayed), **decay})
@@ -229,8 +233,58 @@ def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:
             parameter.grad = None
 
 
+_TAKE_SPARSE = (torch.optim.SGD, torch.optim.SparseAdam, torch.optim.Adagrad)
+
+
+def _check_steps(optimizer: Optimizer, model: nn.Module) -> None:
+    """Refuse an optimizer whose `step` would fail at the first update."""
+    name = type(optimizer).__name__
+    sparse = [label for label, m in model.named_modules() if getattr(m, "sparse", False) is True]
+    if sparse and (not isinstance(optimizer, _TAKE_SPARSE) or _decays_or_fuses(optimizer)):
+        raise ConfigError(
+            f"the gradients of {sparse[0] or type(model).__name__} are sparse, which {name} does not take with these "
+            "settings: build the embedding with sparse=False, or give an optimizer such as "
+            "torch.optim.SGD(model.parameters(), lr=0.1)"
+        )
+
+
+def _refuse_closures(optimizer: Any) -> None:
+    kind = optimizer if isinstance(optimizer, type) else type(optimizer)
+    if issubclass(kind, torch.optim.LBFGS):
+        raise ConfigError(
+            f"{kind.__name__} evaluates the loss several times a step, and is not for training in batches: use another "
+            'optimizer, such as "adamw"'
+        )
+
+
+def _decays_or_fuses(optimizer: Optimizer) -> bool:
+    return any(group.get("weight_decay") or group.get("fused") for group in optimizer.param_groups)
+
+
 def _parameters(module: nn.Module | None) -> list[nn.Parameter]:
     return [] if module is None else list(module.parameters())
+
+
+def norms_of_frozen_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules with running statistics all of whose parameters are frozen; without any, those of what holds it.
+
+    >>> model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False)), nn.Linear(2, 1))
+    >>> freeze(layer_groups(model), 1)
+    >>> norms_of_frozen_layers(model)
+    [BatchNorm1d(2, eps=1e-05, momentum=0.1, affine=False, track_running_stats=True)]
+    """
+    frozen: list[nn.Module] = []
+
+    def visit(module: nn.Module, around: bool) -> None:
+        parameters = list(module.parameters())
+        still = not any(p.requires_grad for p in parameters) if parameters else around
+        if still and getattr(module, "running_mean", None) is not None:
+            frozen.append(module)
+        for child in module.children():
+            visit(child, still)
+
+    visit(model, False)
+    return frozen
 
 
 def _arguments(make: Any, named: Recipe | None, momentum: float | None) -> dict[str, Any]:

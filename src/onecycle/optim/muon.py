@@ -105,6 +105,9 @@ class Muon(Optimizer):
         )  # fmt: skip
 
 
+_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag)
+
+
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
     """A matrix with the singular vectors of `matrix` [m, n] and singular values near 1 (about 0.7 to 1.2).
 
@@ -124,8 +127,27 @@ def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
     return x.T if tall else x
 
 
+def weights_of(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are weights, not biases, scales or shifts of whatever shape.
+
+    Weights have two or more dimensions longer than 1, or are the ``weight`` of a linear, convolutional or embedding
+    layer: the gains of a weight norm, [n, 1, 1], and biases of shape [1, n] are none.
+
+    >>> layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    >>> [tuple(p.shape) for p in weights_of(nn.Sequential(layer, nn.Linear(2, 1)))]
+    [(2, 3), (1, 2)]
+    """
+    weights: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            named = name == "weight" and isinstance(module, _LAYERS)
+            if p.ndim > 1 and (named or sum(length > 1 for length in p.shape) > 1):
+                weights[id(p)] = p
+    return list(weights.values())
+
+
 def inner_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that Muon is for: two or more dimensions, neither an embedding nor in the last such layer.
+    """The parameters that Muon is for: weights (see `weights_of`), neither an embedding nor in the last such layer.
 
     >>> [tuple(p.shape) for p in inner_matrices(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)))]
     [(2, 3)]
@@ -133,6 +155,7 @@ def inner_matrices(model: nn.Module) -> list[nn.Parameter]:
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     embedded = {id(module.weight) for module in embeddings}
     others = [module for module in model.modules() if module not in embeddings]
-    layers = [[p for p in module.parameters(recurse=False) if p.ndim > 1] for module in others]
+    weights = {id(p) for p in weights_of(model)}
+    layers = [[p for p in module.parameters(recurse=False) if id(p) in weights] for module in others]
     layers = [params for params in layers if params]
     return [p for p in dict.fromkeys(p for params in layers[:-1] for p in params) if id(p) not in embedded]

@@ -210,7 +210,9 @@ def scout(swept: SweptStep) -> ScoutedRange:
         TrainingError: the loss is NaN from the start, or no weight moves.
     """
     with swept.begin(0) as run:
-        parameters = [p for group in swept.optimizers[0].param_groups for p in group["params"]]
+        parameters = [p for group in swept.optimizers[0].param_groups for p in group["params"] if p.requires_grad]
+        if not parameters:
+            raise TrainingError("all weights are frozen: unfreeze what is to be trained")
         before = [p.detach().clone() for p in parameters]
         first = run.update(1.0)
         change = _norm(p.detach() - b for p, b in zip(parameters, before, strict=True))

@@ -7,6 +7,7 @@ step, size and SHA-256 of the former). It appears under its name only when it is
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import shutil
 import warnings
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..training.state import all_or_nothing
@@ -115,6 +116,8 @@ def checkpoints(folder: str | Path) -> list[Path]:
 def save_weights(model: nn.Module, path: str | Path) -> Path:
     """Write the model's weights as safetensors, in one step.
 
+    What else its state has (`get_extra_state`) is written beside, as ``NAME.extra.pt``.
+
     Raises:
         CheckpointError: the disk is full or not writable; what was there stays.
     """
@@ -123,8 +126,12 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
 
     path = Path(path)
     beside = path.with_name(f".writing-{path.name}")
+    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
     try:
-        save_model(model, str(beside))
+        save_model(_PlainState(model), str(beside))  # type: ignore[arg-type]
+        if extra:
+            torch.save(extra, beside.with_suffix(".extra"))
+            beside.with_suffix(".extra").replace(_extra(path))
         beside.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
         with suppress(OSError):
@@ -142,11 +149,73 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_model
 
+    extra = _extra(Path(path))
     try:
         with all_or_nothing(model):
-            load_model(model, str(path))
-    except (OSError, RuntimeError, SafetensorError) as error:
+            load_model(_PlainState(model), str(path))  # type: ignore[arg-type]
+            if extra.exists():
+                model.load_state_dict(torch.load(extra, map_location="cpu", weights_only=True), strict=False)
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"cannot load {path} into this model: {error}") from error
+
+
+def _extra(path: Path) -> Path:
+    return path.with_suffix(".extra.pt")
+
+
+class _PlainState:
+    """A model's tensors under the names that they have without `torch.compile`, as safetensors takes a model."""
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors; what else the state has is left out."""
+        state = self._model.state_dict()
+        return {_plain(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = False) -> tuple[list[str], list[str]]:
+        """Load tensors; the names that are missing, and those that are not expected."""
+        named = {_plain(name): name for name in self._model.state_dict()}
+        self._model.load_state_dict(
+            {named[name]: value for name, value in state.items() if name in named}, strict=False
+        )
+        return [name for name in self.state_dict() if name not in state], [name for name in state if name not in named]
+
+
+def _plain(name: str) -> str:
+    return name.replace("_orig_mod.", "")
+
+
+def check_readable(state: Mapping[str, Any]) -> None:
+    """Check that what a checkpoint of `state` would hold beside tensors is plain data, which is read back.
+
+    Raises:
+        CheckpointError: it is something else; the message says where.
+    """
+
+    def visit(value: Any, where: str) -> None:
+        if isinstance(value, Mapping):
+            for key, part in value.items():
+                visit(part, f"{where}[{key!r}]")
+        elif isinstance(value, list | tuple):
+            for i, part in enumerate(value):
+                visit(part, f"{where}[{i}]")
+        elif not isinstance(value, Tensor | int | float | str | bool | bytes | None):
+            file = io.BytesIO()
+            try:
+                torch.save(value, file)
+                file.seek(0)
+                torch.load(file, weights_only=True)
+            except Exception as error:
+                raise CheckpointError(
+                    f"{where} is a {type(value).__name__}, which a checkpoint cannot hold: only tensors, numbers, "
+                    "words, lists and dictionaries are read back. Let get_extra_state (or the optimizer's settings) "
+                    "give such"
+                ) from error
+
+    for name, value in state.items():
+        visit(value, name)
 
 
 def _tidy(folder: Path, last: Path, keep: int) -> None:

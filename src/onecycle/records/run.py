@@ -102,6 +102,8 @@ class Recording:
         Raises:
             CheckpointError: the folder holds another run, or cannot be written.
         """
+        RUN.claim(folder)
+        checkpoint.check_readable(state.state_dict())
         create(folder, config, facts=facts, resolved=resolved, notes=notes)
         return cls._open(folder, state, history or History(), stack)
 

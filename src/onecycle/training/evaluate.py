@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,11 +51,12 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
     return {**means.means(strict=False), **read_meters(meters)}
 
 
-def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = None) -> Tensor:
+def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = None) -> Any:
     """The outputs of the model for every sample, [n, ...] on the CPU, in evaluation mode and without gradients.
 
-    A batch is the inputs alone, or a tuple or list whose first element they are. Without a `runtime`, batches go to the
-    device that the model is on.
+    A batch is the inputs alone, or a tuple or list whose first element they are; of a dictionary the model gets what
+    its ``forward`` has arguments for, by name. Outputs in tuples, lists and dictionaries stay so. Without a `runtime`,
+    batches go to the device that the model is on.
 
     >>> predict(nn.Identity(), [(torch.zeros(2, 1), torch.ones(2))]).shape
     torch.Size([2, 1])
@@ -69,10 +71,36 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
         for batch in batches:
             inputs = runtime.move(batch[0] if isinstance(batch, tuple | list) else batch)
             with runtime.autocast():
-                outputs.append(model(inputs).float().cpu())
+                outputs.append(_called(model, inputs))
     if not outputs:
         raise DataError("there is nothing to predict: no batches")
-    return torch.cat(outputs)
+    return _joined(outputs)
+
+
+def _called(model: nn.Module, inputs: Any) -> Any:
+    """The model's outputs; entries of a dictionary go to the arguments of their names."""
+    if isinstance(inputs, Mapping):
+        parameters = inspect.signature(model.forward).parameters
+        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        named = {name: value for name, value in inputs.items() if name in parameters or any_name}
+        if named:
+            return model(**named)
+    return model(inputs)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """The outputs of all batches, in the structure that each of them has; half precision becomes float32."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        joined = torch.cat([part.cpu() if part.ndim else part.cpu()[None] for part in parts])
+        return joined.float() if joined.is_floating_point() and joined.itemsize < 4 else joined
+    if isinstance(first, Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*map(_joined, zip(*parts, strict=True)))
+    if isinstance(first, tuple | list):
+        return type(first)(map(_joined, zip(*parts, strict=True)))
+    return None if first is None else list(parts)
 
 
 @contextmanager

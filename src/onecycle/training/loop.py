@@ -149,6 +149,8 @@ def train(
     >>> [event.lr for event in train(state, data, "3 updates", policy) if isinstance(event, Update)]
     [0.5, 0.25, 0.0]
     """
+    if not any(p.requires_grad for group in state.optimizer.param_groups for p in group["params"]):
+        raise ConfigError("all weights of the optimizer are frozen: unfreeze what is to be trained")
     source, limit = as_batches(batches, seed=state.seed), Budget.parse(budget)
     total = limit.total_updates(updates_per_epoch(source, state.accumulate))
     policy = resolve(policy, total)

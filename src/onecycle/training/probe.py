@@ -13,7 +13,9 @@ from ..errors import DataError, OneCycleError
 from .evaluate import evaluating
 from .losses import shape
 from .objectives import Loss, Supervised, loss_module, means_of
+from .restore import untouched
 from .runtime import Runtime
+from .state import training_mode
 
 FEW = 8
 
@@ -76,6 +78,26 @@ def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> None:
             f"the loss of the first batch is {float(means.loss)}, before any training: look at the inputs, the targets "
             "and the model's outputs for it"
         )
+
+
+def check_single(model: nn.Module, batch: Any, runtime: Runtime) -> None:
+    """Run the first sample alone through the model, in training mode and without a trace.
+
+    Raises:
+        DataError: it cannot be a batch of its own, as where a batch norm has one value a channel.
+    """
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(inputs, Tensor) or not inputs.ndim:
+        return
+    with untouched([], [model]), torch.no_grad(), runtime.autocast():
+        training_mode(model)
+        try:
+            model(inputs[:1])
+        except ValueError as error:
+            raise DataError(
+                f"the last batch of an epoch is a batch of one sample, which the model cannot be trained on ({error}): "
+                "give the DataLoader drop_last=True, or another batch size"
+            ) from error
 
 
 def is_unfinished(model: nn.Module) -> bool:

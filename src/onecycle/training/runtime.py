@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..checks import one_of
 from ..errors import ConfigError
@@ -70,9 +71,14 @@ class Runtime:
         return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move `model` to the device, convolutions in the memory format that is fastest there."""
-        memory_format = torch.channels_last if self.channels_last else torch.preserve_format
-        return model.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        """Move `model` to the device, convolutions in the memory format that is fastest there.
+
+        Parameters without a shape as yet (of lazy layers) only get the device.
+        """
+        model = model.to(self.device)
+        if self.channels_last and not any(map(is_lazy, chain(model.parameters(), model.buffers()))):
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
 
     def move(self, batch: Any) -> Any:
         """The batch on the device: tensors, and what has a `to`, in tuples, lists and dicts, however deep."""

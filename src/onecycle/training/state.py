@@ -82,6 +82,12 @@ class TrainState:
             )
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is the largest norm of the gradient, above 0; received {self.clip}")
+        sparse = [name for name, module in self.model.named_modules() if getattr(module, "sparse", False) is True]
+        if self.clip is not None and sparse:
+            raise ConfigError(
+                f"clip={self.clip} is for dense gradients, and those of {sparse[0] or type(self.model).__name__} are "
+                "sparse: leave out clip, or build the embedding with sparse=False"
+            )
         self.runtime = Runtime.of(self.model) if self.runtime is None else self.runtime
         self.forward = self.model if self.forward is None else self.forward
         for module in self.modules[1:]:
@@ -96,13 +102,9 @@ class TrainState:
         return [self.model] if of_loss is None else [self.model, of_loss]
 
     def training_mode(self) -> None:
-        """Put the modules into training mode, but for what is in evaluation mode within one that is in training."""
+        """Put the modules into training mode, but for what was put into evaluation mode within them."""
         for module in self.modules:
-            if not module.training:
-                if any(part.training for part in module.modules()):
-                    module.training = True
-                else:
-                    module.train()
+            training_mode(module)
 
     @property
     def step(self) -> int:
@@ -161,6 +163,15 @@ class TrainState:
             if not bool(torch.isfinite(tensor).all()):
                 lr = float(self.optimizer.param_groups[0]["lr"])
                 raise diverged(f"non-finite weights in {name}", self.step - 1, lr)
+
+
+def training_mode(module: nn.Module) -> None:
+    """Put a module into training mode, but for what is in evaluation mode within one that is in training."""
+    if not module.training:
+        if any(part.training for part in module.modules()):
+            module.training = True
+        else:
+            module.train()
 
 
 @contextmanager
