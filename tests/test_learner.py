@@ -614,7 +614,7 @@ def test_several_ranks_are_refused(monkeypatch):
         ({"epochs": 1, "lr_max": slice(0.2, 0.1)}, "0 < a <= b"),
         ({"epochs": 1, "lr_max": slice(None)}, "0 < a <= b"),
         ({"epochs": 1, "lr_max": slice(0.1, float("inf"))}, "0 < a <= b|finite"),
-        ({"epochs": 1, "preset": "one_cyle"}, "unexpected keyword argument 'preset'"),
+        ({"epochs": 1, "preset": "one_cyle"}, "the preset one_cycle has no option 'preset'"),
         ({"epochs": 1, "peek_at": 0.2}, "peek_at"),
         ({"epochs": 1, "resume": True}, "resume=True needs out"),
     ],
