@@ -78,7 +78,8 @@ def test_every_option_reaches_its_setting(training):
         "--smoothing", "0.1", "--augment", "flip, crop", "--accumulate", "2", "--clip", "1", "--seed", "3", "--limit",
         "100", "--image-size", "32", "--fit", "pad", "--skip-damaged", "--precision", "bf16", "--device",
         "cpu", "--compile", "--workers", "2", "--model-options.hidden", "32", "--model-options.dropout", "0.2",
-        "--policy-options.peak_at", "0.3", "--no-report", "--out", "here", "--json",
+        "--policy-options.peak_at", "0.3", "--target", "price", "--valid", "v.csv", "--test", "t.csv", "--task",
+        "regression", "--leave-out", "id,name", "--no-report", "--out", "here", "--json",
     ])  # fmt: skip
     job, out, resume, verbose, report = training[0]
     assert vars(job) == {
@@ -88,6 +89,7 @@ def test_every_option_reaches_its_setting(training):
         "weight_decay": 0.01, "batch_size": 128, "smoothing": 0.1, "augment": ("flip", "crop"), "accumulate": 2,
         "clip": 1.0, "seed": 3, "limit": 100, "image_size": 32, "fit": "pad", "skip_damaged": True,
         "precision": "bf16", "device": "cpu", "compile": True, "workers": 2,
+        "target": "price", "valid": "v.csv", "test": "t.csv", "task": "regression", "leave_out": ("id", "name"),
     }  # fmt: skip
     assert (out, resume, verbose, report) == (Path("here"), False, False, False)
 
@@ -109,7 +111,10 @@ def test_momentum_that_is_none(text, training, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["train", f"--momentum={text}"])
     assert stop.value.code == 2 and not training
-    assert "from 0 to below 1, or HIGH,LOW such as 0.95,0.85; received" in capsys.readouterr().err
+    assert (
+        "momentum is a number, or two (high, low), at least 0 and below 1, such as (0.95, 0.85); received"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

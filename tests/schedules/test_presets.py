@@ -395,7 +395,7 @@ def test_author_is_what_the_author_logged(log):
         (lambda: one_cycle(0.1, lr_start=math.nan), "lr_start is a finite number of at least 0; received nan"),
         (lambda: one_cycle(0.1, momentum=95), "momentum is a number, or two (high, low), at least 0 and below 1"),
         (lambda: one_cycle(0.1, momentum=(0.95, 0.9, 0.85)), "received (0.95, 0.9, 0.85)"),
-        (lambda: one_cycle(0.1, momentum=(0.95, 1)), "below 1; received (0.95, 1)"),
+        (lambda: one_cycle(0.1, momentum=(0.95, 1)), "below 1, such as (0.95, 0.85); received (0.95, 1)"),
         (lambda: one_cycle(0.1, momentum=()), "received ()"),
         (lambda: fastai(0.1, peak_at=2), "peak_at is a share"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -58,6 +59,18 @@ def test_a_stored_state_goes_on_to_the_bit(make):
     assert [(e.step, e.lr, e.loss) for e in events if isinstance(e, Update)] == [
         (e.step, e.lr, e.loss) for e in expected if isinstance(e, Update)
     ][6:]
+
+
+def test_numbers_of_numpy_in_an_optimizer_of_ones_own_can_be_stored():
+    model, number = seeded_net(), np.float64
+    own = torch.optim.AdamW(
+        model.parameters(), lr=torch.tensor(0.5), betas=(number(0.5), number(0.75)), weight_decay=number(0.5)
+    )
+    state = TrainState(model, own, TASK, CPU, seed=np.int64(3), clip=number(0.5))
+    saved = stored(state)
+    group = saved["optimizer"]["param_groups"][0]
+    assert (group["betas"], group["weight_decay"], saved["seed"]) == ((0.5, 0.75), 0.5, 3)
+    assert isinstance(own.param_groups[0]["lr"], torch.Tensor)
 
 
 def test_a_loaded_state_shares_nothing_with_what_it_came_from():

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from cyclopts import Group, Parameter, Token
 
-from ..checks import is_number
+from ..checks import flag
 from ..errors import ConfigError
 from ..jobs.job import Job
 from ..schedules.budget import Budget
@@ -124,9 +124,7 @@ def destination(values: dict[str, Any], out: Path | None, no_report: bool) -> tu
     folder, bare = values.pop("out", None), values.pop("no_report", False)
     if folder is not None and not (isinstance(folder, str) and folder):
         raise ConfigError(f'out is the path of a folder, such as "runs/first"; received {folder!r}')
-    if not isinstance(bare, bool):
-        raise ConfigError(f"no_report is true or false; received {bare!r}")
-    return (out if out is not None or folder is None else Path(folder)), no_report or bare
+    return (out if out is not None or folder is None else Path(folder)), no_report or flag("no_report", bare)
 
 
 def value(text: Any) -> Any:
@@ -152,10 +150,6 @@ def momentum(given: Any) -> Any:
     if not isinstance(given, str):
         return given
     numbers = [value(part) for part in given.split(",")]
-    if len(numbers) > 2 or not all(is_number(number) and 0 <= number < 1 for number in numbers):
-        raise ConfigError(
-            f"--momentum is one number from 0 to below 1, or HIGH,LOW such as 0.95,0.85; received {given!r}"
-        )
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 

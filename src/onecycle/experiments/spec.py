@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..checks import one_of, share, whole
+from ..checks import flag, one_of, share, unless_none, unwrapped, whole, word
 from ..errors import ConfigError, did_you_mean
 from ..jobs.job import Job
 from ..schedules.budget import Budget
-from ..schedules.presets import PRESETS
+from ..schedules.presets import PRESETS, peak_number
 from .options import HERE, Placement
 
 # Options of the reference models, which can be varied as the fields of a job can.
@@ -52,15 +52,23 @@ class Spec:
     trials: int = 5
 
     def __post_init__(self) -> None:
-        _check_types(self)
         _check_values("policies", self.policies)
         _check_values("epochs", self.epochs)
-        for epochs in self.epochs:
-            Budget(epochs=epochs)
         for policy in self.policies:
             one_of("policy", policy, PRESETS)
-        whole("seeds", self.seeds, what="the number of runs of each condition")
-        whole("trials", self.trials, least=3, what="the number of trial runs for each policy and budget")
+        checked = {
+            "data": word("data", self.data, "a name or a path"),
+            "model": unless_none(word, "model", self.model, "a name, or package.module:callable"),
+            "epochs": tuple(Budget(epochs=unwrapped(epochs)).epochs for epochs in self.epochs),
+            "seeds": whole("seeds", self.seeds, what="the number of runs of each condition"),
+            "trials": whole("trials", self.trials, least=3, what="the number of trial runs for each policy and budget"),
+            "axes": _table("axes", self.axes),
+            "settings": _table("settings", self.settings),
+            "tune": flag("tune", self.tune),
+            "lr_max": _peaks(self.lr_max),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         _check_axes(self.axes, self.settings)
         _check_peaks(self)
 
@@ -75,8 +83,11 @@ class Spec:
         names = [f.name for f in fields(cls)]
         given = {name: value for name, value in values.items() if name in names}
         rest = {name: value for name, value in values.items() if name not in names}
-        axes = {**_table(given, "axes"), **{k: v for k, v in rest.items() if isinstance(v, list)}}
-        settings = {**_table(given, "settings"), **{k: v for k, v in rest.items() if not isinstance(v, list)}}
+        axes = {**_table("axes", given.pop("axes", {})), **{k: v for k, v in rest.items() if isinstance(v, list)}}
+        settings = {
+            **_table("settings", given.pop("settings", {})),
+            **{k: v for k, v in rest.items() if not isinstance(v, list)},
+        }
         for name in ("policies", "epochs"):
             if name in given:
                 given[name] = _tuple(given[name])
@@ -163,16 +174,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the TOML file {str(path)!r}: {error}") from error
 
 
-def _check_types(spec: Spec) -> None:
-    for name, kinds, words in (
-        ("data", str, "a name or a path"),
-        ("model", str | None, "a name, or package.module:callable"),
-        ("tune", bool, "true or false"),
-    ):
-        if not isinstance(getattr(spec, name), kinds):
-            raise ConfigError(f"{name} is {words}; received {getattr(spec, name)!r}")
-
-
 def _check_axes(axes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     for name in (*axes, *settings):
         if name in OWN_WORDS:
@@ -181,7 +182,7 @@ def _check_axes(axes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             raise ConfigError("options of a model are varied by their own names, such as dropout, not as model_options")
         if name not in ALLOWED or name == "lr_max":
             known = [*ALLOWED, *(f.name for f in fields(Spec))]
-            raise ConfigError(f"unknown axis {name!r}: {did_you_mean(name, dict.fromkeys(known))}")
+            raise ConfigError(f"unknown axis {name!r}: {did_you_mean(str(name), dict.fromkeys(known))}")
     for name, values in axes.items():
         if name in settings:
             raise ConfigError(f"{name} has one value and several, {settings[name]!r} and {values!r}: leave one out")
@@ -216,12 +217,18 @@ def _check_peaks(spec: Spec) -> None:
                           "one for each policy, or leave the tuning on")  # fmt: skip
 
 
-def _table(values: dict[str, Any], name: str) -> Mapping[str, Any]:
-    """Take the mapping of that name out."""
-    table = values.pop(name, {})
+def _table(name: str, table: Any) -> dict[str, Any]:
+    """The mapping from hyper-parameters, its numbers made Python's."""
     if not isinstance(table, Mapping):
         raise ConfigError(f"{name} has a value for each hyper-parameter, by name; received {table!r}")
-    return table
+    return unwrapped(table)
+
+
+def _peaks(lr_max: Any) -> float | dict[str, float] | None:
+    """One peak, or one by the name of each policy, as numbers."""
+    if isinstance(lr_max, Mapping):
+        return {policy: peak_number(peak) for policy, peak in lr_max.items()}
+    return None if lr_max is None else peak_number(lr_max)
 
 
 def _tuple(values: Any) -> tuple[Any, ...]:

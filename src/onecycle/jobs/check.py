@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..checks import flag, unwrapped
 from ..errors import DataError
 from ..range_test.api import RangeTest
 from ..range_test.plan import EPOCHS, check_plan
@@ -51,7 +52,9 @@ def check(
     >>> test.verdict.answer in ("possible", "not possible", "unclear"), 0.01 < test.lr_max < 2
     (True, True)
     """
+    updates, repeats, lr_low, lr_high = map(unwrapped, (updates, repeats, lr_low, lr_high))
     check_plan(updates, repeats, lr_low=lr_low, lr_high=lr_high)
+    flag("full", full)
     folder = None if out is None else CHECK.claim(out)
     options = {"updates": updates, "repeats": repeats, "lr_low": lr_low, "lr_high": lr_high, "full": full}
     ready = prepare(job, verbose)

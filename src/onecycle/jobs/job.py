@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
+from os import PathLike
 from typing import Any, Self
 
+from ..checks import flag, keywords, names, plain_data, unless_none, whole, word
 from ..errors import ConfigError
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
-from ..schedules.presets import preset
+from ..schedules.presets import peak_number, preset
 from ..training.options import TrainingOptions, option
 
 SCHEDULE = "Schedule"
@@ -34,7 +36,7 @@ class Job(TrainingOptions):
         momentum: a number, or ``(high, low)`` for a cycle against the learning rate.
 
     Raises:
-        ConfigError: a budget, a peak, a policy or a momentum that cannot be used.
+        ConfigError: a value of another type or range, or a policy or a momentum that cannot be used.
     """
 
     data: str = option(
@@ -86,11 +88,37 @@ class Job(TrainingOptions):
     leave_out: Sequence[str] = option((), "Of a table: columns that are not to be learned from.", "Data")
 
     def __post_init__(self) -> None:
-        Budget.parse(self.budget)
+        super().__post_init__()
+        data = str(self.data) if isinstance(self.data, PathLike) else self.data
+        budget = Budget.parse(self.budget)
+        self._keep(
+            data=word("data", data, "a name or a path"),
+            optimizer=word("optimizer", self.optimizer, "a name such as sgd"),
+            model=unless_none(word, "model", self.model, "a name, or package.module:callable"),
+            model_options=unless_none(keywords, "model_options", self.model_options, '{"dropout": 0.2}'),
+            budget=self.budget if isinstance(self.budget, str) else str(budget),
+            lr_max=self.lr_max if isinstance(self.lr_max, str) else peak_number(self.lr_max),
+            policy_options=unless_none(keywords, "policy_options", self.policy_options, '{"peak_at": 0.3}'),
+            limit=unless_none(whole, "limit", self.limit, what="the number of training samples"),
+            image_size=unless_none(whole, "image_size", self.image_size, what="the side of the images in pixels"),
+            fit=word("fit", self.fit, "crop, pad or squash"),
+            skip_damaged=flag("skip_damaged", self.skip_damaged),
+            target=unless_none(word, "target", self.target, "the name of a column"),
+            valid=unless_none(word, "valid", self.valid, "the path of a table"),
+            test=unless_none(word, "test", self.test, "the path of a table"),
+            task=unless_none(word, "task", self.task, "classification or regression"),
+            leave_out=names("leave_out", self.leave_out, '("id", "name")'),
+        )
+        if not isinstance(self.policy, str):
+            self._keep(policy=keywords("policy", self.policy, '{"lr": 0.1}, or is the name of a preset'))
+        self._keep(**{field.name: plain_data(field.name, getattr(self, field.name)) for field in fields(self)})
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
         if isinstance(self.lr_max, str) and self.lr_max not in DEFAULTS:
             raise ConfigError(f'lr_max is a number, "auto" or "default"; received {self.lr_max!r}')
         if isinstance(self.policy, str):
-            preset(self.policy, 0.1 if self.lr_max in DEFAULTS else self.lr_max, 10**6, **self.schedule_options)  # type: ignore[arg-type]
+            preset(self.policy, 0.1 if isinstance(self.lr_max, str) else self.lr_max, 10**6, **self.schedule_options)
         else:
             Policy.from_dict(self.policy)
             if self.lr_max != "auto":

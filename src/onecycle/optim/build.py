@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .. import text
-from ..checks import is_number, number, one_of
+from ..checks import is_number, number, one_of, unless_none
 from ..errors import ConfigError
 from .muon import Muon, inner_matrices, weights_of
 
@@ -75,8 +75,8 @@ def build_optimizer(
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         left = sum(p.requires_grad and id(p) not in held for p in _parameters(beside))
         return optimizer, [f"the optimizer leaves out {text.count(left, 'parameter')} of the loss"] if left else []
-    if weight_decay is not None:
-        number("weight_decay", weight_decay, least=0, example="5e-4")
+    weight_decay = unless_none(number, "weight_decay", weight_decay, least=0, example="5e-4")
+    momentum = unless_none(number, "momentum", momentum)
     named = recipe(optimizer) if isinstance(optimizer, str) else None
     make = named.make if named else optimizer
     if not callable(make):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from ..checks import unwrapped
 from ..errors import ConfigError
 from ..schedules.policy import Policy
 
@@ -44,6 +45,20 @@ def write(policy: Policy, optimizer: Optimizer, progress: float) -> dict[str, fl
             by_layer = policy.layers and name == "lr"
             _write(group, name, value * (policy.layers[group["layer"]] if by_layer else group[name + "_ratio"]))
     return values
+
+
+def plain_settings(optimizer: Optimizer) -> None:
+    """Make numpy's numbers in the parameter groups Python's, as a checkpoint needs them; tensors stay."""
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            if name != "params":
+                group[name] = _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value if isinstance(value, torch.Tensor) else unwrapped(value)
 
 
 def _read(group: dict[str, Any], name: str) -> Any:

@@ -18,7 +18,7 @@ from torch.optim import ASGD, SGD, Optimizer
 from torch.utils.data import Subset
 
 from .. import text
-from ..checks import number
+from ..checks import number, unwrapped
 from ..data.batches import Batches, DatasetBatches, ListBatches, OneShotBatches, TensorBatches, as_batches, epoch_order
 from ..errors import ConfigError, DataError, TrainingError
 from ..optim.driver import driver_of
@@ -213,6 +213,7 @@ def range_test(
     started = time.perf_counter()
     optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
     _check_optimizers(optimizers)
+    updates, repeats, lr_low, lr_high, epochs = map(unwrapped, (updates, repeats, lr_low, lr_high, epochs))
     check_plan(updates, repeats, lr_low=lr_low, lr_high=lr_high, spacing=spacing, epochs=epochs)
     parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
     modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)

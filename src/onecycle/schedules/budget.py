@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from ..checks import number, whole
+from ..checks import number, unwrapped, whole
 from ..errors import ConfigError
 from ..text import count, duration
 
@@ -37,6 +37,7 @@ class Budget:
             raise ConfigError(f"a budget is one of epochs, updates and seconds; received {given or 'none'}")
         for name, value in given.items():
             whole(name, value) if name == "updates" else number(name, value, above=0)
+            object.__setattr__(self, name, unwrapped(value))
 
     @classmethod
     def parse(cls, value: Any) -> Budget:
@@ -45,6 +46,7 @@ class Budget:
         >>> Budget.parse("1.5h").seconds, Budget.parse(10).epochs, Budget.parse("500 updates").updates
         (5400.0, 10, 500)
         """
+        value = unwrapped(value)
         if isinstance(value, Budget):
             return value
         if isinstance(value, timedelta):

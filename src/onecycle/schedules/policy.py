@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
-from ..checks import number
+from ..checks import number, unwrapped
 from ..errors import ConfigError
 from ..text import number as in_words
 from .piecewise import Piecewise, Schedule, constant
@@ -83,7 +83,13 @@ class Policy:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Policy:
-        """From ``{"lr": {"points": [[0, 0.1], [1, 0]], "easing": "cosine"}, "momentum": 0.9}``."""
+        """From ``{"lr": {"points": [[0, 0.1], [1, 0]], "easing": "cosine"}, "momentum": 0.9}``.
+
+        Raises:
+            ConfigError: anything else.
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f'a policy has a schedule for each name, such as {{"lr": 0.1}}; received {data!r}')
         schedules = {k: Piecewise.from_dict(v) if isinstance(v, Mapping) else v for k, v in data.items()}
         return cls(schedules, schedules.pop("layers", ()))
 
@@ -119,6 +125,6 @@ def _values(values: Sequence[float]) -> str:
 def _as_schedule(name: str, value: Any) -> Schedule:
     if callable(value):
         return cast(Schedule, value)
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(unwrapped(value), Real) and not isinstance(unwrapped(value), bool):
         return constant(float(value))
     raise ConfigError(f"the schedule of {name} is a number, a Piecewise or a function of progress; received {value!r}")

@@ -44,7 +44,7 @@ def one_cycle(
     >>> one_cycle(0.5)(0.45)
     {'lr': 0.5}
     """
-    _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
+    lr_max = _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
     start = lr_max / 10 if lr_start is None else lr_start
     end = lr_max / 1000 if lr_end is None else lr_end
     share("peak_at", peak_at, of="the run", zero=False)
@@ -92,7 +92,7 @@ def author(
     Raises:
         ConfigError: a `stepsize` without `updates`.
     """
-    _check(lr_max, updates, lr_start=lr_start)
+    lr_max = _check(lr_max, updates, lr_start=lr_start)
     if stepsize is not None and (updates is None or updates < 2 or stepsize < 1):
         raise ConfigError(f"stepsize={stepsize!r} counts updates (at least 1): the number of updates is needed too")
     half = 0.45 if stepsize is None or updates is None else stepsize / (updates - 1)
@@ -121,7 +121,7 @@ def fastai(
     >>> fastai(1.0)(0.25)
     {'lr': 1.0, 'momentum': 0.85}
     """
-    _check(lr_max, updates)
+    lr_max = _check(lr_max, updates)
     share("peak_at", peak_at, of="the run", zero=False)
     return _cosine_cycle([(0, lr_max / 25), (peak_at, lr_max), (1, lr_max / 1e5)], momentum)
 
@@ -139,7 +139,7 @@ def torch(
     >>> torch(1.0, 11)(0.23)
     {'lr': 1.0, 'momentum': 0.85}
     """
-    _check(lr_max, updates)
+    lr_max = _check(lr_max, updates)
     end = lr_max / 25e4
     share("peak_at", peak_at, of="the run")
     if updates == 1:
@@ -168,7 +168,7 @@ def clr(
     >>> clr(0.4, cycles=2)(0.25), clr(0.4, cycles=2, mode="triangular2")(0.75)
     ({'lr': 0.4}, {'lr': 0.25})
     """
-    _check(lr_max, updates, lr_min=lr_min)
+    lr_max = _check(lr_max, updates, lr_min=lr_min)
     one_of("mode", mode, ("triangular", "triangular2"))
     whole("cycles", cycles)
     shrink = 2 if mode == "triangular2" else 1
@@ -199,7 +199,7 @@ def wsd(
     >>> wsd(1.0, warmup=0.1, decay=0.5)(0.625)
     {'lr': 0.5}
     """
-    _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
+    lr_max = _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
     if not (warmup >= 0 and decay > 0 and warmup + decay <= 1):
         raise ConfigError(f"warmup and decay are shares of the run, together at most 1; received {warmup} and {decay}")
     stable = [(1 - decay, lr_max)] if warmup < 1 - decay else []
@@ -223,7 +223,7 @@ def step(
     >>> [step(1.0)(x)["lr"] for x in (0, 0.5, 1)]
     [1.0, 0.1, 0.010000000000000002]
     """
-    _check(lr_max, updates, factor=factor)
+    lr_max = _check(lr_max, updates, factor=factor)
     drops = [(x, lr_max * factor ** (i + 1)) for i, x in enumerate(at)]
     return _after_warmup(drops, ["hold"] * len(drops), lr_max, warmup, momentum)
 
@@ -238,7 +238,7 @@ def cosine(
     >>> cosine(1.0)(0.5)
     {'lr': 0.5}
     """
-    _check(lr_max, updates, lr_end=lr_end)
+    lr_max = _check(lr_max, updates, lr_end=lr_end)
     return _after_warmup([(1, lr_end)], ["cosine"], lr_max, warmup, momentum)
 
 
@@ -252,7 +252,7 @@ def linear(
     >>> linear(1.0)(0.75)
     {'lr': 0.25}
     """
-    _check(lr_max, updates, lr_end=lr_end)
+    lr_max = _check(lr_max, updates, lr_end=lr_end)
     return _after_warmup([(1, lr_end)], ["linear"], lr_max, warmup, momentum)
 
 
@@ -262,7 +262,7 @@ def constant(lr_max: float, updates: int | None = None, *, warmup: float = 0.0, 
     >>> constant(0.1)(0.7)
     {'lr': 0.1}
     """
-    _check(lr_max, updates)
+    lr_max = _check(lr_max, updates)
     return _after_warmup([], [], lr_max, warmup, momentum)
 
 
@@ -291,14 +291,41 @@ def preset(name: str, lr_max: float, updates: int | None = None, **options: Any)
         raise ConfigError(f"preset {name}: {error}") from error
 
 
-def _check(lr_max: Any, updates: Any, **others: Any) -> None:
-    """Validate the arguments that every preset has; `others` may be None, or 0 and above."""
-    number("lr_max", lr_max, above=0, what="the peak learning rate", example="0.1")
+def peak_number(lr_max: Any) -> float:
+    """The peak learning rate as a number above 0.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    return number("lr_max", lr_max, above=0, what="the peak learning rate", example="0.1")
+
+
+def momenta(momentum: Any) -> tuple[float, ...]:
+    """A momentum as one number, or as the high and the low of its cycle.
+
+    Raises:
+        ConfigError: neither, or a number outside [0, 1).
+
+    >>> momenta(0.9), momenta([0.95, 0.85])
+    ((0.9,), (0.95, 0.85))
+    """
+    values = tuple(momentum) if isinstance(momentum, tuple | list) else (momentum,)
+    if not 1 <= len(values) <= 2 or not all(is_number(value) and 0 <= value < 1 for value in values):
+        raise ConfigError(
+            "momentum is a number, or two (high, low), at least 0 and below 1, such as (0.95, 0.85); "
+            f"received {momentum!r}"
+        )
+    return tuple(float(value) for value in values)
+
+
+def _check(lr_max: Any, updates: Any, **others: Any) -> float:
+    """Validate the arguments that every preset has and return the peak; `others` may be None, or 0 and above."""
     if updates is not None:
         whole("updates", updates, what="the number of updates of the whole run")
     for name, value in others.items():
         if value is not None:
             number(name, value, least=0)
+    return peak_number(lr_max)
 
 
 def _cosine_cycle(points: list[tuple[float, float]], momentum: Momentum) -> Policy:
@@ -329,9 +356,7 @@ def _after_warmup(
 def _with_momentum(lr: Piecewise, momentum: Momentum, shape: Callable[[float, float], Piecewise] | None) -> Policy:
     if momentum is None:
         return Policy({"lr": lr})
-    values = tuple(momentum) if isinstance(momentum, tuple | list) else (momentum,)
-    if not 1 <= len(values) <= 2 or not all(is_number(value) and 0 <= value < 1 for value in values):
-        raise ConfigError(f"momentum is a number, or two (high, low), at least 0 and below 1; received {momentum!r}")
+    values = momenta(momentum)
     if len(values) == 1:
         return Policy({"lr": lr}).with_(momentum=values[0])
     if shape is None:

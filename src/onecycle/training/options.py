@@ -9,7 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from ..checks import flag, is_whole, names, number, one_of, share, unless_none, unwrapped, whole, word
 from ..errors import ConfigError, did_you_mean
+from ..schedules.presets import momenta
+
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def option(default: Any, help: str, group: str) -> Any:
@@ -65,9 +69,37 @@ class RunOptions:
 class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
     """Everything that a `Learner` takes beside the model, the data and the loss.
 
+    Numbers of numpy and tensors of one number become Python's.
+
+    Raises:
+        ConfigError: a value of another type or range.
+
     >>> TrainingOptions(batch_size=32).learner_keywords()["batch_size"]
     32
     """
+
+    def __post_init__(self) -> None:
+        device = self.device if self.device is None or is_whole(self.device, 0) else _device_name(self.device)
+        self._keep(
+            batch_size=whole("batch_size", self.batch_size, what="the number of samples a batch"),
+            augment=unless_none(names, "augment", self.augment, '("crop", "flip") or "none"'),
+            workers=whole("workers", self.workers, least=0, what="the number of processes that read data"),
+            optimizer=_optimizer(self.optimizer),
+            momentum=unless_none(_momentum, "momentum", self.momentum),
+            weight_decay=unless_none(number, "weight_decay", self.weight_decay, least=0, example="5e-4"),
+            accumulate=whole("accumulate", self.accumulate, what="the number of batches for each update"),
+            clip=unless_none(number, "clip", self.clip, above=0, what="the largest norm of the gradient"),
+            smoothing=unless_none(share, "smoothing", self.smoothing, of="the target"),
+            seed=whole("seed", self.seed, least=0),
+            precision=one_of("precision", self.precision, PRECISIONS),
+            device=unwrapped(device),
+            compile=flag("compile", self.compile),
+        )
+
+    def _keep(self, **checked: Any) -> None:
+        """Set fields to what their checks returned."""
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -83,9 +115,27 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                raise ConfigError(f"unknown option {name!r}: {did_you_mean(name, known)}")
+                raise ConfigError(f"unknown option {name!r}: {did_you_mean(str(name), known)}")
         return cls(**values)
 
     def learner_keywords(self) -> dict[str, Any]:
         """The keywords of a `Learner`, by name."""
         return {field.name: getattr(self, field.name) for field in fields(TrainingOptions)}
+
+
+def _momentum(name: str, value: Any) -> float | tuple[float, float]:
+    values = momenta(value)
+    return values[0] if len(values) == 1 else (values[0], values[1])
+
+
+def _optimizer(value: Any) -> Any:
+    """A name, or what makes an optimizer; the names are known where they are read."""
+    if callable(value) or hasattr(value, "param_groups"):
+        return value
+    return word("optimizer", value, "a name such as sgd, a class of torch.optim, a factory or an instance")
+
+
+def _device_name(value: Any) -> str:
+    """The text that means the device: a `torch.device` is not plain data."""
+    named = str(value) if type(value).__name__ == "device" else value
+    return word("device", named, "cpu, cuda, cuda:1 or mps")

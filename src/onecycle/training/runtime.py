@@ -15,8 +15,10 @@ from torch.nn.parameter import is_lazy
 
 from ..checks import one_of
 from ..errors import ConfigError
+from .options import PRECISIONS
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Those of autocast; in fp32 there is none.
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
-        dtype = PRECISIONS[self.precision]
+        dtype = DTYPES.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def scaler(self) -> torch.amp.GradScaler | None:

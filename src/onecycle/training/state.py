@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..checks import unwrapped
 from ..errors import CheckpointError, ConfigError
+from ..optim.groups import plain_settings
 from .means import RunningMeans, diverged
 from .objectives import Loss, loss_module
 from .runtime import Runtime, generators
@@ -76,6 +78,8 @@ class TrainState:
     means: RunningMeans = field(default_factory=RunningMeans)
 
     def __post_init__(self) -> None:
+        self.seed, self.accumulate, self.clip = map(unwrapped, (self.seed, self.accumulate, self.clip))
+        plain_settings(self.optimizer)
         if self.accumulate < 1:
             raise ConfigError(
                 f"accumulate is the number of batches for each update, at least 1; received {self.accumulate}"
