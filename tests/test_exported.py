@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 
+import forked
 import pytest
 
 import onecycle
@@ -107,5 +108,6 @@ def test_packages_are_reached_by_their_names():
     ],
 )
 def test_a_function_stays_one_beside_the_package_of_its_name(code):
-    said = fresh(f"{code}; print(type(onecycle.range_test).__name__, sweep.__name__)")
-    assert said == "function onecycle.range_test.sweep\n"
+    forget = "import sys; [sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] == 'onecycle']"
+    done = forked.run(["-c", f"{forget}\n{code}; print(type(onecycle.range_test).__name__, sweep.__name__)"])
+    assert (done.stdout, done.stderr) == ("function onecycle.range_test.sweep\n", "")

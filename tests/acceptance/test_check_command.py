@@ -66,7 +66,7 @@ def test_check_and_then_the_command_it_gives(capsys):
 
 def test_check_json_and_its_folder(capsys):
     pytest.importorskip("matplotlib")
-    main(["check", *QUICK, "--full", "--json", "--out", "checks/first"])
+    main(["check", *QUICK, "--full", "--repeats", "1", "--json", "--out", "checks/first"])
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert err == "" and result["folder"] == "checks/first"

@@ -199,7 +199,7 @@ def test_range_tests_are_gathered_once_a_repeat_a_record(tmp_path):
 
 def test_a_schedule_is_compared_with_the_log_update_by_update(tmp_path):
     protocol = read("schedule")
-    common = {**protocol.common, "seeds": 1, "batch_size": 4, "model_options": {"hidden": 4}}
+    common = {**protocol.common, "seeds": 1, "batch_size": 1, "model_options": {"hidden": 4}}
     rows = gather(replace(protocol, parts={"author": protocol.parts["author"]}, common=common), tmp_path)
     assert {row["measure"]: row["value"] < 1e-5 for row in rows} == {"learning rate": True, "momentum": True}
     settled = [settle(claim, rows).contrast.mean for claim in protocol.claims]
