@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from .checks import one_of, share
-from .data.batches import BatchSettings, as_tensor, first_batch, last_batch_size
-from .errors import ConfigError
+from .data.arrays import as_tensor
+from .data.batches import BatchSettings, first_batch, last_batch_size
+from .data.hub import hub_kind, named_splits
+from .errors import ConfigError, DataError
 from .models.tabular import TableFront
 from .optim import build as optimizers
 from .range_test.api import RangeTest, range_test_of
@@ -52,7 +54,7 @@ class Learner:
 
     Args:
         model: any module.
-        train: a DataLoader, an iterable of batches, a tuple of tensors or arrays, a torch Dataset, a
+        train: a DataLoader, an iterable of batches, a tuple of tensors, arrays or data frames, a torch Dataset, a
             `datasets.Dataset`, a split, or the data of `onecycle.load`, which brings its own validation split.
         valid: the same, to be measured after each epoch; or None.
         loss: None picks cross-entropy, binary cross-entropy or squared error by the targets; a criterion
@@ -289,6 +291,8 @@ class Learner:
         `inputs` is a tensor or array of samples, a batch as a dictionary, or anything with batches whose first element
         is the inputs.
         """
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], int | float | list):
+            raise DataError("predict takes samples as a tensor or an array: give np.array(inputs)")
         if hasattr(inputs, "shape"):
             inputs = (as_tensor(inputs),)
         elif isinstance(inputs, Mapping):
@@ -393,6 +397,10 @@ class Learner:
             statistics = (train.mean, train.std)
             self._note(*_codes_as_numbers(self.model, train))
             train, valid = train.train, train.valid if valid is None else valid
+        if hub_kind(train) == "splits":
+            train, of_its_own, notes = named_splits(train)
+            valid = of_its_own if valid is None else valid
+            self._note(*notes)
         settings = BatchSettings(self.options.batch_size, self.options.seed, self.options.workers, self.runtime.device)
         self._batching, notes = settings.with_transforms(train, statistics, augment)
         self._note(*notes)

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from .. import text
 from ..checks import whole
 from ..errors import ConfigError, DataError
+from .arrays import as_tensor
 from .augment import augmenter
-from .hub import HubDataset, is_hub
+from .hub import HubDataset, HubStream, hub_kind
 from .images import channel_statistics
 from .seeds import derive_seed, seeded_everywhere
 from .splits import check_finite
@@ -167,8 +168,9 @@ class LoaderBatches:
         """See `Batches.epoch`."""
         loader = self.iterable
         sampler = getattr(loader, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            cast(Any, sampler).set_epoch(epoch)
+        for holder in (sampler, getattr(loader, "dataset", None)):
+            if hasattr(holder, "set_epoch"):
+                cast(Any, holder).set_epoch(epoch)
         holders = (loader, sampler, getattr(getattr(loader, "batch_sampler", None), "sampler", None))
         candidates = (getattr(holder, "generator", None) for holder in holders)
         generators = [generator for generator in candidates if isinstance(generator, torch.Generator)]
@@ -244,7 +246,9 @@ def as_batches(
 
     * a `DataLoader`, or any iterable of batches: as they come; the other arguments but `seed` do not apply
     * a tuple of tensors or arrays of equal length, or a `Split`: in memory, on `device`
-    * a torch `Dataset`, or a `datasets.Dataset`: through worker processes where `workers` is above 0
+    * the same of data frames and series: their values by position, whatever the index
+    * a torch `Dataset`, or a `datasets.Dataset`: through worker processes where `workers` is above 0; a streamed
+      `datasets.IterableDataset`: in its own order
 
     float64 arrays become float32.
 
@@ -266,8 +270,8 @@ def as_batches(
     if isinstance(data, list | tuple) and data:
         _check_list(data)
         return ListBatches(data)
-    if is_hub(data):
-        data = HubDataset(data)
+    if (kind := hub_kind(data)) in ("dataset", "stream"):
+        data = HubDataset(data) if kind == "dataset" else HubStream(data)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         return DatasetBatches(data, batch_size, seed, shuffle, drop_last, transform, workers, device)
     if isinstance(data, IterableDataset):
@@ -283,8 +287,12 @@ def _not_batches(data: Any) -> DataError:
     """The error that says what to give in place of `data`."""
     instead = "a DataLoader, a list or iterable of batches, a tuple (inputs, targets) of tensors or arrays, "
     instead += "a torch Dataset, a datasets.Dataset, or a split of onecycle.load(...)"
-    if isinstance(data, Mapping):
+    if hub_kind(data) == "splits":
+        instead = f"one of its splits, such as data[{next(iter(data), 'train')!r}]"
+    elif isinstance(data, Mapping):
         instead = "(inputs, targets), a tuple; or, for a model that takes dicts, a list of them, each one batch"
+    elif hasattr(data, "columns"):
+        instead = "(frame.drop(columns=TARGET), frame[TARGET]), a tuple; or onecycle.load(frame, target=TARGET)"
     elif hasattr(data, "shape"):
         instead = "(inputs, targets), a tuple; inputs alone are the tuple (inputs,)"
     return DataError(f"cannot make batches of a {type(data).__name__} alone: give {instead}")
@@ -303,6 +311,11 @@ def _check_list(data: Sequence[Any]) -> None:
                 "in place of [x, y]; batches of inputs alone as [(x0,), (x1,), ...]"
             )
         return
+    if n := _listed_samples(data):
+        raise DataError(
+            f"a tuple of lists is taken for whole data, of {text.count(n, 'sample')}, which are given as arrays: "
+            "(np.array(x), np.array(y)), or torch.stack(x) of tensors"
+        )
     if any(isinstance(part, int | float | str) for part in data):
         raise DataError(f"a {kind} of numbers or words is no batches: give (inputs, targets) as tensors or arrays")
     structures = [_structure(batch) for batch in data]
@@ -311,6 +324,15 @@ def _check_list(data: Sequence[Any]) -> None:
             f"the batches of a {kind} need one structure: the first is {structures[0]}, number {odd} is "
             f"{structures[odd]}. Of whole data give the tuple (inputs, targets)"
         )
+
+
+def _listed_samples(data: Sequence[Any]) -> int:
+    """How many samples there are in a tuple of two lists, of inputs and of targets; 0 in any other structure."""
+    if not isinstance(data, tuple) or len(data) != 2 or not all(isinstance(part, list) for part in data):
+        return 0
+    first, second = data
+    batches = len(first) == 2 and first and hasattr(first[0], "shape")
+    return len(first) if len(first) == len(second) and not batches else 0
 
 
 def _structure(batch: Any) -> str:
@@ -368,17 +390,6 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=generator)
 
 
-def as_tensor(values: Any) -> Tensor:
-    """A tensor of a tensor or array; float64 arrays as float32, since that is what models compute in."""
-    if isinstance(values, Tensor):
-        return values
-    try:
-        tensor = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"cannot make a tensor of a {type(values).__name__}: {error}. Give numbers") from error
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
-
-
 def _check_batch_size(size: Any, n: int) -> None:
     if whole("batch_size", size, what="the number of samples a batch") > n:
         raise ConfigError(f"batch_size {size} is larger than the data, {n} samples: at most {n}")
@@ -402,7 +413,7 @@ class BatchSettings:
 
     def batches(self, data: Any, *, training: bool) -> Batches:
         """Batches of `data`: shuffled, augmented and even in training; in order, whole and twice as large otherwise."""
-        if is_hub(data):
+        if hub_kind(data) == "dataset":
             data = HubDataset(data, self.image_shape)
         return as_batches(
             data,
@@ -439,7 +450,7 @@ class BatchSettings:
                 raise ConfigError(
                     f"augment={augment!r} is for images held as uint8; augment other data in their own loader"
                 )
-            hub = HubDataset(train) if is_hub(train) else None
+            hub = HubDataset(train) if hub_kind(train) == "dataset" else None
             return (self, []) if hub is None else (replace(self, image_shape=hub.shape), list(hub.notes))
         plain = ImageTransform(mean, std)
         notes = ["augmentation: " + ", ".join(wanted)] if wanted else []

@@ -1,24 +1,29 @@
-"""A `datasets.Dataset` as samples for a learner, its images through the same decoder as those of files."""
+"""Data sets of the `datasets` library as samples for a learner, images through the same decoder as those of files."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
+from ..errors import DataError
+from ..text import listed
 from .encoded import MIXED, common_size
+from .folders import SPLIT_NAMES
 from .images import decode_or_raise, each, is_grey, open_image, undecodable, upright_size
-from .parquet import EncodedColumn
+from .parquet import EncodedColumn, encoded_item
 
 SEEN = 4096  # headers that are read for the shape of all images
 
 
-def is_hub(data: Any) -> bool:
-    """Whether `data` is of the `datasets` library."""
-    return type(data).__module__.startswith("datasets.")
+def hub_kind(data: Any) -> str | None:
+    """What of the `datasets` library `data` is: a "dataset", a "stream", or the "splits" of one; else None."""
+    if not type(data).__module__.startswith("datasets."):
+        return None
+    return "splits" if isinstance(data, Mapping) else "dataset" if hasattr(data, "__len__") else "stream"
 
 
 class HubDataset(Dataset[Any]):
@@ -30,10 +35,7 @@ class HubDataset(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, shape: tuple[int, int, int] | None = None):
-        features = dataset.features or {}
-        kinds = {name: type(feature).__name__ for name, feature in features.items()}
-        image = next((name for name, kind in kinds.items() if kind == "Image"), None)
-        labels = [name for name, kind in kinds.items() if kind == "ClassLabel"] or [n for n in kinds if n == "label"]
+        image, labels = _image_and_labels(dataset)
         plain = dataset.format["type"] is None
         self.shape, self.notes = shape, ()
         self._images, self._labels, self._dataset = None, None, dataset.with_format("torch") if plain else dataset
@@ -52,6 +54,61 @@ class HubDataset(Dataset[Any]):
             return sample
         image = decode_or_raise(self._images[int(i)], self.shape, f"image {i}")
         return torch.from_numpy(image).float() / 255, int(sample[self._labels])
+
+
+class HubStream(IterableDataset[Any]):
+    """A streamed `datasets.IterableDataset` as samples, as in `HubDataset`, in its own order.
+
+    Images are brought to the size of the first.
+    """
+
+    def __init__(self, dataset: Any):
+        import datasets
+
+        image, labels = _image_and_labels(dataset)
+        self._pair, self._shape = (image, labels[0]) if image is not None and labels else None, (0, 0, 0)
+        if self._pair is None:
+            self._dataset = dataset.with_format("torch")
+            return
+        self._dataset = dataset.cast_column(image, datasets.Image(decode=False))
+        with open_image(encoded_item(next(iter(self._dataset))[image])) as first:
+            self._shape = (1 if is_grey(first) else 3, *upright_size(first))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle anew, where the data set shuffles."""
+        self._dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        for i, sample in enumerate(self._dataset):
+            if self._pair is None:
+                yield sample
+            else:
+                image, label = (sample[name] for name in self._pair)
+                pixels = decode_or_raise(encoded_item(image), self._shape, f"image {i}")
+                yield torch.from_numpy(pixels).float() / 255, int(label)
+
+
+def named_splits(splits: Mapping[Any, Any]) -> tuple[Any, Any, list[str]]:
+    """The training and validation splits (None where there is none) of a `DatasetDict`, and a note on the others.
+
+    Raises:
+        DataError: no training split.
+    """
+    names = {SPLIT_NAMES.get(str(name).lower(), str(name)): name for name in splits}
+    if "train" not in names:
+        kind = type(splits).__name__
+        raise DataError(f"this {kind} has no split train; it has {listed(map(str, splits))}. Give one of them")
+    used = [names[split] for split in ("train", "valid") if split in names]
+    rest = [str(name) for name in splits if name not in used]
+    note = f"splits: {listed(map(str, used))}" + (f"; {listed(rest)} not used here" if rest else "")
+    return splits[names["train"]], splits[names["valid"]] if "valid" in names else None, [note]
+
+
+def _image_and_labels(dataset: Any) -> tuple[str | None, list[str]]:
+    """The column of images, and those that may be of labels."""
+    kinds = {name: type(feature).__name__ for name, feature in (dataset.features or {}).items()}
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"] or [n for n in kinds if n == "label"]
+    return next((name for name, kind in kinds.items() if kind == "Image"), None), labels
 
 
 def _shape_of(images: Sequence[Any]) -> tuple[tuple[int, int, int], tuple[str, ...]]:

@@ -141,7 +141,7 @@ class EncodedColumn(Sequence):
         return len(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
-        return _item(self.dataset[int(index)][self.column])
+        return encoded_item(self.dataset[int(index)][self.column])
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -222,10 +222,10 @@ def _read_hub_images(dataset: Any, column: str) -> list[Item]:
 
 
 def _items(column: Any) -> list[Any]:
-    return [_item(value) for chunk in column.chunks for value in chunk.to_pylist()]
+    return [encoded_item(value) for chunk in column.chunks for value in chunk.to_pylist()]
 
 
-def _item(value: Any) -> Any:
+def encoded_item(value: Any) -> Any:
     """The encoded bytes, else the path, of one cell."""
     return (value["bytes"] or value["path"]) if isinstance(value, dict) else value
 

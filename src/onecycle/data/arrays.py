@@ -1,0 +1,77 @@
+"""Tensors of what people have their samples in: arrays, and the frames and series of pandas, polars and others."""
+
+from __future__ import annotations
+
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..text import listed
+
+
+def as_tensor(values: Any) -> Tensor:
+    """A tensor of a tensor, array, data frame [n, columns] or series [n]; float64 as float32, but of tensors.
+
+    Frames and series are taken by position, whatever their index; what is missing in them is NaN.
+
+    Raises:
+        DataError: something that does not consist of numbers.
+    """
+    if isinstance(values, Tensor):
+        return values
+    if hasattr(values, "to_numpy"):
+        values = _frame_values(values) if getattr(values, "ndim", len(values.shape)) == 2 else _series_values(values)
+    if str(getattr(values, "dtype", "")) == "object":
+        raise DataError(
+            "an array of objects is no array of numbers: give x.astype(float) where each is a number, np.stack(x) "
+            "where they are arrays of one shape"
+        )
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"cannot make a tensor of a {type(values).__name__}: {error}. Give numbers") from error
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def _frame_values(frame: Any) -> Any:
+    """The values [n, columns] of a data frame; a DataError that names the columns which are no numbers."""
+    import numpy as np
+
+    names = [str(name) for name in frame.columns]
+    columns = [frame.iloc[:, i] if hasattr(frame, "iloc") else frame[:, i] for i in range(len(names))]
+    values = [_numbers(column) for column in columns]
+    words = [name for name, column in zip(names, values, strict=True) if column is None]
+    if words:
+        raise DataError(
+            f"{len(words)} of {len(names)} columns are no numbers: {listed(words)}. Let them be encoded, with "
+            f"data = onecycle.load(frame, target=...), or leave them out: frame.drop(columns={words!r})"
+        )
+    return np.stack([column for column in values if column is not None], 1)
+
+
+def _series_values(series: Any) -> Any:
+    values = _numbers(series)
+    if values is None:
+        name = getattr(series, "name", None)
+        raise DataError(
+            f"a series of {series.dtype} values{f', {name!r},' if name is not None else ''} is none of numbers. Give "
+            "whole numbers for classes, series.astype('category').cat.codes; or the frame with this column, as "
+            "onecycle.load(frame, target=...)"
+        )
+    return values.copy()  # which torch may write to
+
+
+def _numbers(column: Any) -> Any:
+    """An array of the numbers in a series, None where it holds others."""
+    import numpy as np
+
+    values = np.asarray(column.to_numpy())
+    if values.dtype.kind in "fiub":
+        return values
+    if values.dtype != object or "categor" in str(column.dtype).lower():
+        return None
+    known = [np.nan if value is None or type(value).__name__ == "NAType" else value for value in values]
+    return np.array(known, np.float64) if all(isinstance(value, Number) for value in known) else None
