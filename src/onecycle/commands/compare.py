@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ..experiments.comparison import Comparison
 
 # Fields of a job that a comparison has other words for, or that have no value in one word: those are for --set.
-ELSEWHERE = ("data", "budget", "policy", "policy_options", "lr_max", "model_options", "seed", "augment", "compile")
+# (`target` is an accuracy here: the column of a table is ``--set target=NAME``.)
+ELSEWHERE = (
+    "data", "budget", "policy", "policy_options", "lr_max", "model_options", "seed", "augment", "compile", "target"
+)  # fmt: skip
 
 
 @options_of(Placement)
