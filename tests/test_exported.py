@@ -39,6 +39,7 @@ EXPECTED = (
     "compare",
     "evaluate",
     "load",
+    "load_run",
     "one_cycle",
     "predict",
     "preset",

@@ -12,6 +12,7 @@ from .experiments.comparison import Comparison as Comparison
 from .experiments.comparison import compare as compare
 from .jobs.check import check as check
 from .jobs.job import Job as Job
+from .jobs.predict import load_run as load_run
 from .jobs.run import run as run
 from .learner import Learner as Learner
 from .models import build as build_model

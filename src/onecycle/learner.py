@@ -18,6 +18,7 @@ from .checks import one_of, share
 from .data.arrays import as_tensor
 from .data.batches import BatchSettings, first_batch, last_batch_size
 from .data.hub import hub_kind, named_splits
+from .data.splits import Data
 from .errors import ConfigError, DataError
 from .models.tabular import TableFront
 from .optim import build as optimizers
@@ -26,6 +27,7 @@ from .range_test.plan import EPOCHS, FEWEST, SHARE, default_updates
 from .records.checkpoint import load_weights, save_weights
 from .records.files import RUN
 from .records.history import History, Observer, Result
+from .records.prediction import needed_to_predict
 from .records.run import Recording, result_before_test
 from .schedules.budget import Budget
 from .schedules.policy import Policy
@@ -342,10 +344,14 @@ class Learner:
         self, folder: Path, resume: bool, config: Mapping[str, Any], facts: Mapping[str, Any] | None,
         resolved: dict[str, Any], stack: ExitStack,
     ) -> Recording:  # fmt: skip
+        prediction = None  # the configuration and the facts of a job say it
+        if facts is None:
+            about = (self._source, self.train, self._batching.normalise, self.state.loss)
+            prediction = needed_to_predict(self.model, *about)
         if not resume:
             return Recording.start(
                 folder, self.state, stack, config=config, facts=facts, resolved=resolved, notes=self.notes,
-                history=self.history,
+                history=self.history, prediction=prediction,
             )  # fmt: skip
         before = len(self.history.steps)
         recording = Recording.resume(folder, self.state, stack, config=config, facts=facts, history=self.history)
@@ -391,7 +397,9 @@ class Learner:
 
     def _take_data(self, train: Any, valid: Any) -> None:
         statistics, augment = None, self.options.augment
+        self._source: Data | None = None
         if hasattr(train, "train") and hasattr(train, "valid"):
+            self._source = train
             self._note(*train.notes)
             augment = train.augment if augment is None else augment
             statistics = (train.mean, train.std)

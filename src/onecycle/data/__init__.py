@@ -1,7 +1,8 @@
 """Data sets: found by name or path, decoded once, checked, and split with a seed."""
 
 from .contact_sheet import contact_sheet
-from .sources import NAMES, describe, find, load, loading_once, read_inputs
+from .inputs import read_inputs
+from .sources import NAMES, describe, find, load, loading_once
 from .splits import Data, Split, Stream
 
 __all__ = [

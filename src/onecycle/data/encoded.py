@@ -25,18 +25,7 @@ import torch
 from torch import Tensor
 
 from ..text import count, listed, percent
-from .images import (
-    Item,
-    cropped_away,
-    decode,
-    decode_many,
-    each,
-    formats,
-    is_grey,
-    open_image,
-    undecodable,
-    upright_size,
-)
+from .images import Item, cropped_away, decode, decode_many, each, formats, headers, undecodable
 from .splits import Split, Stream, take
 
 LARGEST = 224  # the shorter side of images whose size is chosen here
@@ -123,27 +112,21 @@ def build(encoded: Mapping[str, EncodedImages], how: Decoding) -> tuple[dict[str
 
 def scan(encoded: Mapping[str, EncodedImages], how: Decoding, *, stream: bool) -> DecodingPlan:
     """Read every header: one channel when all are grey, and the size that is common among them."""
-    sizes: list[tuple[int, int]] = []
-    greys: set[bool] = set()
+    sizes: Counter[tuple[int, int]] = Counter()
+    greys: Counter[bool] = Counter()
     bad: Bad = {}
     for name, part in encoded.items():
-        items = part.stream() if stream else part.read()
-
-        def header(index: int, items: Sequence[Item] = items) -> None:
-            with open_image(items[index]) as image:
-                sizes.append(upright_size(image))
-                greys.add(is_grey(image))
-
-        bad[name] = each(header, len(part.targets))
+        some, shades, bad[name] = headers(part.stream() if stream else part.read())
+        sizes += some
+        greys += shades
     if not sizes:
         raise undecodable(_named(bad, encoded))
-    counts = Counter(sizes)
-    (height, width), notes = common_size(counts) if how.image_size is None else ((how.image_size,) * 2, ())
+    (height, width), notes = common_size(sizes) if how.image_size is None else ((how.image_size,) * 2, ())
     if how.fit == "crop":
-        notes += crop_notes(counts, (height, width))
+        notes += crop_notes(sizes, (height, width))
     if len(greys) > 1:
         notes += MIXED
-    return DecodingPlan((1 if greys == {True} else 3, height, width), notes, bad)
+    return DecodingPlan((3 if greys[False] else 1, height, width), notes, bad)
 
 
 def common_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int], tuple[str, ...]]:

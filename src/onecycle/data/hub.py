@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from ..errors import DataError
 from ..text import listed
 from .encoded import MIXED, common_size
 from .folders import SPLIT_NAMES
-from .images import decode_or_raise, each, is_grey, open_image, undecodable, upright_size
+from .images import decode_or_raise, headers, is_grey, open_image, undecodable, upright_size
 from .parquet import EncodedColumn, encoded_item
 
 SEEN = 4096  # headers that are read for the shape of all images
@@ -113,25 +112,14 @@ def _image_and_labels(dataset: Any) -> tuple[str | None, list[str]]:
 
 def _shape_of(images: Sequence[Any]) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     """The shape that is common to the images, by the headers of as many as `SEEN`, and notes."""
-    sizes: list[tuple[int, int]] = []
-    greys: set[bool] = set()
     seen = range(0, len(images), -(-len(images) // SEEN) or 1)
-
-    def header(index: int) -> None:
-        with open_image(images[seen[index]]) as image:
-            sizes.append(upright_size(image))
-            greys.add(is_grey(image))
-
-    bad = each(header, len(seen))
+    sizes, greys, bad = headers([images[i] for i in seen])
     if not sizes:
         raise undecodable({f"image {seen[index]}": why for index, why in bad.items()})
-    counts = Counter(sizes)
-    (height, width), _ = common_size(counts) if len(counts) > 1 else (sizes[0], ())
-    notes = ()
-    if len(counts) > 1:
-        notes = (
-            f"images of {len(counts)} sizes become {height}x{width}: resize them in the data set for another size",
-        )
+    (height, width), notes = next(iter(sizes)), ()
+    if len(sizes) > 1:
+        (height, width), _ = common_size(sizes)
+        notes = (f"images of {len(sizes)} sizes become {height}x{width}: resize them in the data set for another size",)
     if len(greys) > 1:
         notes += MIXED
-    return (1 if greys == {True} else 3, height, width), notes
+    return (3 if greys[False] else 1, height, width), notes

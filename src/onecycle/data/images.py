@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -206,6 +207,20 @@ def unreadable(item: Item) -> str | None:
     """ "HEIC" or "AVIF" where it is that and the installed Pillow does not read it, else None."""
     kind = brand(item)
     return kind if kind and {"HEIC": "HEIF"}.get(kind, kind) not in formats() else None
+
+
+def headers(items: Sequence[Item]) -> tuple[Counter[tuple[int, int]], Counter[bool], dict[int, str]]:
+    """How many images are of which size (height, width) and grey or not, and {index: why not} by their headers."""
+    sizes: list[tuple[int, int]] = []
+    greys: list[bool] = []
+
+    def header(index: int) -> None:
+        with open_image(items[index]) as image:
+            sizes.append(upright_size(image))
+            greys.append(is_grey(image))
+
+    bad = each(header, len(items))
+    return Counter(sizes), Counter(greys), bad
 
 
 def upright_size(image: Any) -> tuple[int, int]:

@@ -10,12 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..checks import number, one_of, share, whole
 from ..errors import ConfigError, DataError, did_you_mean
-from ..text import count, listed
+from ..text import listed
 from .encoded import Decoding
 from .images import FITS
 from .splits import (
@@ -28,7 +25,6 @@ from .splits import (
     Split,
     Stream,
     check,
-    check_finite,
     choose,
     cut,
     shape_of,
@@ -421,64 +417,3 @@ def _statistics(
     if bad:
         raise undecodable({f"training image {chosen[index]}": reason for index, reason in bad.items()})
     return (*channel_statistics(images), (f"mean and std: of {len(chosen)} training images",))
-
-
-# Files to predict on
-
-
-def read_inputs(paths: Sequence[str | Path], *, kind: str, input_shape: tuple[int, ...], fit: str = "crop") -> Tensor:
-    """Read images or arrays as one batch, in the order of `paths`.
-
-    Image files are converted to the channels of `input_shape` and brought to its height and width by `fit`, as in
-    `load`: uint8 [n, c, h, w]. A ``.npy`` or ``.npz`` (key ``x``, or its only one) holds one sample or a batch of them
-    and must have the shape already: uint8 for images, float32 [n, *input_shape] for arrays.
-
-    Raises DataError for files that are missing, do not decode (all of them are listed) or have another shape, and
-    ConfigError for a `kind` other than "image" and "array".
-
-    >>> import tempfile
-    >>> from PIL import Image
-    >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
-    ...     Image.new("RGB", (40, 30)).save(file.name)
-    ...     read_inputs([file.name], kind="image", input_shape=(1, 8, 8)).shape
-    torch.Size([1, 1, 8, 8])
-    """
-    if kind not in ("image", "array"):
-        raise ConfigError(f"Files of kind {kind!r} cannot be read for a prediction. Allowed are 'image' and 'array'.")
-    files = [Path(path) for path in paths]
-    if not files:
-        raise DataError("No files to predict on. Give at least one.")
-    if missing := [str(path) for path in files if not path.is_file()]:
-        raise DataError(f"{len(missing)} of {count(len(files), 'file')} do not exist: {listed(missing)}.")
-    arrays = {path: _array(path, kind, input_shape) for path in files if path.suffix.lower() in (".npy", ".npz")}
-    others = [path for path in files if path not in arrays]
-    if others and kind == "array":
-        raise DataError(f"{others[0]} is not a .npy or .npz file, and the model was trained on arrays. Give arrays.")
-    images = dict(zip(others, _images(others, input_shape, fit), strict=True)) if others else {}
-    return torch.cat([arrays[path] if path in arrays else images[path][None] for path in files])
-
-
-def _images(paths: Sequence[Path], shape: tuple[int, ...], fit: str) -> Tensor:
-    from .images import decode_many, undecodable
-
-    tensor, bad = decode_many(paths, shape, fit)
-    if bad:
-        raise undecodable({str(paths[index]): reason for index, reason in bad.items()})
-    return tensor
-
-
-def _array(path: Path, kind: str, shape: tuple[int, ...]) -> Tensor:
-    from .npz import as_inputs, load_arrays
-
-    arrays = load_arrays(path)
-    array = arrays.get("x", next(iter(arrays.values())) if len(arrays) == 1 else None)
-    if array is None:
-        raise DataError(f"{path} has the keys {listed(sorted(arrays))}. Store the samples under x.")
-    if kind == "image" and array.dtype != "uint8":
-        raise DataError(f"{path} is {array.dtype}. Images are uint8, 0 to 255.")
-    single = array.shape in (shape, shape[1:], (*shape[1:], shape[0])) if kind == "image" else array.shape == shape
-    read_as, inputs = as_inputs(array[None] if single else array, str(path))
-    if read_as != kind or tuple(inputs.shape[1:]) != shape:
-        raise DataError(f"{path} has shape {list(array.shape)}; needed is {list(shape)}, or a batch of that.")
-    check_finite(inputs, f"values in {path}")
-    return inputs

@@ -2,66 +2,244 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..data import read_inputs
-from ..data.batches import ImageTransform, as_batches
+from ..checks import whole
+from ..data.arrays import as_tensor
+from ..data.batches import BatchSettings, ImageTransform
+from ..data.images import undecodable
+from ..data.inputs import CHUNK, input_files, read_batches, unlike_training
 from ..data.table_columns import TableColumns
-from ..data.tables import read_rows
+from ..data.tables import as_table, is_frame, read_rows
 from ..errors import CheckpointError, ConfigError
 from ..models import build
 from ..records.checkpoint import latest, load_weights
 from ..records.files import RUN
+from ..text import count
 from ..training.evaluate import predict
-from .run import job_of
+from ..training.losses import Form
+from ..training.runtime import Runtime
+from .job import Job
 
 
-def predict_files(folder: str | Path, files: list[str]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """The model of a run with its weights, and what it was trained on; made by `load_run`.
+
+    Attributes:
+        model: in evaluation mode, on the device that it predicts on.
+        classes: their names by label; None for a regression.
+        kind: "image", "array", "table" or "text".
+        input_shape: of one sample, None where that is not known.
+        fit: how images of other proportions are brought to that shape.
+        columns: of a table, else None.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...] | None
+    kind: str
+    input_shape: tuple[int, ...] | None
+    fit: str
+    columns: TableColumns | None
+    batching: BatchSettings = field(repr=False)
+    form: Form = field(repr=False)
+    runtime: Runtime = field(repr=False)
+
+    def __repr__(self) -> str:
+        known = {"kind": self.kind, "input_shape": self.input_shape, "classes": self.classes and len(self.classes)}
+        said = "".join(f", {name}={value}" for name, value in known.items() if value is not None)
+        return f"TrainedModel({type(self.model).__name__}{said})"
+
+    def predict(self, inputs: Any) -> Tensor:
+        """Predictions, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.
+
+        `inputs` are what `Learner.predict` takes, prepared as in training (images as uint8 are normalised); or paths:
+        of images, of a folder of them, of arrays in ``.npy`` and ``.npz`` files, of tables; or a data frame.
+
+        Raises:
+            DataError: files that are missing or cannot be read; images that do not decode are listed.
+        """
+        if isinstance(inputs, str | Path) or (
+            isinstance(inputs, list | tuple) and inputs and all(isinstance(path, str | Path) for path in inputs)
+        ):
+            paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+            return torch.cat([outputs for _, outputs in self.of_files(paths)])
+        if self.columns is not None and is_frame(inputs):
+            inputs = self.columns.encode(as_table(inputs, self.columns.words)[0], "the table")
+        return self._predicted(inputs)
+
+    def of_files(
+        self, paths: Sequence[str | Path], *, skip_damaged: bool = False, say: Callable[[str], None] = lambda note: None
+    ) -> Iterator[tuple[list[str], Tensor]]:
+        """The names of the samples in files and the predictions for them, as many at a time as fit into memory.
+
+        With `skip_damaged`, images that do not decode are left out; that and what is unlike the training data is told
+        to `say`.
+        """
+        if self.columns is not None:
+            yield self._of_tables(paths, self.columns)
+            return
+        if self.kind not in ("image", "array") or self.input_shape is None:
+            raise ConfigError(
+                f"predict takes files of images, arrays or tables; this run was trained on {self.kind}. Give tensors"
+            )
+        files, notes = input_files(paths, self.kind)
+        for note in notes:
+            say(note)
+        bad: dict[str, str] = {}
+        for i, (names, samples, failed) in enumerate(read_batches(files, self.kind, self.input_shape, self.fit)):
+            bad |= failed
+            if not names or (bad and not skip_damaged):
+                continue  # read on: all that are damaged are listed
+            for note in self._unlike(files[:CHUNK], samples) if i == 0 else ():
+                say(note)
+            yield names, self._predicted(samples)
+        if bad and not skip_damaged:
+            raise undecodable(bad)
+        if bad:
+            say(f"{len(bad)} of {count(len(files), 'file')} do not decode and are left out, such as {next(iter(bad))}")
+
+    def _of_tables(self, paths: Sequence[str | Path], columns: TableColumns) -> tuple[list[str], Tensor]:
+        rows, counts = read_rows(paths, columns)
+        named = zip(map(str, paths), counts, strict=True)
+        return [file if n == 1 else f"{file}[{i}]" for file, n in named for i in range(n)], self._predicted(rows)
+
+    def _unlike(self, files: Sequence[Path], images: Tensor) -> tuple[str, ...]:
+        if self.kind != "image":
+            return ()
+        known = self.batching.normalise or ImageTransform((), ())
+        return unlike_training(files, images, self.fit, known.mean, known.std)
+
+    def _predicted(self, inputs: Any) -> Tensor:
+        if hasattr(inputs, "shape"):
+            inputs = (as_tensor(inputs),)
+        batches = self.batching.batches(inputs, training=False)
+        return self.form.predict(predict(self.model, batches.epoch(0), self.runtime))
+
+
+def load_run(
+    folder: str | Path, *, model: nn.Module | None = None, device: str | torch.device | None = None
+) -> TrainedModel:
+    """Load the model of the run in `folder` with its weights, to predict as the learner that trained it.
+
+    Args:
+        folder: of a run of ``onecycle train``, `run` or ``Learner.fit(out=...)``.
+        model: a model that the weights are loaded into, where the run does not know how its own was made: one that
+            `onecycle.build_model` did not make.
+        device: to predict on; None: the best one here.
+
+    Raises:
+        CheckpointError: no run there, no weights, weights of another model, or a model that must be given.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from onecycle import Job, load, run
+    >>> with TemporaryDirectory() as place:
+    ...     _ = run(Job("digits", model="mlp", budget="1 epochs", limit=200), f"{place}/run", report=False)
+    ...     trained = load_run(f"{place}/run")
+    >>> trained
+    TrainedModel(Sequential, kind=image, input_shape=(1, 8, 8), classes=10)
+    >>> trained.predict(load("digits").test.inputs[:2]).shape
+    torch.Size([2, 10])
+    """
+    folder = Path(folder)
+    record = RUN.read(folder)
+    known = _described(folder, record)
+    columns = TableColumns.from_dict(known["columns"]) if known.get("columns") else None
+    model = model or _built(folder, known["model"], columns)
+    _load_weights(model, folder)
+    resolved = record["resolved"]
+    runtime = Runtime.choose(device, resolved.get("precision") or "fp32")
+    runtime = Runtime(runtime.device, runtime.precision, any(isinstance(m, nn.Conv2d) for m in model.modules()))
+    normalise = ImageTransform(tuple(known["mean"]), tuple(known["std"])) if known["mean"] else None
+    shape, classes = known["input_shape"], known["classes"]
+    return TrainedModel(
+        runtime.place(model).eval(),
+        None if classes is None else tuple(classes),
+        known["kind"],
+        None if shape is None else tuple(shape),
+        known["fit"],
+        columns,
+        BatchSettings(resolved.get("batch_size") or 64, 0, 0, runtime.device, normalise),
+        Form(known["form"], known["class_axis"], None, known["activation"]),
+        runtime,
+    )
+
+
+def predict_files(
+    folder: str | Path,
+    files: Sequence[str | Path],
+    *,
+    top_k: int = 1,
+    skip_damaged: bool = False,
+    say: Callable[[str], None] = lambda note: None,
+) -> list[dict[str, Any]]:
     """The class of each image, or the outputs for each row of arrays or tables, by the model of the run in `folder`.
 
-    Returns one dictionary a sample: ``file``, and ``class`` and ``probability``, or ``output`` for a regression.
+    Of a folder among `files`, all images are taken. Returns one dictionary a sample: ``file``, and ``class`` and
+    ``probability`` (with `top_k` also ``class_2``, ``probability_2`` and so on), or ``output`` where there are no
+    classes. With `skip_damaged` images that do not decode are left out; `say` is told that, and in what images are
+    unlike those of training.
 
     Raises:
         CheckpointError: no run, or no weights there.
+        ConfigError: a `top_k` above the number of classes, or where there are none.
         DataError: files that cannot be read.
     """
-    job, facts = job_of(folder), RUN.read(folder)["facts"]
-    if facts["kind"] == "text":
-        raise ConfigError("predict takes images, arrays or tables; this run was trained on text")
-    shape = tuple(facts["input_shape"])
-    options = job.model_options or {}
-    columns = TableColumns.from_dict(facts["columns"]) if facts.get("columns") else None
-    model = build(
-        job.model or "", input_shape=shape, classes=facts["outputs"], columns=columns, seed=job.seed, **options
-    )
-    _load_weights(model, Path(folder))
-    if columns is None:
-        inputs, counts = _read(files, facts["kind"], shape, job.fit)
-    else:
-        inputs, counts = read_rows(files, columns)
-    transform = ImageTransform(tuple(facts["mean"]), tuple(facts["std"])) if facts["mean"] else None
-    batches = as_batches((inputs,), min(256, len(inputs)), shuffle=False, transform=transform)
-    outputs = predict(model, batches.epoch(0))
-    names = [file if n == 1 else f"{file}[{i}]" for file, n in zip(files, counts, strict=True) for i in range(n)]
-    if facts["classes"] is None:
-        return [{"file": file, "output": row.tolist()} for file, row in zip(names, outputs, strict=True)]
-    best = torch.softmax(outputs, -1).max(-1)
-    return [
-        {"file": file, "class": facts["classes"][i], "probability": p}
-        for file, i, p in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    trained = load_run(folder)
+    _check_top(top_k, trained.classes)
+    rows: list[dict[str, Any]] = []
+    for names, outputs in trained.of_files(files, skip_damaged=skip_damaged, say=say):
+        if trained.classes is None or trained.kind == "text":
+            rows += [{"file": name, "output": row.tolist()} for name, row in zip(names, outputs, strict=True)]
+            continue
+        best = outputs.topk(top_k, -1)
+        for name, labels, shares in zip(names, best.indices.tolist(), best.values.tolist(), strict=True):
+            row: dict[str, Any] = {"file": name}
+            for rank, (label, probability) in enumerate(zip(labels, shares, strict=True), 1):
+                end = "" if rank == 1 else f"_{rank}"
+                row |= {f"class{end}": trained.classes[label], f"probability{end}": probability}
+            rows.append(row)
+    return rows
 
 
-def _read(files: list[str], kind: str, shape: tuple[int, ...], fit: str) -> tuple[Tensor, list[int]]:
-    """The samples in files of images or arrays, and how many there are in each."""
-    inputs = read_inputs(files, kind=kind, input_shape=shape, fit=fit)
-    if len(files) == len(inputs):
-        return inputs, [1] * len(files)
-    return inputs, [len(read_inputs([file], kind=kind, input_shape=shape)) for file in files]
+def _check_top(top_k: int, classes: Sequence[str] | None) -> None:
+    whole("top_k", top_k, what="the number of classes to name for each sample")
+    if classes is None and top_k > 1:
+        raise ConfigError(f"top_k = {top_k}: this run has no classes to choose among. Leave it out")
+    if classes is not None and top_k > len(classes):
+        raise ConfigError(f"top_k = {top_k}: this run has {count(len(classes), 'class')}. Give at most that")
+
+
+def _described(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a prediction needs to know of a run: of its data, its model and its loss."""
+    if facts := record["facts"]:
+        job = Job.from_dict(record["config"])
+        recipe = {"name": job.model, "input_shape": facts["input_shape"], "classes": facts["outputs"]}
+        activation = "" if facts["classes"] is None else "softmax"
+        known = {"form": "free", "class_axis": -1 if facts["kind"] == "text" else 1, "activation": activation}
+        return {**facts, **known, "fit": job.fit, "model": {**recipe, "options": job.model_options or {}}}
+    if not record.get("prediction"):
+        raise CheckpointError(
+            f"the run in {folder} was begun in Python by a version that did not keep what a prediction needs: make its "
+            "learner again and use Learner.load and Learner.predict"
+        )
+    return record["prediction"]
+
+
+def _built(folder: Path, recipe: Mapping[str, Any] | None, columns: TableColumns | None) -> nn.Module:
+    if recipe is None:
+        raise CheckpointError(
+            f"the run in {folder} does not know how its model was made, since onecycle.build_model did not make it: "
+            f"give one to take the weights, load_run({str(folder)!r}, model=...)"
+        )
+    shape, options = tuple(recipe["input_shape"]), recipe["options"]
+    return build(recipe["name"], input_shape=shape, classes=recipe["classes"], columns=columns, **options)
 
 
 def _load_weights(model: nn.Module, folder: Path) -> None:

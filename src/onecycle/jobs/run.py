@@ -126,7 +126,7 @@ def job_of(folder: str | Path) -> Job:
     if not record["facts"]:
         raise CheckpointError(
             f"the run in {folder} was begun in Python and does not say what its model and data were: go on with it "
-            "there, by fit(..., out=..., resume=True), and predict by Learner.load"
+            "there, by fit(..., out=..., resume=True)"
         )
     return Job.from_dict(record["config"])
 

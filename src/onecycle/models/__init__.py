@@ -89,9 +89,13 @@ def build(
         make = _maker(name)  # inside the fork and before the seed: importing your module may draw
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
         if columns is None:
-            return make(input_shape=shape, classes=classes, **options)
-        front = TableFront(columns)
-        return nn.Sequential(front, make(input_shape=(front.width,), classes=classes, **options))
+            model = make(input_shape=shape, classes=classes, **options)
+        else:
+            front = TableFront(columns)
+            model = nn.Sequential(front, make(input_shape=(front.width,), classes=classes, **options))
+    # For `onecycle.load_run`, which makes it again.
+    model.recipe = {"name": name, "input_shape": shape, "classes": classes, "options": options}  # type: ignore[assignment]
+    return model
 
 
 def _maker(name: str) -> Callable[..., nn.Module]:

@@ -18,7 +18,7 @@ from .origin import origin
 
 def create(
     folder: str | Path, config: Mapping[str, Any], *, facts: Mapping[str, Any] | None = None,
-    resolved: Mapping[str, Any] | None = None, notes: Iterable[str] = (),
+    resolved: Mapping[str, Any] | None = None, notes: Iterable[str] = (), prediction: Mapping[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Make `folder` the home of a new run and write its ``run.json``.
 
@@ -27,11 +27,14 @@ def create(
         facts: of the data, which a resumed run must find again.
         resolved: what the configuration came to, such as the peak learning rate that was found.
         notes: sentences about what was decided.
+        prediction: what it takes to predict with the model, where `config` and `facts` do not say it.
 
     Raises:
         CheckpointError: the folder holds another run or other files, or cannot be written.
     """
     record = {"status": "running", "config": dict(config), "resolved": dict(resolved or {}), "facts": dict(facts or {})}
+    if prediction is not None:
+        record["prediction"] = dict(prediction)
     folder = RUN.claim(folder)
     RUN.write(folder, {**record, "notes": list(notes), **origin(), "result": None, "error": None})
     return folder
@@ -93,7 +96,7 @@ class Recording:
     def start(
         cls, folder: Path, state: TrainState, stack: ExitStack, *, config: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None, resolved: Mapping[str, Any] | None = None, notes: Iterable[str] = (),
-        history: History | None = None,
+        history: History | None = None, prediction: Mapping[str, Any] | None = None,
     ) -> Recording:  # fmt: skip
         """Begin a new run in `folder`; `stack` closes its files. The other arguments are those of `create`.
 
@@ -104,7 +107,7 @@ class Recording:
         """
         RUN.claim(folder)
         checkpoint.check_readable(state.state_dict())
-        create(folder, config, facts=facts, resolved=resolved, notes=notes)
+        create(folder, config, facts=facts, resolved=resolved, notes=notes, prediction=prediction)
         return cls._open(folder, state, history or History(), stack)
 
     @classmethod
