@@ -11,6 +11,7 @@
     `-- MissingDependency (ImportError)  an optional package that is not installed
 
     Interrupted (KeyboardInterrupt)      Ctrl-C or SIGTERM, after the current update and its checkpoint
+    StopTraining                         raised by an observer to end a fit well; it never leaves `Learner.fit`
 
 A message says what was received, what is allowed and how to mend it. The command line prints it without a
 traceback and exits with code 2; ``--debug`` shows the traceback.
@@ -61,6 +62,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, *, signal: int):
         super().__init__(message)
         self.signal = signal
+
+
+class StopTraining(Exception):
+    """Raised by an observer of a fit to end it after the update under way: the fit measures, saves and returns."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

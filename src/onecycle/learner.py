@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import one_of, share
+from .checks import one_of
 from .data.arrays import as_tensor
 from .data.batches import BatchSettings, first_batch, last_batch_size
 from .data.hub import hub_kind, named_splits
 from .data.splits import Data
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, StopTraining, did_you_mean
 from .models.tabular import TableFront
 from .optim import build as optimizers
 from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS, FEWEST, SHARE, default_updates
+from .records.best import KeepBest
 from .records.checkpoint import load_weights, save_weights
 from .records.files import RUN
 from .records.history import History, Observer, Result
@@ -37,11 +38,11 @@ from .text import count, duration, html_table
 from .training import evaluate as evaluation
 from .training import objectives as tasks
 from .training import probe
-from .training.loop import Charges, resolve, train, updates_per_epoch
+from .training.loop import Charges, Event, resolve, train, updates_per_epoch
 from .training.objectives import Loss, pair
 from .training.options import TrainingOptions
 from .training.runtime import Runtime
-from .training.signals import stop_requests
+from .training.signals import StopRequest, stop_requests
 from .training.state import TrainState
 
 # A range test is worth its while where the run is so many times as long as the shortest one, or takes a minute. Where
@@ -123,7 +124,7 @@ class Learner:
         self._recipe = optimizers.RECIPES.get(given.optimizer) if isinstance(given.optimizer, str) else None
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
-            torch.compile(self.model) if given.compile and compiled is None else compiled,
+            torch.compile(self.model) if given.compile and compiled is None else compiled, average=given.average,
         )  # fmt: skip
         self._note(*notes)
 
@@ -179,7 +180,8 @@ class Learner:
             resume: go on with the run in `out`.
             config: plain data kept with the run; resuming under another one stops and names what differs.
             facts: the same, about the data.
-            observers: called with each event after the learner's own.
+            observers: called with each event after the learner's own; one that raises `StopTraining` ends the fit well,
+                after the update under way and the end of its epoch.
             began: when a time budget began, by `time.perf_counter`; None: with this call.
             after: seconds of a time budget to be left for what the caller does afterwards.
             options: keywords of the preset, such as ``momentum=(0.95, 0.85)``.
@@ -199,13 +201,16 @@ class Learner:
         policy = self._policy(policy, lr_max, budget, folder if resume else None, options)
         if policy.layers:
             optimizers.split_by_layer(self.optimizer, self._layers, policy.layers)
-        evaluate = None if self.valid is None else self.evaluate
+        evaluate, keeper = None if self.valid is None else self.evaluate, self._keeper()
         self.state.end_run()
         with ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
             evaluation = self.evaluation_seconds() if budget.seconds else 0.0  # takes time itself
             charges = Charges(time.perf_counter() - began, evaluation, after)
-            events = train(self.state, self.train, budget, policy, evaluate, stop=stop, charges=charges)
+            events = train(
+                self.state, self.train, budget, policy, evaluate, evaluate_every=self.options.evaluate_every,
+                stop=stop, charges=charges,
+            )  # fmt: skip
             self.history.begin_fit()
             recording = None
             if folder is not None:
@@ -213,17 +218,18 @@ class Learner:
                 recording = self._recording(
                     folder, resume, config, facts, self._resolved(policy, budget, config), stack
                 )
-            watchers = [self.history, *(recording.watchers if recording else ()), *self._progress(stack, budget)]
-            watchers += observers
+            watchers = [*keeper, self.history, *(recording.watchers if recording else ())]
+            watchers += [*self._progress(stack, budget), *observers]
+            for watch in watchers:
+                if hasattr(watch, "begin"):
+                    watch.begin(self.history.measured())
             try:
-                for event in events:
-                    for watch in watchers:
-                        watch(event)
+                _watch(events, watchers, stop)
             except BaseException as error:
                 if recording:
                     recording.failed(error)
                 raise
-        result = self.history.result(_peak_of(policy), self._updates_per_epoch)
+        result = self._end_fit(policy, keeper, stop)
         if recording:
             self.save(recording.folder / "model.safetensors")
             RUN.update(recording.folder, status="finished", result=result_before_test(result.to_dict()))
@@ -285,7 +291,8 @@ class Learner:
         batches = self.valid if data is None else self._batching.batches(data, training=False)
         if batches is None:
             raise ConfigError("there is nothing to evaluate on: give data, or a validation split to the learner")
-        return evaluation.evaluate(self.model, batches.epoch(0), self.state.loss, self.runtime)
+        with self.state.averaged():
+            return evaluation.evaluate(self.model, batches.epoch(0), self.state.loss, self.runtime)
 
     def predict(self, inputs: Any) -> Any:
         """Predictions for `inputs`, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.
@@ -300,7 +307,8 @@ class Learner:
         elif isinstance(inputs, Mapping):
             inputs = [inputs]
         batches = self._batching.batches(inputs, training=False).epoch(0)
-        outputs = evaluation.predict(self.model, batches, self.runtime)
+        with self.state.averaged():
+            outputs = evaluation.predict(self.model, batches, self.runtime)
         return tasks.activation(self.state.loss)(outputs) if isinstance(outputs, Tensor) else outputs
 
     def freeze(self, layers: int | None = None) -> None:
@@ -385,6 +393,29 @@ class Learner:
             "precision": self.runtime.precision,
         }
 
+    def _keeper(self) -> list[KeepBest]:
+        """What keeps the best weights, where that is asked for."""
+        name = self.options.keep_best
+        if name is None:
+            return []
+        if self.valid is None:
+            raise ConfigError(f"keep_best={name!r} needs validation data: give valid, or leave it out")
+        if not any(name == known or name.startswith(f"{known}_") for known in self._measured):
+            raise ConfigError(f"keep_best={name!r} is no validation measure: {did_you_mean(name, self._measured)}")
+        return [KeepBest(self.state, name)]
+
+    def _end_fit(self, policy: Policy, keeper: Sequence[KeepBest], stop: StopRequest) -> Result:
+        """What the fit came to, with the weights that it is to end with in the model."""
+        result = self.history.result(_peak_of(policy), self._updates_per_epoch)
+        if stop.reason is not None:
+            self._note(f"stopped after {count(result.updates, 'update')}: {stop.reason}")
+        self.state.take_averages()
+        for best in keeper:
+            if kept := best.restore():
+                result = replace(result, valid=kept[0])
+                self._note(kept[1])
+        return result
+
     def _progress(self, stack: ExitStack, budget: Budget) -> list[Observer]:
         if not self.verbose:
             return []
@@ -418,8 +449,6 @@ class Learner:
     def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics) -> Loss:
         """The loss, tried on a few samples before anything is trained."""
         smoothing = self.options.smoothing
-        if smoothing is not None:
-            share("smoothing", smoothing, of="the target")
         if loss is None:
             task, note = tasks.pick_task(self._seen(), metrics, smoothing)
             notes = [note]
@@ -432,10 +461,11 @@ class Learner:
         if of_loss is not None:
             of_loss.to(self.runtime.device)
         if isinstance(task, tasks.Supervised) or probe.is_unfinished(self.model):
-            probe.check(self.model, task, probe.few(self.runtime.move(first_batch(self.train))), self.runtime)
+            batch = probe.few(self.runtime.move(first_batch(self.train)))
+            self._measured = probe.check(self.model, task, batch, self.runtime)
             self.runtime.place(self.model)  # lazy layers have a shape now
         elif self.valid is not None:
-            probe.check(self.model, task, self.runtime.move(first_batch(self.valid)), self.runtime)
+            self._measured = probe.check(self.model, task, self.runtime.move(first_batch(self.valid)), self.runtime)
         if last_batch_size(self.train) == 1:
             probe.check_single(self.model, self.runtime.move(first_batch(self.train)), self.runtime)
         return task
@@ -523,6 +553,16 @@ def _codes_as_numbers(model: nn.Module, data: Any) -> list[str]:
         f"the model takes the codes of {count(len(columns.categories), 'category')} for numbers: build it with "
         "build_model(..., columns=data.columns) to embed them"
     ]
+
+
+def _watch(events: Iterable[Event], watchers: Sequence[Observer], stop: StopRequest) -> None:
+    """Show each event to each of those that watch; one of them may ask for the end."""
+    for event in events:
+        for watch in watchers:
+            try:
+                watch(event)
+            except StopTraining as asked:
+                stop.reason = str(asked) or "an observer asked for it"
 
 
 def _peak_of(policy: Policy) -> float | None:

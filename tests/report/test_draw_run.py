@@ -247,3 +247,13 @@ def test_pyplot_is_left_alone(monkeypatch):
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
     assert policy_figure([{"lr": 0.1}])._repr_png_()
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_what_was_validated_between_the_ends_of_epochs_is_drawn_too():
+    steps = [{"step": k, "epoch": k // 4, "lr": 0.1, "loss": 1.0, "seconds": k} for k in range(8)]
+    steps[2] |= {"valid_loss": 0.9}
+    row = {"lr": 0.1, "train_loss": 1.0, "samples": 4, "seconds": 4}
+    epochs = [{"epoch": 0, "step": 3, **row}, {"epoch": 1, "step": 7, **row, "valid_loss": 0.7}]
+    figure = history_figure(steps, epochs)
+    x, y = line(figure.axes[0], "validation")
+    assert (list(x), list(y)) == ([2, 7], [0.9, 0.7]) and names(figure) == ["Loss", "Learning rate"]

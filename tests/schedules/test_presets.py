@@ -434,3 +434,8 @@ def test_a_peak_is_a_finite_number_above_zero_and_updates_a_count(name):
             match="updates is the number of updates of the whole run, a whole number of at least 1; received",
         ):
             preset(name, 0.1, bad)  # type: ignore[arg-type]
+
+
+def test_a_short_stepsize_in_a_long_run_is_no_overflow():
+    policy = preset("author", 0.1, 10**6, stepsize=97)
+    assert policy(0.9)["momentum"] == 0.95

@@ -251,6 +251,6 @@ def _load_weights(model: nn.Module, folder: Path) -> None:
     if saved is None:
         raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: train it first")
     try:
-        model.load_state_dict(saved["model"])
+        model.load_state_dict({**saved["model"], **(saved["averages"] or {})})
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {folder} cannot be loaded: {error}") from error

@@ -1,6 +1,7 @@
 """Observers: they are called with each event, in the order in which they are given, and change nothing.
 
-An observer is any function of an event (`Update` or `EpochEnd`). `Learner.fit` calls `close()` where it has one.
+An observer is any function of an event (`Update` or `EpochEnd`). `Learner.fit` calls its `begin(measured)` before the
+first one, where it has such a method, with what a run that is resumed has measured before: see `History.measured`.
 """
 
 from __future__ import annotations
@@ -120,17 +121,22 @@ class History:
     def result(self, lr_max: float | None, updates_per_epoch: int | None) -> Result:
         """What the last fit came to; without `lr_max` its peak is the largest learning rate that was used."""
         epochs, steps = ([row for row in rows if row["fit"] == self._fit] for rows in (self.epochs, self.steps))
-        last = epochs[-1]
-        means = {kind: {k[6:]: v for k, v in last.items() if k.startswith(kind)} for kind in ("train_", "valid_")}
+        measured = self.measured()
         return Result(
-            train=means["train_"],
-            valid=means["valid_"] or None,
+            train=_means(epochs[-1], "train_"),
+            valid=measured[-1][1] if measured else None,
             lr_max=lr_max or max(row["lr"] for row in steps),
             epochs=len(steps) / updates_per_epoch if updates_per_epoch else float(len(epochs)),
             updates=len(steps),
             seconds=steps[-1]["seconds"],
             samples_per_second=sum(row["samples"] for row in epochs) / sum(row["seconds"] for row in epochs),
         )
+
+    def measured(self) -> list[tuple[int, dict[str, float]]]:
+        """What the last fit measured on the validation data: each with the number of the update before, in order."""
+        rows = [row for row in (*self.steps, *self.epochs) if row["fit"] == self._fit]
+        measured = {row["step"]: valid for row in rows if (valid := _means(row, "valid_"))}
+        return sorted(measured.items())
 
     def plot(self, title: str | None = None) -> Figure:
         """Draw losses and metrics, learning rate and momentum against updates; needs ``onecycle[plot]``."""
@@ -171,6 +177,11 @@ class History:
         for event in pending:
             records = self._steps if isinstance(event, Update) else self._epochs
             records.append({"fit": self._fit, **event.row})
+
+
+def _means(row: dict[str, Any], kind: str) -> dict[str, float]:
+    """The means of a row whose names begin with `kind`, under the rest of their names."""
+    return {name.removeprefix(kind): value for name, value in row.items() if name.startswith(kind)}
 
 
 def _cell(name: str, value: Any) -> str:

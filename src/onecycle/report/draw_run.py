@@ -115,7 +115,8 @@ def curve(
     With `smooth` the moving mean of each run is taken first; with `middle`, a row of an epoch stands at its middle.
     Empty where no run has the column.
     """
-    tables = [run.epochs if by_epoch else run.steps for run in group.drawn]
+    validation = name.startswith("valid_")
+    tables = [_measured(run) if validation else run.epochs if by_epoch else run.steps for run in group.drawn]
     tables = [rows for rows in tables if any(name in row for row in rows)]
     if not tables:
         return {}
@@ -129,6 +130,12 @@ def curve(
     keep = kept(mean, points)
     at = [int(v) if float(v).is_integer() else float(v) for v in x[keep]]
     return {"x": at, "y": numbers(mean[keep])} | ends(low[keep], high[keep])
+
+
+def _measured(run: RecordedRun) -> list[Row]:
+    """The rows with validation measures, of updates and of epochs, by update."""
+    rows = [row for row in (*run.steps, *run.epochs) if any(name.startswith("valid_") for name in row)]
+    return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
 
 
 def clock(group: Group) -> dict[str, Any]:
@@ -230,7 +237,8 @@ def _metrics(groups: Sequence[Group]) -> list[str]:
     """The metrics and the loss that were recorded, accuracy first."""
     runs = [run for group in groups for run in group.drawn]
     names = [name for run in runs for row in run.steps[:1] for name in row if name not in value_names([row])]
-    rows = [row for run in runs for row in run.epochs[:1]]
+    names = [name for name in names if not name.startswith("valid_")]
+    rows = [row for run in runs for row in (*run.epochs[:1], *run.epochs[-1:])]
     names += [name[6:] for row in rows for name in row if name.startswith(("train_", "valid_"))]
     known = dict.fromkeys(name for name in names if name not in (*COUNTS, "seconds", UNSMOOTHED["loss"]))
     return sorted(known, key=lambda name: {"accuracy": 0, "loss": 1}.get(name, 2))

@@ -103,7 +103,7 @@ def author(
     def swing(high: float, low: float) -> Piecewise:
         points = [(0.0, high)]
         for c in range(cycles):
-            points += [((2 * c + 1) * half, high + (low - high) / 2**c), ((2 * c + 2) * half, high)]
+            points += [((2 * c + 1) * half, high + (low - high) * 0.5**c), ((2 * c + 2) * half, high)]
         return Piecewise(tuple(points))
 
     return _with_momentum(lr, momentum, swing)

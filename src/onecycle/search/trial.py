@@ -62,7 +62,7 @@ def trial(
     """
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     scaler = [] if state.scaler is None else [state.scaler]
-    before = state.at, state.begun, state.means
+    before = state.at, state.begun, state.means, state.averages, state.best
     start, last, lost, valid = time.perf_counter(), None, False, None
     with untouched([state.optimizer], [*modules_of(parameters), *state.modules], scaler):
         try:
@@ -75,6 +75,6 @@ def trial(
         except NonFiniteLoss:
             lost = True
         finally:
-            state.at, state.begun, state.means = before
+            state.at, state.begun, state.means, state.averages, state.best = before
     loss = math.nan if last is None or lost else last.loss
     return TrialResult(loss, valid, 0 if last is None else last.step + 1, time.perf_counter() - start, lost)

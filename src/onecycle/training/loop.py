@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..checks import whole
 from ..data.batches import Batches, as_batches
 from ..data.seeds import derive_seed, seeded
 from ..errors import ConfigError, DataError, Interrupted
@@ -23,7 +24,8 @@ from .step import update
 class Update:
     """One update was applied. `step` counts from 0 within the run; `values` are those that the update used.
 
-    `seconds` are those since the run's first update, the evaluations and what the events' receivers did among them.
+    `valid` is what `evaluate` returned after it, where ``evaluate_every`` said so. `seconds` are those since the run's
+    first update, the evaluations and what the events' receivers did among them.
     """
 
     step: int
@@ -34,6 +36,7 @@ class Update:
     samples: int
     seconds: float
     reading: Reading
+    valid: dict[str, float] | None = None
 
     @property
     def loss(self) -> float:
@@ -52,10 +55,11 @@ class Update:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The update as a flat record, made once: step, epoch, the policy's values, loss, metrics and seconds."""
+        """The update as a flat record, made once: step, epoch, values, loss, metrics, ``valid_*`` and seconds."""
         if self.reading.row is None:
             self.reading.row = {
                 "step": self.step, "epoch": self.epoch, **self.values, **self.reading.numbers,
+                **{f"valid_{name}": value for name, value in (self.valid or {}).items()},
                 "seconds": round(self.seconds, 6),
             }  # fmt: skip
         return self.reading.row
@@ -65,7 +69,7 @@ class Update:
 class EpochEnd:
     """An epoch, or the last piece of one, is over. `step` is the number of updates so far in the run.
 
-    `train` are means over the epoch's samples, in training mode; `valid` is what `evaluate` returned, if it was given.
+    `train` are means over the epoch's samples, in training mode; `valid` is what `evaluate` returned, if it was called.
     `seconds` are those of the epoch's updates alone.
     """
 
@@ -114,6 +118,7 @@ def train(
     policy: Policy | Callable[[int | None], Policy],
     evaluate: Callable[[], dict[str, float]] | None = None,
     *,
+    evaluate_every: int | None = None,
     stop: StopRequest | None = None,
     charges: Charges = Charges(),
 ) -> Iterator[Event]:
@@ -132,7 +137,8 @@ def train(
         budget: see `Budget.parse`.
         policy: a policy, or a function from the number of updates (None if unknown) to one.
         evaluate: called at the end of each epoch, for the ``valid`` of its event.
-        stop: where it says so, the run is left after the event under way.
+        evaluate_every: call it after each so many updates instead, for the ``valid`` of theirs, and at the end.
+        stop: where it says so, the run is left after the event under way, or ended.
         charges: what a time budget pays beside the updates.
 
     Raises:
@@ -155,7 +161,10 @@ def train(
     total = limit.total_updates(updates_per_epoch(source, state.accumulate))
     policy = resolve(policy, total)
     bind(policy, state.optimizer)
-    run = _run(state, source, policy, _Clock(state, limit, total, charges), evaluate)
+    if evaluate_every is not None:
+        whole("evaluate_every", evaluate_every, what="the number of updates from one evaluation to the next")
+    clock = _Clock(state, limit, total, charges, stop)
+    run = _run(state, source, policy, clock, _Evaluations(state, clock, evaluate, evaluate_every))
     return run if stop is None else _stoppable(run, state, stop)
 
 
@@ -182,8 +191,9 @@ def updates_per_epoch(batches: Batches, accumulate: int = 1) -> int | None:
 class _Clock:
     """How far a run is: by updates of a known number, or by time."""
 
-    def __init__(self, state: TrainState, limit: Budget, total: int | None, charges: Charges):
+    def __init__(self, state: TrainState, limit: Budget, total: int | None, charges: Charges, stop: StopRequest | None):
         self._state, self._seconds, self.total, self._charges = state, limit.seconds, total, charges
+        self._stop = stop
 
     def start(self) -> None:
         """Begin the run, or go on with the one under way."""
@@ -211,6 +221,8 @@ class _Clock:
         return spent / last if last > 0 else 2.0
 
     def finished(self) -> bool:
+        if self._stop is not None and self._stop.reason is not None:
+            return True
         if self._seconds is None:
             return self.updates >= (self.total or 0)
         return self.updates > 0 and self.share() > 1.0  # however short, it holds one update
@@ -229,12 +241,38 @@ class _Clock:
         self._state.at.ending = time.perf_counter() - started + self._charges.after
 
 
+class _Evaluations:
+    """When a run is evaluated: at the end of each epoch, or after each so many updates and at its end."""
+
+    def __init__(
+        self, state: TrainState, clock: _Clock, evaluate: Callable[[], dict[str, float]] | None, every: int | None
+    ):
+        self._state, self._clock, self._evaluate, self._every = state, clock, evaluate, every
+        self._last: tuple[int, dict[str, float]] | None = None
+
+    def after_update(self) -> dict[str, float] | None:
+        """What was measured, where it is time."""
+        due = self._every is not None and self._clock.updates % self._every == 0
+        return self._measure() if due else None
+
+    def after_epoch(self) -> dict[str, float] | None:
+        """What was measured, where it is time; not twice for the same weights."""
+        due = self._every is None or self._clock.finished() or self._clock.updates % self._every == 0
+        return self._measure() if due else None
+
+    def _measure(self) -> dict[str, float] | None:
+        if self._evaluate is None:
+            return None
+        step = self._state.at.step
+        if self._last is None or self._last[0] != step:
+            started = time.perf_counter()
+            self._last = step, self._evaluate()
+            self._clock.evaluated(started)
+        return self._last[1]
+
+
 def _run(
-    state: TrainState,
-    source: Batches,
-    policy: Policy,
-    clock: _Clock,
-    evaluate: Callable[[], dict[str, float]] | None,
+    state: TrainState, source: Batches, policy: Policy, clock: _Clock, evaluations: _Evaluations
 ) -> Iterator[Event]:
     clock.start()
     begun = clock.begun
@@ -254,25 +292,22 @@ def _run(
             if len(state.means.pending) >= look_every:
                 state.means.read()
             seconds = clock.updated(len(group), started, progress)
+            state.follow()
             yield Update(
-                step, clock.total, state.at.epoch - begun.epoch, progress, values, means.samples, seconds, reading
-            )
+                step, clock.total, state.at.epoch - begun.epoch, progress, values, means.samples, seconds, reading,
+                evaluations.after_update(),
+            )  # fmt: skip
             if clock.finished():
                 break
             started = time.perf_counter()
         if state.at.batch == 0:
             raise DataError("there are no batches to train on (an iterator can be gone through only once)")
-        yield _end_epoch(state, clock, values, evaluate)
+        yield _end_epoch(state, clock, values, evaluations)
     state.begun = None
 
 
-def _end_epoch(
-    state: TrainState, clock: _Clock, values: dict[str, float], evaluate: Callable[[], dict[str, float]] | None
-) -> EpochEnd:
-    started, valid = time.perf_counter(), None
-    if evaluate is not None:
-        valid = evaluate()
-        clock.evaluated(started)
+def _end_epoch(state: TrainState, clock: _Clock, values: dict[str, float], evaluations: _Evaluations) -> EpochEnd:
+    valid = evaluations.after_epoch()
     means, samples, seconds = state.means.means(), state.means.samples, state.means.seconds
     state.means = RunningMeans()
     epoch = state.at.epoch - clock.begun.epoch

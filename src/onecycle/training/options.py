@@ -48,6 +48,12 @@ class OptimizerOptions:
     )
     accumulate: int = option(1, "Batches in each update.", "Optimizer")
     clip: float | None = option(None, "Largest norm of the gradient; by default it is not clipped.", "Optimizer")
+    average: float | None = option(
+        None,
+        "Keep a moving average of the weights, such as 0.999 (the share of itself that it keeps at each update), to "
+        "validate and to end with.",
+        "Optimizer",
+    )
     smoothing: float | None = option(
         None,
         "Label smoothing of the default cross-entropy, in training; by default 0.1, and 0 for tokens.",
@@ -63,6 +69,12 @@ class RunOptions:
     precision: str = option("fp32", "fp32, bf16 or fp16.", "Run")
     device: Any = option(None, "cpu, cuda, cuda:1 or mps; by default the best one here.", "Run")
     compile: bool = option(False, "Run the model through torch.compile.", "Run")
+    evaluate_every: int | None = option(
+        None, "Validate after each so many updates and at the end; by default at the end of each epoch.", "Run"
+    )
+    keep_best: str | None = option(
+        None, "End with the weights that had the best validation measure of this name, accuracy or loss, say.", "Run"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +106,9 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             precision=one_of("precision", self.precision, PRECISIONS),
             device=unwrapped(device),
             compile=flag("compile", self.compile),
+            average=unless_none(share, "average", self.average, of="itself that a moving average keeps"),
+            evaluate_every=unless_none(whole, "evaluate_every", self.evaluate_every, what="the number of updates"),
+            keep_best=unless_none(word, "keep_best", self.keep_best, "the name of a validation measure, such as loss"),
         )
 
     def _keep(self, **checked: Any) -> None:

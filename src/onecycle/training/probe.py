@@ -46,8 +46,10 @@ def outputs_of(model: nn.Module, inputs: Any, runtime: Runtime) -> Any:
         ) from error
 
 
-def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> None:
-    """Measure the loss and the metrics of a batch, in evaluation mode; a loss `fn(model, batch)` may fail as it likes.
+def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> set[str]:
+    """Measure the loss and the metrics of a batch, in evaluation mode; the names of what an evaluation measures.
+
+    An error within a loss `fn(model, batch)` is left as it is.
 
     Raises:
         DataError: something of it fails, or the loss is not finite.
@@ -71,13 +73,17 @@ def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> None:
         for meter in meters:
             meter.reset()
     weight = means.weights.get("loss")
+    measured = {"loss", *means.metrics, *getattr(loss, "meters", {})}
+    for meter in meters:  # a collection has the names of its own
+        measured |= set(meter.keys()) if hasattr(meter, "keys") else set()
     if not isinstance(loss, Supervised):
-        return
+        return measured
     if not bool(torch.isfinite(means.loss)) and (weight is None or bool(weight)):
         raise DataError(
             f"the loss of the first batch is {float(means.loss)}, before any training: look at the inputs, the targets "
             "and the model's outputs for it"
         )
+    return measured
 
 
 def check_single(model: nn.Module, batch: Any, runtime: Runtime) -> None:

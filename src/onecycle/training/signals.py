@@ -13,9 +13,13 @@ from typing import Any
 
 @dataclass
 class StopRequest:
-    """`signal` is the number of the signal that asked for a stop, None while there was none."""
+    """What asked for a stop: `signal` is the number of a signal, `reason` that of an observer; None while nothing did.
+
+    A signal interrupts the run; a reason ends it, with the end of its last epoch.
+    """
 
     signal: int | None = None
+    reason: str | None = None
 
     @property
     def name(self) -> str | None:

@@ -10,10 +10,10 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..checks import unwrapped
+from ..checks import share, unwrapped
 from ..errors import CheckpointError, ConfigError
 from ..optim.groups import plain_settings
 from .means import RunningMeans, diverged
@@ -57,9 +57,12 @@ class TrainState:
         seed: what dropout, batch order and augmentation are derived from.
         accumulate: batches for each update.
         clip: largest norm of the gradient, over all parameters; None: not clipped.
+        average: keep a moving average of the weights, which keeps this share of itself at each update (less in the
+            first ones: at most (1 + k) / (10 + k) at update k); None: none.
         forward: what to call in the model's place, such as ``torch.compile(model)``.
 
-    `at` is the position over the model's whole life, `begun` where the run under way began (None: none is).
+    `at` is the position over the model's whole life, `begun` where the run under way began (None: none is), `averages`
+    are the averaged weights and buffers by name, and `best` is the best model so far, where one is kept.
 
     Raises:
         ConfigError: accumulate below 1, or clip not above 0.
@@ -76,8 +79,13 @@ class TrainState:
     at: Position = field(default_factory=Position)
     begun: Position | None = None
     means: RunningMeans = field(default_factory=RunningMeans)
+    average: float | None = None
+    averages: dict[str, Tensor] | None = None
+    best: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.average is not None:
+            share("average", self.average, of="itself that a moving average keeps")
         self.seed, self.accumulate, self.clip = map(unwrapped, (self.seed, self.accumulate, self.clip))
         plain_settings(self.optimizer)
         if self.accumulate < 1:
@@ -124,6 +132,8 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "seed": self.seed,
+            "averages": self.averages,
+            "best": self.best,
             "at": asdict(self.at),
             "begun": None if self.begun is None else asdict(self.begun),
             "means": {name: copy.copy(getattr(self.means, name)) for name in ("sums", "weights", "samples", "seconds")},
@@ -145,13 +155,53 @@ class TrainState:
             raise CheckpointError(f"this state is of another model or optimizer: {error}") from error
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
+        self.averages, self.best = copy.deepcopy(state["averages"]), copy.deepcopy(state["best"])
+        if self.averages is not None:
+            self.averages = {name: tensor.to(self.runtime.device) for name, tensor in self.averages.items()}
         self.seed = state["seed"]
         self.at = Position(**state["at"])
         self.begun = None if state["begun"] is None else Position(**state["begun"])
         self.means = RunningMeans(**copy.deepcopy(state["means"]))
 
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Take the weights as they are now into their moving average."""
+        if self.average is None:
+            return
+        now = self.model.state_dict()
+        if self.averages is None:
+            self.averages = {name: tensor.clone() for name, tensor in now.items() if isinstance(tensor, Tensor)}
+            return
+        since = self.at.step - (self.at if self.begun is None else self.begun).step
+        keep = min(self.average, (1 + since) / (10 + since))
+        for name, average in self.averages.items():
+            if average.is_floating_point():
+                average.lerp_(now[name], 1 - keep)
+            else:
+                average.copy_(now[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the model has its averaged weights and buffers, where there are such."""
+        if self.averages is None:
+            yield
+            return
+        before = {name: tensor.clone() for name, tensor in self.model.state_dict().items() if name in self.averages}
+        self.model.load_state_dict(self.averages, strict=False)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(before, strict=False)
+
+    def take_averages(self) -> None:
+        """Give the model its averaged weights and buffers, where there are such, and end the averaging."""
+        if self.averages is not None:
+            self.model.load_state_dict(self.averages, strict=False)
+            self.averages = None
+
     def end_run(self) -> None:
         """Give up the run under way, if there is one: the next `onecycle.train` begins a new one, with a new epoch."""
+        self.averages = self.best = None
         if self.at.batch:
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
         self.begun, self.means = None, RunningMeans()

@@ -1,0 +1,112 @@
+"""Observers of the validation measure: keep the best weights, stop when it no longer gets better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import text
+from ..checks import number, whole
+from ..errors import ConfigError, StopTraining, did_you_mean
+from ..training.loop import EpochEnd, Event
+
+if TYPE_CHECKING:
+    from ..training.state import TrainState
+
+_LOWER = ("loss", "error", "mae", "mse", "perplexity")
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a measure of this name is better where it is smaller.
+
+    >>> lower_is_better("loss"), lower_is_better("rmse"), lower_is_better("accuracy")
+    (True, True, False)
+    """
+    return any(word in name.lower() for word in _LOWER)
+
+
+def measure_in(valid: Mapping[str, float], name: str) -> float:
+    """The measure called `name` as a number that is better where it is larger; NaN is worse than all.
+
+    Raises:
+        ConfigError: there is no such measure.
+    """
+    if name not in valid:
+        raise ConfigError(f"no validation measure is called {name!r}: {did_you_mean(name, valid)}")
+    value = -valid[name] if lower_is_better(name) else valid[name]
+    return -math.inf if math.isnan(value) else value
+
+
+class KeepBest:
+    """Keeps a copy of the weights that had the best validation measure, the first of equals, in ``state.best``.
+
+    Where the state has averaged weights, it is those. A resumed run goes on with the best of before.
+    """
+
+    def __init__(self, state: TrainState, name: str):
+        self._state, self._name = state, name
+
+    def __call__(self, event: Event) -> None:
+        if event.valid is None:
+            return
+        best = self._state.best
+        if best is None or measure_in(event.valid, self._name) > measure_in(best["valid"], self._name):
+            with self._state.averaged():
+                model = {k: v.clone() for k, v in self._state.model.state_dict().items() if isinstance(v, Tensor)}
+            step = event.step if isinstance(event, EpochEnd) else event.step + 1
+            self._state.best = {"step": step, "epoch": event.epoch, "valid": dict(event.valid), "model": model}
+
+    def restore(self) -> tuple[dict[str, float], str] | None:
+        """Bring the best weights back; what was measured with them, and a note. None where nothing was measured."""
+        best = self._state.best
+        if best is None:
+            return None
+        with torch.no_grad():
+            self._state.model.load_state_dict(best["model"], strict=False)
+        said, epoch = text.measure(self._name, best["valid"][self._name]), best["epoch"] + 1
+        return best[
+            "valid"
+        ], f"kept: the weights of update {best['step']}, epoch {epoch}: validation {self._name} {said}"
+
+
+class EarlyStopping:
+    """Ends a fit when a validation measure has not become better for `patience` measurements.
+
+    Give it as an observer: ``fit(..., observers=[EarlyStopping("loss", patience=5)])``. A schedule that is ended early
+    has not reached its small learning rates: with one cycle a smaller budget is nearly always the better choice.
+
+    Args:
+        name: of the measure; losses and errors are better where they are smaller.
+        patience: measurements without a better one.
+        least: how much better counts.
+
+    Raises:
+        ConfigError: arguments that cannot be used, or, when called, no such measure.
+    """
+
+    def __init__(self, name: str = "loss", patience: int = 5, least: float = 0.0):
+        self._name = name
+        self._patience = whole("patience", patience, what="the measurements without a better one")
+        self._least = number("least", least, least=0)
+        self.begin()
+
+    def __call__(self, event: Event) -> None:
+        if event.valid is not None and self._is_done(event.row["step"], event.valid):
+            raise StopTraining(f"validation {self._name} has not become better in {self._patience} measurements")
+
+    def begin(self, measured: Iterable[tuple[int, Mapping[str, float]]] = ()) -> None:
+        """Begin a run, or go on with one that has measured before: pairs of an update's number and the measures."""
+        self._best, self._since, self._last = -math.inf, 0, -1
+        for step, valid in measured:
+            self._is_done(step, valid)
+
+    def _is_done(self, step: int, valid: Mapping[str, float]) -> bool:
+        if step != self._last:  # the end of an epoch may repeat what was measured after its last update
+            value, self._last = measure_in(valid, self._name), step
+            better = value > self._best + self._least
+            self._best, self._since = (value, 0) if better else (self._best, self._since + 1)
+        return self._since >= self._patience
