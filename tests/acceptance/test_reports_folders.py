@@ -290,6 +290,14 @@ def test_damaged_images_by_command(tmp_path, monkeypatch, capsys):
     assert "2 images do not decode" in capsys.readouterr().err
     main([*words, "--skip-damaged", "--fit", "pad"])
     assert "2 of 20 images do not decode and are left out" in capsys.readouterr().err
+    main(["data", "pets", "--skip-damaged"])
+    assert "2 of 20 images do not decode and are left out" in capsys.readouterr().out
+    plan = ["compare", "pets", "--model", "mlp", "--batch-size", "8", "--epochs", "1", "--seeds", "2", "--plan"]
+    with pytest.raises(SystemExit):
+        main(plan)
+    assert "2 images do not decode" in capsys.readouterr().err
+    main([*plan, "--skip-damaged", "--fit", "pad,squash"])
+    assert "fit: pad, squash" in capsys.readouterr().out
     main(
         ["check", "pets", "--model", "mlp", "--batch-size", "8", "--updates", "36", "--repeats", "1", "--skip-damaged"]
     )

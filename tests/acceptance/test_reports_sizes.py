@@ -33,11 +33,13 @@ def encoded(image: Image.Image, **options) -> bytes:
         ({(100, 100): 2059, (3024, 3024): 3}, (100, 100)),  # a few odd ones
         ({(100, 100): 2059, (8, 8): 3}, (100, 100)),
         ({(28, 40): 10}, (28, 40)),
-        ({(3024, 4032): 60}, (224, 299)),
-        ({(4032, 3024): 60, (10, 10): 1}, (299, 224)),
-        ({(480, 640): 50, (640, 480): 50}, (224, 224)),
+        ({(3024, 4032): 60}, (128, 171)),
+        ({(4032, 3024): 60, (10, 10): 1}, (171, 128)),
+        ({(480, 640): 50, (640, 480): 50}, (128, 128)),
         ({(90, 120): 3, (100, 150): 4, (120, 110): 3}, (100, 100)),
-        ({(224, 224): 5}, (224, 224)),
+        ({(224, 224): 5}, (224, 224)),  # made so on purpose
+        ({(224, 300): 50, (90, 90): 2}, (224, 300)),
+        ({(256, 256): 5}, (128, 128)),
         ({(1, 5000): 2}, (1, 5000)),
     ],
 )
@@ -53,14 +55,14 @@ def test_few_odd_sizes_do_not_shrink_all(tmp_path):
     image_folder(tmp_path / "cat" / "odd", ("x",), each=2, shape=(300, 310, 3))
     data = load(tmp_path)
     assert data.input_shape == (3, 20, 20)
-    assert data.notes[0] == "images of 2 sizes become 20x20, the size of most (20x20); image_size chooses another"
+    assert data.notes[0] == "images of 2 sizes become 20x20, the size of most; image_size chooses another"
 
 
 def test_large_photos_are_made_smaller(tmp_path):
     image_folder(tmp_path, each=2, shape=(300, 600, 3))
     data = load(tmp_path)
-    assert data.input_shape == (3, 224, 448)
-    assert data.notes[0].startswith("images of 300x600 become 224x448, their size with the shorter side brought to 224")
+    assert data.input_shape == (3, 128, 256)
+    assert data.notes[0].startswith("images of 300x600 become 128x256, to train in minutes: image_size=224")
     assert load(tmp_path, image_size=300, fit="squash").input_shape == (3, 300, 300)
 
 

@@ -84,7 +84,7 @@ def test_sizes(tmp_path):
     data = load(tmp_path / "a")
     assert data.input_shape == (3, 6, 6)
     assert data.notes[0] == (
-        "images of 2 sizes become 6x6, the median of their shorter sides (6); image_size chooses another"
+        "images of 2 sizes become 6x6, the median of their shorter sides; image_size chooses another"
     )
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Fields of a job that a comparison has other words for, or that have no value in one word: those are for --set.
 # (`target` is an accuracy here: the column of a table is ``--set target=NAME``.)
 ELSEWHERE = (
-    "data", "budget", "policy", "policy_options", "lr_max", "model_options", "seed", "augment", "compile", "target"
+    "data", "budget", "policy", "policy_options", "lr_max", "model_options", "seed", "augment", "compile", "target",
+    "skip_damaged",
 )  # fmt: skip
 
 
@@ -35,6 +36,9 @@ class AxisOptions:
 
     fraction: Annotated[str | None, Parameter(help="Share of the training data.", group=GROUPS["Data"])] = None
     dropout: Annotated[str | None, Parameter(help="Of the model, where it has one.", group=GROUPS["Model"])] = None
+    skip_damaged: Annotated[
+        bool | None, Parameter(help="Leave out images that do not decode.", negative="", group=GROUPS["Data"])
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

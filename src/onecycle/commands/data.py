@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from .options import Json, Whole, source
+from .options import Flag, Json, Whole, source
 from .printing import print_json, print_table
 
 
@@ -15,6 +15,7 @@ def data(
     target: str | None = None,
     out: Path | None = None,
     seed: Whole = 0,
+    skip_damaged: Flag = False,
     json: Json = False,
 ) -> None:
     """List the known data sets, or look at one: where it was found, size, classes and a contact sheet of samples.
@@ -27,6 +28,8 @@ def data(
         File of the contact sheet. Default: NAME-samples.png.
     seed
         Of the cut into training and validation data.
+    skip_damaged
+        Leave out images that do not decode, with a note.
     """
     from ..data import NAMES, contact_sheet, describe, find, load
 
@@ -37,7 +40,7 @@ def data(
         else:
             print_table(["name", "what", "found"], [[k["name"], k["what"], k["found"] or "not yet"] for k in known])
         return
-    loaded = load(data, seed=seed, target=target)
+    loaded = load(data, seed=seed, target=target, skip_damaged=skip_damaged)
     splits = {"train": loaded.train, "valid": loaded.valid, "test": loaded.test}
     facts = {"name": loaded.name, "kind": loaded.kind, "origin": loaded.origin, "shape": loaded.input_shape}
     facts |= {name: len(split) for name, split in splits.items() if split}

@@ -28,7 +28,8 @@ from ..text import count, listed, percent
 from .images import Item, cropped_away, decode, decode_many, each, formats, headers, undecodable
 from .splits import Split, Stream, take
 
-LARGEST = 224  # the shorter side of images whose size is chosen here
+KEPT = 224  # a size that nearly all images have is kept up to this shorter side
+LARGEST = 128  # the shorter side of images whose size is chosen here, see docs/log.md
 ALIKE = 0.75  # the share of images of one size from which on it is the size of all
 CROPPED = 0.25  # the share of a typical image that a crop may lose unsaid
 VERSION = 2  # of the cache: raise it when decoding changes what it yields
@@ -132,27 +133,30 @@ def scan(encoded: Mapping[str, EncodedImages], how: Decoding, *, stream: bool) -
 def common_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int], tuple[str, ...]]:
     """(height, width) for images of these sizes (a count for each), and what there is to say about it.
 
-    It is the size of nearly all where there is one, else a square of the median shorter side; few odd ones change
-    neither. The shorter side is `LARGEST` at most.
+    It is the size of nearly all where there is one, `KEPT` at most on the shorter side; else the median shorter side,
+    `LARGEST` at most, as a square where the proportions differ. Few odd ones change neither.
 
     >>> common_size({(100, 100): 2059, (3024, 3024): 3})
-    ((100, 100), ('images of 2 sizes become 100x100, the size of most (100x100); image_size chooses another',))
+    ((100, 100), ('images of 2 sizes become 100x100, the size of most; image_size chooses another',))
     >>> common_size({(3024, 4032): 60})[0], common_size({(28, 28): 60})
-    ((224, 299), ((28, 28), ()))
+    ((128, 171), ((28, 28), ()))
     """
     (height, width), most = max(sizes.items(), key=lambda item: (item[1], item[0]))
-    many, why = f"images of {len(sizes)} sizes", f"the size of most ({height}x{width})"
-    if len(sizes) == 1:
-        many, why = f"images of {height}x{width}", "their size"
-    elif most < ALIKE * sum(sizes.values()):
+    many = f"images of {len(sizes)} sizes" if len(sizes) > 1 else f"images of {height}x{width}"
+    alike, why = most >= ALIKE * sum(sizes.values()), "the size of most"
+    if alike and min(height, width) <= KEPT:
+        mend = "image_size chooses another"
+        return (height, width), (f"{many} become {height}x{width}, {why}; {mend}",) if len(sizes) > 1 else ()
+    if not alike:
         height = width = int(median([min(size) for size, n in sizes.items() for _ in range(n)]))
-        why = f"the median of their shorter sides ({height})"
-    if (short := min(height, width)) > LARGEST:
-        height, width = (max(LARGEST, round(side * LARGEST / short)) for side in (height, width))
-        why += f" with the shorter side brought to {LARGEST}" if "median" not in why else f" brought to {LARGEST}"
-    elif len(sizes) == 1:
-        return (height, width), ()
-    return (height, width), (f"{many} become {height}x{width}, {why}; image_size chooses another",)
+        why = "the median of their shorter sides"
+    if (short := min(height, width)) <= LARGEST:
+        return (height, width), (f"{many} become {height}x{width}, {why}; image_size chooses another",)
+    height, width = (max(LARGEST, round(side * LARGEST / short)) for side in (height, width))
+    return (height, width), (
+        f"{many} become {height}x{width}, to train in minutes: image_size=224 (--image-size 224) for the size that "
+        "pretrained models expect",
+    )
 
 
 def crop_notes(sizes: Mapping[tuple[int, int], int], wanted: tuple[int, int]) -> tuple[str, ...]:

@@ -283,8 +283,9 @@ def undecodable(bad: Mapping[str, str], most: int = 20) -> DataError:
     """The error that lists the images that do not decode, with the reason."""
     lines = [f"  {name}: {reason}" for name, reason in bad.items()]
     more = f" and {len(lines) - most} more" if len(lines) > most else ""
+    do = "does" if len(bad) == 1 else "do"
     return DataError(
-        f"{count(len(bad), 'image')} {'does' if len(bad) == 1 else 'do'} not decode. Mend or remove:\n"
+        f"{count(len(bad), 'image')} {do} not decode. Mend or remove, or leave out by skip_damaged=True (--skip-damaged):\n"
         + "\n".join(lines[:most])
         + more
     )

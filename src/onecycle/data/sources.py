@@ -128,7 +128,7 @@ def load(
         limit: keep only so many training samples, every class in its share; valid and test stay whole.
         valid_fraction: cut from train when the source has no validation split, stratified where there are classes.
         image_size: make images square, this many pixels a side; by default they get the size that is common among
-            them, at most 224 pixels on the shorter side, which is said in a note.
+            them, and large photos 128 pixels on the shorter side, which is said in a note.
         in_memory_bytes: images that need more when decoded become a `Stream`.
         context: length of the windows of a text, in characters.
         fit: how images of other proportions are brought to that size: "crop" cuts the center out, "pad" shows all of

@@ -73,7 +73,7 @@ class Job(TrainingOptions):
     )
     limit: int | None = option(None, "Use only so many training samples, evenly from all classes.", "Data")
     image_size: int | None = option(
-        None, "Side in pixels that images are brought to; by default what is common among them, at most 224.", "Data"
+        None, "Side in pixels that images are brought to; by default what is common among them.", "Data"
     )
     fit: str = option(
         "crop", "How images of other proportions are brought to one size: crop (the center), pad or squash.", "Data"
