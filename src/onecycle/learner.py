@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .checks import one_of
-from .data.arrays import as_tensor
+from .data.arrays import as_tensor, in_memory
 from .data.batches import BatchSettings, first_batch, last_batch_size
 from .data.hub import hub_kind, named_splits
 from .data.splits import Data
+from .data.standardise import InputTransform, scale_of, scaling_note
 from .errors import ConfigError, DataError, StopTraining, did_you_mean
 from .models.tabular import TableFront
 from .optim import build as optimizers
@@ -39,6 +40,7 @@ from .training import evaluate as evaluation
 from .training import objectives as tasks
 from .training import probe
 from .training.loop import Charges, Event, resolve, train, updates_per_epoch
+from .training.losses import compares_numbers, criterion_of
 from .training.objectives import Loss, pair
 from .training.options import TrainingOptions
 from .training.runtime import Runtime
@@ -113,7 +115,8 @@ class Learner:
         within = getattr(model, "_orig_mod", None)  # of torch.compile, which names everything by it
         compiled, model = (model, within) if isinstance(within, nn.Module) else (None, model)
         self.model = self.runtime.place(model)
-        self._take_data(train, valid)
+        self._units_known = False  # by the model, which was trained in them
+        self._take_data(train, valid, loss)
         task = self._task(loss, metrics)
         of_loss = tasks.loss_module(task)
         built, notes = optimizers.build_optimizer(
@@ -391,7 +394,17 @@ class Learner:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
+            **({"scales": scales} if (scales := self._scales) else {}),
         }
+
+    @property
+    def _scales(self) -> dict[str, Any]:
+        """The scales of inputs and targets, and the type that inputs are cast to, as plain data."""
+        known: dict[str, Any] = {"targets": getattr(self.state.loss, "scale", None)}
+        dtype = {}
+        if isinstance(transform := self._batching.normalise, InputTransform):
+            known, dtype = {"inputs": transform.scale, **known}, {"dtype": str(transform.dtype)[6:]}
+        return {**{name: scale.to_dict() for name, scale in known.items() if scale is not None}, **dtype}
 
     def _keeper(self) -> list[KeepBest]:
         """What keeps the best weights, where that is asked for."""
@@ -421,12 +434,12 @@ class Learner:
             return []
         from .records.progress import Progress
 
-        unit = "samples" if self._batching.normalise is None else "images"
+        unit = "images" if self._batching.images else "samples"
         progress = Progress(epochs=budget.epochs, unit=unit)
         stack.callback(progress.close)
         return [progress]
 
-    def _take_data(self, train: Any, valid: Any) -> None:
+    def _take_data(self, train: Any, valid: Any, loss: Any) -> None:
         statistics, augment = None, self.options.augment
         self._source: Data | None = None
         if hasattr(train, "train") and hasattr(train, "valid"):
@@ -443,8 +456,44 @@ class Learner:
         settings = BatchSettings(self.options.batch_size, self.options.seed, self.options.workers, self.runtime.device)
         self._batching, notes = settings.with_transforms(train, statistics, augment)
         self._note(*notes)
+        self._scale_inputs(train, loss)
         self.train = self._batching.batches(train, training=True)
         self.valid = None if valid is None else self._batching.batches(valid, training=False)
+
+    def _scale_inputs(self, train: Any, loss: Any) -> None:
+        """Bring inputs that lie in memory to the model's type, where it takes no other, and to standard units."""
+        inputs, targets = in_memory(train)
+        if inputs is None or self._batching.normalise is not None:
+            return
+        if targets is not None and probe.predicts_already(self.model, inputs, targets, self.runtime):
+            self._units_known = True
+        dtype = probe.dtype_for(self.model, inputs, self.runtime)
+        scale = None
+        supervised = loss is None or criterion_of(loss) is not None
+        if dtype.is_floating_point and supervised and not _has_table_front(self.model):
+            measured = scale_of(inputs, "inputs") if self.options.standardise and not self._units_known else None
+            if measured is not None:
+                scale, which = measured
+                how = "evaluate and predict do it too, while model(x) by itself takes standardised inputs"
+                self._note(scaling_note(which, how))
+        if dtype != inputs.dtype:
+            self._note(f"inputs: {str(inputs.dtype)[6:]} becomes {str(dtype)[6:]}, the model's type")
+        if scale is not None or dtype != inputs.dtype:
+            transform = InputTransform(dtype, scale)
+            self._batching = replace(self._batching, normalise=transform, augment=transform)
+
+    def _scale_targets(self, task: Loss) -> Loss:
+        """The loss of a regression whose targets are unscaled, in standardised units."""
+        known = getattr(self.train, "tensors", ())[1:]
+        comparing = isinstance(task, tasks.Supervised) and compares_numbers(task.criterion)
+        if self._units_known or not (self.options.standardise and comparing and len(known) == 1):
+            return task
+        measured = scale_of(known[0], "targets")
+        if measured is None:
+            return task
+        how = "the loss is in these units, metrics and predictions in yours, while model(x) by itself gives these"
+        self._note(scaling_note(measured[1], how))
+        return replace(task, scale=measured[0])  # type: ignore[type-var]
 
     def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics) -> Loss:
         """The loss, tried on a few samples before anything is trained."""
@@ -457,6 +506,7 @@ class Learner:
         else:
             task, notes = tasks.given_loss(loss, metrics, self._seen)
         self._note(*notes)
+        task = self._scale_targets(task)
         of_loss = tasks.loss_module(task)
         if of_loss is not None:
             of_loss.to(self.runtime.device)
@@ -544,10 +594,14 @@ class Learner:
             show(notes)
 
 
+def _has_table_front(model: nn.Module) -> bool:
+    return any(isinstance(module, TableFront) for module in model.modules())
+
+
 def _codes_as_numbers(model: nn.Module, data: Any) -> list[str]:
     """A note where a model takes the codes of a table's categories for numbers."""
     columns = getattr(data, "columns", None)
-    if not (columns and columns.categories) or any(isinstance(module, TableFront) for module in model.modules()):
+    if not (columns and columns.categories) or _has_table_front(model):
         return []
     return [
         f"the model takes the codes of {count(len(columns.categories), 'category')} for numbers: build it with "

@@ -246,7 +246,7 @@ def test_arrays_without_a_test_split_and_their_predictions():
 
 def test_a_regression_and_its_predictions():
     result = run(Job(data=arrays(labels=False), model="mlp", budget="20 epochs", batch_size=16, lr_max=0.02), "run")
-    assert list(result.train) == ["loss"]
+    assert list(result.train) == ["loss", "mae"] and list(result.valid) == ["loss", "mae", "r2"]
     rows = predict_files("run", ["points.npz"])
     assert list(rows[0]) == ["file", "output"]
     outputs = np.array([row["output"] for row in rows])

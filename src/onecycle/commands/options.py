@@ -80,7 +80,10 @@ def _kind(name: str, hint: Any) -> Any:
 
 def _parameter(one: Field[Any]) -> Parameter:
     default = one.default is not None and one.default is not False and str(one.default)
-    return Parameter(help=one.metadata["help"], group=GROUPS[one.metadata["group"]], show_default=default, negative="")
+    turned_off = f"--no-{one.name.replace('_', '-')}" if one.default is True else ""
+    return Parameter(
+        help=one.metadata["help"], group=GROUPS[one.metadata["group"]], show_default=default, negative=turned_off
+    )
 
 
 def source(more: str) -> Parameter:

@@ -36,6 +36,15 @@ def as_tensor(values: Any) -> Tensor:
     return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 
+def in_memory(data: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Inputs and targets of data that lie in memory as a tuple or a split; None for what there is not."""
+    if hasattr(data, "inputs") and hasattr(data, "targets"):
+        data = (data.inputs, data.targets)
+    if not (isinstance(data, tuple) and data and all(hasattr(part, "shape") for part in data)):
+        return None, None
+    return as_tensor(data[0]), as_tensor(data[1]) if len(data) == 2 else None
+
+
 def _frame_values(frame: Any) -> Any:
     """The values [n, columns] of a data frame; a DataError that names the columns which are no numbers."""
     import numpy as np

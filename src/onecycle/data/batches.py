@@ -21,6 +21,7 @@ from .hub import HubDataset, HubStream, hub_kind
 from .images import channel_statistics
 from .seeds import derive_seed, seeded_everywhere
 from .splits import check_finite
+from .standardise import InputTransform, TransformedBatches
 
 Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 """From a batch and a generator for its draws to the batch that the model sees."""
@@ -407,15 +408,15 @@ class BatchSettings:
     seed: int
     workers: int
     device: torch.device
-    normalise: ImageTransform | None = None
-    augment: ImageTransform | None = None
+    normalise: ImageTransform | InputTransform | None = None
+    augment: ImageTransform | InputTransform | None = None
     image_shape: tuple[int, int, int] | None = None  # of the training images, where a `datasets.Dataset` has them
 
     def batches(self, data: Any, *, training: bool) -> Batches:
         """Batches of `data`: shuffled, augmented and even in training; in order, whole and twice as large otherwise."""
         if hub_kind(data) == "dataset":
             data = HubDataset(data, self.image_shape)
-        return as_batches(
+        batches = as_batches(
             data,
             self.batch_size if training else max(1, min(2 * self.batch_size, _length(data))),
             seed=self.seed,
@@ -425,6 +426,14 @@ class BatchSettings:
             device=self.device,
             workers=self.workers,
         )
+        if isinstance(self.normalise, InputTransform) and not hasattr(batches, "transform"):
+            return TransformedBatches(batches, self.normalise)  # which come as they are
+        return batches
+
+    @property
+    def images(self) -> bool:
+        """Whether the samples are images held as uint8."""
+        return isinstance(self.normalise, ImageTransform)
 
     def with_transforms(
         self,

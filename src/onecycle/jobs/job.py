@@ -175,8 +175,8 @@ class Job(TrainingOptions):
 
 def _option(name: str, value: Any) -> list[str]:
     option = f"--{name.replace('_', '-')}"
-    if value is True:
-        return [option]
+    if isinstance(value, bool):
+        return [option if value else f"--no-{option[2:]}"]
     if isinstance(value, Mapping):
         return [word for key, one in value.items() for word in (f"{option}.{key}", str(one))]
     return [option, ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)]

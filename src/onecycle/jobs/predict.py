@@ -15,6 +15,7 @@ from ..data.arrays import as_tensor
 from ..data.batches import BatchSettings, ImageTransform
 from ..data.images import undecodable
 from ..data.inputs import CHUNK, input_files, read_batches, unlike_training
+from ..data.standardise import InputTransform, Scale
 from ..data.table_columns import TableColumns
 from ..data.tables import as_table, is_frame, read_rows
 from ..errors import CheckpointError, ConfigError
@@ -50,6 +51,7 @@ class TrainedModel:
     batching: BatchSettings = field(repr=False)
     form: Form = field(repr=False)
     runtime: Runtime = field(repr=False)
+    scale: Scale | None = field(default=None, repr=False)  # of the targets
 
     def __repr__(self) -> str:
         known = {"kind": self.kind, "input_shape": self.input_shape, "classes": self.classes and len(self.classes)}
@@ -113,14 +115,17 @@ class TrainedModel:
     def _unlike(self, files: Sequence[Path], images: Tensor) -> tuple[str, ...]:
         if self.kind != "image":
             return ()
-        known = self.batching.normalise or ImageTransform((), ())
+        known = self.batching.normalise
+        if not isinstance(known, ImageTransform):
+            known = ImageTransform((), ())
         return unlike_training(files, images, self.fit, known.mean, known.std)
 
     def _predicted(self, inputs: Any) -> Tensor:
         if hasattr(inputs, "shape"):
             inputs = (as_tensor(inputs),)
         batches = self.batching.batches(inputs, training=False)
-        return self.form.predict(predict(self.model, batches.epoch(0), self.runtime))
+        outputs = self.form.predict(predict(self.model, batches.epoch(0), self.runtime))
+        return outputs if self.scale is None else self.scale.inverse(outputs)
 
 
 def load_run(
@@ -156,7 +161,10 @@ def load_run(
     resolved = record["resolved"]
     runtime = Runtime.choose(device, resolved.get("precision") or "fp32")
     runtime = Runtime(runtime.device, runtime.precision, any(isinstance(m, nn.Conv2d) for m in model.modules()))
-    normalise = ImageTransform(tuple(known["mean"]), tuple(known["std"])) if known["mean"] else None
+    scales = resolved.get("scales") or {}
+    normalise: Any = ImageTransform(tuple(known["mean"]), tuple(known["std"])) if known["mean"] else None
+    if "dtype" in scales:
+        normalise = InputTransform(getattr(torch, scales["dtype"]), Scale.of(scales.get("inputs")))
     shape, classes = known["input_shape"], known["classes"]
     return TrainedModel(
         runtime.place(model).eval(),
@@ -168,6 +176,7 @@ def load_run(
         BatchSettings(resolved.get("batch_size") or 64, 0, 0, runtime.device, normalise),
         Form(known["form"], known["class_axis"], None, known["activation"]),
         runtime,
+        Scale.of(scales.get("targets")),
     )
 
 

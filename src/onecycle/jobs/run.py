@@ -111,7 +111,7 @@ def prepare(job: Job, verbose: bool = False) -> Prepared:
             name, input_shape=data.input_shape, classes=_outputs(data), columns=data.columns, seed=seed, **options
         )
 
-    metrics = {"perplexity": Perplexity()} if data.kind == "text" else None
+    metrics = {"perplexity": Perplexity()} if data.kind == "text" else ["r2", "mae"] if data.classes is None else None
     learner = Learner(anew(job.seed), data, metrics=metrics, verbose=verbose, **job.learner_keywords())
     return Prepared(data, learner, anew, plain({**asdict(job), "model": name}), plain(_facts(data)))
 

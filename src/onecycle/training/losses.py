@@ -62,6 +62,12 @@ _ELEMENTS = (
 )  # fmt: skip
 
 
+_DISTANCES = (
+    mean_squared_error, nn.MSELoss, F.mse_loss, nn.L1Loss, F.l1_loss, nn.SmoothL1Loss, F.smooth_l1_loss, nn.HuberLoss,
+    F.huber_loss,
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Form:
     """What a criterion takes its outputs and targets for.
@@ -137,6 +143,11 @@ def form_of(criterion: Any) -> Form:
     if _among(plain, _ELEMENTS):
         return Form("elements", activation="sigmoid" if _among(plain, _LOGITS) else "")
     return Form()
+
+
+def compares_numbers(criterion: Any) -> bool:
+    """Whether a criterion measures how far outputs are from targets of any size: squared, absolute or Huber's error."""
+    return _among(unwrapped(criterion), _DISTANCES)
 
 
 def class_weights(criterion: Any) -> Tensor | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import share
+from ..data.standardise import Scale
 from ..errors import ConfigError, DataError
 from ..text import count
 from .losses import (
@@ -68,6 +69,8 @@ class Supervised:
     that both can be compared, the training loss without it is a metric then, ``loss_unsmoothed``.
     `meters` are objects with `update(outputs, targets)`, `compute()` and `reset()`, as in torchmetrics; they are fed in
     evaluation mode alone. Where no target is ever left out, `ignores` may be False, which saves the counting.
+    With a `scale` the model's outputs are standardised targets, as in the loss; metrics and meters get both in the
+    units of the targets.
 
     Raises:
         ConfigError: smoothing that is no share.
@@ -79,6 +82,7 @@ class Supervised:
     meters: Mapping[str, Any] = field(default_factory=dict)
     smoothing: float = 0.0
     ignores: bool = True
+    scale: Scale | None = None
     form: Form = field(init=False, repr=False, compare=False)
     _weighed: bool = field(init=False, repr=False, compare=False)
 
@@ -98,9 +102,11 @@ class Supervised:
         smoothed = bool(self.smoothing) and model.training
         if self.form.kind != "free":
             outputs, targets = self.form.fit(tensor_of(outputs), targets)
+        standard = targets if self.scale is None else self.scale(targets)
         try:
-            loss = self.criterion(outputs, targets, **({"label_smoothing": self.smoothing} if smoothed else {}))
+            loss = self.criterion(outputs, standard, **({"label_smoothing": self.smoothing} if smoothed else {}))
             seen = outputs.detach() if isinstance(outputs, Tensor) else outputs
+            seen = seen if self.scale is None else self.scale.inverse(seen)
             means = {UNSMOOTHED: self.criterion(seen, targets)} if smoothed else {}
         except IndexError as error:
             most = outputs.shape[self.form.class_axis] - 1
@@ -400,6 +406,8 @@ def check_labels(targets: Sequence[Tensor], classes: int, ignore_index: int | No
 
 
 def activation(loss: Any) -> Callable[[Tensor], Tensor]:
-    """From the outputs to what a prediction is: probabilities for a cross-entropy, else the outputs."""
-    form = getattr(loss, "form", None)
+    """From outputs to predictions: probabilities for a cross-entropy, else outputs in the units of the targets."""
+    form, scale = getattr(loss, "form", None), getattr(loss, "scale", None)
+    if scale is not None:
+        return scale.inverse
     return (lambda outputs: outputs) if form is None else form.predict

@@ -29,6 +29,12 @@ class DataOptions:
     augment: str | Sequence[str] | None = option(
         None, "flip, crop, cutout, several with commas, or none; by default what suits the data.", "Data"
     )
+    standardise: bool = option(
+        True,
+        "Standardise inputs and targets of a regression that are far from it, such as prices; predictions are in the "
+        "old units.",
+        "Data",
+    )
     workers: int = option(0, "Processes that read data which do not lie in memory.", "Data")
 
 

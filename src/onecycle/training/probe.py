@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .runtime import Runtime
 from .state import training_mode
 
 FEW = 8
+KNOWN = 256  # samples that tell whether a model was trained before
 
 
 def few(batch: Any) -> Any:
@@ -44,6 +46,37 @@ def outputs_of(model: nn.Module, inputs: Any, runtime: Runtime) -> Any:
         raise DataError(
             f"{type(model).__name__} cannot take inputs of {described(inputs)}: {error}{_hint(model, inputs)}"
         ) from error
+
+
+def dtype_for(model: nn.Module, inputs: Tensor, runtime: Runtime) -> torch.dtype:
+    """The type that `inputs` are given in: their own, or the model's where it takes no other."""
+    weights = (p for p in model.parameters() if not is_lazy(p) and p.is_floating_point())
+    dtype = next((p.dtype for p in weights), inputs.dtype)
+    if inputs.dtype == dtype or is_unfinished(model):
+        return inputs.dtype
+    samples = runtime.move(inputs[:FEW])
+    try:
+        outputs_of(model, samples, runtime)
+    except DataError:
+        with suppress(OneCycleError):
+            outputs_of(model, samples.to(dtype), runtime)
+            return dtype
+    return inputs.dtype
+
+
+def predicts_already(model: nn.Module, inputs: Tensor, targets: Tensor, runtime: Runtime) -> bool:
+    """Whether the model's outputs are so near to floating-point targets that it must have been trained for them."""
+    if not targets.is_floating_point() or is_unfinished(model):
+        return False
+    some = slice(0, KNOWN)
+    try:
+        outputs = outputs_of(model, runtime.move(inputs[some]), runtime)
+    except DataError:
+        return False
+    few = runtime.move(targets[some]).reshape(-1).double()
+    if not isinstance(outputs, Tensor) or outputs.numel() != few.numel() or few.numel() < 2:
+        return False
+    return bool((outputs.reshape(-1).double() - few).square().mean() < few.var() / 4)
 
 
 def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> set[str]:

@@ -1,0 +1,131 @@
+"""Inputs and targets in units that a network can be trained in: which are not, and the way there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..text import count
+
+LARGE, SMALL = 10.0, 0.01  # root mean squares from which on, and up to which, values are not standardised
+
+
+@dataclass(frozen=True)
+class Scale:
+    """``(x - mean) / std``, by column of [n, columns], or one for all values.
+
+    >>> scale = Scale((3.0,), (2.0,))
+    >>> scale(torch.tensor([1.0, 5.0])), scale.inverse(torch.tensor([-1.0, 1.0]))
+    (tensor([-1.,  1.]), tensor([1., 5.]))
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        values = _precise(values)
+        return (values - values.new_tensor(self.mean)) / values.new_tensor(self.std)
+
+    def inverse(self, values: Tensor) -> Tensor:
+        """Back to the units of old."""
+        values = _precise(values)
+        return values * values.new_tensor(self.std) + values.new_tensor(self.mean)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any] | None) -> Self | None:
+        """From what `to_dict` gave; None from None."""
+        return None if values is None else cls(tuple(values["mean"]), tuple(values["std"]))
+
+
+def scale_of(values: Tensor, what: str) -> tuple[Scale, str] | None:
+    """The scale of training values that are clearly not standardised, and which they are, in words; else None.
+
+    Those are values [n, columns] with a column whose root mean square is above 10, or below 0.01 and it is not
+    constant; of any other shape, all values count as one column. Constant columns are moved to 0.
+
+    >>> scale_of(torch.tensor([[100.0, 1.0], [300.0, -1.0]]), "inputs")
+    (Scale(mean=(200.0, 0.0), std=(100.0, 1.0)), '1 of 2 columns of the inputs')
+    >>> scale_of(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), "inputs") is None
+    True
+    """
+    columns = values if values.ndim == 2 else values.reshape(-1, 1)
+    if not columns.numel():
+        return None
+    n = len(columns)
+    mean = sum((part.sum(0) for part in _parts(columns)), torch.zeros(columns.shape[1], dtype=torch.float64)) / n
+    spread = torch.zeros_like(mean)
+    for part in _parts(columns):
+        spread += (part - mean).square().sum(0)
+    std = (spread / n).sqrt()
+    size = (mean.square() + std.square()).sqrt()
+    if not bool(size.isfinite().all()):
+        return None  # which is refused with its own words
+    constant = std <= 1e-7 * size
+    odd = (size > LARGE) | ((size < SMALL) & ~constant)
+    if not bool(odd.any()):
+        return None
+    scale = Scale(tuple(mean.tolist()), tuple(std.where(~constant, torch.ones_like(std)).tolist()))
+    if values.ndim == 2 and values.shape[1] > 1:
+        return scale, f"{int(odd.sum())} of {count(len(size), 'columns')} of the {what}"
+    return scale, f"the {what}"
+
+
+def _precise(values: Tensor) -> Tensor:
+    """In float32 at least: prices in bfloat16 have two digits."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _parts(columns: Tensor) -> Iterator[Tensor]:
+    """The rows in float64 on the CPU, some at a time."""
+    for part in columns.split(max(1, 2**22 // columns.shape[1])):
+        yield part.to("cpu", torch.float64)
+
+
+@dataclass(frozen=True)
+class InputTransform:
+    """The inputs of a batch in the model's type, standardised where there is a scale."""
+
+    dtype: torch.dtype
+    scale: Scale | None = None
+
+    def __call__(self, batch: tuple[Any, ...], generator: torch.Generator | None = None) -> tuple[Any, ...]:
+        inputs, *rest = batch
+        if not isinstance(inputs, Tensor):
+            raise DataError(f"the training inputs are one tensor, and here they are a {type(inputs).__name__}")
+        inputs = inputs.to(self.dtype)
+        return (inputs if self.scale is None else self.scale(inputs), *rest)
+
+
+@dataclass(frozen=True)
+class TransformedBatches:
+    """Batches as they come, with a transform of their inputs."""
+
+    batches: Any
+    transform: InputTransform
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """See `Batches.epoch`."""
+        for batch in self.batches.epoch(epoch, start):
+            pair = isinstance(batch, tuple | list)
+            changed = self.transform(tuple(batch) if pair else (batch,))
+            yield changed if pair else changed[0]
+
+
+def scaling_note(which: str, how: str) -> str:
+    """The note on values that are standardised; `how` says what that means."""
+    return (
+        f"{which}: root mean square above {LARGE:g} or below {SMALL:g}, standardised by the training data; {how} "
+        "(standardise=False, --no-standardise: as they are)"
+    )

@@ -1,0 +1,73 @@
+"""Which values are not standardised, by hand, and the way there and back."""
+
+import pytest
+import torch
+
+from onecycle.data.standardise import InputTransform, Scale, TransformedBatches, scale_of
+
+
+def column(*values: float) -> torch.Tensor:
+    return torch.tensor(values)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "scaled"),
+    [
+        (column(1, -1), False),
+        (column(9, -9), False),
+        (column(11, -11), True),
+        (column(0.02, -0.02), False),
+        (column(0.005, -0.005), True),
+        (column(0, 0), False),
+        (column(0.005, 0.005), False),  # constant
+        (column(12, 12), True),
+        (torch.cat([column(1, -1), column(100, 300)], 1), True),
+        (torch.tensor([100.0, 300.0]), True),
+        (torch.full((2, 3, 4, 4), 200.0), True),
+        (torch.rand(2, 3, 4, 4), False),
+        (torch.tensor([[float("nan"), 1e9]]), False),
+        (torch.tensor([[float("inf"), 1e9]]), False),
+        (torch.zeros(0, 3), False),
+    ],
+)
+def test_what_is_scaled(values, scaled):
+    assert (scale_of(values, "inputs") is not None) == scaled
+
+
+def test_columns_have_their_own_scale_and_constants_become_zero():
+    values = torch.tensor([[100.0, 1.0, 7.0], [300.0, -1.0, 7.0]])
+    scale, which = scale_of(values, "inputs")
+    assert scale == Scale((200.0, 0.0, 7.0), (100.0, 1.0, 1.0)) and which == "1 of 3 columns of the inputs"
+    assert scale(values).tolist() == [[-1, 1, 0], [1, -1, 0]]
+    assert torch.equal(scale.inverse(scale(values)), values)
+    assert Scale.of(scale.to_dict()) == scale
+
+
+def test_of_more_dimensions_there_is_one_scale():
+    images = torch.tensor([0.0, 200.0]).repeat(8).reshape(2, 1, 2, 4)
+    scale, which = scale_of(images, "inputs")
+    assert scale == Scale((100.0,), (100.0,)) and which == "the inputs"
+
+
+def test_many_rows_of_a_large_mean_lose_nothing():
+    values = (torch.arange(100_000) % 2).float()[:, None] + 1e6
+    scale, _ = scale_of(values, "inputs")
+    assert scale.mean == (1e6 + 0.5,) and scale.std == (0.5,)
+
+
+def test_half_precision_is_brought_back_in_full():
+    scale = Scale((3932.0,), (1.0,))
+    assert scale.inverse(torch.ones(1, dtype=torch.bfloat16)).tolist() == [3933.0]
+
+
+def test_batches_that_come_as_they_are_get_the_transform():
+    class Given:
+        def epoch(self, epoch, start=0):
+            return iter([(torch.tensor([[5]]), torch.tensor([1])), torch.tensor([[7]])][start:])
+
+        def __len__(self):
+            return 2
+
+    batches = TransformedBatches(Given(), InputTransform(torch.float32, Scale((5.0,), (2.0,))))
+    (first, label), second = batches.epoch(0)
+    assert len(batches) == 2 and first.tolist() == [[0.0]] and label.tolist() == [1] and second.tolist() == [[1.0]]
