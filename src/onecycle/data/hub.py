@@ -52,7 +52,7 @@ class HubDataset(Dataset[Any]):
         if self._images is None or self.shape is None:
             return sample
         image = decode_or_raise(self._images[int(i)], self.shape, f"image {i}")
-        return torch.from_numpy(image).float() / 255, int(sample[self._labels])
+        return torch.from_numpy(image).float() / 255, number_of(sample[self._labels])
 
 
 class HubStream(IterableDataset[Any]):
@@ -84,7 +84,7 @@ class HubStream(IterableDataset[Any]):
             else:
                 image, label = (sample[name] for name in self._pair)
                 pixels = decode_or_raise(encoded_item(image), self._shape, f"image {i}")
-                yield torch.from_numpy(pixels).float() / 255, int(label)
+                yield torch.from_numpy(pixels).float() / 255, number_of(label)
 
 
 def named_splits(splits: Mapping[Any, Any]) -> tuple[Any, Any, list[str]]:
@@ -107,7 +107,24 @@ def _image_and_labels(dataset: Any) -> tuple[str | None, list[str]]:
     """The column of images, and those that may be of labels."""
     kinds = {name: type(feature).__name__ for name, feature in (dataset.features or {}).items()}
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"] or [n for n in kinds if n == "label"]
-    return next((name for name, kind in kinds.items() if kind == "Image"), None), labels
+    image = next((name for name, kind in kinds.items() if kind == "Image"), None)
+    words = labels and str(getattr(dataset.features[labels[0]], "dtype", "")).endswith("string")
+    if image is not None and words:
+        raise DataError(
+            f"the labels of this data set, {labels[0]!r}, are words: number them by dataset.class_encode_column"
+            f"({labels[0]!r}), in every split alike"
+        )
+    return image, labels
+
+
+def number_of(label: Any) -> int | torch.Tensor:
+    """A label as the number that it is: one with a fraction stays so, float32, for a regression.
+
+    >>> number_of(1.5), number_of(torch.tensor(2))
+    (tensor(1.5000), 2)
+    """
+    value = label.item() if hasattr(label, "item") else label
+    return torch.tensor(value, dtype=torch.float32) if isinstance(value, float) else int(value)
 
 
 def _shape_of(images: Sequence[Any]) -> tuple[tuple[int, int, int], tuple[str, ...]]:
