@@ -285,7 +285,7 @@ def undecodable(bad: Mapping[str, str], most: int = 20) -> DataError:
     more = f" and {len(lines) - most} more" if len(lines) > most else ""
     do = "does" if len(bad) == 1 else "do"
     return DataError(
-        f"{count(len(bad), 'image')} {do} not decode. Mend or remove, or leave out by skip_damaged=True (--skip-damaged):\n"
+        f"{count(len(bad), 'image')} {do} not decode. Mend, remove or skip (skip_damaged=True, --skip-damaged):\n"
         + "\n".join(lines[:most])
         + more
     )
