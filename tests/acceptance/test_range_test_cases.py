@@ -38,8 +38,9 @@ def test_case_5_a_finder_before_fit_leaves_no_trace_and_the_fit_is_that_without_
             raise Interrupted("in the middle of a sweep", signal=2)
         return F.cross_entropy(model(batch[0]), batch[1])
 
-    interrupt = how == "interrupted"
+    interrupt = False
     learn, plain = (learner(optimizer=optimizer, loss=interrupting) for _ in range(2))
+    interrupt = how == "interrupted"
     before = snapshot([learn.model], [learn.optimizer])
     if interrupt:
         with pytest.raises(KeyboardInterrupt):
