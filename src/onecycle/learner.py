@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .checks import one_of
 from .data.arrays import as_tensor, in_memory
-from .data.batches import BatchSettings, first_batch, last_batch_size
+from .data.batches import BatchSettings, first_batch, targets_in_memory
 from .data.hub import hub_kind, named_splits
 from .data.splits import Data
 from .data.standardise import InputTransform, scale_of, scaling_note
@@ -110,14 +110,14 @@ class Learner:
         self.verbose = verbose
         self.notes: list[str] = []
         self.history = History()
-        runtime = Runtime.choose(given.device, given.precision)
-        self.runtime = replace(runtime, channels_last=any(isinstance(m, nn.Conv2d) for m in model.modules()))
+        self.runtime = Runtime.choose(given.device, given.precision)
         within = getattr(model, "_orig_mod", None)  # of torch.compile, which names everything by it
         compiled, model = (model, within) if isinstance(within, nn.Module) else (None, model)
         self.model = self.runtime.place(model)
         self._units_known = False  # by the model, which was trained in them
         self._take_data(train, valid, loss)
         task = self._task(loss, metrics)
+        self.runtime = self._laid_out(task)
         of_loss = tasks.loss_module(task)
         built, notes = optimizers.build_optimizer(
             given.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss
@@ -513,19 +513,32 @@ class Learner:
         if isinstance(task, tasks.Supervised) or probe.is_unfinished(self.model):
             batch = probe.few(self.runtime.move(first_batch(self.train)))
             self._measured = probe.check(self.model, task, batch, self.runtime)
-            self.runtime.place(self.model)  # lazy layers have a shape now
-        elif self.valid is not None:
-            self._measured = probe.check(self.model, task, self.runtime.move(first_batch(self.valid)), self.runtime)
-        if last_batch_size(self.train) == 1:
-            probe.check_single(self.model, self.runtime.move(first_batch(self.train)), self.runtime)
+        elif self.valid is not None or isinstance(task, tasks.MeasuredLoss):
+            batch = first_batch(self.train if self.valid is None else self.valid)
+            self._measured = probe.check(self.model, task, self.runtime.move(batch), self.runtime)
+        one = probe.batch_of_one(self.train, first_batch(self.train))
+        if one is not None:
+            probe.check_single(self.model, task, self.runtime.move(one), self.runtime)
         return task
+
+    def _laid_out(self, task: Loss) -> Runtime:
+        """The runtime with convolutions in channels_last, where the model and its loss can be trained so."""
+        if not any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
+            return self.runtime
+        runtime = replace(self.runtime, channels_last=True)
+        runtime.place(self.model)
+        if probe.trains(self.model, task, probe.few(runtime.move(first_batch(self.train))), runtime):
+            return runtime
+        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return self.runtime
 
     def _seen(self) -> tasks.Seen:
         """What the model gives for a few samples, and the targets at hand."""
         batch = self.runtime.move(first_batch(self.train))
         inputs, targets = pair(probe.few(batch))
         outputs = probe.outputs_of(self.model, inputs, self.runtime)
-        of_train, of_valid = (getattr(split, "tensors", ())[1:] for split in (self.train, self.valid))
+        of_train = targets_in_memory(self.train)
+        of_valid = () if self.valid is None else targets_in_memory(self.valid)
         known = [*(of_train or [pair(batch)[1]]), *of_valid]
         return tasks.Seen(outputs, targets, known, complete=bool(of_train and (of_valid or self.valid is None)))
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
 from .. import text
 from ..checks import whole
@@ -351,7 +351,7 @@ def first_batch(batches: Batches) -> Any:
     """
     for batch in batches.peek() if isinstance(batches, OneShotBatches) else batches.epoch(0):
         return batch
-    raise DataError("there are no batches: the data are empty")
+    raise DataError("there are no batches: the data are empty, or less than one batch with drop_last=True")
 
 
 @dataclass(frozen=True)
@@ -489,3 +489,20 @@ def last_batch_size(batches: Batches) -> int | None:
     if not isinstance(size, int) or getattr(source, "drop_last", False) or not hasattr(samples, "__len__"):
         return None
     return len(samples) % size or size
+
+
+def targets_in_memory(batches: Batches) -> tuple[Tensor, ...]:
+    """All targets of batches (inputs, targets) that lie in memory; none where they are read batch by batch.
+
+    >>> [targets.tolist() for targets in targets_in_memory(as_batches((torch.zeros(3, 2), torch.arange(3)), 2))]
+    [[0, 1, 2]]
+    """
+    if isinstance(batches, ListBatches):
+        pairs = [batch for batch in batches.batches if isinstance(batch, tuple | list) and len(batch) == 2]
+        targets = tuple(batch[1] for batch in pairs if isinstance(batch[1], Tensor))
+        return targets if len(targets) == len(batches) else ()
+    source = getattr(batches, "iterable", batches)
+    if isinstance(source, DataLoader) and type(source.sampler) not in (SequentialSampler, RandomSampler):
+        return ()
+    data = getattr(source, "dataset", source)
+    return data.tensors[1:] if isinstance(data, TensorBatches) or type(data) is TensorDataset else ()

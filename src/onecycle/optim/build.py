@@ -240,6 +240,13 @@ def _check_steps(optimizer: Optimizer, model: nn.Module) -> None:
     """Refuse an optimizer whose `step` would fail at the first update."""
     name = type(optimizer).__name__
     sparse = [label for label, m in model.named_modules() if getattr(m, "sparse", False) is True]
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        held = {id(p) for m in model.modules() if getattr(m, "sparse", False) is True for p in m.parameters()}
+        if any(id(p) not in held and p.requires_grad for group in optimizer.param_groups for p in group["params"]):
+            raise ConfigError(
+                f"{name} is for sparse gradients alone, and those of {type(model).__name__} are not all sparse: give "
+                "another optimizer, such as torch.optim.SGD(model.parameters(), lr=0.1)"
+            )
     if sparse and (not isinstance(optimizer, _TAKE_SPARSE) or _decays_or_fuses(optimizer)):
         raise ConfigError(
             f"the gradients of {sparse[0] or type(model).__name__} are sparse, which {name} does not take with these "

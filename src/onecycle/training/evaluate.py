@@ -14,7 +14,7 @@ from ..data.seeds import derive_seed, seeded
 from ..errors import DataError
 from .means import RunningMeans, UpdateMeans
 from .metrics import read_meters
-from .objectives import Loss, loss_module
+from .objectives import Loss, Supervised, loss_module
 from .runtime import Runtime, generators
 from .step import compute, samples_in
 
@@ -35,6 +35,7 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
         ConfigError: the model is on the meta device.
     """
     runtime = runtime or Runtime.of(model)
+    loss = loss.counting() if isinstance(loss, Supervised) else loss
     meters, of_loss = getattr(loss, "meters", {}), loss_module(loss)
     for meter in meters.values():
         if hasattr(meter, "to"):

@@ -58,7 +58,7 @@ _LOGITS = (
 _ELEMENTS = (
     *_LOGITS, mean_squared_error, nn.MSELoss, F.mse_loss, nn.L1Loss, F.l1_loss, nn.SmoothL1Loss, F.smooth_l1_loss,
     nn.HuberLoss, F.huber_loss, nn.BCELoss, F.binary_cross_entropy, nn.PoissonNLLLoss, F.poisson_nll_loss,
-    nn.KLDivLoss, F.kl_div, nn.SoftMarginLoss, F.soft_margin_loss,
+    nn.KLDivLoss, F.kl_div, nn.SoftMarginLoss, F.soft_margin_loss, nn.HingeEmbeddingLoss, F.hinge_embedding_loss,
 )  # fmt: skip
 
 
@@ -95,6 +95,11 @@ class Form:
             return same_shape(outputs, targets)
         if self.kind != "classes":
             return outputs, targets
+        if outputs.ndim < 2 or outputs.shape[self.class_axis] < 2:
+            raise DataError(
+                "a loss of classes takes a score for each of two classes or more, outputs of [n, classes]; received "
+                f"{shape(outputs)}. Mend the model's last layer, or give loss=nn.BCEWithLogitsLoss() for one output"
+            )
         if targets.is_floating_point() or outputs.shape == targets.shape:
             if outputs.shape != targets.shape:
                 raise DataError(
@@ -106,7 +111,7 @@ class Form:
         expected = (*outputs.shape[: self.class_axis], *outputs.shape[self.class_axis :][1:])
         if self.class_axis < 0:
             expected = outputs.shape[:-1]
-        if outputs.ndim < 2 or targets.shape != expected:
+        if targets.shape != expected:
             hint = ": give targets.squeeze(-1)" if targets.shape == (*expected, 1) else ""
             raise DataError(
                 f"outputs of {shape(outputs)} have their classes along axis {self.class_axis % outputs.ndim} and take "
@@ -197,7 +202,9 @@ def criterion_of(loss: Any) -> Any:
 
 
 def same_shape(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and floating-point targets of one shape: [n, 1] and [n] become [n], either way round.
+    """Outputs and targets of one shape and of the outputs' type: [n, 1] and [n] become [n], either way round.
+
+    Under autocast the targets are float32 at least, as the losses there are.
 
     Raises:
         DataError: shapes that would be broadcast against each other.
@@ -212,8 +219,9 @@ def same_shape(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
                 f"outputs and targets of this loss have one shape, a target for each output; received outputs of "
                 f"{shape(outputs)} and targets of {shape(targets)}: mend the model's last layer or the targets"
             )
-    if not targets.is_floating_point() and not targets.is_complex():
-        targets = targets.to(torch.promote_types(outputs.dtype, torch.float32))
+    if targets.dtype != outputs.dtype and not targets.is_complex():
+        narrow = torch.is_autocast_enabled(outputs.device.type)
+        targets = targets.to(torch.promote_types(outputs.dtype, torch.float32) if narrow else outputs.dtype)
     return outputs, targets
 
 

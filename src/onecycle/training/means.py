@@ -61,7 +61,8 @@ def _drain(readings: Sequence[Reading]) -> None:
 class RunningMeans:
     """Weighted means over the updates of an epoch, added in order: the same sums however often they are read.
 
-    A mean weighs the samples of its update, or what it brings as its weight; one of weight 0 is left out.
+    A mean weighs the samples of its update, or what it brings as its weight; one of weight 0 is left out, and where
+    nothing has any weight the mean is NaN.
     """
 
     sums: dict[str, float] = field(default_factory=dict)
@@ -92,14 +93,16 @@ class RunningMeans:
                 raise diverged(numbers["loss"], step, lr)
             self.samples += samples
             for name, value in numbers.items():
-                if weight := weights.get(name, samples):
-                    self.sums[name] = self.sums.get(name, 0.0) + value * weight
-                    self.weights[name] = self.weights.get(name, 0) + weight
+                weight = weights.get(name, samples)
+                self.sums[name] = self.sums.get(name, 0.0) + (value * weight if weight else 0.0)
+                self.weights[name] = self.weights.get(name, 0) + weight
 
     def means(self, strict: bool = True) -> dict[str, float]:
         """The means so far; empty where there was no sample."""
         self.read(strict)
-        return {name: total / self.weights[name] for name, total in self.sums.items()}
+        return {
+            name: total / weight if (weight := self.weights[name]) else math.nan for name, total in self.sums.items()
+        }
 
 
 def diverged(what: object, step: int, lr: float) -> NonFiniteLoss:

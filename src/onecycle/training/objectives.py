@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -27,7 +27,17 @@ from .losses import (
     mean_squared_error,
     shape,
 )
-from .metrics import Metric, Metrics, accuracy, default_metrics, feed, named_metric, split_metrics
+from .metrics import (
+    Accuracy,
+    Metric,
+    Metrics,
+    TopAccuracy,
+    accuracy,
+    default_metrics,
+    feed,
+    named_metric,
+    split_metrics,
+)
 
 # In training, of a classifier; measured in docs/log.md.
 SMOOTHING = 0.1
@@ -96,6 +106,15 @@ class Supervised:
             metrics = {name: fitting if metric is accuracy else metric for name, metric in self.metrics.items()}
             object.__setattr__(self, "metrics", metrics)
 
+    def counting(self) -> Supervised:
+        """The same for data of which it is not known that no target is left out."""
+        if self.ignores or self.form.ignore_index is None:
+            return self
+        index = self.form.ignore_index
+        ours = (Accuracy, TopAccuracy)
+        metrics = {n: replace(m, ignore_index=index) if isinstance(m, ours) else m for n, m in self.metrics.items()}
+        return replace(self, metrics=metrics, ignores=True)
+
     def __call__(self, model: nn.Module, batch: Any) -> BatchMeans:
         inputs, targets = pair(batch)
         outputs = model(inputs)
@@ -108,7 +127,9 @@ class Supervised:
             seen = outputs.detach() if isinstance(outputs, Tensor) else outputs
             seen = seen if self.scale is None else self.scale.inverse(seen)
             means = {UNSMOOTHED: self.criterion(seen, targets)} if smoothed else {}
-        except IndexError as error:
+        except (IndexError, RuntimeError) as error:
+            if ("out of bounds" not in str(error) and "out of range" not in str(error)) or outputs.ndim < 2:
+                raise
             most = outputs.shape[self.form.class_axis] - 1
             raise DataError(f"labels must lie from 0 to {most}, one for each output: {error}") from error
         weight = denominator(self.criterion, self.form, targets) if self._weighed else None
@@ -129,6 +150,10 @@ class MeasuredLoss:
     """A loss ``fn(model, batch)`` of the user's, with metrics and meters of what the model gave for ``batch[0]``.
 
     They are measured in evaluation mode, on the outputs of the model's last call and the targets ``batch[1]``.
+
+    Raises:
+        ConfigError: when called, where the loss does not call the model.
+        DataError: when called, with a batch that is no pair.
     """
 
     loss: Loss
@@ -142,12 +167,18 @@ class MeasuredLoss:
             loss, means, weights = means_of(self.loss(model, batch))
         if not last:
             raise ConfigError("metrics beside loss=fn(model, batch) are of the model's outputs: it was not called")
-        outputs, (_, targets) = last[0], pair(batch)
+        outputs, (_, targets) = last[0], pair(batch, "metrics beside loss=fn(model, batch) are of")
         for meter in self.meters.values():
             feed(meter, form_of(None), outputs, targets)
-        return BatchMeans(
-            loss, {**means, **{n: metric(outputs, targets) for n, metric in self.metrics.items()}}, weights
-        )
+        try:
+            measured = {name: metric(outputs, targets) for name, metric in self.metrics.items()}
+        except Exception as error:
+            what = shape(outputs) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            raise DataError(
+                f"a metric fails on the model's outputs, {what}: {type(error).__name__}: {error}. Return it with the "
+                "loss instead, as (loss, {name: mean})"
+            ) from error
+        return BatchMeans(loss, {**means, **measured}, weights)
 
 
 @contextmanager
@@ -203,14 +234,14 @@ def loss_module(loss: Any) -> nn.Module | None:
     return None
 
 
-def pair(batch: Any) -> tuple[Any, Any]:
-    """The inputs and targets of a batch; a `DataError` where it is no such pair."""
+def pair(batch: Any, takes: str = "the default loss takes") -> tuple[Any, Any]:
+    """The inputs and targets of a batch; a `DataError` where it is no such pair, which says what `takes` one."""
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch[0], batch[1]
     what = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
     raise DataError(
-        f"the default loss takes batches (inputs, targets); received a {what}. "
-        "For any other structure give loss=fn(model, batch), returning the mean loss of the batch"
+        f"{takes} batches (inputs, targets); received a {what}. For any other structure give "
+        "loss=fn(model, batch), returning the mean loss of the batch, or (loss, {name: mean})"
     )
 
 
@@ -342,7 +373,7 @@ def given_loss(loss: Any, metrics: Metrics = None, seen: Callable[[], Seen] | No
         if metrics is None:
             return loss, []
         functions, meters = split_metrics(metrics, {}, _not_by_name)
-        return MeasuredLoss(loss, functions, meters), []
+        return (MeasuredLoss(loss, functions, meters) if functions or meters else loss), []
     if seen is None:
         return _with_metrics(criterion, metrics, Seen(torch.zeros(1, 1), torch.zeros(1)), 0.0, True), []
     found, form, notes, ignores = seen(), form_of(criterion), [], True

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..data.batches import Batches, ListBatches, last_batch_size
 from ..errors import DataError, OneCycleError
 from .evaluate import evaluating
 from .losses import shape
@@ -17,17 +18,18 @@ from .objectives import Loss, Supervised, loss_module, means_of
 from .restore import untouched
 from .runtime import Runtime
 from .state import training_mode
+from .step import compute, samples_in
 
 FEW = 8
 KNOWN = 256  # samples that tell whether a model was trained before
 
 
-def few(batch: Any) -> Any:
+def few(batch: Any, count: int = FEW) -> Any:
     """The first samples of a pair of tensors; any other batch whole."""
     if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
         inputs, targets = batch
         if inputs.ndim and targets.shape[:1] == inputs.shape[:1]:
-            return inputs[:FEW], targets[:FEW]
+            return inputs[:count], targets[:count]
     return batch
 
 
@@ -119,24 +121,50 @@ def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> set[str
     return measured
 
 
-def check_single(model: nn.Module, batch: Any, runtime: Runtime) -> None:
-    """Run the first sample alone through the model, in training mode and without a trace.
+def batch_of_one(batches: Batches, first: Any) -> Any:
+    """A batch of one sample that is to come, as far as that can be told without reading; None: none is known of."""
+    if isinstance(batches, ListBatches):
+        return next((batch for batch in batches.batches if samples_in(batch) == 1), None)
+    if samples_in(first) == 1:
+        return first
+    return few(first, 1) if last_batch_size(batches) == 1 else None
+
+
+def check_single(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> None:
+    """Measure the loss of a batch of one sample in training mode, without a trace.
 
     Raises:
         DataError: it cannot be a batch of its own, as where a batch norm has one value a channel.
     """
-    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(inputs, Tensor) or not inputs.ndim:
-        return
-    with untouched([], [model]), torch.no_grad(), runtime.autocast():
-        training_mode(model)
+    with _trial_of(model, loss):
         try:
-            model(inputs[:1])
-        except ValueError as error:
-            raise DataError(
-                f"the last batch of an epoch is a batch of one sample, which the model cannot be trained on ({error}): "
-                "give the DataLoader drop_last=True, or another batch size"
-            ) from error
+            compute(loss, model, batch, runtime)
+        except OneCycleError:
+            raise
+        except Exception:
+            if isinstance(loss, Supervised):
+                raise
+
+
+def trains(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> bool:
+    """Whether the loss of a batch and its gradient can be computed; without a trace."""
+    with _trial_of(model, loss):
+        try:
+            compute(loss, model, batch, runtime).loss.backward()
+        except Exception:
+            return False
+    return True
+
+
+@contextmanager
+def _trial_of(model: nn.Module, loss: Loss) -> Iterator[None]:
+    """Training mode within the block, and afterwards all as it was."""
+    of_loss = loss_module(loss)
+    modules = [model] if of_loss is None else [model, of_loss]
+    with untouched([], modules):
+        for module in modules:
+            training_mode(module)
+        yield
 
 
 def is_unfinished(model: nn.Module) -> bool:

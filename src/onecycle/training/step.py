@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import TrainingError
+from ..errors import DataError, TrainingError
 from .means import UpdateMeans
 from .objectives import BatchMeans, Loss, means_of
 from .runtime import Runtime
@@ -44,9 +44,18 @@ def compute(loss: Loss, model: nn.Module, batch: Any, runtime: Runtime) -> Batch
 
     Raises:
         ConfigError: a loss that is not one number.
+        DataError: a batch norm got one value a channel.
     """
-    with runtime.autocast():
-        return means_of(loss(model, batch))
+    try:
+        with runtime.autocast():
+            return means_of(loss(model, batch))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise DataError(
+            f"a batch of one sample is one that {type(model).__name__} cannot be trained on ({error}): give the "
+            "DataLoader drop_last=True, or another batch size"
+        ) from error
 
 
 def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:

@@ -1,0 +1,56 @@
+"""Trainings drawn at random, held against plain torch: equal to rounding, or refused before the first update.
+
+    python bench/fuzz.py [--cases 10000] [--seed 0] [--stop]
+
+Each case is a script of a dozen lines (tests/fuzz_cases.py); of a fault the simplest script that shows it is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+import torch
+from fuzz_cases import draw
+from fuzzing import run, simplest
+
+SHOWN = 3
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first case; the others follow")
+    parser.add_argument("--stop", action="store_true", help="stop at the first fault")
+    parser.add_argument("--refusals", action="store_true", help="show what is refused, though torch takes it")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    counts: Counter[str] = Counter()
+    refusals: dict[str, list[int]] = {}
+    for number, seed in enumerate(range(options.seed, options.seed + options.cases), 1):
+        case = draw(seed)
+        outcome = run(case)
+        counts[outcome.kind] += 1
+        if outcome.kind == "refused, though not by torch":
+            refusals.setdefault(outcome.message[:60], []).append(seed)
+        if outcome.is_fault and counts[outcome.kind] <= SHOWN:
+            case = simplest(case, outcome.kind)
+            print(f"\n--- {outcome.kind}, seed {seed}: {run(case).message[:300]}\n{case.script()}\n", flush=True)
+            if options.stop:
+                return 1
+        if number % 100 == 0:
+            print(f"{number} cases, {time.process_time():.0f} s of CPU: {counts.most_common(4)}", flush=True)
+    print(*(f"{count:6} {kind}" for kind, count in counts.most_common()), sep="\n")
+    if options.refusals:
+        for message, seeds in sorted(refusals.items(), key=lambda item: -len(item[1])):
+            print(len(seeds), seeds[:4], message)
+    return int(any(kind.startswith("fault") for kind in counts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

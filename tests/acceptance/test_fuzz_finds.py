@@ -1,0 +1,195 @@
+"""What trainings drawn at random brought to light (bench/fuzz.py), each in its smallest form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from onecycle import ConfigError, DataError, Learner
+
+G = torch.Generator().manual_seed(0)
+X = torch.randn(24, 5, generator=G)
+LABELS = torch.arange(24) % 3
+IMAGES = torch.randn(24, 2, 6, 6, generator=G)
+
+
+def learner(model, data, **options):
+    return Learner(model, data, **{"batch_size": 8, "optimizer": torch.optim.SGD, "verbose": False, **options})
+
+
+def net(outputs: int = 3) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Linear(5, outputs)
+
+
+def normed() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+def listed(x, y, size):
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+# Memory formats
+
+
+class Viewed(nn.Module):
+    """The classic convolutional net, which flattens by `view`."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(2, 4, 3), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.head(F.relu(self.body(x)).view(-1, 64))
+
+
+@pytest.mark.parametrize("loss", [None, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])])
+def test_a_model_that_flattens_by_view_is_trained(loss):
+    model = Viewed()
+    before = model.body.weight.clone()
+    learner(model, (IMAGES, LABELS), loss=loss).fit(1, lr_max=0.1)
+    assert model.body.weight.is_contiguous() and not torch.equal(model.body.weight, before)
+
+
+@pytest.mark.parametrize("loss", ["nll", lambda model, batch: F.nll_loss(model(batch[0]), batch[1])])
+def test_a_loss_that_takes_contiguous_outputs_alone_gets_them(loss):
+    pixels = torch.randint(0, 3, (24, 6, 6), generator=G)
+    learner(nn.Conv2d(2, 3, 1), (IMAGES, pixels), loss=loss).fit(1, lr_max=0.1)
+
+
+def test_other_convolutions_are_laid_out_with_their_channels_last_without_a_trace():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    learner(model, (IMAGES, LABELS))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+# Types of targets
+
+
+@pytest.mark.parametrize("loss", ["huber", "smooth_l1", "mse", "mae", nn.BCEWithLogitsLoss()])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bool])
+@pytest.mark.parametrize("double", [False, True])
+def test_targets_of_another_precision_than_the_outputs(loss, dtype, double):
+    targets, model = (X[:, :2] > 0).to(dtype), net(2)
+    inputs, model = (X.double(), model.double()) if double else (X, model)
+    learn = learner(model, (inputs, targets), loss=loss, weight_decay=0.0)
+    learn.fit("1 update", "constant", 0.1)
+    by_hand = net(2).double() if double else net(2)
+    x, y = next(learn.train.epoch(0))
+    learn.state.loss.criterion(by_hand(x), y.to(x.dtype)).backward()
+    torch.testing.assert_close(model.weight, by_hand.weight - 0.1 * by_hand.weight.grad)
+
+
+# Batches of one sample
+
+
+def test_single_samples_for_a_batch_norm_are_found_before_the_first_update():
+    odd = listed(X[:17], LABELS[:17], 8)
+    dicts = [{"x": x, "y": y} for x, y in odd]
+
+    def loss(model, batch):
+        return F.cross_entropy(model(batch["x"]), batch["y"])
+
+    for data, options in ((odd, {}), (dicts, {"loss": loss}), ((X, LABELS), {"batch_size": 1})):
+        model = normed()
+        with pytest.raises(DataError, match="a batch of one sample"):
+            learner(model, data, **options)
+        assert int(model[1].num_batches_tracked) == 0
+
+
+def test_a_stream_says_it_when_it_comes_to_the_single_sample():
+    learn = learner(normed(), iter(listed(X[:17], LABELS[:17], 8)))
+    with pytest.raises(DataError, match="a batch of one sample"):
+        learn.fit("3 updates", "constant", 0.1)
+
+
+# Targets
+
+
+@pytest.mark.parametrize("data", [listed, lambda x, y, size: DataLoader(TensorDataset(x, y), size)])
+def test_labels_of_all_batches_in_memory_are_looked_at(data):
+    labels = LABELS.clone()
+    labels[-1] = 3
+    with pytest.raises(DataError, match="found labels from 0 to 3"):
+        learner(net(), data(X, labels, 8))
+
+
+def test_targets_that_are_left_out_of_other_data_alone():
+    learn = learner(net(), (X, LABELS), metrics=["accuracy", "top2"])
+    other = LABELS.masked_fill(torch.arange(24) % 5 < 2, -100)
+    outputs, counted = learn.model(X).detach(), other != -100
+    measured = learn.evaluate(listed(X, other, 5))
+    assert measured["loss"] == pytest.approx(F.cross_entropy(outputs, other).item(), rel=1e-5)
+    assert measured["accuracy"] == pytest.approx((outputs.argmax(1) == other)[counted].float().mean().item())
+    two = (outputs.topk(2).indices == other[:, None]).any(1)
+    assert measured["top2"] == pytest.approx(two[counted].float().mean().item())
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(net(1), nn.Flatten(0)), net(1)], ids=["[n]", "[n, 1]"])
+def test_one_output_for_a_loss_of_classes_is_refused_which_would_always_be_zero(model):
+    for targets in (torch.zeros(24, dtype=torch.int64), torch.rand(24, 1)):
+        with pytest.raises(DataError, match=r"outputs of \[n, classes\]; received float32 .*BCEWithLogitsLoss"):
+            learner(model, (X, targets), loss=nn.CrossEntropyLoss(), metrics="f1")
+
+
+def test_labels_out_of_range_in_a_stream_are_said_for_any_criterion_of_classes():
+    labels = LABELS.clone()
+    labels[-1] = 3
+    for criterion in (nn.MultiMarginLoss(), nn.CrossEntropyLoss()):
+        learn = learner(net(), iter(listed(X, labels, 8)), loss=criterion)
+        with pytest.raises(DataError, match="labels must lie from 0 to 2"):
+            learn.fit("3 updates", "constant", 0.1)
+
+
+def test_a_mean_over_no_targets_at_all_is_not_a_number():
+    learn = learner(net(), (X, LABELS))
+    measured = learn.evaluate((X, torch.full((24,), -100)))
+    assert math.isnan(measured["loss"]) and math.isnan(measured["accuracy"])
+
+
+def test_a_hinge_embedding_does_not_broadcast():
+    targets = LABELS.remainder(2) * 2 - 1
+    learn = learner(net(1), (X, targets), loss=nn.HingeEmbeddingLoss())
+    expected = F.hinge_embedding_loss(learn.model(X).view(-1), targets)
+    assert learn.evaluate((X, targets))["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+# Optimizers and metrics
+
+
+def test_dense_gradients_for_an_optimizer_of_sparse_ones():
+    with pytest.raises(ConfigError, match="SparseAdam is for sparse gradients alone"):
+        learner(net(), (X, LABELS), optimizer=torch.optim.SparseAdam)
+
+
+def test_metrics_beside_a_loss_of_ones_own_are_tried_first():
+    dicts = [{"x": x, "y": y} for x, y in listed(X, LABELS, 8)]
+
+    def loss(model, batch):
+        x, y = batch.values() if isinstance(batch, dict) else batch
+        return F.cross_entropy(model(x)[0], y)
+
+    class Two(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    def size(outputs, targets):
+        return outputs.abs().mean()
+
+    with pytest.raises(DataError, match=r"metrics beside loss=fn\(model, batch\) are of batches \(inputs, targets\)"):
+        learner(Two(5, 3), dicts, loss=loss, metrics=[size])
+    with pytest.raises(DataError, match="a metric fails on the model's outputs, a tuple"):
+        learner(Two(5, 3), (X, LABELS), loss=loss, metrics=[size])
+    learn = learner(Two(5, 3), dicts, loss=loss, metrics=[])
+    learn.fit(1, lr_max=0.1)
+    assert learn.evaluate(dicts).keys() == {"loss"}
