@@ -423,7 +423,8 @@ class Case:
     def learner(self) -> str:
         """The line that makes the learner."""
         options = f", {self.options}" if self.options else ""
-        words = "loss=loss, metrics=metrics, optimizer=optimizer, batch_size=b, smoothing=0.0, verbose=False"
+        words = "loss=loss, metrics=metrics, optimizer=optimizer, batch_size=b, verbose=False, smoothing=0.0"
+        words += ", standardise=False"
         return f"learn = Learner(model, data, valid, {words}{options})"
 
     def script(self) -> str:

@@ -312,8 +312,12 @@ def namespace(case: Case) -> dict[str, Any]:
 
 
 def as_seen(case: Case, given: Mapping[str, Any]) -> Any:
-    """The inputs in the type that the library gives them: float64 arrays become float32."""
-    return given["x"].float() if ".numpy()" in case.data and given["x"].is_floating_point() else given["x"]
+    """The inputs in the type that the library gives them: float64 arrays as float32, whole data as the model's."""
+    x = given["x"]
+    if not x.is_floating_point() or not case.data.startswith("(x"):
+        return x
+    dtypes = [p.dtype for p in given["model"].parameters() if p.is_floating_point() and not is_lazy(p)]
+    return (x.float() if "numpy" in case.data else x).to(dtypes[0] if dtypes else x.dtype)
 
 
 def to_evaluate(case: Case, given: Mapping[str, Any]) -> Any:
