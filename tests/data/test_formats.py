@@ -7,6 +7,7 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from data_makers import CIFAR10, cifar_binary, cifar_python, idx, idx_folder, parquet, pixels, tar_of
@@ -378,3 +379,19 @@ def test_text_refuses(tmp_path, raw, message):
     (tmp_path / "x.txt").write_bytes(raw)
     with pytest.raises(DataError, match=message):
         load(tmp_path / "x.txt", in_memory_bytes=100_000)
+
+
+def test_damaged_cells_of_parquet_are_listed_or_left_out(tmp_path):
+    images, labels = pixels(20, 4, 4, 3), [0, 1] * 10
+    path = tmp_path / "p" / "train-0.parquet"
+    parquet(path, images, labels, ["no", "yes"])
+    table = pq.read_table(path)
+    cells = table["image"].to_pylist()
+    cells[3], cells[8] = {"bytes": b"junk", "path": None}, None
+    pq.write_table(table.set_column(0, table.schema.field("image"), [cells]), path)
+    with pytest.raises(DataError, match=r"2 images do not decode(.|\n)*row 3: not an image(.|\n)*row 8: no image here"):
+        load(tmp_path / "p")
+    for options in ({}, {"in_memory_bytes": 10}):
+        data = load(tmp_path / "p", skip_damaged=True, **options)
+        assert len(data.train) + len(data.valid) == 18
+        assert any("2 of 20 images do not decode and are left out" in note for note in data.notes)

@@ -200,3 +200,17 @@ def test_what_the_command_cannot_use(capsys, words, message):
     with pytest.raises(SystemExit):
         main(["predict", "run", *words])
     assert message in capsys.readouterr().err
+
+
+def test_a_table_as_a_frame():
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({"x": rng.normal(size=80), "kind": rng.choice(["a", "b", "c"], 80)})
+    frame["y"] = np.where(frame.x > 0, "high", "low")
+    frame.to_csv("table.csv", index=False)
+    run(Job("table.csv", target="y", budget="1 epochs", batch_size=16), "run", report=False)
+    trained = load_run("run")
+    by_file = predict_files("run", ["table.csv"])
+    got = trained.predict(frame.drop(columns="y"))
+    assert got.max(1).values.tolist() == pytest.approx([row["probability"] for row in by_file])
+    assert [trained.classes[i] for i in got.argmax(1)] == [row["class"] for row in by_file]
