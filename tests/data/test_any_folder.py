@@ -115,7 +115,7 @@ def contents(data, cut: bool) -> Counter:
     return read
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), fit=st.sampled_from(("crop", "pad", "squash")))
 def test_what_is_read_is_what_is_there(seed, fit, monkeypatch):
     with tempfile.TemporaryDirectory() as place:
