@@ -613,11 +613,11 @@ def _has_table_front(model: nn.Module) -> bool:
 
 def _codes_as_numbers(model: nn.Module, data: Any) -> list[str]:
     """A note where a model takes the codes of a table's categories for numbers."""
-    columns = getattr(data, "columns", None)
-    if not (columns and columns.categories) or _has_table_front(model):
+    categories = getattr(getattr(data, "columns", None), "categories", ())
+    if not categories or _has_table_front(model):
         return []
     return [
-        f"the model takes the codes of {count(len(columns.categories), 'category')} for numbers: build it with "
+        f"the model takes the codes of {count(len(categories), 'category')} for numbers: build it with "
         "build_model(..., columns=data.columns) to embed them"
     ]
 

@@ -79,7 +79,8 @@ def test_every_option_reaches_its_setting(training):
         "100", "--image-size", "32", "--fit", "pad", "--skip-damaged", "--precision", "bf16", "--device",
         "cpu", "--compile", "--workers", "2", "--model-options.hidden", "32", "--model-options.dropout", "0.2",
         "--policy-options.peak_at", "0.3", "--target", "price", "--valid", "v.csv", "--test", "t.csv", "--task",
-        "regression", "--leave-out", "id,name", "--no-standardise", "--average", "0.99", "--evaluate-every",
+        "regression", "--leave-out", "id,name", "--text-column", "review",
+        "--no-standardise", "--average", "0.99", "--evaluate-every",
         "50", "--keep-best", "loss", "--no-report", "--out", "here", "--json",
     ])  # fmt: skip
     job, out, resume, verbose, report = training[0]
@@ -91,7 +92,7 @@ def test_every_option_reaches_its_setting(training):
         "clip": 1.0, "seed": 3, "limit": 100, "image_size": 32, "fit": "pad", "skip_damaged": True,
         "precision": "bf16", "device": "cpu", "compile": True, "workers": 2,
         "standardise": False, "target": "price", "valid": "v.csv", "test": "t.csv", "task": "regression",
-        "leave_out": ("id", "name"),
+        "leave_out": ("id", "name"), "text_column": "review",
         "average": 0.99, "evaluate_every": 50, "keep_best": "loss",
     }  # fmt: skip
     assert (out, resume, verbose, report) == (Path("here"), False, False, False)

@@ -13,7 +13,7 @@ from onecycle import models
 from onecycle.errors import ConfigError, MissingDependency
 
 IMAGE_MODELS = [name for name in models.names() if name != "char-transformer"]
-CONV_MODELS = [name for name in IMAGE_MODELS if name not in ("mlp", "tabular")]
+CONV_MODELS = [name for name in IMAGE_MODELS if name not in ("mlp", "tabular", "text-classifier")]
 
 
 def build(name, input_shape=(3, 32, 32), classes=10, **options):
@@ -43,8 +43,8 @@ def conv(before, after, kernel=3, bias=False):
 
 def test_names():
     assert models.names() == (
-        "mlp", "tabular", "lenet", "small-cnn", "resnet9", "resnet20", "resnet56", "resnet110", "wrn-22",
-        "char-transformer",
+        "mlp", "tabular", "text-classifier", "lenet", "small-cnn", "resnet9", "resnet20", "resnet56", "resnet110",
+        "wrn-22", "char-transformer",
     )  # fmt: skip
 
 

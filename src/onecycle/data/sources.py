@@ -31,7 +31,8 @@ from .splits import (
     take,
     unmeasured,
 )
-from .tables import TableOptions, is_frame, is_table_file, read_table
+from .tables import TableOptions, is_frame, is_table_file, read_table, read_text_folder
+from .text_folders import text_folder
 
 KEPT_BYTES = 2**28  # of a split that is kept in memory by `loading_once`
 SYSTEM = Path("/usr/share/datasets")  # where the packages of Debian put data sets
@@ -104,6 +105,7 @@ def load(
     test: Any = None,
     task: str | None = None,
     leave_out: Sequence[str] = (),
+    text_column: str | None = None,
     seed: int = 0,
     limit: int | None = None,
     valid_fraction: float = 0.1,
@@ -124,6 +126,7 @@ def load(
         valid, test: of a table: further files or frames with the same columns; a test set is measured at the end.
         task: of a table: "classification" or "regression", where the target could be either.
         leave_out: of a table: columns that are not to be learned from.
+        text_column: of a table: the column of texts to be learned from, and no other.
         seed: of the validation cut and of `limit`; the same seed gives the same samples on every machine.
         limit: keep only so many training samples, every class in its share; valid and test stay whole.
         valid_fraction: cut from train when the source has no validation split, stratified where there are classes.
@@ -147,14 +150,14 @@ def load(
     (144, 359, 10)
     """
     names = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
-    table = TableOptions(target, valid, test, task, names)
+    table = TableOptions(target, valid, test, task, names, text_column)
     options = LoadOptions(seed, limit, valid_fraction, image_size, in_memory_bytes, context, table, fit, skip_damaged)
     name, raw = _read_once(data, options)
     if image_size is not None:
         if raw.kind != "image":
             raise ConfigError(f"image_size = {image_size} is for images, and {name} is {raw.kind}. Leave it out.")
         raw = _resized(raw, image_size, fit)
-    if table.given and raw.kind != "table":
+    if table.given and raw.kind not in ("table", "texts"):
         raise ConfigError(f"{listed(table.given)}: for tables alone, and {name} is {raw.kind}. Leave it out.")
     return _prepare(name, raw, options)
 
@@ -290,7 +293,8 @@ def _layout(path: Path) -> str | None:
     if path.is_dir():
         layouts = {"parquet": parquet_files, "idx": find_idx, "cifar": find_cifar}
         folders = any(child.is_dir() for child in path.iterdir())
-        return next((name for name, look in layouts.items() if look(path)), "folder" if folders else None)
+        other = "texts" if folders and text_folder(path) else "folder" if folders else None
+        return next((name for name, look in layouts.items() if look(path)), other)
     if path.is_file():
         suffixes = {".parquet": "parquet", ".npz": "npz", ".txt": "text"}
         return (
@@ -309,6 +313,8 @@ def _read_path(path: Path, options: LoadOptions) -> RawData:
     layout = _layout(path)
     if layout == "table" or (layout == "parquet" and path.is_file() and options.table.target is not None):
         return read_table(path, options.table)
+    if layout == "texts":
+        return read_text_folder(path, text_folder(path) or {})
     if layout in ("folder", "parquet") or (layout is None and path.is_dir()):
         raw = _read_images(path, layout or "folder", options)
     elif layout == "idx":

@@ -14,6 +14,7 @@ from ..errors import DataError
 from ..text import count, listed
 from .images import decode_or_raise
 from .table_columns import TableColumns
+from .text_tokens import TextTokens
 
 # One number for each purpose, so that the same seed gives independent draws.
 VALID, LIMIT, TEST, STATS = 1, 2, 3, 4
@@ -28,6 +29,7 @@ class Split:
     | image | uint8 [n, channels, height, width], 0..255 | int64 [n] or, for regression, float32 [n, ...] |
     | array | float32 [n, ...] | the same |
     | table | float32 [n, columns], see `TableColumns` | the same |
+    | texts | int64 [n, length], see `TextTokens` | the same |
     | text | int64 [n, length], indices into the characters | int64 [n, length], the inputs shifted by one |
 
     >>> Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
@@ -85,7 +87,7 @@ class Data:
 
     Attributes:
         name: "digits", "cifar10", the name of the folder or file.
-        kind: "image", "array", "table" or "text".
+        kind: "image", "array", "table", "texts" or "text" (one, by characters).
         train, valid, test: a `Split`, or a `Stream` when it is too large for memory; `test` may be None.
         classes: the names by label; for text the characters by index; None for regression.
         mean, std: for images per channel, of the training split, in units where 255 is 1; else ().
@@ -108,7 +110,7 @@ class Data:
     origin: str
     notes: tuple[str, ...]
     fit: str = "crop"
-    columns: TableColumns | None = None
+    columns: TableColumns | TextTokens | None = None
 
     def __repr__(self) -> str:
         sizes = {name: getattr(self, name) for name in ("train", "valid", "test")}
@@ -150,7 +152,7 @@ class Encoded:
     """Splits whose samples were made once it was known which of them are for training."""
 
     parts: Mapping[str, Split | Stream]
-    columns: TableColumns | None = None
+    columns: TableColumns | TextTokens | None = None
     notes: tuple[str, ...] = ()
 
 

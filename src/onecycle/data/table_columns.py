@@ -17,6 +17,7 @@ from ..text import count, listed
 FEW = 10  # different whole numbers that are categories too
 ALL_KEPT, RARE = 20, 3  # of a category of more values than that, those in fewer rows share the code of unknown ones
 BINS = 16
+LONG_TEXT = 40  # characters on average from which on words that differ are texts
 PARSED = 0.95  # of the words of a column: so many are numbers, and it is one of numbers
 PARTS = {"year": "year", "month": "month", "weekday": "day_of_week", "hour": "hour"}  # of a date, by pyarrow's name
 UNKNOWN, MISSING = 0, 1  # the codes of what was not in the training rows, and of what is not there
@@ -65,7 +66,7 @@ class CategoryColumn:
         """The codes int64 [n] of an array of words, null where missing."""
         import pyarrow as pa
 
-        pc = _compute()
+        pc = compute()
         codes = pc.index_in(values, value_set=pa.array(self.values, pa.string())).to_numpy(zero_copy_only=False)
         codes = np.where(np.isnan(codes.astype(np.float64)), UNKNOWN - 2, codes).astype(np.int64) + 2
         return np.where(values.is_null().to_numpy(zero_copy_only=False), MISSING, codes)
@@ -164,7 +165,7 @@ class TableColumns:
         )
 
 
-def _compute() -> Any:
+def compute() -> Any:
     """pyarrow's functions, which it makes as it is imported."""
     import pyarrow.compute
 
@@ -204,7 +205,7 @@ def plain_column(column: Any) -> Any:
     """A column as float64, bool, timestamp or string, null where missing; others stay as they are."""
     import pyarrow as pa
 
-    pc = _compute()
+    pc = compute()
     column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
     column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
     kind = column.type
@@ -257,7 +258,7 @@ def _number(name: str, part: str, values: np.ndarray) -> NumberColumn:
 
 
 def _fit_words(name: str, column: Any) -> _Fitted:
-    pc = _compute()
+    pc = compute()
     known = column.drop_null()
     numbers = _parsed(known)
     strange = int(np.isnan(numbers).sum())
@@ -267,13 +268,15 @@ def _fit_words(name: str, column: Any) -> _Fitted:
         return _fit_numbers(name, _parsed_column(column), (note,) if note else ())
     if different > max(ALL_KEPT, rows / 2):
         length = pc.mean(pc.utf8_length(known)).as_py()
-        what = f"free text of {length:.0f} characters" if length > 40 else f"{different:,} different words"
+        what = f"{different:,} different words"
+        if length > LONG_TEXT:
+            what = f"free text of {length:.0f} characters, see text_column (--text-column),"
         return _Fitted(why_not=f"{what} in {count(rows, 'row')}")
     return _fit_category(name, column, words=True)
 
 
 def _fit_category(name: str, column: Any, *, words: bool, part: str = "") -> _Fitted:
-    pc = _compute()
+    pc = compute()
     each = pc.value_counts(_words(column, part, "the training rows").drop_null())
     counts = dict(zip(each.field("values").to_pylist(), each.field("counts").to_pylist(), strict=True))
     if len(counts) == 1 and column.null_count == 0:
@@ -302,7 +305,7 @@ def _numbers(column: Any, part: str, name: str, place: str) -> np.ndarray:
     """Float64 [n], NaN where missing."""
     import pyarrow as pa
 
-    pc = _compute()
+    pc = compute()
     column = plain_column(column)
     kind = column.type
     if part:
@@ -330,7 +333,7 @@ def _words(column: Any, part: str, place: str) -> Any:
     """An array of words, null where missing; whole numbers without a point."""
     import pyarrow as pa
 
-    pc = _compute()
+    pc = compute()
     column = plain_column(column)
     if part:
         column = getattr(pc, PARTS[part])(_dates(column, part, place))

@@ -17,6 +17,8 @@ from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed
 from .splits import Encoded, RawData, Split, Stream
 from .table_columns import TableColumns, plain_column
+from .text_folders import read_texts
+from .text_tokens import TextTokens, text_column
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 TASKS = ("classification", "regression")
@@ -34,6 +36,7 @@ class TableOptions:
     test: Any = None
     task: str | None = None
     leave_out: tuple[str, ...] = ()
+    text_column: str | None = None
 
     def __post_init__(self) -> None:
         if self.task is not None:
@@ -71,7 +74,22 @@ def read_table(data: Any, options: TableOptions) -> RawData:
             tables[split], said = as_table(source, words)
             notes += said
             words = words or _words_of(tables[split])
-    origin = str(data) if isinstance(data, str | Path) else "Python"
+    return _from_tables(tables, options, str(data) if isinstance(data, str | Path) else "Python", notes)
+
+
+def read_text_folder(root: Path, files: Mapping[str, Mapping[str, Sequence[Path]]]) -> RawData:
+    """The texts in a folder by class: the files of each class by split."""
+    import pyarrow as pa
+
+    tables: dict[str, Any] = {}
+    for split, classes in files.items():
+        paths = [path for one in classes.values() for path in one]
+        names = [name for name, one in classes.items() for _ in one]
+        tables[split] = pa.table({"text": pa.array(read_texts(paths), pa.string()), "class": names})
+    return _from_tables(tables, TableOptions("class", text_column="text"), str(root), [])
+
+
+def _from_tables(tables: dict[str, Any], options: TableOptions, origin: str, notes: list[str]) -> RawData:
     target = _target(tables, options.target, origin)
     for name in options.leave_out:
         if name not in tables["train"].column_names or name == target:
@@ -82,17 +100,27 @@ def read_table(data: Any, options: TableOptions) -> RawData:
     targets, classes, said = _targets({split: table[target] for split, table in tables.items()}, options.task)
     parts = _numbered_rows(tables, targets)
 
+    column = options.text_column or text_column(tables["train"], target, options.leave_out)
+    if column is not None and (column not in tables["train"].column_names or column == target):
+        raise ConfigError(f"text_column names no column beside the target: {column!r}. {_columns_of(tables['train'])}")
+
     def encode(parts: Mapping[str, Split | Stream]) -> Encoded:
         chosen = {split: _rows(tables, part) for split, part in parts.items()}
-        columns, more = TableColumns.fit(chosen["train"], target, options.leave_out)
-        given_away = _leaks(columns, chosen["train"], parts["train"].targets) if classes else []
+        columns, more = (
+            TableColumns.fit(chosen["train"], target, options.leave_out)
+            if column is None
+            else TextTokens.fit(chosen["train"], target, column)
+        )
+        table = isinstance(columns, TableColumns)
+        given_away = _leaks(columns, chosen["train"], parts["train"].targets) if classes and table else []
         encoded = {
             split: Split(columns.encode(chosen[split], f"the {split} split"), part.targets)
             for split, part in parts.items()
         }
         return Encoded(encoded, columns, (*more, *given_away))
 
-    return RawData("table", parts, classes, origin, (*notes, said), encode=encode)
+    kind = "table" if column is None else "texts"
+    return RawData(kind, parts, classes, origin, (*notes, said), encode=encode)
 
 
 # Files and frames
@@ -346,8 +374,8 @@ def _leaks(columns: TableColumns, train: Any, targets: Tensor) -> list[str]:
 # Rows to predict
 
 
-def read_rows(files: Sequence[str | Path], columns: TableColumns) -> tuple[Tensor, list[int]]:
-    """The rows of table files as a model sees them, float32 [n, ...], and how many there are in each file.
+def read_rows(files: Sequence[str | Path], columns: TableColumns | TextTokens) -> tuple[Tensor, list[int]]:
+    """The rows of table files as a model sees them, [n, ...], and how many there are in each; a text file is one row.
 
     Columns beside those that the model was trained on are not looked at.
 
@@ -356,5 +384,21 @@ def read_rows(files: Sequence[str | Path], columns: TableColumns) -> tuple[Tenso
     """
     if not files:
         raise DataError("No files to predict on. Give at least one.")
-    encoded = [columns.encode(as_table(file, columns.words)[0], str(file)) for file in files]
+    encoded = [columns.encode(_rows_of(Path(file).expanduser(), columns), str(file)) for file in files]
     return torch.cat(encoded), [len(part) for part in encoded]
+
+
+def _rows_of(file: Path, columns: TableColumns | TextTokens) -> Any:
+    import pyarrow as pa
+
+    if isinstance(columns, TextTokens) and file.suffix.lower() == ".txt" and file.is_file():
+        return pa.table({columns.column: read_texts([file])})
+    return as_table(file, columns.words)[0]
+
+
+def columns_of(known: Mapping[str, Any]) -> TableColumns | TextTokens | None:
+    """What the columns of a table or the texts became, from the facts of a run; None where it had none."""
+    columns = known.get("columns")
+    if not columns:
+        return None
+    return TextTokens.from_dict(columns) if "tokenizer" in columns else TableColumns.from_dict(columns)

@@ -25,7 +25,7 @@ class Job(TrainingOptions):
 
     Args:
         data: a name or a path, as in `onecycle.load`; `limit`, `image_size`, `fit`, `skip_damaged`, `target`, `valid`,
-            `test`, `task` and `leave_out` are its arguments.
+            `test`, `task`, `leave_out` and `text_column` are its arguments.
         model: a name or ``package.module:callable``, as in `onecycle.build_model`; None: one that suits the data.
         model_options: keywords of the model, such as ``{"dropout": 0.2}``.
         budget: what `Budget.parse` reads.
@@ -85,6 +85,7 @@ class Job(TrainingOptions):
     task: str | None = option(
         None, "Of a table: classification or regression; by default what suits the target.", "Data"
     )
+    text_column: str | None = option(None, "Of a table: the column of texts to be learned from, and no other.", "Data")
     leave_out: Sequence[str] = option((), "Of a table: columns that are not to be learned from.", "Data")
 
     def __post_init__(self) -> None:
@@ -141,7 +142,8 @@ class Job(TrainingOptions):
     @property
     def load_options(self) -> dict[str, Any]:
         """The keywords of `onecycle.load`, by name."""
-        names = ("limit", "image_size", "fit", "skip_damaged", "target", "valid", "test", "task", "leave_out")
+        of_images, of_tables = ("image_size", "fit", "skip_damaged"), ("target", "valid", "test", "task", "leave_out")
+        names = ("limit", *of_images, *of_tables, "text_column")
         return {name: getattr(self, name) for name in names}
 
     def learner_keywords(self) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from ..data.images import undecodable
 from ..data.inputs import CHUNK, input_files, read_batches, unlike_training
 from ..data.standardise import InputTransform, Scale
 from ..data.table_columns import TableColumns
-from ..data.tables import as_table, is_frame, read_rows
+from ..data.tables import as_table, columns_of, is_frame, read_rows
+from ..data.text_tokens import TextTokens
 from ..errors import CheckpointError, ConfigError
 from ..models import build
 from ..records.checkpoint import latest, load_weights
@@ -47,7 +48,7 @@ class TrainedModel:
     kind: str
     input_shape: tuple[int, ...] | None
     fit: str
-    columns: TableColumns | None
+    columns: TableColumns | TextTokens | None
     batching: BatchSettings = field(repr=False)
     form: Form = field(repr=False)
     runtime: Runtime = field(repr=False)
@@ -107,7 +108,7 @@ class TrainedModel:
         if bad:
             say(f"{len(bad)} of {count(len(files), 'file')} do not decode and are left out, such as {next(iter(bad))}")
 
-    def _of_tables(self, paths: Sequence[str | Path], columns: TableColumns) -> tuple[list[str], Tensor]:
+    def _of_tables(self, paths: Sequence[str | Path], columns: TableColumns | TextTokens) -> tuple[list[str], Tensor]:
         rows, counts = read_rows(paths, columns)
         named = zip(map(str, paths), counts, strict=True)
         return [file if n == 1 else f"{file}[{i}]" for file, n in named for i in range(n)], self._predicted(rows)
@@ -155,7 +156,7 @@ def load_run(
     folder = Path(folder)
     record = RUN.read(folder)
     known = _described(folder, record)
-    columns = TableColumns.from_dict(known["columns"]) if known.get("columns") else None
+    columns = columns_of(known)
     model = model or _built(folder, known["model"], columns)
     _load_weights(model, folder)
     resolved = record["resolved"]
@@ -241,7 +242,7 @@ def _described(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     return record["prediction"]
 
 
-def _built(folder: Path, recipe: Mapping[str, Any] | None, columns: TableColumns | None) -> nn.Module:
+def _built(folder: Path, recipe: Mapping[str, Any] | None, columns: TableColumns | TextTokens | None) -> nn.Module:
     if recipe is None:
         raise CheckpointError(
             f"the run in {folder} does not know how its model was made, since onecycle.build_model did not make it: "

@@ -146,7 +146,7 @@ def _default_model(data: Data) -> str:
     """A model that trains in minutes on a laptop."""
     if data.kind == "image":
         return "small-cnn" if data.input_shape[0] == 1 else "resnet20"
-    return {"text": "char-transformer", "table": "tabular"}.get(data.kind, "mlp")
+    return {"text": "char-transformer", "table": "tabular", "texts": "text-classifier"}.get(data.kind, "mlp")
 
 
 def _outputs(data: Data) -> int:

@@ -17,6 +17,7 @@ from .external import from_timm, imported_maker
 from .resnet import resnet9, resnet20, resnet56, resnet110, wrn22
 from .small import lenet, mlp, small_cnn
 from .tabular import TableFront, TableLayout, tabular
+from .texts import TextFront, Tokens, text_classifier
 from .transformer import char_transformer
 
 __all__ = ["build", "names"]
@@ -25,6 +26,7 @@ _BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "mlp": mlp,
         "tabular": tabular,
+        "text-classifier": text_classifier,
         "lenet": lenet,
         "small-cnn": small_cnn,
         "resnet9": resnet9,
@@ -41,7 +43,7 @@ def names() -> tuple[str, ...]:
     """The names of the reference models, which `build` takes beside ``timm:NAME`` and ``package.module:callable``.
 
     >>> names()[:3]
-    ('mlp', 'tabular', 'lenet')
+    ('mlp', 'tabular', 'text-classifier')
     """
     return tuple(_BUILDERS)
 
@@ -51,7 +53,7 @@ def build(
     *,
     input_shape: tuple[int, ...],
     classes: int,
-    columns: TableLayout | None = None,
+    columns: TableLayout | Tokens | None = None,
     seed: int = 0,
     **options: Any,
 ) -> nn.Module:
@@ -66,8 +68,8 @@ def build(
     regression targets, or the size of the vocabulary. The model maps [n, *input_shape] to [n, classes], the
     ``char-transformer`` int64 [n, length] to [n, length, classes].
 
-    `columns` are those of a table, ``data.columns``: then the model comes behind a `TableFront`, which embeds the
-    categories, and is made for that front's width.
+    `columns` are those of a table or of texts, ``data.columns``: then the model comes behind a `TableFront`, which
+    embeds the categories, or a `TextFront`, a small transformer, and is made for that front's width.
 
     Options: ``dropout`` (a probability, default 0, before the last layer; in ``char-transformer`` everywhere; in
     ``tabular`` after each layer, default 0.1); ``hidden`` widths of ``mlp``; ``width`` and ``depth`` of ``tabular`` and
@@ -91,7 +93,7 @@ def build(
         if columns is None:
             model = make(input_shape=shape, classes=classes, **options)
         else:
-            front = TableFront(columns)
+            front = TextFront(columns) if hasattr(columns, "vocabulary") else TableFront(columns)  # type: ignore[arg-type]
             model = nn.Sequential(front, make(input_shape=(front.width,), classes=classes, **options))
     # For `onecycle.load_run`, which makes it again.
     model.recipe = {"name": name, "input_shape": shape, "classes": classes, "options": options}  # type: ignore[assignment]
