@@ -14,7 +14,7 @@ from PIL import Image
 
 from onecycle.data import Split, Stream, load
 from onecycle.data import encoded as encoding
-from onecycle.data.images import SUFFIXES, channel_statistics, decode, resize
+from onecycle.data.images import SUFFIXES, brand, channel_statistics, decode, resize
 from onecycle.errors import DataError
 
 
@@ -321,6 +321,23 @@ def test_cache_directory(monkeypatch, tmp_path):
     monkeypatch.delenv("ONECYCLE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert encoding.cache_directory() == tmp_path / "onecycle"
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "AVIF"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", None),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", None),
+        (b"", None),
+    ],
+)
+def test_what_a_file_says_it_is(tmp_path, head, kind):
+    (tmp_path / "x").write_bytes(head)
+    assert brand(head) == brand(tmp_path / "x") == kind
 
 
 def test_suffixes_are_ones_that_pillow_reads():

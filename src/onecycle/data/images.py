@@ -194,13 +194,16 @@ def brand(item: Item) -> str | None:
     """ "HEIC" or "AVIF" where the file or the bytes say that they are that, else None."""
     try:
         if isinstance(item, bytes):
-            head = item[:12]
+            head = item[:64]
         else:
             with open(item, "rb") as file:
-                head = file.read(12)
+                head = file.read(64)
     except OSError:
         return None
-    return BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
+    if head[4:8] != b"ftyp":
+        return None
+    kind = BRANDS.get(head[8:12])
+    return "AVIF" if kind and b"avif" in head[12:] else kind  # "mif1" is either
 
 
 def unreadable(item: Item) -> str | None:
