@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0, help="of the first case; the others follow")
     parser.add_argument("--stop", action="store_true", help="stop at the first fault")
-    parser.add_argument("--refusals", action="store_true", help="show what is refused, though torch takes it")
+    parser.add_argument("--refusals", action="store_true", help="say what is refused though torch trains it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     counts: Counter[str] = Counter()
@@ -36,7 +36,7 @@ def main() -> int:
         case = draw(seed)
         outcome = run(case)
         counts[outcome.kind] += 1
-        if outcome.kind == "refused, though not by torch":
+        if outcome.kind == "refused on purpose":
             refusals.setdefault(outcome.message[:60], []).append(seed)
         if outcome.is_fault and counts[outcome.kind] <= SHOWN:
             case = simplest(case, outcome.kind)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial  # noqa: F401
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset  # noqa: F401
+from torchmetrics.classification import MulticlassAccuracy  # noqa: F401
 
-from onecycle import Learner  # noqa: F401
+from onecycle import Learner, Supervised, TrainState, Update, as_batches, evaluate, preset, train  # noqa: F401
 
 # What a case may be made of, beside torch
 
@@ -148,6 +149,16 @@ def own(criterion: Any, returns: int) -> Any:
     return loss
 
 
+def as_loss(loss: Any) -> Any:
+    """What `train` takes: ``fn(model, batch)``, or a criterion of outputs and targets."""
+    return loss if hasattr(loss, "owned") else Supervised(loss)
+
+
+def stepped(state: TrainState, batches: Any, budget: Any, policy: str, lr: float) -> list[Update]:
+    """The updates of a training by `train` itself."""
+    return [event for event in train(state, batches, budget, preset(policy, lr)) if isinstance(event, Update)]
+
+
 def pairs(x: Any, y: Any, size: int) -> list[Any]:
     """A list of batches."""
     return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
@@ -242,8 +253,8 @@ BODIES = {
     "sequences": ["Last()", "nn.Sequential(nn.Flatten(), nn.Linear(20, 6))"],
     "images": [
         "nn.Sequential(nn.Conv2d(2, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 6))",
-        "nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
-        "nn.Linear(3, 6))",
+        "nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), "
+        "nn.Flatten(), nn.Linear(3, 6))",
     ],
     "words": [
         "nn.Sequential(nn.Embedding(7, 3), nn.Flatten(), nn.Linear(12, 6))",
@@ -360,11 +371,13 @@ OPTIMIZERS = [
     "torch.optim.AdamW(halves(model), lr=0.01)",
     "torch.optim.SGD([p for p in model.parameters() if p.ndim > 1], lr=0.1)",
     "torch.optim.Adagrad",
+    "torch.optim.Adam(model.parameters(), lr=torch.tensor(0.1), foreach=False)",
+    "torch.optim.RAdam(halves(model), lr=0.01)",
     "torch.optim.SparseAdam(model.parameters())",
     "torch.optim.LBFGS",
     "torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)",
 ]
-USUAL = 13
+USUAL = 15
 """So many of them go with most models."""
 MODES = [
     "",
@@ -377,10 +390,10 @@ MODES = [
 ]
 OPTIONS = [
     "", "", "accumulate=2", "accumulate=3", "clip=0.1", "weight_decay=0.1", "momentum=0.5", "accumulate=2, clip=0.05",
-    "accumulate=3, weight_decay=0.0",
+    "accumulate=3, weight_decay=0.0", "precision='bf16'", "precision='bf16', accumulate=2",
 ]  # fmt: skip
 METRICS = {
-    "whole": ["None", "'accuracy'", "['balanced_accuracy', spread]", "'top2'", "'f1'"],
+    "whole": ["None", "'accuracy'", "['balanced_accuracy', spread]", "'top2'", "'f1'", "MulticlassAccuracy(3)"],
     "binary": ["None", "'accuracy'", "'f1'"],
     "numbers": ["None", "['r2', 'mae']", "'rmse'", "[spread]"],
     "own": ["None", "[]", "[spread]"],
@@ -412,6 +425,7 @@ class Case:
     freeze: str
     fit: str
     test: str
+    by: str = "learner"
 
     def given(self) -> str:
         """The lines before the learner."""
@@ -427,11 +441,19 @@ class Case:
         words += ", standardise=False"
         return f"learn = Learner(model, data, valid, {words}{options})"
 
+    def state(self) -> str:
+        """The lines that make the state of a training by `train`."""
+        options = f", {self.options}" if self.options else ""
+        return f"state = TrainState(model, optimizer, as_loss(loss){options})\nbatches = as_batches(data, b)"
+
     def script(self) -> str:
         """All of it, to be run in a checkout."""
         head = "import sys\n\nsys.path[:0] = ['src', 'tests']\nfrom fuzz_cases import *\n"
-        fit = f"result = learn.fit({self.fit})"
-        lines = [head, self.given(), self.learner(), self.freeze, fit, f"print(result, learn.evaluate({self.test}))"]
+        lines = [self.learner(), self.freeze, f"learn.fit({self.fit})", f"print(learn.evaluate({self.test}))"]
+        if self.by == "train":
+            fit = f"print(stepped(state, batches, {self.fit}))"
+            lines = [self.state(), fit, f"print(evaluate(model, {self.test}, state.loss))"]
+        lines = [head, self.given(), *lines]
         return "\n".join(line for line in lines if line)
 
 
@@ -456,11 +478,22 @@ def draw(seed: int) -> Case:
     plain_parts = model.startswith("nn.Sequential") and "double" not in model and "Lazy" not in model
     modes = r.choice(MODES if plain_parts else MODES[:2]) if r.random() < 0.3 else ""
     optimizer, fit = _optimizer_and_fit(r, model, data)
-    return Case(
+    if fits is not kind:  # gradients may be nothing but rounding, which others than SGD magnify
+        optimizer = "torch.optim.SGD"
+    options = r.choice(OPTIONS)
+    if "bf16" in options and "SGD" not in optimizer:  # the others magnify what it rounds
+        options = ""
+    case = Case(
         seed, r.choice([3, 5, 8, 9, 16, 17, 24, 25]), r.choice([1, 2, 3, 4, 4, 8, 8, 16]), x, kind.targets, model,
-        modes, loss, data, optimizer, r.choice(OPTIONS), _metrics(r, name, loss), valid,
+        modes, loss, data, optimizer, options, _metrics(r, name, loss), valid,
         "learn.freeze()" if r.random() < 0.1 else "", fit, test,
     )  # fmt: skip
+    ready = "parameters()" in optimizer or "halves" in optimizer
+    named = loss == "None" or loss.startswith("'") or "double" in model or "Lazy" in model or fits is not kind
+    if ready and not named and "numpy" not in data and r.random() < 0.4:
+        options = case.options if case.options.startswith(("acc", "clip")) and "decay" not in case.options else ""
+        return replace(case, by="train", options=options, metrics="None", valid="None", freeze="")
+    return case
 
 
 def _model(r: random.Random, kind: Kind, loss: str) -> tuple[str, str]:
@@ -488,7 +521,7 @@ def _optimizer_and_fit(r: random.Random, model: str, data: str) -> tuple[str, st
     """An optimizer, and the arguments of a fit: budget, policy and peak."""
     optimizer = r.choice(OPTIMIZERS[:USUAL] if r.random() < 0.92 else OPTIMIZERS)
     if "sparse=True" in model and r.random() < 0.8:
-        optimizer = r.choice(["torch.optim.SGD(model.parameters(), lr=0.1)", "torch.optim.Adagrad"])
+        optimizer = "torch.optim.SGD(model.parameters(), lr=0.1)"
     lr = 0.01 if any(word in optimizer.lower() for word in ("ada", "muon", "rms")) else 0.1
     budget = r.choice(["1", "2", "3", "'1 update'", "'2 updates'", "'5 updates'"])
     if "iter" in data or "Stream" in data:  # whose length is not known

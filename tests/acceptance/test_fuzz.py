@@ -11,7 +11,7 @@ from fuzzing import run
 
 @pytest.mark.parametrize("block", range(4))
 def test_trainings_drawn_at_random(block):
-    """`python bench/fuzz.py --cases 1 --seed SEED` shows one of them as a script."""
+    """`python bench/fuzz.py --cases 1 --seed SEED` shows one that fails as a script."""
     cases = [draw(seed) for seed in range(75 * block, 75 * block + 75)]
     outcomes = {case.seed: run(case) for case in cases}
     assert not {seed: outcome for seed, outcome in outcomes.items() if outcome.is_fault}

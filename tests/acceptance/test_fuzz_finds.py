@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from onecycle import ConfigError, DataError, Learner
+from onecycle import ConfigError, DataError, Learner, Supervised
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(24, 5, generator=G)
@@ -135,6 +136,29 @@ def test_targets_that_are_left_out_of_other_data_alone():
     assert measured["top2"] == pytest.approx(two[counted].float().mean().item())
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_part_of_an_update_that_weighs_nothing_adds_nothing_to_it(by_hand, precision):
+    """Its mean is 0 / 0, and so is the gradient of that."""
+    weight = torch.tensor([0.0, 1.0, 2.0])
+    x, y = X[:4], torch.tensor([0, 0, 1, 2])
+
+    def masked(model, batch):
+        each, mask = F.cross_entropy(model(batch[0]), batch[1], reduction="none"), weight[batch[1]]
+        return (each * mask).sum() / mask.sum(), {}, mask.sum()
+
+    loss = masked if by_hand else nn.CrossEntropyLoss(weight=weight)
+    model, alone = net(), net()
+    options = {"loss": loss, "weight_decay": 0.0, "precision": precision}
+    learner(model, listed(x, y, 2), accumulate=2, **options).fit(1, "constant", 0.1)
+    learner(alone, [(x[2:], y[2:])], **options).fit(1, "constant", 0.1)
+    torch.testing.assert_close(model.weight, alone.weight, rtol=1e-3, atol=1e-3 if precision == "fp16" else 1e-6)
+    before = model.weight.clone()
+    learn = learner(model, listed(x[:2], y[:2], 1) * 2, accumulate=4, **options)
+    learn.fit(1, "constant", 0.1)
+    assert torch.equal(model.weight, before) and learn.state.step == 1
+
+
 @pytest.mark.parametrize("model", [nn.Sequential(net(1), nn.Flatten(0)), net(1)], ids=["[n]", "[n, 1]"])
 def test_one_output_for_a_loss_of_classes_is_refused_which_would_always_be_zero(model):
     for targets in (torch.zeros(24, dtype=torch.int64), torch.rand(24, 1)):
@@ -149,6 +173,12 @@ def test_labels_out_of_range_in_a_stream_are_said_for_any_criterion_of_classes()
         learn = learner(net(), iter(listed(X, labels, 8)), loss=criterion)
         with pytest.raises(DataError, match="labels must lie from 0 to 2"):
             learn.fit("3 updates", "constant", 0.1)
+
+
+def test_a_loss_in_a_loop_of_ones_own_is_a_mean_too():
+    for criterion in (nn.MSELoss(reduction="sum"), functools.partial(F.cross_entropy, reduction="none")):
+        with pytest.raises(ConfigError, match='give reduction="mean"'):
+            Supervised(criterion)
 
 
 def test_a_mean_over_no_targets_at_all_is_not_a_number():

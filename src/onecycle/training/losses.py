@@ -195,10 +195,15 @@ def criterion_of(loss: Any) -> Any:
     plain = unwrapped(loss)
     if form_of(loss).kind == "free" and not _takes_outputs(loss, plain):
         return None
-    reduction = _setting(loss, "reduction", "mean")
+    check_reduction(loss)
+    return loss
+
+
+def check_reduction(criterion: Any) -> None:
+    """Raise a ConfigError for a criterion that does not give the mean of its batch."""
+    reduction = _setting(criterion, "reduction", "mean")
     if reduction not in ("mean", "batchmean"):
         raise ConfigError(f'a loss is the mean of its batch: give reduction="mean"; received {reduction!r}')
-    return loss
 
 
 def same_shape(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

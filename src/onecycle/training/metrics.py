@@ -62,7 +62,7 @@ def _share(right: Tensor, targets: Tensor, ignore_index: int | None) -> Any:
         return right.float().mean()
     counted = targets != ignore_index
     number = counted.sum()
-    return (right & counted).sum() / number.clamp(min=1), number
+    return (right & counted).sum() / number, number
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from .losses import (
     IGNORED,
     Form,
     binary_cross_entropy,
+    check_reduction,
     class_weights,
     criterion_of,
     cross_entropy,
@@ -83,7 +84,7 @@ class Supervised:
     units of the targets.
 
     Raises:
-        ConfigError: smoothing that is no share.
+        ConfigError: smoothing that is no share, or a criterion that does not give the mean.
         DataError: when called, with outputs and targets that do not fit the criterion.
     """
 
@@ -98,6 +99,7 @@ class Supervised:
 
     def __post_init__(self) -> None:
         share("smoothing", self.smoothing, of="the target")
+        check_reduction(self.criterion)
         object.__setattr__(self, "form", form_of(self.criterion))
         weighed = self.form.kind == "classes" and (self.ignores or class_weights(self.criterion) is not None)
         object.__setattr__(self, "_weighed", weighed)

@@ -86,14 +86,17 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     parts: list[BatchMeans] = []
     for batch, size in zip(group, sizes, strict=True):
         part = compute(state.loss, state.forward, batch, state.runtime)
-        scaled = part.loss if len(group) == 1 else part.loss * (part.weights.get("loss", size) / total)
-        (scaled if state.scaler is None else state.scaler.scale(scaled)).backward()
+        weight = part.weights.get("loss", size)
+        scaled = part.loss if len(group) == 1 else part.loss * (weight / total)
+        scaled = scaled if state.scaler is None else state.scaler.scale(scaled)
+        if len(group) == 1 or bool(weight):  # what weighs nothing may be NaN, and have such a gradient
+            scaled.backward()
         parts.append(part._replace(loss=part.loss.detach()))
     if len(group) == 1:
         return UpdateMeans(parts[0].loss, parts[0].metrics, total, parts[0].weights)
     means, weights = _means(parts, sizes)
     if "loss" in weights:
-        _divide_gradients(state, weights["loss"] / total)
+        _scale_gradients(state, total / weights["loss"])
     return UpdateMeans(means.pop("loss"), means, total, weights)
 
 
@@ -113,13 +116,14 @@ def _means(parts: Sequence[BatchMeans], sizes: Sequence[int]) -> tuple[dict[str,
     return means, weights
 
 
-def _divide_gradients(state: TrainState, divisor: Tensor) -> None:
-    """Divide all gradients by a number that stays on the device; none where it is 0, which leaves them 0."""
-    factor = torch.where(divisor > 0, 1 / divisor, 0.0)
+def _scale_gradients(state: TrainState, factor: Tensor) -> None:
+    """Multiply all gradients by a number that stays on the device; where nothing weighed anything, they are 0."""
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor.to(parameter.grad.dtype))
+            elif parameter.requires_grad and not bool(factor.isfinite()):
+                parameter.grad = torch.zeros_like(parameter)
 
 
 def _apply(state: TrainState) -> bool:
