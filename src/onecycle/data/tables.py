@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checks import one_of
 from ..errors import ConfigError, DataError, did_you_mean
-from ..text import count, listed
+from ..text import count, listed, number
 from .splits import Encoded, RawData, Split, Stream
 from .table_columns import TableColumns, plain_column
 from .text_folders import read_texts
@@ -311,7 +311,7 @@ def _number_targets(
         return _class_targets(words, names, why)
     why = "as asked" if task else f"{len(different):,} different numbers"
     targets = {split: torch.from_numpy(values.astype(np.float32)) for split, values in columns.items()}
-    return targets, None, f"a regression ({why}), from {different[0]:g} to {different[-1]:g}"
+    return targets, None, f"a regression ({why}), from {number(different[0])} to {number(different[-1])}"
 
 
 def _class_targets(
@@ -323,8 +323,8 @@ def _class_targets(
             f"the target has {len(names):,} different values in {rows:,} rows, too many for classes: the first are "
             f"{listed(map(repr, names[:3]))}. Give a column of numbers, or of few words."
         )
-    number = {name: i for i, name in enumerate(names)}
-    targets = {split: torch.tensor([number[word] for word in each]) for split, each in words.items()}
+    label = {name: i for i, name in enumerate(names)}
+    targets = {split: torch.tensor([label[word] for word in each]) for split, each in words.items()}
     return targets, tuple(names), f"a classification ({why}): {count(len(names), 'class')}"
 
 
