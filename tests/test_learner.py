@@ -648,7 +648,7 @@ def test_the_data_are_not_changed_by_training():
 def test_options_are_keywords_with_their_help():
     signature = inspect.signature(Learner)
     assert [p.name for p in signature.parameters.values()][:3] == ["model", "train", "valid"]
-    assert signature.parameters["batch_size"].default == 64 and signature.parameters["clip"].default is None
+    assert signature.parameters["batch_size"].default is None and signature.parameters["clip"].default is None
     assert {field.name for field in fields(TrainingOptions)} < set(signature.parameters)
     assert "clip: " in Learner.__doc__ and "{options}" not in Learner.__doc__
     with pytest.raises(ConfigError, match="unknown option 'batchsize': did you mean batch_size"):

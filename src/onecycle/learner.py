@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from .checks import one_of
 from .data.arrays import as_tensor, in_memory
-from .data.batches import BatchSettings, first_batch, targets_in_memory
+from .data.batches import (
+    BATCH_SIZE,
+    BatchSettings,
+    first_batch,
+    fitting_batch_size,
+    left_out,
+    samples_of,
+    targets_in_memory,
+)
 from .data.hub import hub_kind, named_splits
 from .data.splits import Data
 from .data.standardise import InputTransform, scale_of, scaling_note
@@ -50,6 +58,8 @@ from .training.state import TrainState
 # A range test is worth its while where the run is so many times as long as the shortest one, or takes a minute. Where
 # an epoch is so short that it would take more than its share, its curve is too coarse to be relied on unseen.
 WORTH, A_MINUTE = 5, 60.0
+# A run of fewer updates says so.
+FEW = 100
 # Of a time budget, the share that a range test may take.
 TEST_SHARE = 0.1
 
@@ -205,6 +215,11 @@ class Learner:
         if policy.layers:
             optimizers.split_by_layer(self.optimizer, self._layers, policy.layers)
         evaluate, keeper = None if self.valid is None else self.evaluate, self._keeper()
+        updates = budget.total_updates(self._updates_per_epoch)
+        if updates is not None and updates < FEW:
+            self._note(
+                f"{count(updates, 'update')} are few: more epochs or a smaller batch_size would train it further"
+            )
         self.state.end_run()
         with ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
@@ -453,11 +468,22 @@ class Learner:
             train, of_its_own, notes = named_splits(train)
             valid = of_its_own if valid is None else valid
             self._note(*notes)
-        settings = BatchSettings(self.options.batch_size, self.options.seed, self.options.workers, self.runtime.device)
+        given, samples = self.options.batch_size, samples_of(train)
+        settings = BatchSettings(
+            fitting_batch_size(samples) if given is None else given, self.options.seed, self.options.workers,
+            self.runtime.device, 2 * BATCH_SIZE if given is None else None,
+        )  # fmt: skip
         self._batching, notes = settings.with_transforms(train, statistics, augment)
         self._note(*notes)
         self._scale_inputs(train, loss)
         self.train = self._batching.batches(train, training=True)
+        if given is None and samples and settings.batch_size < BATCH_SIZE:
+            self._note(f"batch_size {settings.batch_size}, for {count(samples, 'training sample')}")
+        if unused := left_out(self.train):
+            self._note(
+                f"each epoch leaves out {unused} of {count(samples or 0, 'training sample')}, others every time: the "
+                "batches are of one size"
+            )
         self.valid = None if valid is None else self._batching.batches(valid, training=False)
 
     def _scale_inputs(self, train: Any, loss: Any) -> None:

@@ -24,7 +24,7 @@ from onecycle.jobs import run as job_run
 from onecycle.records.checkpoint import checkpoints, latest
 from onecycle.records.files import RUN
 
-QUICK = ["--model", "mlp", "--epochs", "2", "--limit", "320"]
+QUICK = ["--model", "mlp", "--epochs", "2", "--limit", "320", "--batch-size", "64"]
 
 
 @pytest.fixture(autouse=True)
@@ -228,7 +228,7 @@ def then_the_disk_is_full(self):
 
 Checkpointer.save = then_the_disk_is_full
 Checkpointer.__init__.__kwdefaults__.update(every=0.0, share=1e9)
-main(["train", "--model", "mlp", "--epochs", "2", "--limit", "320", "--out", "run"])
+main(["train", "--model", "mlp", "--epochs", "2", "--limit", "320", "--batch-size", "64", "--out", "run"])
 """
 
 

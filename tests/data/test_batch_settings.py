@@ -31,7 +31,9 @@ def order_of(batches, epoch: int = 0) -> list[int]:
 def test_training_is_shuffled_and_even_and_the_rest_in_order_and_whole():
     data = (torch.zeros(10, 2), torch.arange(10))
     training, other = settings().batches(data, training=True), settings().batches(data, training=False)
-    assert len(order_of(training)) == 8 and order_of(training) != order_of(training, 1)
+    assert [len(y) for _, y in training.epoch(0)] == [4, 3, 3] and order_of(training) != order_of(training, 1)
+    many = settings(16).batches((torch.zeros(650, 2), torch.arange(650)), training=True)
+    assert len(many) == 40 and {len(y) for _, y in many.epoch(0)} == {16}, "10 of 650 are left out"
     assert order_of(other) == order_of(other, 1) == list(range(10))
     assert [len(y) for _, y in other.epoch(0)] == [8, 2]
 

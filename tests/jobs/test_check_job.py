@@ -23,7 +23,7 @@ from onecycle.range_test.verdict import judge
 from onecycle.records.curve import Curve
 
 DRAW = check_job.draw
-TINY = Job(model="mlp", limit=320)
+TINY = Job(model="mlp", limit=320, batch_size=64)
 CURVE = "iteration,lr,test_accuracy\n0,0.1,0.60\n1,0.5,0.80\n2,1.0,0.82\n3,2.0,0.81\n4,3.0,0.80\n5,1.0,0.83\n"
 
 
@@ -45,7 +45,7 @@ def test_the_result_is_plain_data_with_the_command_to_go_on():
     assert test.folder is None and "folder" not in result and test.command == result["command"]
     assert (
         result["command"]
-        == f"onecycle train digits --model mlp --epochs 10 --lr-max {result['lr_max']:.2g} --limit 320"
+        == f"onecycle train digits --model mlp --epochs 10 --lr-max {result['lr_max']:.2g} --limit 320 --batch-size 64"
     )
     assert result["title"] == "digits, mlp, muon"
     assert result["verdict"]["answer"] in ("possible", "not possible", "unclear")

@@ -23,6 +23,11 @@ from .seeds import derive_seed, seeded_everywhere
 from .splits import check_finite
 from .standardise import InputTransform, TransformedBatches
 
+# Samples in a batch where none are asked for: at most and at least, and the batches that an epoch is to have.
+BATCH_SIZE, SMALLEST, BATCHES = 64, 8, 16
+# Of the training samples, the share that may be left out of an epoch so that all batches are of one size.
+LEFT_OUT = 1 / 32
+
 Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 """From a batch and a generator for its draws to the batch that the model sees."""
 
@@ -47,6 +52,7 @@ class TensorBatches:
         seed: the order of epoch e is a function of (seed, e).
         shuffle: False: in the order of the data.
         drop_last: leave out the ragged last batch; another one each epoch where the order is shuffled.
+        spread: in place of a ragged last batch, batches that differ by one sample at most; of two or more samples.
         transform: applied to each batch; its generator is derived from (seed, epoch, batch).
 
     Raises:
@@ -64,6 +70,7 @@ class TensorBatches:
     shuffle: bool = True
     drop_last: bool = False
     transform: Transform | None = None
+    spread: bool = False
 
     def __post_init__(self) -> None:
         lengths = {len(t) for t in self.tensors}
@@ -76,15 +83,15 @@ class TensorBatches:
             check_finite(tensor, "inputs" if i == 0 else "targets")
 
     def __len__(self) -> int:
-        return _batch_count(len(self.tensors[0]), self.batch_size, self.drop_last)
+        return _batch_count(len(self.tensors[0]), self.batch_size, self.drop_last, self.spread)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """See `Batches.epoch`."""
-        device, size = self.tensors[0].device, self.batch_size
-        order = epoch_order(len(self.tensors[0]), self.seed, epoch).to(device) if self.shuffle else None
+        device, samples = self.tensors[0].device, len(self.tensors[0])
+        order = epoch_order(samples, self.seed, epoch).to(device) if self.shuffle else None
         generator = torch.Generator(device)
         for i in range(start, len(self)):
-            span = slice(i * size, (i + 1) * size)
+            span = _span(i, samples, self.batch_size, self.spread)
             if order is None:
                 batch = tuple(t[span] for t in self.tensors)
             else:
@@ -111,6 +118,7 @@ class DatasetBatches:
     transform: Transform | None = None
     workers: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009
+    spread: bool = False
 
     def __post_init__(self) -> None:
         _check_batch_size(self.batch_size, self._n)
@@ -120,15 +128,15 @@ class DatasetBatches:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return _batch_count(self._n, self.batch_size, self.drop_last)
+        return _batch_count(self._n, self.batch_size, self.drop_last, self.spread)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Batches.epoch`."""
         order = epoch_order(self._n, self.seed, epoch) if self.shuffle else torch.arange(self._n)
-        indices = [part.tolist() for part in order.split(self.batch_size)][: len(self)]
+        indices = [order[_span(i, self._n, self.batch_size, self.spread)].tolist() for i in range(start, len(self))]
         samples = _SeededSamples(self.dataset, self.seed, epoch)
         loader = DataLoader(
-            samples, batch_sampler=indices[start:], num_workers=self.workers, generator=torch.Generator(),
+            samples, batch_sampler=indices, num_workers=self.workers, generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         generator = torch.Generator(self.device)
@@ -242,6 +250,7 @@ def as_batches(
     transform: Transform | None = None,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    spread: bool = False,
 ) -> Batches:
     """Batches from anything that holds data.
 
@@ -267,14 +276,14 @@ def as_batches(
         data = (data.inputs, data.targets)
     if isinstance(data, tuple) and data and all(hasattr(part, "shape") for part in data):
         tensors = tuple(as_tensor(part).to(device) for part in data)
-        return TensorBatches(tensors, batch_size, seed, shuffle, drop_last, transform)
+        return TensorBatches(tensors, batch_size, seed, shuffle, drop_last, transform, spread)
     if isinstance(data, list | tuple) and data:
         _check_list(data)
         return ListBatches(data)
     if (kind := hub_kind(data)) in ("dataset", "stream"):
         data = HubDataset(data) if kind == "dataset" else HubStream(data)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return DatasetBatches(data, batch_size, seed, shuffle, drop_last, transform, workers, device)
+        return DatasetBatches(data, batch_size, seed, shuffle, drop_last, transform, workers, device, spread)
     if isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size=batch_size, num_workers=workers)
     if isinstance(data, Iterator):
@@ -396,8 +405,54 @@ def _check_batch_size(size: Any, n: int) -> None:
         raise ConfigError(f"batch_size {size} is larger than the data, {n} samples: at most {n}")
 
 
-def _batch_count(n: int, size: int, drop_last: bool) -> int:
-    return n // size if drop_last else math.ceil(n / size)
+def _batch_count(n: int, size: int, drop_last: bool, spread: bool) -> int:
+    if drop_last:
+        return n // size
+    count = math.ceil(n / size)
+    return max(1, min(count, n // 2)) if spread and size > 1 else count  # a batch norm takes no single sample
+
+
+def _span(i: int, n: int, size: int, spread: bool) -> slice:
+    """Where batch `i` lies in the order of `n` samples."""
+    if not spread:
+        return slice(i * size, min(n, (i + 1) * size))
+    least, larger = divmod(n, _batch_count(n, size, False, True))  # the first ones hold one sample more
+    start = i * least + min(i, larger)
+    return slice(start, start + least + (i < larger))
+
+
+def fitting_batch_size(n: int | None) -> int:
+    """The batch size for `n` training samples where none is given: 64 or, for small data, less, but at least 8.
+
+    It is the largest power of two that makes 16 batches an epoch, or all samples where there are fewer than 8.
+
+    >>> [fitting_batch_size(n) for n in (50_000, 1000, 400, 109, 5)], fitting_batch_size(None)
+    ([64, 32, 16, 8, 5], 64)
+    """
+    if n is None:
+        return BATCH_SIZE
+    size = BATCH_SIZE
+    while size > SMALLEST and n < BATCHES * size:
+        size //= 2
+    return max(1, min(size, n))
+
+
+def samples_of(data: Any) -> int | None:
+    """The number of samples of whole data, None where they are batched already or have no length."""
+    if hasattr(data, "inputs") and hasattr(data, "targets"):
+        return len(data.inputs)
+    if isinstance(data, tuple) and data and all(hasattr(part, "shape") and len(part.shape) for part in data):
+        return len(data[0])
+    whole_data = hub_kind(data) == "dataset" or (isinstance(data, Dataset) and not isinstance(data, IterableDataset))
+    return len(cast(Any, data)) if whole_data else None
+
+
+def left_out(batches: Batches) -> int:
+    """How many samples an epoch of `batches` leaves out."""
+    if not isinstance(batches, TensorBatches | DatasetBatches) or not batches.drop_last:
+        return 0
+    samples = len(batches.tensors[0]) if isinstance(batches, TensorBatches) else len(cast(Any, batches.dataset))
+    return samples % batches.batch_size
 
 
 @dataclass(frozen=True)
@@ -408,20 +463,30 @@ class BatchSettings:
     seed: int
     workers: int
     device: torch.device
+    evaluated: int | None = None  # samples in a batch that is measured; None: twice as many as in training
     normalise: ImageTransform | InputTransform | None = None
     augment: ImageTransform | InputTransform | None = None
     image_shape: tuple[int, int, int] | None = None  # of the training images, where a `datasets.Dataset` has them
 
+    def __post_init__(self) -> None:
+        whole("batch_size", self.batch_size, what="the number of samples a batch")
+
     def batches(self, data: Any, *, training: bool) -> Batches:
-        """Batches of `data`: shuffled, augmented and even in training; in order, whole and twice as large otherwise."""
+        """Batches of `data`: shuffled, augmented and even in training; in order, whole and twice as large otherwise.
+
+        A ragged last batch of training is left out where it holds a small share of the samples; else they are spread.
+        """
         if hub_kind(data) == "dataset":
             data = HubDataset(data, self.image_shape)
+        samples = samples_of(data) or 0
+        spare = samples % self.batch_size <= LEFT_OUT * samples
         batches = as_batches(
             data,
-            self.batch_size if training else max(1, min(2 * self.batch_size, _length(data))),
+            self.batch_size if training else max(1, min(self.evaluated or 2 * self.batch_size, _length(data))),
             seed=self.seed,
             shuffle=training,
-            drop_last=training,
+            drop_last=training and spare,
+            spread=training and not spare,
             transform=self.augment if training else self.normalise,
             device=self.device,
             workers=self.workers,
@@ -488,6 +553,8 @@ def last_batch_size(batches: Batches) -> int | None:
     samples = getattr(source, "dataset", getattr(source, "tensors", [None])[0])
     if not isinstance(size, int) or getattr(source, "drop_last", False) or not hasattr(samples, "__len__"):
         return None
+    if getattr(source, "spread", False):
+        return len(samples) // len(batches)
     return len(samples) % size or size
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..data.batches import BATCH_SIZE
 from ..errors import CheckpointError, DataError
 from ..experiments import plan
 from ..experiments.comparison import conduct
@@ -76,7 +77,7 @@ def _seconds(protocol: Protocol) -> dict[str, float]:
     for name, job in _jobs(protocol).items():
         speed = plan.measure(job, plan.MEASURED / len(protocol.parts))
         total = protocol.options.get("updates") or protocol.seeds * (Budget.parse(job.budget).updates or 0)
-        seconds[name] = speed.start + total * job.batch_size / speed.samples_per_second
+        seconds[name] = speed.start + total * (job.batch_size or BATCH_SIZE) / speed.samples_per_second
     return seconds
 
 

@@ -25,7 +25,9 @@ def option(default: Any, help: str, group: str) -> Any:
 class DataOptions:
     """How the training data are read."""
 
-    batch_size: int = option(64, "Samples in a batch, where the data are not batched already.", "Data")
+    batch_size: int | None = option(
+        None, "Samples in a batch, where the data are not batched already; by default 64, less for small data.", "Data"
+    )
     augment: str | Sequence[str] | None = option(
         None, "flip, crop, cutout, several with commas, or none; by default what suits the data.", "Data"
     )
@@ -99,7 +101,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
     def __post_init__(self) -> None:
         device = self.device if self.device is None or is_whole(self.device, 0) else _device_name(self.device)
         self._keep(
-            batch_size=whole("batch_size", self.batch_size, what="the number of samples a batch"),
+            batch_size=unless_none(whole, "batch_size", self.batch_size, what="the number of samples a batch"),
             augment=unless_none(names, "augment", self.augment, '("crop", "flip") or "none"'),
             workers=whole("workers", self.workers, least=0, what="the number of processes that read data"),
             optimizer=_optimizer(self.optimizer),
