@@ -45,8 +45,8 @@ from .schedules.presets import PRESETS, preset
 from .search.trial import trial
 from .text import count, duration, html_table
 from .training import evaluate as evaluation
+from .training import norms, probe
 from .training import objectives as tasks
-from .training import probe
 from .training.loop import Charges, Event, resolve, train, updates_per_epoch
 from .training.losses import compares_numbers, criterion_of
 from .training.objectives import Loss, pair
@@ -138,6 +138,7 @@ class Learner:
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             torch.compile(self.model) if given.compile and compiled is None else compiled, average=given.average,
+            norm_statistics=given.norm_statistics,
         )  # fmt: skip
         self._note(*notes)
 
@@ -223,7 +224,7 @@ class Learner:
         self.state.end_run()
         with ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
-            evaluation = self.evaluation_seconds() if budget.seconds else 0.0  # takes time itself
+            evaluation = self.evaluation_seconds() + norms.seconds(self.state, self.train) if budget.seconds else 0.0
             charges = Charges(time.perf_counter() - began, evaluation, after)
             events = train(
                 self.state, self.train, budget, policy, evaluate, evaluate_every=self.options.evaluate_every,
@@ -409,6 +410,7 @@ class Learner:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
+            "norm_statistics": self.options.norm_statistics if norms.trained(self.model) else None,
             **({"scales": scales} if (scales := self._scales) else {}),
         }
 

@@ -19,7 +19,8 @@ from onecycle import ConfigError, DataError, Interrupted, TrainingError
 from onecycle.data.batches import as_batches
 from onecycle.optim.muon import Muon
 from onecycle.range_test import sweep as sweeping
-from onecycle.range_test.sweep import START, STILL, DivergenceWatch, SweptStep, batch_statistics, scout, sweep
+from onecycle.range_test.sweep import START, STILL, DivergenceWatch, SweptStep, scout, sweep
+from onecycle.training.norms import batch_statistics
 from onecycle.training.restore import modules_of
 from onecycle.training.signals import StopRequest
 

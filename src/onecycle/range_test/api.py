@@ -26,6 +26,7 @@ from ..records.curve import Curve, Sweep
 from ..records.files import write_json
 from ..training import evaluate as evaluation
 from ..training.loop import groups_of, updates_per_epoch
+from ..training.norms import batch_norms
 from ..training.objectives import UNSMOOTHED, means_of
 from ..training.restore import modules_of
 from ..training.signals import stop_requests
@@ -34,7 +35,7 @@ from ..training.step import samples_in, update
 from .peak import Suggestion, suggest
 from .plan import EPOCHS, MEASUREMENTS, MOST, SHORTEST, check_plan, default_updates, ends, rates, sweep_updates
 from .sharpness import SharpnessProbe
-from .sweep import STILL, WILD, ScoutedRange, StepLosses, SweepProbe, SweptStep, batch_norms, scout, sweep
+from .sweep import STILL, WILD, ScoutedRange, StepLosses, SweepProbe, SweptStep, scout, sweep
 from .verdict import Verdict, judge
 
 if TYPE_CHECKING:

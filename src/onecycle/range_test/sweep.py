@@ -20,6 +20,7 @@ from ..optim.driver import stepped
 from ..optim.groups import write
 from ..records.curve import Sweep
 from ..schedules.policy import Policy
+from ..training.norms import batch_statistics
 from ..training.restore import untouched
 from ..training.runtime import generators
 from ..training.signals import StopRequest
@@ -266,35 +267,6 @@ def sweep(swept: SweptStep, repeat: int, lrs: Sequence[float], every: int, probe
     losses, accuracies = (tuple(m[name] for _, m in measured if name in m) for name in ("loss", "accuracy"))
     rates = tuple(rate for rate, _ in measured)
     return Sweep(tuple(lr), tuple(loss), rates, losses, accuracies, stopped, len(lr))
-
-
-@contextmanager
-def batch_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the block batch norms in evaluation mode use the statistics of their batch.
-
-    Running means lag behind weights that change fast: at a large learning rate they make a good model look broken.
-    They stay in use for a batch of one value a channel, which has no variance.
-    """
-    before = {norm: (norm.running_mean, norm.running_var) for norm in batch_norms(modules)}
-
-    def choose(norm: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        many = inputs[0].numel() > inputs[0].shape[1]
-        norm.running_mean, norm.running_var = (None, None) if many else before[norm]
-
-    hooks = [norm.register_forward_pre_hook(choose) for norm in before]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for norm, (mean, variance) in before.items():
-            norm.running_mean, norm.running_var = mean, variance
-
-
-def batch_norms(modules: Iterable[nn.Module]) -> set[nn.modules.batchnorm._BatchNorm]:
-    """The batch norms among the modules and inside them."""
-    parts = (part for module in modules for part in module.modules())
-    return {part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)}
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

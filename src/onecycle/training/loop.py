@@ -15,6 +15,7 @@ from ..optim.groups import bind, write
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy, position
 from .means import Reading, RunningMeans
+from .norms import SHARE, estimate_statistics
 from .signals import StopRequest
 from .state import Position, TrainState
 from .step import update
@@ -164,7 +165,7 @@ def train(
     if evaluate_every is not None:
         whole("evaluate_every", evaluate_every, what="the number of updates from one evaluation to the next")
     clock = _Clock(state, limit, total, charges, stop)
-    run = _run(state, source, policy, clock, _Evaluations(state, clock, evaluate, evaluate_every))
+    run = _run(state, source, policy, clock, _Evaluations(state, source, clock, evaluate, evaluate_every))
     return run if stop is None else _stoppable(run, state, stop)
 
 
@@ -236,18 +237,27 @@ class _Clock:
         at.advance(batches, self.begun.seconds + self.seconds(now), progress)
         return self.seconds(now)
 
-    def evaluated(self, started: float) -> None:
-        """An evaluation that began at `started` is over: one more is to fit in after the last update."""
-        self._state.at.ending = time.perf_counter() - started + self._charges.after
+    def evaluated(self, started: float, statistics: float) -> None:
+        """An evaluation that began at `started` is over: one more is to fit in after the last update.
+
+        It began with the statistics of batch norms, which took `statistics` seconds and will be of all batches then.
+        """
+        more = statistics * (1 / SHARE - 1)
+        self._state.at.ending = time.perf_counter() - started + more + self._charges.after
 
 
 class _Evaluations:
     """When a run is evaluated: at the end of each epoch, or after each so many updates and at its end."""
 
     def __init__(
-        self, state: TrainState, clock: _Clock, evaluate: Callable[[], dict[str, float]] | None, every: int | None
+        self,
+        state: TrainState,
+        source: Batches,
+        clock: _Clock,
+        evaluate: Callable[[], dict[str, float]] | None,
+        every: int | None,
     ):
-        self._state, self._clock, self._evaluate, self._every = state, clock, evaluate, every
+        self._state, self._source, self._clock, self._evaluate, self._every = state, source, clock, evaluate, every
         self._last: tuple[int, dict[str, float]] | None = None
 
     def after_update(self) -> dict[str, float] | None:
@@ -257,6 +267,8 @@ class _Evaluations:
 
     def after_epoch(self) -> dict[str, float] | None:
         """What was measured, where it is time; not twice for the same weights."""
+        if self._evaluate is None and self._clock.finished():
+            estimate_statistics(self._state, self._source)
         due = self._every is None or self._clock.finished() or self._clock.updates % self._every == 0
         return self._measure() if due else None
 
@@ -266,8 +278,10 @@ class _Evaluations:
         step = self._state.at.step
         if self._last is None or self._last[0] != step:
             started = time.perf_counter()
+            estimate_statistics(self._state, self._source, last=self._clock.finished())
+            statistics = time.perf_counter() - started
             self._last = step, self._evaluate()
-            self._clock.evaluated(started)
+            self._clock.evaluated(started, statistics)
         return self._last[1]
 
 

@@ -14,6 +14,8 @@ from ..errors import ConfigError, did_you_mean
 from ..schedules.presets import momenta
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+# How the statistics of batch norms come about: measured anew before each evaluation and at the end, or by momentum.
+NORM_STATISTICS = ("estimated", "running")
 
 
 def option(default: Any, help: str, group: str) -> Any:
@@ -83,6 +85,11 @@ class RunOptions:
     keep_best: str | None = option(
         None, "End with the weights that had the best validation measure of this name, accuracy or loss, say.", "Run"
     )
+    norm_statistics: str = option(
+        "estimated",
+        "Of batch norms: estimated anew from training data before each evaluation and at the end, or running means.",
+        "Run",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +121,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             precision=one_of("precision", self.precision, PRECISIONS),
             device=unwrapped(device),
             compile=flag("compile", self.compile),
+            norm_statistics=one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS),
             average=unless_none(share, "average", self.average, of="itself that a moving average keeps"),
             evaluate_every=unless_none(whole, "evaluate_every", self.evaluate_every, what="the number of updates"),
             keep_best=unless_none(word, "keep_best", self.keep_best, "the name of a validation measure, such as loss"),

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..checks import share, unwrapped
+from ..checks import one_of, share, unwrapped
 from ..errors import CheckpointError, ConfigError
 from ..optim.groups import plain_settings
 from .means import RunningMeans, diverged
 from .objectives import Loss, loss_module
+from .options import NORM_STATISTICS
 from .runtime import Runtime, generators
 
 
@@ -60,6 +61,8 @@ class TrainState:
         average: keep a moving average of the weights, which keeps this share of itself at each update (less in the
             first ones: at most (1 + k) / (10 + k) at update k); None: none.
         forward: what to call in the model's place, such as ``torch.compile(model)``.
+        norm_statistics: those of batch norms are "estimated" anew from training data before each evaluation and at the
+            end of a run, or "running" means.
 
     `at` is the position over the model's whole life, `begun` where the run under way began (None: none is), `averages`
     are the averaged weights and buffers by name, and `best` is the best model so far, where one is kept.
@@ -80,6 +83,7 @@ class TrainState:
     begun: Position | None = None
     means: RunningMeans = field(default_factory=RunningMeans)
     average: float | None = None
+    norm_statistics: str = "estimated"
     averages: dict[str, Tensor] | None = None
     best: dict[str, Any] | None = None
 
@@ -92,6 +96,7 @@ class TrainState:
             raise ConfigError(
                 f"accumulate is the number of batches for each update, at least 1; received {self.accumulate}"
             )
+        one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS)
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is the largest norm of the gradient, above 0; received {self.clip}")
         sparse = [name for name, module in self.model.named_modules() if getattr(module, "sparse", False) is True]

@@ -1,0 +1,140 @@
+"""Statistics of batch norms: those of the batch for one measurement, and those that fit the weights as they are."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..data.batches import Batches, OneShotBatches
+from .evaluate import evaluating
+from .objectives import Supervised, pair
+from .restore import untouched
+from .state import TrainState
+from .step import samples_in
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+# Samples that they are measured on; before an evaluation in mid-run at most such a share of an epoch's batches.
+SAMPLES, SHARE = 512, 1 / 4
+
+
+def estimate_statistics(state: TrainState, batches: Batches, *, last: bool = True) -> None:
+    """Measure the statistics of the batch norms in training for the weights as they are, on batches of training data.
+
+    Running means lag behind weights that change fast, and in short runs still hold some of where they began. Here they
+    are means over the first batches of the epoch at hand, all alike and without gradients: on `SAMPLES` samples, unless
+    it is the `last` time on at most `SHARE` of an epoch's batches. All else is in evaluation mode (dropout is off), but
+    for a loss ``fn(model, batch)``, which is called as in training. A norm in evaluation mode keeps what it has; an
+    iterator cannot be read again, and leaves running means; a model without norms costs nothing.
+    """
+    if state.norm_statistics == "running" or not trained(state.model) or not _readable(batches, state.at.batch):
+        return
+    if state.averages is None:
+        _estimate(state, _few(batches, state.at.epoch, last))
+        return
+    with state.averaged():
+        _estimate(state, _few(batches, state.at.epoch, last))
+        for name, part in state.model.named_modules():
+            for which in ("running_mean", "running_var") if isinstance(part, BatchNorm) else ():
+                if (kept := state.averages.get(f"{name}.{which}" if name else which)) is not None:
+                    kept.copy_(getattr(part, which))
+
+
+def _readable(batches: Batches, begun: int) -> bool:
+    """Whether batches can be read again while an epoch is under way; workers that stay would begin it anew."""
+    loader = getattr(batches, "batches", batches)
+    if isinstance(loader, OneShotBatches):
+        return False
+    stay = getattr(getattr(loader, "iterable", None), "persistent_workers", False)
+    return not begun or not stay or begun >= _count(batches)
+
+
+def _count(batches: Batches) -> float:
+    """The batches of an epoch, infinite where that is not known."""
+    try:
+        return len(batches)
+    except TypeError:
+        return math.inf
+
+
+def _estimate(state: TrainState, batches: Iterable[Any]) -> None:
+    norms = trained(state.model)
+    supervised = isinstance(state.loss, Supervised)
+    training = norms if supervised else [part for module in state.modules for part in module.modules() if part.training]
+    before = [(norm, norm.momentum, _value(norm.num_batches_tracked)) for norm in norms]
+    with evaluating(state.runtime, *state.modules):
+        for part in training:
+            part.training = True
+        for norm in norms:
+            norm.momentum = None  # a mean over the batches, all alike
+            norm.reset_running_stats()
+        try:
+            for batch in batches:
+                moved = state.runtime.move(batch)
+                with state.runtime.autocast():
+                    _ = state.model(pair(moved)[0]) if supervised else state.loss(state.model, moved)
+        finally:
+            for norm, momentum, tracked in before:
+                norm.momentum = momentum
+                if norm.num_batches_tracked is not None and tracked is not None:
+                    norm.num_batches_tracked.copy_(tracked)
+
+
+def seconds(state: TrainState, batches: Batches) -> float:
+    """How long `estimate_statistics` takes at the end of a run, measured without a trace."""
+    started = time.perf_counter()
+    with untouched([], state.modules):
+        estimate_statistics(state, batches)
+    return time.perf_counter() - started
+
+
+def trained(*modules: nn.Module) -> list[BatchNorm]:
+    """The batch norms in training mode that keep running statistics."""
+    return [norm for norm in batch_norms(modules) if norm.training and norm.running_mean is not None]
+
+
+def _value(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
+
+
+def _few(batches: Batches, epoch: int, last: bool) -> Iterator[Any]:
+    """The first batches of an epoch, until there are enough samples."""
+    most, samples = _count(batches) * (1 if last else SHARE), 0
+    for i, batch in enumerate(batches.epoch(epoch), 1):
+        yield batch
+        samples += samples_in(batch)
+        if samples >= SAMPLES or i + 1 > most:
+            return
+
+
+@contextmanager
+def batch_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block batch norms in evaluation mode use the statistics of their batch.
+
+    At a large learning rate running means make a good model look broken. They stay in use for a batch of one value a
+    channel, which has no variance.
+    """
+    before: Mapping[Any, tuple[Any, Any]] = {n: (n.running_mean, n.running_var) for n in batch_norms(modules)}
+
+    def choose(norm: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        many = inputs[0].numel() > inputs[0].shape[1]
+        norm.running_mean, norm.running_var = (None, None) if many else before[norm]
+
+    hooks = [norm.register_forward_pre_hook(choose) for norm in before]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm, (mean, variance) in before.items():
+            norm.running_mean, norm.running_var = mean, variance
+
+
+def batch_norms(modules: Iterable[nn.Module]) -> list[BatchNorm]:
+    """The batch norms among the modules and inside them, each one once."""
+    parts = (part for module in modules for part in module.modules())
+    return list(dict.fromkeys(part for part in parts if isinstance(part, BatchNorm)))
