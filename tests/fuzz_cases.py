@@ -438,7 +438,7 @@ class Case:
         """The line that makes the learner."""
         options = f", {self.options}" if self.options else ""
         words = "loss=loss, metrics=metrics, optimizer=optimizer, batch_size=b, verbose=False, smoothing=0.0"
-        words += ", standardise=False"
+        words += ", standardise=False, norm_statistics='running'"
         return f"learn = Learner(model, data, valid, {words}{options})"
 
     def state(self) -> str:

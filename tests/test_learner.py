@@ -702,7 +702,7 @@ def loss_of_pairs(model, batch):
 def test_a_time_budget_is_charged_with_evaluations_and_ends_at_the_end_of_its_schedule(monkeypatch):
     """Of 3 s, an eighth a pass: two evaluations of 3 batches, a first batch to foresee them, 17 updates to the end."""
     clock = Ticks(monkeypatch)
-    learn = learner(loss=clock.loss, batch_size=4)
+    learn = learner(loss=clock.loss, batch_size=4, norm_statistics="running")
     clock.now = 0.0
     result = learn.fit("3 s", Policy({"lr": Piecewise(((0, 0.1), (1, 0.0)))}))
     assert (clock.now, result.updates, len(learn.history.epochs)) == (3.0, 17, 2)
@@ -726,7 +726,7 @@ def test_a_time_budget_holds_under_a_load_that_changes(monkeypatch, slower):
 def test_what_was_spent_before_is_charged_too(monkeypatch):
     clock = Ticks(monkeypatch)
     clock.now = 100.0
-    learn = learner(loss=clock.loss, valid=None)
+    learn = learner(loss=clock.loss, valid=None, norm_statistics="running")
     learn.fit("3 s", one_cycle(0.1), began=98.5)
     assert clock.now == 100 + 1.5 and learn.history.steps[-1]["lr"] == pytest.approx(1e-4)
 
@@ -735,7 +735,7 @@ def test_a_range_test_that_would_take_too_much_of_a_time_budget_is_left_out(monk
     clock = Ticks(monkeypatch)
     monkeypatch.setattr("onecycle.search.trial.time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("it is left out"))
-    learn = learner((X.repeat(25, 1), Y.repeat(25)), valid=None, loss=clock.loss)
+    learn = learner((X.repeat(25, 1), Y.repeat(25)), valid=None, loss=clock.loss, norm_statistics="running")
     result = learn.fit_one_cycle(budget="70 s")
     assert "no range test: it would take about 9.4 s of 1 min 10 s" in learn.notes
     assert result.lr_max == RECIPES["sgd"].lr_max and clock.now == 70

@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,11 @@ from .schedules.policy import Policy
 from .schedules.presets import PRESETS, preset
 from .search.trial import trial
 from .text import count, duration, html_table
+from .training import balance, norms, probe
 from .training import evaluate as evaluation
-from .training import norms, probe
 from .training import objectives as tasks
 from .training.loop import Charges, Event, resolve, train, updates_per_epoch
-from .training.losses import compares_numbers, criterion_of
+from .training.losses import compares_numbers, criterion_of, unwrapped
 from .training.objectives import Loss, pair
 from .training.options import TrainingOptions
 from .training.runtime import Runtime
@@ -248,10 +249,12 @@ class Learner:
                 if recording:
                     recording.failed(error)
                 raise
-        result = self._end_fit(policy, keeper, stop)
+        result, notes = self._beside_baseline(self._end_fit(policy, keeper, stop))
+        self._note(*notes)
         if recording:
             self.save(recording.folder / "model.safetensors")
-            RUN.update(recording.folder, status="finished", result=result_before_test(result.to_dict()))
+            notes = [*RUN.read(recording.folder)["notes"], *notes]
+            RUN.update(recording.folder, status="finished", result=result_before_test(result.to_dict()), notes=notes)
             result = replace(result, folder=recording.folder)
         return result
 
@@ -404,7 +407,8 @@ class Learner:
             "batch_size": getattr(getattr(self.train, "iterable", self.train), "batch_size", None),
             "accumulate": self.state.accumulate,
             "clip": self.state.clip,
-            "loss": getattr(getattr(loss, "criterion", loss), "__name__", type(loss).__name__),
+            "loss": getattr(unwrapped(getattr(loss, "criterion", loss)), "__name__", type(loss).__name__),
+            "class_weights": self.options.class_weights,
             "smoothing": getattr(loss, "smoothing", 0.0),
             "model": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters()),
@@ -473,7 +477,7 @@ class Learner:
         given, samples = self.options.batch_size, samples_of(train)
         settings = BatchSettings(
             fitting_batch_size(samples) if given is None else given, self.options.seed, self.options.workers,
-            self.runtime.device, 2 * BATCH_SIZE if given is None else None,
+            self.runtime.device, evaluated=2 * BATCH_SIZE if given is None else None,
         )  # fmt: skip
         self._batching, notes = settings.with_transforms(train, statistics, augment)
         self._note(*notes)
@@ -533,7 +537,8 @@ class Learner:
             raise ConfigError("smoothing is for the default loss: smooth the labels in the loss that you give")
         else:
             task, notes = tasks.given_loss(loss, metrics, self._seen)
-        self._note(*notes)
+        task, more = self._balanced(task, by_default=loss is None, measured=metrics is not None)
+        self._note(*notes, *more)
         task = self._scale_targets(task)
         of_loss = tasks.loss_module(task)
         if of_loss is not None:
@@ -559,6 +564,38 @@ class Learner:
             return runtime
         self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return self.runtime
+
+    @property
+    def _class_names(self) -> Sequence[str] | None:
+        return None if self._source is None else self._source.classes
+
+    def _balanced(self, task: Loss, *, by_default: bool, measured: bool) -> tuple[Loss, list[str]]:
+        """The loss with the weights that its classes are to have, uneven ones measured in balance too; and notes."""
+        targets = balance.targets_of(self.train)
+        counts, notes = balance.class_counts(task, targets), []
+        if self.options.class_weights:
+            if not by_default:
+                raise ConfigError("class_weights is for the default loss: give your own the weights of its classes")
+            task, note = balance.balanced(task, counts, targets, self.runtime.device)
+            notes.append(note)
+        uneven = None
+        if counts is not None and targets is not None and balance.one_a_sample(targets):
+            uneven = balance.uneven_note(counts, self._class_names)
+        if uneven:
+            notes.append(uneven if self.options.class_weights else f'{uneven}; class_weights="balanced" evens them out')
+        return (balance.with_balanced_accuracy(task) if uneven and not measured else task), notes
+
+    def _beside_baseline(self, result: Result) -> tuple[Result, list[str]]:
+        """The result with what is reached without learning, and a note where it is not better than that."""
+        base = balance.baseline(
+            self.state.loss, balance.targets_of(self.train), balance.targets_of(self.valid), self._class_names,
+            balanced=self.options.class_weights is not None,
+        )  # fmt: skip
+        if base is None or result.valid is None or base.measure not in result.valid:
+            return result, []
+        value = result.valid[base.measure]
+        known = {"measure": base.measure, "value": base.value, "by": base.by}
+        return replace(result, baseline=known), [] if base.better(value) else [base.line(value)]
 
     def _seen(self) -> tasks.Seen:
         """What the model gives for a few samples, and the targets at hand."""
@@ -613,7 +650,9 @@ class Learner:
         if short or (per_epoch is not None and per_epoch * EPOCHS * SHARE < FEWEST):
             return None
         if budget.seconds is not None:
-            few = trial(self.state, [first_batch(self.train)] * 3, "3 updates", preset("constant", 1e-9))
+            plain = copy(self.state)
+            plain.norm_statistics = "running"  # as in a range test
+            few = trial(plain, [first_batch(self.train)] * 3, "3 updates", preset("constant", 1e-9))
             wait = few.seconds / 3 * default_updates(per_epoch)
             if wait > TEST_SHARE * budget.seconds:
                 self._note(f"no range test: it would take about {duration(wait)} of {duration(budget.seconds)}")

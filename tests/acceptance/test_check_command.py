@@ -24,7 +24,7 @@ from onecycle.range_test.verdict import judge
 from onecycle.records.curve import Curve
 from onecycle.records.files import RUN, read_jsonl
 
-QUICK = ["--model", "mlp", "--limit", "320"]
+QUICK = ["--model", "mlp", "--limit", "320", "--batch-size", "64"]
 LONG = ["--optimizer", "adamw", "--batch-size", "2", "--budget", "340 updates", "--augment", "none"]
 
 

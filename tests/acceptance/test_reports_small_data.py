@@ -114,3 +114,126 @@ def test_a_run_on_few_samples_records_the_batch_size_that_it_came_to(tmp_path: P
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["config"]["batch_size"] is None and record["resolved"]["batch_size"] == 8
     assert any("are few" in note for note in record["notes"])
+
+
+def uneven(n: int = 200, rare: int = 20, noise: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """A rare class that is easily told apart, or of which the inputs tell nothing."""
+    x = torch.randn(n, 4, generator=torch.Generator().manual_seed(1))
+    y = (torch.arange(n) < rare).long()
+    x[:, 0] += 0 if noise else 3 * y
+    return x, y
+
+
+def fitted(train, valid, outputs: int = 2, epochs: float = 3, **options) -> tuple[Learner, dict]:
+    torch.manual_seed(0)
+    learn = Learner(nn.Linear(4, outputs), train, valid, verbose=False, **options)
+    return learn, learn.fit(epochs, lr_max=0.05).to_dict()
+
+
+def said(learn: Learner, words: str) -> list[str]:
+    return [note for note in learn.notes if words in note]
+
+
+def test_a_result_stands_beside_always_saying_the_largest_class():
+    learn, result = fitted(uneven(noise=True), uneven(60, 3, noise=True))
+    assert result["baseline"] == {"measure": "accuracy", "value": 0.95, "by": "always saying class 0"}
+    accuracy = f"{100 * result['valid']['accuracy']:.2f} %"
+    beside = f"validation accuracy {accuracy}; always saying class 0 gives 95.00 %"
+    assert said(learn, "always") == [f"{beside}: not better by more than the standard error"]
+    learn, result = fitted(samples(200), samples(200), epochs=1)
+    assert result["baseline"]["value"] == 0.5
+
+
+def test_a_result_that_is_better_is_not_remarked_on():
+    x, y = samples(200)
+    x[:, 0] += 8 * y
+    learn, result = fitted((x, y), (x, y), epochs=10)
+    assert result["valid"]["accuracy"] > 0.9 and result["baseline"]["value"] == 0.5 and not said(learn, "not better")
+
+
+def test_numbers_stand_beside_their_mean():
+    x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(100, 1, generator=torch.Generator().manual_seed(1))
+    learn, result = fitted((x[:50], y[:50]), (x[50:], y[50:]), 1, optimizer="sgd")
+    expected = float((y[50:] - y[:50].mean()).square().mean())
+    assert result["baseline"]["value"] == pytest.approx(expected) and result["baseline"]["measure"] == "loss"
+    assert said(learn, "the mean of the training targets gives")
+
+
+def test_what_has_no_baseline():
+    x, y = samples(40)
+    loader = torch.utils.data.DataLoader(list(zip(x, y, strict=True)), 8)
+    assert fitted(loader, loader)[1]["baseline"] is None
+    assert fitted((x, y), None)[1]["baseline"] is None
+    own = fitted((x, y), (x, y), loss=lambda model, batch: model(batch[0]).square().mean())
+    assert own[1]["baseline"] is None
+
+
+def test_uneven_classes_are_said_and_measured_in_balance():
+    learn, result = fitted(uneven(), uneven())
+    note = "the classes are uneven: class 0 90.00 %, class 1 10.00 % of the training targets"
+    assert f'{note}; class_weights="balanced" evens them out' in learn.notes
+    assert list(result["valid"]) == ["loss", "accuracy", "balanced_accuracy"]
+    learn, result = fitted(samples(40), samples(40))
+    assert not said(learn, "uneven") and "balanced_accuracy" not in result["valid"]
+    assert "balanced_accuracy" not in fitted(uneven(), uneven(), metrics="accuracy")[1]["valid"]
+    tokens = torch.zeros(20, 3, dtype=torch.long)
+    tokens[0, 0] = 1
+    model = nn.Sequential(nn.Embedding(2, 4), nn.Linear(4, 2))
+    assert not said(Learner(model, (tokens, tokens), verbose=False), "uneven")
+
+
+def test_class_weights_are_those_of_the_training_split_in_loss_and_denominator():
+    x, y = uneven()
+    torch.manual_seed(0)
+    learn = Learner(nn.Linear(4, 2), (x, y), (x[:50], y[:50]), class_weights="balanced", smoothing=0, verbose=False)
+    weights = torch.tensor([200 / (2 * 180), 200 / (2 * 20)])
+    assert said(learn, "class_weights: from 0.556 to 5, n / (classes x count)")
+    expected = nn.CrossEntropyLoss(weight=weights)(learn.model(x[:50]), y[:50])
+    assert learn.evaluate()["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+    means = learn.state.loss(learn.model, (x[:50], y[:50]))
+    assert float(means.weights["loss"]) == pytest.approx(float(weights[y[:50]].sum()))
+    assert learn.resolved["loss"] == "cross_entropy" and learn.resolved["class_weights"] == "balanced"
+
+
+def test_class_weights_find_a_rare_class():
+    train, valid = uneven(rare=10), uneven(100, 10)
+    options = {"epochs": 10, "optimizer": "adamw"}
+    plain, weighed = (fitted(train, valid, class_weights=w, **options)[1] for w in (None, "balanced"))
+    assert weighed["valid"]["balanced_accuracy"] > plain["valid"]["balanced_accuracy"] + 0.05
+    assert weighed["baseline"] == {"measure": "balanced_accuracy", "value": 0.5, "by": "always saying one class"}
+
+
+def test_class_weights_of_zeros_and_ones():
+    x, y = uneven()
+    learn, _ = fitted((x, y.float()[:, None]), None, 1, class_weights="balanced")
+    assert said(learn, "class_weights: ones weigh 9")
+    expected = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(9.0))(learn.model(x), y.float()[:, None])
+    assert learn.evaluate((x, y.float()[:, None]))["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_where_class_weights_are_refused():
+    x, y = samples(40)
+    loader = torch.utils.data.DataLoader(list(zip(x, y, strict=True)), 8)
+    for data, outputs, options, words in (
+        (loader, 2, {}, "those that are read batch by batch cannot be counted"),
+        ((x, torch.randn(40, 1)), 1, {}, r"these targets are none: float32 \[40, 1\]"),
+        ((x, y), 2, {"loss": "cross_entropy"}, "give your own the weights of its classes"),
+        ((x, y), 2, {"class_weights": "even"}, "unknown class_weights 'even'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            Learner(nn.Linear(4, outputs), data, verbose=False, **{"class_weights": "balanced", **options})
+
+
+def test_a_run_in_the_shell_says_and_keeps_all_of_it(tmp_path: Path, capsys):
+    x, y = uneven(noise=True)
+    np.savez(tmp_path / "uneven.npz", x=x.numpy(), y=y.numpy())
+    options = ["--model", "mlp", "--epochs", "1", "--class-weights", "balanced", "--out", str(tmp_path / "run")]
+    main(["train", str(tmp_path / "uneven.npz"), *options])
+    shown = capsys.readouterr()
+    assert "always saying one class gives balanced accuracy 50.00 %" in shown.out
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["result"]["baseline"]["value"] == 0.5 and record["resolved"]["class_weights"] == "balanced"
+    assert any("the classes are uneven: '0' 90.00 %, '1' 10.00 %" in note for note in record["notes"])
+    assert any("not better by more than the standard error" in note for note in record["notes"])
+    assert "always saying one class gives" in (tmp_path / "run/report.html").read_text()

@@ -129,7 +129,7 @@ def assert_same_run(run: str | Path, expected: Path) -> None:
         for folder in (run, expected)
     )
     assert got == wanted
-    assert list(wanted) == ["train", "valid", "test", "lr_max", "epochs", "updates"]
+    assert list(wanted) == ["train", "valid", "test", "lr_max", "epochs", "updates", "baseline"]
     assert RUN.read(run)["status"] == "finished"
     assert RUN.read(run)["error"] is None
 
@@ -276,7 +276,7 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     steps = read_jsonl(Path("run/steps.jsonl"))
     assert [row["step"] for row in steps] == list(range(len(steps)))
     assert result.updates == len(steps) > 2 * done
-    assert result.seconds == steps[-1]["seconds"] == pytest.approx(10, abs=0.1)
+    assert result.seconds == steps[-1]["seconds"] == pytest.approx(10, abs=0.3)
     seconds = [row["seconds"] for row in steps]
     assert max(after - before for before, after in pairwise(seconds)) < 0.5
     late = [row["lr"] for row in steps if row["seconds"] > 6]
@@ -343,7 +343,7 @@ def test_learner_resumes_a_run_of_a_second_fit(tmp_path):
 
     def learner() -> Learner:
         model = build_model("mlp", input_shape=(1, 8, 8), classes=10, dropout=0.2)
-        return Learner(model, load("digits", limit=320), verbose=False)
+        return Learner(model, load("digits", limit=320), batch_size=64, verbose=False)
 
     whole = learner()
     whole.fit_one_cycle(1, 0.1)

@@ -104,7 +104,7 @@ def test_case_3_overflows_do_not_move_the_position_and_lose_no_batch():
         value = F.cross_entropy(model(batch[0]), batch[1])
         return value * float("inf") if len(attempts) in (1, 5, 6) else value
 
-    state = new_state(precision="fp16", loss=loss)
+    state = new_state(precision="fp16", loss=loss, norm_statistics="running")
     used = used_values(state)
     scale = state.scaler.get_scale()
     positions = [state.step for event in train(state, BATCHES, "7 updates", CYCLE) if isinstance(event, Update)]

@@ -81,7 +81,8 @@ def test_every_option_reaches_its_setting(training):
         "--policy-options.peak_at", "0.3", "--target", "price", "--valid", "v.csv", "--test", "t.csv", "--task",
         "regression", "--leave-out", "id,name", "--text-column", "review",
         "--no-standardise", "--average", "0.99", "--evaluate-every",
-        "50", "--keep-best", "loss", "--no-report", "--out", "here", "--json",
+        "50", "--keep-best", "loss", "--norm-statistics", "running", "--class-weights", "balanced",
+        "--no-report", "--out", "here", "--json",
     ])  # fmt: skip
     job, out, resume, verbose, report = training[0]
     assert vars(job) == {
@@ -94,6 +95,7 @@ def test_every_option_reaches_its_setting(training):
         "standardise": False, "target": "price", "valid": "v.csv", "test": "t.csv", "task": "regression",
         "leave_out": ("id", "name"), "text_column": "review",
         "average": 0.99, "evaluate_every": 50, "keep_best": "loss",
+        "norm_statistics": "running", "class_weights": "balanced",
     }  # fmt: skip
     assert (out, resume, verbose, report) == (Path("here"), False, False, False)
 

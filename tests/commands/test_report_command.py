@@ -21,7 +21,7 @@ from onecycle.errors import CheckpointError
 from onecycle.jobs.job import Job
 from onecycle.jobs.run import run
 
-TINY = Job("digits", model="mlp", budget="2 updates", limit=200)
+TINY = Job("digits", model="mlp", budget="2 updates", limit=200, batch_size=64)
 
 
 @pytest.fixture(scope="module")

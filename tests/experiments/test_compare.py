@@ -35,7 +35,14 @@ from onecycle.jobs.predict import predict_files
 from onecycle.jobs.run import job_of, run
 from onecycle.records.files import RUN
 
-GIVEN = {"model": "mlp", "limit": 160, "optimizer": "sgd", "policies": ["one_cycle", "step"], "verbose": False}
+GIVEN = {
+    "model": "mlp",
+    "limit": 160,
+    "batch_size": 64,
+    "optimizer": "sgd",
+    "policies": ["one_cycle", "step"],
+    "verbose": False,
+}
 UNTUNED = {**GIVEN, "epochs": [1], "seeds": 2, "tune": False, "lr_max": {"one_cycle": 0.2, "step": 0.1}}
 TUNED = {**GIVEN, "epochs": [1], "seeds": 1, "trials": 3}
 
@@ -78,8 +85,8 @@ def test_given_peaks(tmp_path: Path):
         assert one["result"]["test"]["accuracy"] == row["test_accuracy"] and one["config"]["seed"] == row["seed"]
         assert one["config"]["policy"] == row["policy"] and one["resolved"]["lr_max"] == row["lr_max"]
     assert "the best standard schedule (step)" in comparison.summary[0]
-    alone = run(Job(model="mlp", limit=160, optimizer="sgd", budget="1 epochs", lr_max=0.1, policy="step", seed=1),
-                tmp_path / "alone", report=False)  # fmt: skip
+    alone = run(Job(model="mlp", limit=160, batch_size=64, optimizer="sgd", budget="1 epochs", lr_max=0.1,
+                    policy="step", seed=1), tmp_path / "alone", report=False)  # fmt: skip
     assert alone.test["accuracy"] == comparison.table[3]["test_accuracy"]
 
 
@@ -217,7 +224,9 @@ def test_a_failed_run_is_tried_once_more_and_then_shown(tmp_path: Path, monkeypa
 
 def test_a_trial_that_diverges_is_an_answer_and_is_not_tried_again(tmp_path: Path, made: list[PlannedRun]):
     task = PlannedRun(
-        tmp_path / "trial", Job(model="mlp", limit=160, optimizer="sgd", budget="2 epochs", lr_max=1e30), trial=True
+        tmp_path / "trial",
+        Job(model="mlp", limit=160, batch_size=64, optimizer="sgd", budget="2 epochs", lr_max=1e30),
+        trial=True,
     )
     outcome = execute.execute(task)
     assert outcome.status == "failed" and "loss" in str(outcome.error) and len(made) == 1
@@ -268,7 +277,7 @@ def test_a_process_that_dies_is_replaced_and_then_shown(tmp_path: Path, monkeypa
 
 
 def test_a_worker_that_is_to_stop_begins_nothing(tmp_path: Path, made: list[PlannedRun]):
-    task = PlannedRun(tmp_path / "run", Job(model="mlp", limit=160, budget="1 epochs"))
+    task = PlannedRun(tmp_path / "run", Job(model="mlp", limit=160, batch_size=64, budget="1 epochs"))
     before = signal.getsignal(signal.SIGINT)
     try:
         assert execute.interruptible(task, stopping=lambda: True) == Outcome("interrupted")

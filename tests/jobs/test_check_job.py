@@ -196,10 +196,11 @@ def random_job(draw: random.Random) -> Job:
     choices = {
         "data": ["digits", "a folder/of images", "hub:ylecun/mnist"], "model": [None, "resnet20", "my.models:net"],
         "budget": ["10 epochs", "2.5 epochs", "5m", "500 updates"], "optimizer": ["muon", "sgd"],
-        "momentum": [None, 0.9, (0.95, 0.85)], "weight_decay": [None, 0.0, 1e-5, 0.123456789], "batch_size": [64, 7],
+        "momentum": [None, 0.9, (0.95, 0.85)], "weight_decay": [None, 0.0, 1e-5, 0.123456789], "batch_size": [None, 7],
         "smoothing": [None, 0.0, 0.1], "augment": [None, ("none",), ("crop", "flip")], "accumulate": [1, 4],
         "clip": [None, 0.5], "seed": [0, 12345678], "limit": [None, 1000], "image_size": [None, 32],
         "precision": ["fp32", "bf16"], "device": [None, "cpu"], "compile": [False, True],
+        "norm_statistics": ["estimated", "running"], "class_weights": [None, "balanced"],
     }  # fmt: skip
     return Job(**{name: draw.choice(values) for name, values in choices.items()})
 

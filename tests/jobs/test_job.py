@@ -37,7 +37,7 @@ from onecycle.report import page as report_page
 
 DRAW = job_run.draw
 TINY = Job(model="mlp", budget="1 epochs", limit=320, batch_size=64)
-KEYS = ["train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second", "folder"]
+KEYS = ["train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second", "baseline", "folder"]
 
 
 @pytest.fixture(autouse=True)

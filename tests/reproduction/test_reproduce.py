@@ -28,7 +28,7 @@ def cells(protocol):
     for name, spec in specs(protocol).items():
         for setting in plan.settings(spec):
             for cell in plan.conditions(spec, setting):
-                batch = plan.base_job(spec, setting).batch_size
+                batch = plan.base_job(spec, setting).batch_size or 64
                 limit = spec.settings.get("limit", 45_000)
                 known = {"part": name, "policy": cell.policy, "epochs": cell.epochs, "batch_size": batch}
                 updates = round(cell.epochs * (limit // batch))
@@ -112,7 +112,15 @@ def test_the_words_have_the_numbers():
     assert said == "held: b is at most .95 (92.5 points, 95 % interval 91.3 to 93.7, below 95, n = 3)."
 
 
-COMMON = {"data": "digits", "model": "mlp", "optimizer": "sgd", "limit": 320, "seeds": 2, "tune": False}
+COMMON = {
+    "data": "digits",
+    "model": "mlp",
+    "optimizer": "sgd",
+    "limit": 320,
+    "batch_size": 64,
+    "seeds": 2,
+    "tune": False,
+}
 SMALL = Protocol(
     name="weight-decay",
     size="small",

@@ -88,7 +88,8 @@ def test_a_short_run_is_measured_as_the_model_that_it_is():
     x, y = X * 5 + 20, Y
     accuracies = {}
     for name in ("estimated", "running"):
-        learn = Learner(seeded_net(dropout=0), (x, y), (x, y), norm_statistics=name, batch_size=24, verbose=False)
+        options = {"norm_statistics": name, "batch_size": 24, "standardise": False, "verbose": False}
+        learn = Learner(seeded_net(dropout=0), (x, y), (x, y), **options)
         result = learn.fit(2, lr_max=0.3)
         accuracies[name] = result.valid["accuracy"]
     assert accuracies["estimated"] > accuracies["running"] + 0.2

@@ -463,10 +463,10 @@ class BatchSettings:
     seed: int
     workers: int
     device: torch.device
-    evaluated: int | None = None  # samples in a batch that is measured; None: twice as many as in training
     normalise: ImageTransform | InputTransform | None = None
     augment: ImageTransform | InputTransform | None = None
     image_shape: tuple[int, int, int] | None = None  # of the training images, where a `datasets.Dataset` has them
+    evaluated: int | None = None  # samples in a batch that is measured; None: twice as many as in training
 
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, what="the number of samples a batch")

@@ -37,7 +37,9 @@ class Result:
 
     `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end, and `test`
     once after the run, where there is such a split. Where labels are smoothed, ``train["loss"]`` is the loss that was
-    minimised, and ``train["loss_unsmoothed"]`` compares with the validation loss. `folder` is the run's, if it has one.
+    minimised, and ``train["loss_unsmoothed"]`` compares with the validation loss. `baseline` is what is reached on the
+    validation data without learning, where that is known: a ``measure``, its ``value``, and ``by`` what. `folder` is
+    the run's, if it has one.
     """
 
     train: dict[str, float]
@@ -48,11 +50,12 @@ class Result:
     seconds: float
     samples_per_second: float
     test: dict[str, float] | None = None
+    baseline: dict[str, Any] | None = None
     folder: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the ``result`` of a run's ``run.json``, and the folder where there is one."""
-        names = ("train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second")
+        names = ("train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second", "baseline")
         folder = {} if self.folder is None else {"folder": str(self.folder)}
         return {**{name: getattr(self, name) for name in names}, **folder}
 

@@ -203,8 +203,22 @@ def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | No
         f"{text.duration(result['seconds'])}, {text.rate(result['samples_per_second'])} {unit}/s, "
         f"peak learning rate {text.number(result['lr_max'])}"
     )
-    lines += textwrap.wrap(said, width) if width else [said]
+    for line in (without_learning(result), said):
+        lines += textwrap.wrap(line, width) if width else [line] if line else []
     return lines + ([f"The run is in {result['folder']}"] if result.get("folder") else [])
+
+
+def without_learning(result: Mapping[str, Any]) -> str:
+    """What is reached on the validation data without learning, where a result has it.
+
+    >>> without_learning({"baseline": {"measure": "accuracy", "value": 0.5, "by": "always saying 'cat'"}})
+    "valid: always saying 'cat' gives accuracy 50 %"
+    """
+    base = result.get("baseline")
+    if not base:
+        return ""
+    name = base["measure"].replace("_", " ")
+    return f"valid: {base['by']} gives {name} {text.measure(base['measure'], base['value'])}"
 
 
 def notes(lines: Iterable[str], stream: TextIO | None = None) -> None:

@@ -99,6 +99,9 @@ def outcome(run: RecordedRun) -> str:
         if main := main_value(run.measured(split)):
             n = number(samples.get(split))
             measured.append(f"{name} {_measure(*main)}" + (f" ({text.count(n, 'sample')})" if n else ""))
+    base = part(run.result, "baseline")
+    if (value := number(base.get("value"))) is not None:
+        measured.append(f"where {base.get('by')} gives {_measure(str(base.get('measure')), value)}")
     updates, seconds = number(run.result.get("updates")), number(run.result.get("seconds"))
     took = text.count(updates, "update") if updates is not None else ""
     took += f" in {text.duration(seconds)}" if seconds is not None else ""

@@ -18,16 +18,31 @@ IGNORED = -100
 """The target that torch's cross-entropies leave out, where no other is asked for."""
 
 
-def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy in nats of logits [n, classes] or [n, length, classes] against integers [n] or [n, length]."""
+def cross_entropy(
+    outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, weight: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy in nats of logits [n, classes] or [n, length, classes] against integers [n] or [n, length].
+
+    `weight` are those of the classes in the mean, [classes]: a sample weighs what its target does, smoothed or not,
+    where torch weighs each class that the smoothing gives a share to, which is mostly that of a rare one.
+    """
     if outputs.ndim > 2:
         outputs, targets = outputs.flatten(0, -2), targets.flatten()
-    return F.cross_entropy(outputs, targets.long(), label_smoothing=label_smoothing)
+    targets = targets.long()
+    if weight is None or not label_smoothing:
+        return F.cross_entropy(outputs, targets, weight, label_smoothing=label_smoothing)
+    each = F.cross_entropy(outputs, targets, label_smoothing=label_smoothing, reduction="none")
+    counted = targets != IGNORED
+    weights = weight[targets.where(counted, 0)] * counted
+    return (each * weights).sum() / weights.sum()
 
 
-def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy in nats of logits against targets from 0 to 1 of the same shape, or [n, 1] and [n]."""
-    return F.binary_cross_entropy_with_logits(*same_shape(outputs, targets))
+def binary_cross_entropy(outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy in nats of logits against targets from 0 to 1 of the same shape, or [n, 1] and [n].
+
+    `pos_weight` is what ones weigh beside zeros.
+    """
+    return F.binary_cross_entropy_with_logits(*same_shape(outputs, targets), pos_weight=pos_weight)
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def estimate_statistics(state: TrainState, batches: Batches, *, last: bool = Tru
     for a loss ``fn(model, batch)``, which is called as in training. A norm in evaluation mode keeps what it has; an
     iterator cannot be read again, and leaves running means; a model without norms costs nothing.
     """
-    if state.norm_statistics == "running" or not trained(state.model) or not _readable(batches, state.at.batch):
+    if not _estimates(state, batches):
         return
     if state.averages is None:
         _estimate(state, _few(batches, state.at.epoch, last))
@@ -42,6 +42,11 @@ def estimate_statistics(state: TrainState, batches: Batches, *, last: bool = Tru
             for which in ("running_mean", "running_var") if isinstance(part, BatchNorm) else ():
                 if (kept := state.averages.get(f"{name}.{which}" if name else which)) is not None:
                     kept.copy_(getattr(part, which))
+
+
+def _estimates(state: TrainState, batches: Batches) -> bool:
+    """Whether there is anything to be measured, and on what."""
+    return state.norm_statistics != "running" and bool(trained(state.model)) and _readable(batches, state.at.batch)
 
 
 def _readable(batches: Batches, begun: int) -> bool:
@@ -85,7 +90,9 @@ def _estimate(state: TrainState, batches: Iterable[Any]) -> None:
 
 
 def seconds(state: TrainState, batches: Batches) -> float:
-    """How long `estimate_statistics` takes at the end of a run, measured without a trace."""
+    """How long `estimate_statistics` takes at the end of a run, measured without a trace; 0 where there is none."""
+    if not _estimates(state, batches):
+        return 0.0
     started = time.perf_counter()
     with untouched([], state.modules):
         estimate_statistics(state, batches)

@@ -16,6 +16,7 @@ from ..schedules.presets import momenta
 PRECISIONS = ("fp32", "bf16", "fp16")
 # How the statistics of batch norms come about: measured anew before each evaluation and at the end, or by momentum.
 NORM_STATISTICS = ("estimated", "running")
+CLASS_WEIGHTS = ("balanced",)
 
 
 def option(default: Any, help: str, group: str) -> Any:
@@ -62,6 +63,11 @@ class OptimizerOptions:
         None,
         "Keep a moving average of the weights, such as 0.999 (the share of itself that it keeps at each update), to "
         "validate and to end with.",
+        "Optimizer",
+    )
+    class_weights: str | None = option(
+        None,
+        "balanced: classes weigh alike in the default loss, n / (classes x count); by default samples do.",
         "Optimizer",
     )
     smoothing: float | None = option(
@@ -116,6 +122,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             weight_decay=unless_none(number, "weight_decay", self.weight_decay, least=0, example="5e-4"),
             accumulate=whole("accumulate", self.accumulate, what="the number of batches for each update"),
             clip=unless_none(number, "clip", self.clip, above=0, what="the largest norm of the gradient"),
+            class_weights=unless_none(one_of, "class_weights", self.class_weights, CLASS_WEIGHTS),
             smoothing=unless_none(share, "smoothing", self.smoothing, of="the target"),
             seed=whole("seed", self.seed, least=0),
             precision=one_of("precision", self.precision, PRECISIONS),
