@@ -10,7 +10,7 @@ from torch import nn
 from training_makers import blobs, differing, global_generators, new_state, seeded_net, weights
 
 from onecycle import ConfigError, Learner, preset
-from onecycle.data.batches import ListBatches, OneShotBatches, TensorBatches
+from onecycle.data.batches import ListBatches, OneShotBatches, TensorBatches, as_batches
 from onecycle.training.loop import EpochEnd, train
 from onecycle.training.norms import SAMPLES, batch_norms, estimate_statistics
 
@@ -176,3 +176,33 @@ def test_a_loss_of_ones_own_is_called_as_in_training():
 def test_norms_are_listed_once():
     norm = nn.BatchNorm1d(3)
     assert batch_norms([nn.Sequential(norm, norm), norm]) == [norm]
+
+
+def test_averaged_weights_get_statistics_of_their_own():
+    state, source = new_state(average=0.9), batches()
+    list(train(state, source, 2, POLICY))
+    state.take_averages()
+    mean, variance = by_hand(state.model, source, 1, 6)
+    torch.testing.assert_close(norm_of(state.model).running_mean, mean)
+    torch.testing.assert_close(norm_of(state.model).running_var, variance)
+
+
+def test_evaluations_within_an_epoch_have_them_too():
+    state, source, seen = new_state(), batches(96), []
+
+    def evaluate() -> dict[str, float]:
+        mean, _ = by_hand(state.model, source, 0, 12 if len(seen) == 2 else 3)
+        seen.append(torch.allclose(norm_of(state.model).running_mean, mean, atol=1e-6))
+        return {"loss": 0.0}
+
+    list(train(state, source, 1, POLICY, evaluate, evaluate_every=4))
+    assert seen == [True, True, True]
+
+
+def test_workers_that_stay_are_not_disturbed_within_an_epoch():
+    loader = torch.utils.data.DataLoader([0, 0, 0], num_workers=1, persistent_workers=True)
+    state = new_state()
+    state.at.batch = 1
+    before = weights(state.model)
+    estimate_statistics(state, as_batches(loader))
+    assert differing(before, weights(state.model)) == []
