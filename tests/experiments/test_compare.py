@@ -331,7 +331,7 @@ def test_data_and_model_of_ones_own(tmp_path: Path, made: list[PlannedRun]):
     comparison = compare(**{**UNTUNED, "limit": None}, data=digits)
     assert comparison.folder == Path("comparisons/data-mlp-1")
     model = build_model("mlp", input_shape=digits.input_shape, classes=10, seed=1)
-    learn = Learner(model, digits, optimizer="sgd", seed=1, verbose=False)
+    learn = Learner(model, digits, optimizer="sgd", batch_size=64, seed=1, verbose=False)
     alone = learn.fit(1, "step", 0.1)
     row = comparison.table[3]
     assert (row["policy"], row["seed"], row["valid_loss"]) == ("step", 1, alone.valid["loss"])
