@@ -31,7 +31,15 @@ from .splits import (
     take,
     unmeasured,
 )
-from .tables import TableOptions, is_frame, is_table_file, read_table, read_text_folder
+from .tables import (
+    TableOptions,
+    encoded_table,
+    is_frame,
+    is_table_file,
+    read_table,
+    read_text_folder,
+    table_splits,
+)
 from .text_folders import text_folder
 
 KEPT_BYTES = 2**28  # of a split that is kept in memory by `loading_once`
@@ -157,7 +165,8 @@ def load(
         if raw.kind != "image":
             raise ConfigError(f"image_size = {image_size} is for images, and {name} is {raw.kind}. Leave it out.")
         raw = _resized(raw, image_size, fit)
-    if table.given and raw.kind not in ("table", "texts"):
+    listing = isinstance(data, str | Path) and is_table_file(Path(data))  # of images
+    if table.given and raw.kind not in ("table", "texts") and not listing:
         raise ConfigError(f"{listed(table.given)}: for tables alone, and {name} is {raw.kind}. Leave it out.")
     return _prepare(name, raw, options)
 
@@ -309,10 +318,13 @@ def _layout(path: Path) -> str | None:
 
 def _read_path(path: Path, options: LoadOptions) -> RawData:
     from . import idx_cifar, npz, text
+    from .image_lists import listed_images
 
     layout = _layout(path)
     if layout == "table" or (layout == "parquet" and path.is_file() and options.table.target is not None):
-        return read_table(path, options.table)
+        given = table_splits(path, options.table)
+        images = listed_images(given, path, options.table, _decoding(options))
+        return images or encoded_table(given, options.table)
     if layout == "texts":
         return read_text_folder(path, text_folder(path) or {})
     if layout in ("folder", "parquet") or (layout is None and path.is_dir()):

@@ -59,11 +59,32 @@ def is_frame(data: Any) -> bool:
     return hasattr(data, "__arrow_c_stream__") or (hasattr(data, "columns") and hasattr(data, "iloc"))
 
 
+@dataclass(frozen=True, eq=False)
+class TableSplits:
+    """The tables of the splits, and what is to be predicted in them; `classes` is None for a regression."""
+
+    tables: dict[str, Any]
+    target: str
+    targets: dict[str, Tensor]
+    classes: tuple[str, ...] | None
+    origin: str
+    notes: tuple[str, ...]
+
+
 def read_table(data: Any, options: TableOptions) -> RawData:
     """The splits of a table: one file or frame, or those of its own that `options` name.
 
     Raises:
         DataError: no such target, or files and columns that cannot be used.
+    """
+    return encoded_table(table_splits(data, options), options)
+
+
+def table_splits(data: Any, options: TableOptions) -> TableSplits:
+    """The tables and targets of `read_table`, as they were read.
+
+    Raises:
+        DataError: no such target, or files that cannot be used.
     """
     given = {"train": data, "valid": options.valid, "test": options.test}
     notes: list[str] = []
@@ -74,7 +95,7 @@ def read_table(data: Any, options: TableOptions) -> RawData:
             tables[split], said = as_table(source, words)
             notes += said
             words = words or _words_of(tables[split])
-    return _from_tables(tables, options, str(data) if isinstance(data, str | Path) else "Python", notes)
+    return _with_targets(tables, options, str(data) if isinstance(data, str | Path) else "Python", notes)
 
 
 def read_text_folder(root: Path, files: Mapping[str, Mapping[str, Sequence[Path]]]) -> RawData:
@@ -86,10 +107,11 @@ def read_text_folder(root: Path, files: Mapping[str, Mapping[str, Sequence[Path]
         paths = [path for one in classes.values() for path in one]
         names = [name for name, one in classes.items() for _ in one]
         tables[split] = pa.table({"text": pa.array(read_texts(paths), pa.string()), "class": names})
-    return _from_tables(tables, TableOptions("class", text_column="text"), str(root), [])
+    options = TableOptions("class", text_column="text")
+    return encoded_table(_with_targets(tables, options, str(root), []), options)
 
 
-def _from_tables(tables: dict[str, Any], options: TableOptions, origin: str, notes: list[str]) -> RawData:
+def _with_targets(tables: dict[str, Any], options: TableOptions, origin: str, notes: list[str]) -> TableSplits:
     target = _target(tables, options.target, origin)
     for name in options.leave_out:
         if name not in tables["train"].column_names or name == target:
@@ -98,8 +120,13 @@ def _from_tables(tables: dict[str, Any], options: TableOptions, origin: str, not
         tables[split], said = _with_target(table, target, split)
         notes += said
     targets, classes, said = _targets({split: table[target] for split, table in tables.items()}, options.task)
-    parts = _numbered_rows(tables, targets)
+    return TableSplits(tables, target, targets, classes, origin, (*notes, said))
 
+
+def encoded_table(given: TableSplits, options: TableOptions) -> RawData:
+    """The samples of tables, which are made once it is known which rows are for training."""
+    tables, target, classes = given.tables, given.target, given.classes
+    parts = _numbered_rows(tables, given.targets)
     column = options.text_column or text_column(tables["train"], target, options.leave_out)
     if column is not None and (column not in tables["train"].column_names or column == target):
         raise ConfigError(f"text_column names no column beside the target: {column!r}. {_columns_of(tables['train'])}")
@@ -120,7 +147,7 @@ def _from_tables(tables: dict[str, Any], options: TableOptions, origin: str, not
         return Encoded(encoded, columns, (*more, *given_away))
 
     kind = "table" if column is None else "texts"
-    return RawData(kind, parts, classes, origin, (*notes, said), encode=encode)
+    return RawData(kind, parts, classes, given.origin, given.notes, encode=encode)
 
 
 # Files and frames
