@@ -117,7 +117,7 @@ def test_compile(run_json, monkeypatch):
 
 
 def test_a_budget_of_time(run_json):
-    result = run_json("train", "--model", "mlp", "--budget", "0.3s", "--out", "run")
+    result = run_json("train", "--model", "mlp", "--budget", "1s", "--no-report", "--out", "run")
     steps = read_jsonl(Path("run/steps.jsonl"))
     assert result["updates"] == len(steps) > 1
     assert result["epochs"] == pytest.approx(len(steps) / 20)
