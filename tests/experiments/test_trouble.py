@@ -58,7 +58,7 @@ class Unfit(nn.Linear):
 @pytest.mark.parametrize(
     ("breaks", "raised", "message"),
     [
-        (None, TrainingError, "^the model cannot be trained on these data: RuntimeError: mat1 and mat2"),
+        (None, DataError, r"^Unfit cannot take inputs of float32 \[8, 1, 8, 8\]: mat1 and mat2"),
         (KeyError("mask"), TrainingError, "^the model cannot be trained on these data: KeyError: 'mask'"),
         (DataError("no such label"), DataError, "^no such label"),
         (KeyboardInterrupt("stop"), KeyboardInterrupt, "^stop"),

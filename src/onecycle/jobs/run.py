@@ -111,9 +111,17 @@ def prepare(job: Job, verbose: bool = False) -> Prepared:
             name, input_shape=data.input_shape, classes=_outputs(data), columns=data.columns, seed=seed, **options
         )
 
-    metrics = {"perplexity": Perplexity()} if data.kind == "text" else ["r2", "mae"] if data.classes is None else None
-    learner = Learner(anew(job.seed), data, metrics=metrics, verbose=verbose, **job.learner_keywords())
+    learner = Learner(anew(job.seed), data, metrics=_metrics(data), verbose=verbose, **job.learner_keywords())
     return Prepared(data, learner, anew, plain({**asdict(job), "model": name}), plain(_facts(data)))
+
+
+def _metrics(data: Data) -> Any:
+    """What is measured beside the loss; None: what goes with it."""
+    if data.kind == "text":
+        return {"perplexity": Perplexity()}
+    targets = data.train.targets
+    numbers = data.classes is None and not bool(((targets == 0) | (targets == 1)).all())
+    return ["r2", "mae"] if numbers else None
 
 
 def job_of(folder: str | Path) -> Job:
