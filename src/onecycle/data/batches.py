@@ -24,7 +24,7 @@ from .splits import check_finite
 from .standardise import InputTransform, TransformedBatches
 
 # Samples in a batch where none are asked for: at most and at least, and the batches that an epoch is to have.
-BATCH_SIZE, SMALLEST, BATCHES = 64, 8, 16
+BATCH_SIZE, SMALLEST, BATCHES = 64, 8, 12
 # Of the training samples, the share that may be left out of an epoch so that all batches are of one size.
 LEFT_OUT = 1 / 32
 
@@ -424,9 +424,9 @@ def _span(i: int, n: int, size: int, spread: bool) -> slice:
 def fitting_batch_size(n: int | None) -> int:
     """The batch size for `n` training samples where none is given: 64 or, for small data, less, but at least 8.
 
-    It is the largest power of two that makes 16 batches an epoch, or all samples where there are fewer than 8.
+    It is the largest power of two that makes 12 batches an epoch, or all samples where there are fewer than 8.
 
-    >>> [fitting_batch_size(n) for n in (50_000, 1000, 400, 109, 5)], fitting_batch_size(None)
+    >>> [fitting_batch_size(n) for n in (50_000, 700, 250, 109, 5)], fitting_batch_size(None)
     ([64, 32, 16, 8, 5], 64)
     """
     if n is None:
