@@ -98,7 +98,7 @@ def test_a_result_is_of_the_last_fit():
     assert result == Result({"loss": 0.5}, {"loss": 0.625, "accuracy": 0.5}, 0.2, 1.0, 3, 3, 32.0)
     assert result.to_dict() == {
         "train": {"loss": 0.5}, "valid": {"loss": 0.625, "accuracy": 0.5}, "test": None, "lr_max": 0.2,
-        "epochs": 1.0, "updates": 3, "seconds": 3, "samples_per_second": 32.0,
+        "epochs": 1.0, "updates": 3, "seconds": 3, "samples_per_second": 32.0, "baseline": None,
     }  # fmt: skip
     assert two_fits().result(None, None).lr_max == 0.1
 
