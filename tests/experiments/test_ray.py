@@ -122,7 +122,7 @@ def test_a_comparison_on_a_cluster_equals_the_one_in_process(cluster: Any):
 
 
 def test_failed_runs_are_shown_with_their_error(cluster: Any):
-    spec = {**SPEC, "seeds": 1, "epochs": [8], "lr_max": {"one_cycle": 200.0, "step": 0.05}}
+    spec = {**SPEC, "batch_size": 64, "seeds": 1, "epochs": [8], "lr_max": {"one_cycle": 200.0, "step": 0.05}}
     here, there = compare(out="here", **spec), compare(out="there", on="ray", **spec)
     failed, finished = there.table
     assert (failed["status"], finished["status"]) == ("failed", "finished")
