@@ -497,17 +497,17 @@ class Learner:
         inputs, targets = in_memory(train)
         if inputs is None or self._batching.normalise is not None:
             return
-        if targets is not None and probe.predicts_already(self.model, inputs, targets, self.runtime):
-            self._units_known = True
         dtype = probe.dtype_for(self.model, inputs, self.runtime)
-        scale = None
         supervised = loss is None or criterion_of(loss) is not None
-        if dtype.is_floating_point and supervised and not _has_table_front(self.model):
-            measured = scale_of(inputs, "inputs") if self.options.standardise and not self._units_known else None
-            if measured is not None:
-                scale, which = measured
-                how = "evaluate and predict do it too, while model(x) by itself takes standardised inputs"
-                self._note(scaling_note(which, how))
+        measured = scale = None
+        if self.options.standardise and dtype.is_floating_point and supervised and not _has_table_front(self.model):
+            measured = scale_of(inputs, "inputs")
+        if targets is not None and (measured or scale_of(targets, "targets")):
+            self._units_known = probe.predicts_already(self.model, inputs, targets, self.runtime)
+        if measured is not None and not self._units_known:
+            scale, which = measured
+            how = "evaluate and predict do it too, while model(x) by itself takes standardised inputs"
+            self._note(scaling_note(which, how))
         if dtype != inputs.dtype:
             self._note(f"inputs: {str(inputs.dtype)[6:]} becomes {str(dtype)[6:]}, the model's type")
         if scale is not None or dtype != inputs.dtype:

@@ -21,7 +21,7 @@ from .state import training_mode
 from .step import compute, samples_in
 
 FEW = 8
-KNOWN = 256  # samples that tell whether a model was trained before
+KNOWN = 64  # samples that tell whether a model was trained before
 
 
 def few(batch: Any, count: int = FEW) -> Any:
