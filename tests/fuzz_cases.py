@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial  # noqa: F401
 from typing import Any, NamedTuple
@@ -379,6 +379,8 @@ OPTIMIZERS = [
 ]
 USUAL = 15
 """So many of them go with most models."""
+
+PLAIN = [text for text in OPTIMIZERS if "sgd" in text.lower() and "nn.Linear" not in text]
 MODES = [
     "",
     "model.eval()",
@@ -478,8 +480,8 @@ def draw(seed: int) -> Case:
     plain_parts = model.startswith("nn.Sequential") and "double" not in model and "Lazy" not in model
     modes = r.choice(MODES if plain_parts else MODES[:2]) if r.random() < 0.3 else ""
     optimizer, fit = _optimizer_and_fit(r, model, data)
-    if fits is not kind:  # gradients may be nothing but rounding, which others than SGD magnify
-        optimizer = "torch.optim.SGD"
+    if fits is not kind or "BatchNorm1d" in model:  # gradients may be nothing but rounding, which others magnify
+        optimizer, fit = _optimizer_and_fit(r, model, data, PLAIN)
     options = r.choice(OPTIONS)
     if "bf16" in options and "SGD" not in optimizer:  # the others magnify what it rounds
         options = ""
@@ -517,9 +519,11 @@ def _metrics(r: random.Random, name: str, loss: str) -> str:
     return r.choice(METRICS[r.choice(list(METRICS)) if r.random() < 0.03 else suit])
 
 
-def _optimizer_and_fit(r: random.Random, model: str, data: str) -> tuple[str, str]:
+def _optimizer_and_fit(
+    r: random.Random, model: str, data: str, among: Sequence[str] = OPTIMIZERS[:USUAL]
+) -> tuple[str, str]:
     """An optimizer, and the arguments of a fit: budget, policy and peak."""
-    optimizer = r.choice(OPTIMIZERS[:USUAL] if r.random() < 0.92 else OPTIMIZERS)
+    optimizer = r.choice(among if r.random() < 0.92 else OPTIMIZERS[USUAL:])
     if "sparse=True" in model and r.random() < 0.8:
         optimizer = "torch.optim.SGD(model.parameters(), lr=0.1)"
     lr = 0.01 if any(word in optimizer.lower() for word in ("ada", "muon", "rms")) else 0.1

@@ -200,7 +200,7 @@ def metrics_of(criterion: Any, outputs: Any, targets: Any) -> dict[str, float]:
         numbers["top2"] = (outputs.topk(2).indices == targets[:, None]).any(1).float().mean()
         numbers["multiclassaccuracy"] = f1(outputs.argmax(-1), targets, beta=1000)
     elif "logits" in name or "Logits" in name or name == "MultiLabelSoftMarginLoss":
-        predicted, targets = (outputs > 0).long(), targets.long()
+        predicted, targets = (outputs > 0).long(), (targets > 0.5).long()
         numbers |= of_classes(predicted, targets)
         if outputs.ndim < 2 or outputs.shape[1] == 1:
             numbers["f1"] = f1(predicted, targets, [1])
@@ -245,6 +245,7 @@ ON_PURPOSE = (
     "a batch of one sample", "metrics beside loss=fn", "a metric fails on", "the metric ", "is larger than the data",
     "there are no batches", "The model's weights are", "two classes or more", "along axis 1 or along the last",
     "a loss is the mean of its batch", "all weights of the optimizer are frozen",
+    "weight has shape",
 )  # fmt: skip
 """What is refused though torch would train it, by its message."""
 IN_MEMORY = ("(x", "pairs", "[list", "dicts")

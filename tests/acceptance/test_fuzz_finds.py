@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from onecycle import ConfigError, DataError, Learner, Supervised
+from onecycle import ConfigError, DataError, Learner, Supervised, TrainState
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(24, 5, generator=G)
@@ -194,12 +194,26 @@ def test_a_hinge_embedding_does_not_broadcast():
     assert learn.evaluate((X, targets))["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss, "pos_weight"])
+def test_weights_of_outputs_are_not_broadcast_over_the_batch(loss):
+    weights = torch.tensor([1.0, 5.0, 0.2])
+    criterion = nn.BCEWithLogitsLoss(pos_weight=weights) if loss == "pos_weight" else loss(weight=weights)
+    with pytest.raises(ConfigError, match=r"weight has shape \[3\], and the outputs of a sample have \[\]"):
+        learner(net(1), (X, LABELS.remainder(2)), loss=criterion, batch_size=3)
+    learner(net(3), (X, F.one_hot(LABELS, 3)), loss=criterion, batch_size=3).fit("2 updates", "constant", 0.1)
+
+
 # Optimizers and metrics
 
 
 def test_dense_gradients_for_an_optimizer_of_sparse_ones():
     with pytest.raises(ConfigError, match="SparseAdam is for sparse gradients alone"):
         learner(net(), (X, LABELS), optimizer=torch.optim.SparseAdam)
+
+
+def test_an_optimizer_of_another_model_in_a_loop_of_ones_own():
+    with pytest.raises(ConfigError, match="holds no parameter of this model"):
+        TrainState(net(), torch.optim.SGD(net().parameters(), lr=0.1), Supervised(nn.CrossEntropyLoss()))
 
 
 def test_metrics_beside_a_loss_of_ones_own_are_tried_first():

@@ -100,7 +100,7 @@ def test_the_scale_of_fp16_is_part_of_it():
 @pytest.mark.parametrize(
     "foreign",
     [
-        lambda: TrainState(seeded_net(features=5), sgd(seeded_net(features=5)), TASK, CPU),
+        lambda: (lambda m: TrainState(m, sgd(m), TASK, CPU))(seeded_net(features=5)),
         lambda: (lambda m: TrainState(m, sgd(m), TASK, CPU))(nn.Sequential(seeded_net()[0])),
         lambda: new_state(adamw),
         lambda: (lambda m: TrainState(m, sgd(m[2]), TASK, CPU))(seeded_net()),

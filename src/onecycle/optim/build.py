@@ -70,7 +70,7 @@ def build_optimizer(
     """
     _refuse_closures(optimizer)
     if isinstance(optimizer, Optimizer):
-        _check_same_model(optimizer, model)
+        check_same_model(optimizer, model)
         _check_steps(optimizer, model)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         left = sum(p.requires_grad and id(p) not in held for p in _parameters(beside))
@@ -313,7 +313,8 @@ def _decay_weights_alone(optimizer: Optimizer) -> list[str]:
     return [f"weight decay {most:g} on weights, none on biases and norms"] if most else []
 
 
-def _check_same_model(optimizer: Optimizer, model: nn.Module) -> None:
+def check_same_model(optimizer: Optimizer, *modules: nn.Module) -> None:
+    """Raise a ConfigError for an optimizer of other modules."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not held & {id(p) for p in model.parameters()}:
+    if not held & {id(p) for module in modules for p in module.parameters()}:
         raise ConfigError("this optimizer holds no parameter of this model: make it from model.parameters()")

@@ -214,6 +214,23 @@ def criterion_of(loss: Any) -> Any:
     return loss
 
 
+def check_weights(criterion: Any, outputs: Tensor) -> None:
+    """Raise a ConfigError for weights of a criterion of elements that do not fit the outputs of one sample."""
+    for name in ("weight", "pos_weight"):
+        weights = _setting(criterion, name, None)
+        if not isinstance(weights, Tensor) or weights.numel() == 1:
+            continue
+        each = outputs.shape[1:]
+        fits = weights.ndim <= len(each) and all(
+            w in (1, n) for w, n in zip(reversed(weights.shape), reversed(each), strict=False)
+        )
+        if not fits:
+            raise ConfigError(
+                f"{name} has shape {list(weights.shape)}, and the outputs of a sample have {list(each)}, in outputs "
+                f"of {shape(outputs)}: give one weight for each output, or change the model's last layer"
+            )
+
+
 def check_reduction(criterion: Any) -> None:
     """Raise a ConfigError for a criterion that does not give the mean of its batch."""
     reduction = _setting(criterion, "reduction", "mean")

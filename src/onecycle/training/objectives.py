@@ -20,6 +20,7 @@ from .losses import (
     Form,
     binary_cross_entropy,
     check_reduction,
+    check_weights,
     class_weights,
     criterion_of,
     cross_entropy,
@@ -387,6 +388,8 @@ def given_loss(loss: Any, metrics: Metrics = None, seen: Callable[[], Seen] | No
             ]
     else:
         fitted, targets = form.fit(tensor_of(found.outputs), tensor_of(found.targets, "the targets"))
+        if form.kind == "elements":
+            check_weights(criterion, fitted)
         if form.kind == "classes" and not targets.is_floating_point():
             ignored = check_labels(found.all_targets, fitted.shape[form.class_axis], form.ignore_index)
             ignores = bool(ignored) or not found.complete

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..checks import one_of, share, unwrapped
 from ..errors import CheckpointError, ConfigError
+from ..optim.build import check_same_model
 from ..optim.groups import plain_settings
 from .means import RunningMeans, diverged
 from .objectives import Loss, loss_module
@@ -68,7 +69,7 @@ class TrainState:
     are the averaged weights and buffers by name, and `best` is the best model so far, where one is kept.
 
     Raises:
-        ConfigError: accumulate below 1, or clip not above 0.
+        ConfigError: accumulate below 1, clip not above 0, or an optimizer of another model.
     """
 
     model: nn.Module
@@ -92,6 +93,7 @@ class TrainState:
             share("average", self.average, of="itself that a moving average keeps")
         self.seed, self.accumulate, self.clip = map(unwrapped, (self.seed, self.accumulate, self.clip))
         plain_settings(self.optimizer)
+        check_same_model(self.optimizer, *self.modules)
         if self.accumulate < 1:
             raise ConfigError(
                 f"accumulate is the number of batches for each update, at least 1; received {self.accumulate}"
