@@ -446,7 +446,7 @@ class Case:
     def state(self) -> str:
         """The lines that make the state of a training by `train`."""
         options = f", {self.options}" if self.options else ""
-        return f"state = TrainState(model, optimizer, as_loss(loss){options})\nbatches = as_batches(data, b)"
+        return f"state = TrainState(model, optimizer, as_loss(loss), norm_statistics='running'{options})\nbatches = as_batches(data, b)"
 
     def script(self) -> str:
         """All of it, to be run in a checkout."""

@@ -166,6 +166,9 @@ def plain(model, criterion, optimizer, groups, rates, clip, bf16=False) -> tuple
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss, outputs, targets = whole_loss(criterion, model, batches)
         loss.backward()
+        if len(batches) > 1 and loss.isnan():  # parts that weigh nothing add nothing, where torch would add NaN
+            for p in model.parameters():
+                p.grad = None if p.grad is None else torch.zeros_like(p)
         if clip is not None:
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
         optimizer.step()
