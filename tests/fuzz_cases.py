@@ -446,7 +446,8 @@ class Case:
     def state(self) -> str:
         """The lines that make the state of a training by `train`."""
         options = f", {self.options}" if self.options else ""
-        return f"state = TrainState(model, optimizer, as_loss(loss), norm_statistics='running'{options})\nbatches = as_batches(data, b)"
+        words = f"model, optimizer, as_loss(loss), norm_statistics='running'{options}"
+        return f"state = TrainState({words})\nbatches = as_batches(data, b)"
 
     def script(self) -> str:
         """All of it, to be run in a checkout."""
