@@ -102,7 +102,8 @@ def whole_loss(criterion: Any, model: nn.Module, batches: Sequence[Any]) -> tupl
 
 def weighted(parts: Sequence[Any], weights: Sequence[Any]) -> Tensor:
     counted = [(part[0].double(), weight) for part, weight in zip(parts, weights, strict=True) if weight]
-    return sum(loss * weight for loss, weight in counted) / sum(weight for _, weight in counted)
+    total = sum(weight for _, weight in counted) or float("nan")  # where nothing weighs anything
+    return sum(loss * weight for loss, weight in counted or [(parts[0][0], 0)]) / total
 
 
 def optimizer_of(given: dict[str, Any], options: Mapping[str, Any], criterion: Any) -> torch.optim.Optimizer:
