@@ -16,21 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from .checks import one_of
-from .data.arrays import as_tensor, in_memory
+from .data.arrays import as_tensor
 from .data.batches import (
-    BATCH_SIZE,
-    BatchSettings,
     first_batch,
-    fitting_batch_size,
-    left_out,
-    samples_of,
-    targets_in_memory,
 )
-from .data.hub import hub_kind, named_splits
-from .data.splits import Data
-from .data.standardise import InputTransform, scale_of, scaling_note
+from .data.standardise import InputTransform
 from .errors import ConfigError, DataError, StopTraining, did_you_mean
-from .models.tabular import TableFront
 from .optim import build as optimizers
 from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS, FEWEST, SHARE, default_updates
@@ -45,14 +36,14 @@ from .schedules.policy import Policy
 from .schedules.presets import PRESETS, preset
 from .search.trial import trial
 from .text import count, duration, html_table
-from .training import balance, norms, probe
+from .training import balance, norms
 from .training import evaluate as evaluation
 from .training import objectives as tasks
 from .training.loop import Charges, Event, resolve, train, updates_per_epoch
-from .training.losses import compares_numbers, criterion_of, unwrapped
-from .training.objectives import Loss, pair
+from .training.losses import unwrapped
 from .training.options import TrainingOptions
 from .training.runtime import Runtime
+from .training.setup import TrainingSetup
 from .training.signals import StopRequest, stop_requests
 from .training.state import TrainState
 
@@ -125,10 +116,11 @@ class Learner:
         within = getattr(model, "_orig_mod", None)  # of torch.compile, which names everything by it
         compiled, model = (model, within) if isinstance(within, nn.Module) else (None, model)
         self.model = self.runtime.place(model)
-        self._units_known = False  # by the model, which was trained in them
-        self._take_data(train, valid, loss)
-        task = self._task(loss, metrics)
-        self.runtime = self._laid_out(task)
+        self._setup = TrainingSetup(self.model, given, self.runtime, self._note)
+        self._setup.take_data(train, valid, loss)
+        task = self._setup.take_loss(loss, metrics)
+        self.runtime = self._setup.lay_out(task)
+        self.train, self.valid = self._setup.train, self._setup.valid
         of_loss = tasks.loss_module(task)
         built, notes = optimizers.build_optimizer(
             given.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss
@@ -310,7 +302,7 @@ class Learner:
 
     def evaluate(self, data: Any = None) -> dict[str, float]:
         """Mean loss and metrics on `data`, by default the validation data."""
-        batches = self.valid if data is None else self._batching.batches(data, training=False)
+        batches = self.valid if data is None else self._setup.batching.batches(data, training=False)
         if batches is None:
             raise ConfigError("there is nothing to evaluate on: give data, or a validation split to the learner")
         with self.state.averaged():
@@ -328,7 +320,7 @@ class Learner:
             inputs = (as_tensor(inputs),)
         elif isinstance(inputs, Mapping):
             inputs = [inputs]
-        batches = self._batching.batches(inputs, training=False).epoch(0)
+        batches = self._setup.batching.batches(inputs, training=False).epoch(0)
         with self.state.averaged():
             outputs = evaluation.predict(self.model, batches, self.runtime)
         return tasks.activation(self.state.loss)(outputs) if isinstance(outputs, Tensor) else outputs
@@ -359,7 +351,7 @@ class Learner:
 
     def evaluation_seconds(self, data: Any = None) -> float:
         """About how long `evaluate` takes, by its first batch; 0 where there is nothing to evaluate on."""
-        batches = self.valid if data is None else self._batching.batches(data, training=False)
+        batches = self.valid if data is None else self._setup.batching.batches(data, training=False)
         if batches is None:
             return 0.0
         started = time.perf_counter()
@@ -376,7 +368,7 @@ class Learner:
     ) -> Recording:  # fmt: skip
         prediction = None  # the configuration and the facts of a job say it
         if facts is None:
-            about = (self._source, self.train, self._batching.normalise, self.state.loss)
+            about = (self._setup.source, self.train, self._setup.batching.normalise, self.state.loss)
             prediction = needed_to_predict(self.model, *about)
         if not resume:
             return Recording.start(
@@ -423,7 +415,7 @@ class Learner:
         """The scales of inputs and targets, and the type that inputs are cast to, as plain data."""
         known: dict[str, Any] = {"targets": getattr(self.state.loss, "scale", None)}
         dtype = {}
-        if isinstance(transform := self._batching.normalise, InputTransform):
+        if isinstance(transform := self._setup.batching.normalise, InputTransform):
             known, dtype = {"inputs": transform.scale, **known}, {"dtype": str(transform.dtype)[6:]}
         return {**{name: scale.to_dict() for name, scale in known.items() if scale is not None}, **dtype}
 
@@ -434,8 +426,10 @@ class Learner:
             return []
         if self.valid is None:
             raise ConfigError(f"keep_best={name!r} needs validation data: give valid, or leave it out")
-        if not any(name == known or name.startswith(f"{known}_") for known in self._measured):
-            raise ConfigError(f"keep_best={name!r} is no validation measure: {did_you_mean(name, self._measured)}")
+        if not any(name == known or name.startswith(f"{known}_") for known in self._setup.measured):
+            raise ConfigError(
+                f"keep_best={name!r} is no validation measure: {did_you_mean(name, self._setup.measured)}"
+            )
         return [KeepBest(self.state, name)]
 
     def _end_fit(self, policy: Policy, keeper: Sequence[KeepBest], stop: StopRequest) -> Result:
@@ -455,140 +449,15 @@ class Learner:
             return []
         from .records.progress import Progress
 
-        unit = "images" if self._batching.images else "samples"
+        unit = "images" if self._setup.batching.images else "samples"
         progress = Progress(epochs=budget.epochs, unit=unit)
         stack.callback(progress.close)
         return [progress]
 
-    def _take_data(self, train: Any, valid: Any, loss: Any) -> None:
-        statistics, augment = None, self.options.augment
-        self._source: Data | None = None
-        if hasattr(train, "train") and hasattr(train, "valid"):
-            self._source = train
-            self._note(*train.notes)
-            augment = train.augment if augment is None else augment
-            statistics = (train.mean, train.std)
-            self._note(*_codes_as_numbers(self.model, train))
-            train, valid = train.train, train.valid if valid is None else valid
-        if hub_kind(train) == "splits":
-            train, of_its_own, notes = named_splits(train)
-            valid = of_its_own if valid is None else valid
-            self._note(*notes)
-        given, samples = self.options.batch_size, samples_of(train)
-        settings = BatchSettings(
-            fitting_batch_size(samples) if given is None else given, self.options.seed, self.options.workers,
-            self.runtime.device, evaluated=2 * BATCH_SIZE if given is None else None,
-        )  # fmt: skip
-        self._batching, notes = settings.with_transforms(train, statistics, augment)
-        self._note(*notes)
-        self._scale_inputs(train, loss)
-        self.train = self._batching.batches(train, training=True)
-        if given is None and samples and settings.batch_size < BATCH_SIZE:
-            self._note(f"batch_size {settings.batch_size}, for {count(samples, 'training sample')}")
-        if unused := left_out(self.train):
-            self._note(
-                f"each epoch leaves out {unused} of {count(samples or 0, 'training sample')}, others every time: the "
-                "batches are of one size"
-            )
-        self.valid = None if valid is None else self._batching.batches(valid, training=False)
-
-    def _scale_inputs(self, train: Any, loss: Any) -> None:
-        """Bring inputs that lie in memory to the model's type, where it takes no other, and to standard units."""
-        inputs, targets = in_memory(train)
-        if inputs is None or self._batching.normalise is not None:
-            return
-        dtype = probe.dtype_for(self.model, inputs, self.runtime)
-        supervised = loss is None or criterion_of(loss) is not None
-        measured = scale = None
-        if self.options.standardise and dtype.is_floating_point and supervised and not _has_table_front(self.model):
-            measured = scale_of(inputs, "inputs")
-        if targets is not None and (measured or scale_of(targets, "targets")):
-            self._units_known = probe.predicts_already(self.model, inputs, targets, self.runtime)
-        if measured is not None and not self._units_known:
-            scale, which = measured
-            how = "evaluate and predict do it too, while model(x) by itself takes standardised inputs"
-            self._note(scaling_note(which, how))
-        if dtype != inputs.dtype:
-            self._note(f"inputs: {str(inputs.dtype)[6:]} becomes {str(dtype)[6:]}, the model's type")
-        if scale is not None or dtype != inputs.dtype:
-            transform = InputTransform(dtype, scale)
-            self._batching = replace(self._batching, normalise=transform, augment=transform)
-
-    def _scale_targets(self, task: Loss) -> Loss:
-        """The loss of a regression whose targets are unscaled, in standardised units."""
-        known = getattr(self.train, "tensors", ())[1:]
-        comparing = isinstance(task, tasks.Supervised) and compares_numbers(task.criterion)
-        if self._units_known or not (self.options.standardise and comparing and len(known) == 1):
-            return task
-        measured = scale_of(known[0], "targets")
-        if measured is None:
-            return task
-        how = "the loss is in these units, metrics and predictions in yours, while model(x) by itself gives these"
-        self._note(scaling_note(measured[1], how))
-        return replace(task, scale=measured[0])  # type: ignore[type-var]
-
-    def _task(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics) -> Loss:
-        """The loss, tried on a few samples before anything is trained."""
-        smoothing = self.options.smoothing
-        if loss is None:
-            task, note = tasks.pick_task(self._seen(), metrics, smoothing)
-            notes = [note]
-        elif smoothing:
-            raise ConfigError("smoothing is for the default loss: smooth the labels in the loss that you give")
-        else:
-            task, notes = tasks.given_loss(loss, metrics, self._seen)
-        task, more = self._balanced(task, by_default=loss is None, measured=metrics is not None)
-        self._note(*notes, *more)
-        task = self._scale_targets(task)
-        of_loss = tasks.loss_module(task)
-        if of_loss is not None:
-            of_loss.to(self.runtime.device)
-        if isinstance(task, tasks.Supervised) or probe.is_unfinished(self.model):
-            batch = probe.few(self.runtime.move(first_batch(self.train)))
-            self._measured = probe.check(self.model, task, batch, self.runtime)
-        elif self.valid is not None or isinstance(task, tasks.MeasuredLoss):
-            batch = first_batch(self.train if self.valid is None else self.valid)
-            self._measured = probe.check(self.model, task, self.runtime.move(batch), self.runtime)
-        one = probe.batch_of_one(self.train, first_batch(self.train))
-        if one is not None:
-            probe.check_single(self.model, task, self.runtime.move(one), self.runtime)
-        return task
-
-    def _laid_out(self, task: Loss) -> Runtime:
-        """The runtime with convolutions in channels_last, where the model and its loss can be trained so."""
-        if not any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
-            return self.runtime
-        runtime = replace(self.runtime, channels_last=True)
-        runtime.place(self.model)
-        if probe.trains(self.model, task, probe.few(runtime.move(first_batch(self.train))), runtime):
-            return runtime
-        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return self.runtime
-
-    @property
-    def _class_names(self) -> Sequence[str] | None:
-        return None if self._source is None else self._source.classes
-
-    def _balanced(self, task: Loss, *, by_default: bool, measured: bool) -> tuple[Loss, list[str]]:
-        """The loss with the weights that its classes are to have, uneven ones measured in balance too; and notes."""
-        targets = balance.targets_of(self.train)
-        counts, notes = balance.class_counts(task, targets), []
-        if self.options.class_weights:
-            if not by_default:
-                raise ConfigError("class_weights is for the default loss: give your own the weights of its classes")
-            task, note = balance.balanced(task, counts, targets, self.runtime.device)
-            notes.append(note)
-        uneven = None
-        if counts is not None and targets is not None and balance.one_a_sample(targets):
-            uneven = balance.uneven_note(counts, self._class_names)
-        if uneven:
-            notes.append(uneven if self.options.class_weights else f'{uneven}; class_weights="balanced" evens them out')
-        return (balance.with_balanced_accuracy(task) if uneven and not measured else task), notes
-
     def _beside_baseline(self, result: Result) -> tuple[Result, list[str]]:
         """The result with what is reached without learning, and a note where it is not better than that."""
         base = balance.baseline(
-            self.state.loss, balance.targets_of(self.train), balance.targets_of(self.valid), self._class_names,
+            self.state.loss, balance.targets_of(self.train), balance.targets_of(self.valid), self._setup.class_names,
             balanced=self.options.class_weights is not None,
         )  # fmt: skip
         if base is None or result.valid is None or base.measure not in result.valid:
@@ -596,16 +465,6 @@ class Learner:
         value = result.valid[base.measure]
         known = {"measure": base.measure, "value": base.value, "by": base.by}
         return replace(result, baseline=known), [] if base.better(value) else [base.line(value)]
-
-    def _seen(self) -> tasks.Seen:
-        """What the model gives for a few samples, and the targets at hand."""
-        batch = self.runtime.move(first_batch(self.train))
-        inputs, targets = pair(probe.few(batch))
-        outputs = probe.outputs_of(self.model, inputs, self.runtime)
-        of_train = targets_in_memory(self.train)
-        of_valid = () if self.valid is None else targets_in_memory(self.valid)
-        known = [*(of_train or [pair(batch)[1]]), *of_valid]
-        return tasks.Seen(outputs, targets, known, complete=bool(of_train and (of_valid or self.valid is None)))
 
     def _policy(
         self,
@@ -672,21 +531,6 @@ class Learner:
             from .records.progress import notes as show
 
             show(notes)
-
-
-def _has_table_front(model: nn.Module) -> bool:
-    return any(isinstance(module, TableFront) for module in model.modules())
-
-
-def _codes_as_numbers(model: nn.Module, data: Any) -> list[str]:
-    """A note where a model takes the codes of a table's categories for numbers."""
-    categories = getattr(getattr(data, "columns", None), "categories", ())
-    if not categories or _has_table_front(model):
-        return []
-    return [
-        f"the model takes the codes of {count(len(categories), 'category')} for numbers: build it with "
-        "build_model(..., columns=data.columns) to embed them"
-    ]
 
 
 def _watch(events: Iterable[Event], watchers: Sequence[Observer], stop: StopRequest) -> None:

@@ -91,7 +91,7 @@ def test_what_an_epoch_leaves_out_is_small_and_said_and_another_one_each_time():
     )
     learn.fit(1, lr_max=0.01)
     assert learn.history.epochs[0]["samples"] == 1_280
-    batches = learner(1_294, batch_size=64)._batching.batches((torch.arange(1_294),), training=True)
+    batches = learner(1_294, batch_size=64)._setup.batching.batches((torch.arange(1_294),), training=True)
     assert len({i for epoch in range(3) for i in numbers_seen(batches, epoch)}) == 1_294
     assert not any("leaves out" in note for note in learner(1_300, batch_size=50).notes)
     assert not any("leaves out" in note for note in learner(90, batch_size=64).notes)

@@ -1,0 +1,206 @@
+"""What comes before a training: data and loss in the form that it takes, tried together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.arrays import in_memory
+from ..data.batches import (
+    BATCH_SIZE,
+    Batches,
+    BatchSettings,
+    first_batch,
+    fitting_batch_size,
+    left_out,
+    samples_of,
+    targets_in_memory,
+)
+from ..data.hub import hub_kind, named_splits
+from ..data.splits import Data
+from ..data.standardise import InputTransform, scale_of, scaling_note
+from ..errors import ConfigError
+from ..models.tabular import TableFront
+from ..text import count
+from . import balance, probe
+from . import objectives as tasks
+from .losses import compares_numbers, criterion_of
+from .objectives import Loss, pair
+from .options import TrainingOptions
+from .runtime import Runtime
+
+
+class TrainingSetup:
+    """The data and the loss of a training: `take_data`, then `take_loss`, then `lay_out`.
+
+    Attributes:
+        train, valid: batches.
+        batching: how other data are batched alike.
+        source: the data of `onecycle.load`, where they are such.
+        measured: the names of what an evaluation measures.
+
+    `note` is told what was decided, in words.
+    """
+
+    train: Batches
+    valid: Batches | None
+    batching: BatchSettings
+
+    def __init__(self, model: nn.Module, options: TrainingOptions, runtime: Runtime, note: Callable[..., None]):
+        self.model, self.options, self.runtime, self._note = model, options, runtime, note
+        self.source: Data | None = None
+        self.measured: set[str] = set()
+        self._units_known = False  # by the model, which was trained in them
+
+    def take_data(self, train: Any, valid: Any, loss: Any) -> None:
+        statistics, augment = None, self.options.augment
+        if hasattr(train, "train") and hasattr(train, "valid"):
+            self.source = train
+            self._note(*train.notes)
+            augment = train.augment if augment is None else augment
+            statistics = (train.mean, train.std)
+            self._note(*_codes_as_numbers(self.model, train))
+            train, valid = train.train, train.valid if valid is None else valid
+        if hub_kind(train) == "splits":
+            train, of_its_own, notes = named_splits(train)
+            valid = of_its_own if valid is None else valid
+            self._note(*notes)
+        given, samples = self.options.batch_size, samples_of(train)
+        settings = BatchSettings(
+            fitting_batch_size(samples) if given is None else given, self.options.seed, self.options.workers,
+            self.runtime.device, evaluated=2 * BATCH_SIZE if given is None else None,
+        )  # fmt: skip
+        self.batching, notes = settings.with_transforms(train, statistics, augment)
+        self._note(*notes)
+        self._scale_inputs(train, loss)
+        self.train = self.batching.batches(train, training=True)
+        if given is None and samples and settings.batch_size < BATCH_SIZE:
+            self._note(f"batch_size {settings.batch_size}, for {count(samples, 'training sample')}")
+        if unused := left_out(self.train):
+            self._note(
+                f"each epoch leaves out {unused} of {count(samples or 0, 'training sample')}, others every time: the "
+                "batches are of one size"
+            )
+        self.valid = None if valid is None else self.batching.batches(valid, training=False)
+
+    def _scale_inputs(self, train: Any, loss: Any) -> None:
+        """Bring inputs that lie in memory to the model's type, where it takes no other, and to standard units."""
+        inputs, targets = in_memory(train)
+        if inputs is None or self.batching.normalise is not None:
+            return
+        dtype = probe.dtype_for(self.model, inputs, self.runtime)
+        supervised = loss is None or criterion_of(loss) is not None
+        measured = scale = None
+        if self.options.standardise and dtype.is_floating_point and supervised and not _has_table_front(self.model):
+            measured = scale_of(inputs, "inputs")
+        if targets is not None and (measured or scale_of(targets, "targets")):
+            self._units_known = probe.predicts_already(self.model, inputs, targets, self.runtime)
+        if measured is not None and not self._units_known:
+            scale, which = measured
+            how = "evaluate and predict do it too, while model(x) by itself takes standardised inputs"
+            self._note(scaling_note(which, how))
+        if dtype != inputs.dtype:
+            self._note(f"inputs: {str(inputs.dtype)[6:]} becomes {str(dtype)[6:]}, the model's type")
+        if scale is not None or dtype != inputs.dtype:
+            transform = InputTransform(dtype, scale)
+            self.batching = replace(self.batching, normalise=transform, augment=transform)
+
+    def _scale_targets(self, task: Loss) -> Loss:
+        """The loss of a regression whose targets are unscaled, in standardised units."""
+        known = getattr(self.train, "tensors", ())[1:]
+        comparing = isinstance(task, tasks.Supervised) and compares_numbers(task.criterion)
+        if self._units_known or not (self.options.standardise and comparing and len(known) == 1):
+            return task
+        measured = scale_of(known[0], "targets")
+        if measured is None:
+            return task
+        how = "the loss is in these units, metrics and predictions in yours, while model(x) by itself gives these"
+        self._note(scaling_note(measured[1], how))
+        return replace(task, scale=measured[0])  # type: ignore[type-var]
+
+    def take_loss(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics) -> Loss:
+        """The loss, tried on a few samples before anything is trained."""
+        smoothing = self.options.smoothing
+        if loss is None:
+            task, note = tasks.pick_task(self._seen(), metrics, smoothing)
+            notes = [note]
+        elif smoothing:
+            raise ConfigError("smoothing is for the default loss: smooth the labels in the loss that you give")
+        else:
+            task, notes = tasks.given_loss(loss, metrics, self._seen)
+        task, more = self._balanced(task, by_default=loss is None, measured=metrics is not None)
+        self._note(*notes, *more)
+        task = self._scale_targets(task)
+        of_loss = tasks.loss_module(task)
+        if of_loss is not None:
+            of_loss.to(self.runtime.device)
+        if isinstance(task, tasks.Supervised) or probe.is_unfinished(self.model):
+            batch = probe.few(self.runtime.move(first_batch(self.train)))
+            self.measured = probe.check(self.model, task, batch, self.runtime)
+        elif self.valid is not None or isinstance(task, tasks.MeasuredLoss):
+            batch = first_batch(self.train if self.valid is None else self.valid)
+            self.measured = probe.check(self.model, task, self.runtime.move(batch), self.runtime)
+        one = probe.batch_of_one(self.train, first_batch(self.train))
+        if one is not None:
+            probe.check_single(self.model, task, self.runtime.move(one), self.runtime)
+        return task
+
+    def lay_out(self, task: Loss) -> Runtime:
+        """The runtime with convolutions in channels_last, where the model and its loss can be trained so."""
+        if not any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
+            return self.runtime
+        runtime = replace(self.runtime, channels_last=True)
+        runtime.place(self.model)
+        if probe.trains(self.model, task, probe.few(runtime.move(first_batch(self.train))), runtime):
+            return runtime
+        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return self.runtime
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        return None if self.source is None else self.source.classes
+
+    def _balanced(self, task: Loss, *, by_default: bool, measured: bool) -> tuple[Loss, list[str]]:
+        """The loss with the weights that its classes are to have, uneven ones measured in balance too; and notes."""
+        targets = balance.targets_of(self.train)
+        counts, notes = balance.class_counts(task, targets), []
+        if self.options.class_weights:
+            if not by_default:
+                raise ConfigError("class_weights is for the default loss: give your own the weights of its classes")
+            task, note = balance.balanced(task, counts, targets, self.runtime.device)
+            notes.append(note)
+        uneven = None
+        if counts is not None and targets is not None and balance.one_a_sample(targets):
+            uneven = balance.uneven_note(counts, self.class_names)
+        if uneven:
+            notes.append(uneven if self.options.class_weights else f'{uneven}; class_weights="balanced" evens them out')
+        return (balance.with_balanced_accuracy(task) if uneven and not measured else task), notes
+
+    def _seen(self) -> tasks.Seen:
+        """What the model gives for a few samples, and the targets at hand."""
+        batch = self.runtime.move(first_batch(self.train))
+        inputs, targets = pair(probe.few(batch))
+        outputs = probe.outputs_of(self.model, inputs, self.runtime)
+        of_train = targets_in_memory(self.train)
+        of_valid = () if self.valid is None else targets_in_memory(self.valid)
+        known = [*(of_train or [pair(batch)[1]]), *of_valid]
+        return tasks.Seen(outputs, targets, known, complete=bool(of_train and (of_valid or self.valid is None)))
+
+
+def _has_table_front(model: nn.Module) -> bool:
+    return any(isinstance(module, TableFront) for module in model.modules())
+
+
+def _codes_as_numbers(model: nn.Module, data: Any) -> list[str]:
+    """A note where a model takes the codes of a table's categories for numbers."""
+    categories = getattr(getattr(data, "columns", None), "categories", ())
+    if not categories or _has_table_front(model):
+        return []
+    return [
+        f"the model takes the codes of {count(len(categories), 'category')} for numbers: build it with "
+        "build_model(..., columns=data.columns) to embed them"
+    ]
