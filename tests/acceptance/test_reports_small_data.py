@@ -196,6 +196,14 @@ def test_class_weights_are_those_of_the_training_split_in_loss_and_denominator()
     assert learn.resolved["loss"] == "cross_entropy" and learn.resolved["class_weights"] == "balanced"
 
 
+def test_a_class_that_has_an_output_and_no_training_target_weighs_1():
+    x, y = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0] * 40 + [1] * 20)
+    of_valid = torch.tensor([2] * 10)  # a class that training has none of
+    learn = Learner(nn.Linear(4, 4), (x, y), (x[:10], of_valid), class_weights="balanced", verbose=False)
+    assert learn.state.loss.criterion.keywords["weight"].tolist() == [0.75, 1.5, 1.0, 1.0]
+    assert learn.fit("2 updates", lr_max=0.01).valid["loss"] > 0
+
+
 def test_class_weights_find_a_rare_class():
     train, valid = uneven(rare=10), uneven(100, 10)
     options = {"epochs": 10, "optimizer": "adamw"}

@@ -176,6 +176,15 @@ def test_perplexity_is_the_exponential_of_the_mean_over_all_tokens():
     assert meter.compute() == pytest.approx(math.exp(tokens.mean().item()), rel=1e-5)
 
 
+def test_perplexity_of_what_is_lost_is_infinite_and_of_no_tokens_nan():
+    meter = Perplexity()
+    meter.update(torch.tensor([[0.0, 1000.0]]), torch.tensor([0]))
+    assert meter.compute() == math.inf
+    meter.reset()
+    meter.update(torch.zeros(2, 2), torch.full((2,), -100))
+    assert math.isnan(meter.compute())
+
+
 def test_with_label_smoothing_the_loss_without_it_is_measured_too():
     outputs, targets = torch.tensor([[2.0, 0.0, 1.0]], requires_grad=True), torch.tensor([0])
     task = Supervised(cross_entropy, {"accuracy": accuracy}, smoothing=0.1)

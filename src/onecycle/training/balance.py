@@ -84,10 +84,11 @@ def with_balanced_accuracy(loss: Loss) -> Loss:
     return replace(loss, meters={**loss.meters, "balanced_accuracy": BalancedAccuracy(loss.form)})
 
 
-def balanced(loss: Loss, counts: Tensor | None, targets: Tensor | None, device: torch.device) -> tuple[Supervised, str]:
+def balanced(loss: Loss, counts: Tensor | None, targets: Tensor | None, outputs: Tensor) -> tuple[Supervised, str]:
     """The default `loss` with classes that weigh alike, n / (classes x count), and a note with the weights.
 
-    A class that does not occur weighs 1. Beside a logit, ones weigh the number of zeros over that of ones.
+    `outputs` are some of the model's, on its device. A class of theirs that does not occur weighs 1. Beside a
+    logit, ones weigh the number of zeros over that of ones.
 
     Raises:
         ConfigError: there are no classes, or the targets cannot be counted.
@@ -103,15 +104,16 @@ def balanced(loss: Loss, counts: Tensor | None, targets: Tensor | None, device: 
             f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
         )
     if loss.form.kind != "classes":
-        weight = (counts[0] / counts[1].clamp(min=1)).float().to(device)
+        weight = (counts[0] / counts[1].clamp(min=1)).float().to(outputs.device)
         criterion: Any = partial(binary_cross_entropy, pos_weight=weight)
         return replace(loss, criterion=criterion), f"class_weights: ones weigh {text.number(float(weight), 3)}"
     if loss.smoothing and loss.criterion is not cross_entropy:
         raise ConfigError('class_weights="balanced" with smoothing is for classes along the last axis: smoothing=0')
+    counts = F.pad(counts, (0, outputs.shape[loss.form.class_axis] - len(counts)))
     there = counts > 0
     weights = torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0).float()
     said = f"{text.number(float(weights[there].min()), 3)} to {text.number(float(weights[there].max()), 3)}"
-    criterion = partial(loss.criterion, weight=weights.to(device))
+    criterion = partial(loss.criterion, weight=weights.to(outputs.device))
     return replace(loss, criterion=criterion), f"class_weights: from {said}, n / (classes x count)"
 
 

@@ -110,8 +110,11 @@ class Perplexity:
             self._tokens += tokens
 
     def compute(self) -> float:
-        """The perplexity so far."""
-        return math.exp(self._sum / self._tokens)
+        """The perplexity so far; infinite where it is no float, NaN where every token is left out."""
+        try:
+            return math.exp(self._sum / self._tokens) if self._tokens else math.nan
+        except OverflowError:
+            return math.inf
 
 
 class SquaredErrors:

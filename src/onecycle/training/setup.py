@@ -124,15 +124,16 @@ class TrainingSetup:
 
     def take_loss(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics) -> Loss:
         """The loss, tried on a few samples before anything is trained."""
-        smoothing = self.options.smoothing
+        smoothing, seen = self.options.smoothing, None
         if loss is None:
-            task, note = tasks.pick_task(self._seen(), metrics, smoothing)
+            seen = self._seen()
+            task, note = tasks.pick_task(seen, metrics, smoothing)
             notes = [note]
         elif smoothing:
             raise ConfigError("smoothing is for the default loss: smooth the labels in the loss that you give")
         else:
             task, notes = tasks.given_loss(loss, metrics, self._seen)
-        task, more = self._balanced(task, by_default=loss is None, measured=metrics is not None)
+        task, more = self._balanced(task, seen, measured=metrics is not None)
         self._note(*notes, *more)
         task = self._scale_targets(task)
         of_loss = tasks.loss_module(task)
@@ -164,14 +165,17 @@ class TrainingSetup:
     def class_names(self) -> Sequence[str] | None:
         return None if self.source is None else self.source.classes
 
-    def _balanced(self, task: Loss, *, by_default: bool, measured: bool) -> tuple[Loss, list[str]]:
-        """The loss with the weights that its classes are to have, uneven ones measured in balance too; and notes."""
+    def _balanced(self, task: Loss, seen: tasks.Seen | None, *, measured: bool) -> tuple[Loss, list[str]]:
+        """The loss with the weights that its classes are to have, uneven ones measured in balance too; and notes.
+
+        The default loss is one for what was `seen`; another has weights of its own.
+        """
         targets = balance.targets_of(self.train)
         counts, notes = balance.class_counts(task, targets), []
         if self.options.class_weights:
-            if not by_default:
+            if seen is None:
                 raise ConfigError("class_weights is for the default loss: give your own the weights of its classes")
-            task, note = balance.balanced(task, counts, targets, self.runtime.device)
+            task, note = balance.balanced(task, counts, targets, seen.outputs)
             notes.append(note)
         uneven = None
         if counts is not None and targets is not None and balance.one_a_sample(targets):
