@@ -34,6 +34,7 @@ from onecycle.records.files import read_jsonl
 
 SPEC: dict[str, Any] = {
     "data": "digits", "model": "mlp", "policies": ["one_cycle", "step"], "epochs": [1], "seeds": 2, "limit": 320,
+    "batch_size": 64,
     "optimizer": "sgd", "tune": False, "lr_max": 0.05, "verbose": False,
 }  # fmt: skip
 LONG = {**SPEC, "epochs": [6], "seeds": 1, "model": ray_models.slow}
@@ -173,7 +174,7 @@ def test_a_stop_leaves_a_comparison_that_goes_on(cluster: Any):
 
 def test_through_a_client_from_the_shell(cluster: Any):
     options = "--model mlp --policies one_cycle,step --epochs 1 --seeds 1 --limit 320 --optimizer sgd --no-tune"
-    command = ["-m", "onecycle", "compare", "digits", *options.split(), "--lr-max", "0.05"]
+    command = ["-m", "onecycle", "compare", "digits", *options.split(), "--batch-size", "64", "--lr-max", "0.05"]
     command += ["--json", "--out", "shell", "--on", cluster.client]
     done = forked.run(command)
     assert done.returncode == 0, done.stderr
