@@ -442,7 +442,7 @@ def samples_of(data: Any) -> int | None:
     if hasattr(data, "inputs") and hasattr(data, "targets"):
         return len(data.inputs)
     if isinstance(data, tuple) and data and all(hasattr(part, "shape") and len(part.shape) for part in data):
-        return len(data[0])
+        return int(data[0].shape[0])
     whole_data = hub_kind(data) == "dataset" or (isinstance(data, Dataset) and not isinstance(data, IterableDataset))
     return len(cast(Any, data)) if whole_data else None
 

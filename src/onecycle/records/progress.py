@@ -212,7 +212,7 @@ def without_learning(result: Mapping[str, Any]) -> str:
     """What is reached on the validation data without learning, where a result has it.
 
     >>> without_learning({"baseline": {"measure": "accuracy", "value": 0.5, "by": "always saying 'cat'"}})
-    "valid: always saying 'cat' gives accuracy 50 %"
+    "valid: always saying 'cat' gives accuracy 50.00 %"
     """
     base = result.get("baseline")
     if not base:
