@@ -112,6 +112,16 @@ def test_words_that_are_numbers_are_read_as_numbers():
     assert "p: no number in 1 cell of 60, taken as missing" in notes
 
 
+def test_a_word_among_numbers_is_missing_in_every_split_and_file(tmp_path):
+    prices = [f"${i}.50" for i in range(200)]
+    prices[7] = prices[150] = "ask"
+    data = load(pd.DataFrame({"p": prices, "y": np.arange(200) / 3}), target="y")
+    assert any("taken as missing" in note for note in data.notes)
+    assert sum(float(part.inputs[:, 1].sum()) for part in (data.train, data.valid)) == 2
+    inputs, _ = read_rows([write(tmp_path / "new.csv", "p\n$3.50\nask\n")], data.columns)
+    assert inputs[:, 1].tolist() == [0, 1]
+
+
 def test_what_cannot_be_learned_from_is_left_out_and_said():
     n = 40
     _, notes = fit({

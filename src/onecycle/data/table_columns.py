@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -34,6 +34,7 @@ class NumberColumn:
             more than half of them are one value.
         flag: whether a flag says which are missing: some were in the training rows.
         edges: quantiles of the result, rising.
+        words: whether words that are no numbers were among those of the training rows: they count as missing.
     """
 
     name: str
@@ -43,6 +44,7 @@ class NumberColumn:
     scale: float
     flag: bool
     edges: tuple[float, ...] = ()
+    words: bool = False
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Float64 [n], NaN where missing, as the numbers that a model sees. Squeezed as in Holzmueller, 2407.04491."""
@@ -140,7 +142,7 @@ class TableColumns:
                 f"{place} lacks {count(len(missing), 'column')} that the model was trained on: {listed(missing)}. "
                 f"Its columns are {listed(table.column_names)}."
             )
-        values = [_numbers(table[column.name], column.part, column.name, place) for column in self.numbers]
+        values = [_numbers(table[each.name], each.part, each.name, place, each.words) for each in self.numbers]
         parts = [column.encode(each) for column, each in zip(self.numbers, values, strict=True)]
         parts += [np.isnan(each) for column, each in zip(self.numbers, values, strict=True) if column.flag]
         parts += [column.encode(_words(table[column.name], column.part, place)) for column in self.categories]
@@ -239,7 +241,7 @@ def _fit_numbers(name: str, column: Any, notes: tuple[str, ...] = ()) -> _Fitted
         return _Fitted(why_not="it numbers the rows")
     few = whole and len(different) <= FEW and len(known) >= FEW * len(different)
     category = _fit_category(name, pa.array(known), words=False).categories if few else ()
-    return _Fitted((_number(name, "", values),), category, notes=notes)
+    return _Fitted((replace(_number(name, "", values), words=bool(notes)),), category, notes=notes)
 
 
 def _names_rows(name: str) -> bool:
@@ -301,8 +303,8 @@ def _fit_dates(name: str, column: Any) -> _Fitted:
 # A column as an array
 
 
-def _numbers(column: Any, part: str, name: str, place: str) -> np.ndarray:
-    """Float64 [n], NaN where missing."""
+def _numbers(column: Any, part: str, name: str, place: str, words: bool = False) -> np.ndarray:
+    """Float64 [n], NaN where missing; with `words`, words that are no numbers are missing too."""
     import pyarrow as pa
 
     pc = compute()
@@ -315,7 +317,7 @@ def _numbers(column: Any, part: str, name: str, place: str) -> np.ndarray:
             return seconds.cast(pa.float64()).to_numpy(zero_copy_only=False) / 86_400_000
         column = getattr(pc, PARTS[part])(column).cast(pa.float64())
     elif pa.types.is_string(kind):
-        column = _parsed_column(column, strictly_of=f"{name} in {place}")
+        column = _parsed_column(column, strictly_of="" if words else f"{name} in {place}")
     elif pa.types.is_null(kind) or pa.types.is_boolean(kind):
         column = column.cast(pa.uint8()).cast(pa.float64()) if pa.types.is_boolean(kind) else column.cast(pa.float64())
     elif not pa.types.is_floating(kind):
