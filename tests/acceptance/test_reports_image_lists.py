@@ -36,6 +36,13 @@ def test_classes(photos):
     assert "images listed in the column path" in data.notes and "left out: who (beside images)" in data.notes
 
 
+def test_a_frame_for_validation_lists_images_beside_the_training_table(photos):
+    photos[:18].to_csv("list/train.csv", index=False)
+    data = onecycle.load("list/train.csv", target="label", valid=photos[18:], leave_out=["level"])
+    assert (len(data.train), len(data.valid)) == (18, 6)
+    assert torch.equal((data.valid.inputs[:, 0, 4, 4] > 100).long(), data.valid.targets)
+
+
 def test_numbers_and_a_file_for_validation(photos):
     photos[:18].to_csv("list/train.csv", index=False)
     photos[18:].to_csv("list/valid.csv", index=False)

@@ -23,7 +23,7 @@ LOOKED_AT = 20  # rows that tell whether a column lists images
 def listed_images(given: TableSplits, path: Path, options: TableOptions, how: Decoding) -> RawData | None:
     """The images that the table at `path` lists, with classes or numbers as targets; None where it lists none.
 
-    Paths are relative to the folder of the table that lists them.
+    Paths are relative to the folder of the table that lists them; those in a frame, to that of the training table.
 
     Raises:
         DataError: images that do not exist.
@@ -36,7 +36,8 @@ def listed_images(given: TableSplits, path: Path, options: TableOptions, how: De
     sources: Mapping[str, Any] = {"train": path, "valid": options.valid, "test": options.test}
     encoded = {}
     for split, table in tables.items():
-        folder = Path(sources[split]).expanduser().parent
+        source = sources[split]
+        folder = Path(source).expanduser().parent if isinstance(source, str | Path) else path.parent
         paths = [str(folder / str(name)) for name in plain_column(table[column]).to_pylist()]
         if missing := [name for name in paths if not Path(name).is_file()]:
             raise DataError(
