@@ -71,7 +71,7 @@ def check(
     """
     from ..jobs import check as jobs
 
-    if data is not None and data.lower().endswith(".csv"):
+    if data is not None and data.lower().endswith(".csv") and "target" not in given(options):
         if others := [f"--{name.replace('_', '-')}" for name in (*given(options), *given(test))]:
             raise ConfigError(f"a curve in a file is only judged, nothing is trained: leave out {', '.join(others)}")
         result = jobs.check_curve(data, out, report=not no_report)

@@ -366,10 +366,10 @@ def _parsed_column(column: Any, strictly_of: str = "") -> Any:
     values = _parsed(column)
     strange = np.isnan(values) & ~column.is_null().to_numpy(zero_copy_only=False)
     if strictly_of and strange.any():
-        first = int(strange.argmax())
+        first, n = int(strange.argmax()), int(strange.sum())
         raise DataError(
-            f"Column {strictly_of} has {count(int(strange.sum()), 'cell')} that is no number, the first in row "
-            f"{first + 1}: {column[first].as_py()!r}. The training rows have numbers there."
+            f"Column {strictly_of} has {count(n, 'cell')} that {'is no number' if n == 1 else 'are no numbers'}, the "
+            f"first in row {first + 1}: {column[first].as_py()!r}. The training rows have numbers there."
         )
     return pa.array(values, from_pandas=True)
 
