@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from onecycle.data import load
 from onecycle.data.table_columns import CategoryColumn, NumberColumn, TableColumns
@@ -188,6 +189,19 @@ def test_semicolons_and_commas_of_a_european_file_in_latin_1(tmp_path):
     assert data.columns.numbers[0].median == pytest.approx(24.9, abs=2)
     assert "a.csv is not UTF-8: read as Latin-1" in data.notes
     assert "columns are separated by ';' and a comma in decimal numbers" in data.notes
+
+
+def test_a_column_whose_name_is_latin_1(tmp_path):
+    lines = "\n".join(f"{i};{i % 7},5" for i in range(40))
+    data = load(write(tmp_path / "g.csv", f"Größe;Preis\n{lines}\n", "latin-1"), target="Preis", task="regression")
+    assert data.columns.names == ("Größe",) and "g.csv is not UTF-8: read as Latin-1" in data.notes
+
+
+def test_rows_are_not_read_from_an_image(tmp_path):
+    columns, _ = fit({"a": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]})
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
+    with pytest.raises(DataError, match=r"red\.png"):
+        read_rows([tmp_path / "red.png"], columns)
 
 
 def test_further_files_are_the_other_splits(tmp_path):

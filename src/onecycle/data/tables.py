@@ -207,6 +207,7 @@ def _read_csv(path: Path, words: Sequence[str], encoding: str = "utf-8") -> tupl
     )
     try:
         table = csv.read_csv(path, read, parse, convert)
+        names = table.column_names
     except UnicodeDecodeError:
         return _read_latin(path, words, encoding)
     except (pa.ArrowException, OSError) as error:
@@ -217,12 +218,12 @@ def _read_csv(path: Path, words: Sequence[str], encoding: str = "utf-8") -> tupl
         ) from error
     if any(pa.types.is_binary(column.type) for column in table.columns):
         return _read_latin(path, words, encoding)
-    if len(set(table.column_names)) < table.num_columns:
-        twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
         raise DataError(f"{path} has several columns called {listed(twice)}. Give each its own name.")
-    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in table.column_names):
+    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in names):
         raise DataError(
-            f"{path} has numbers in its first line: {listed(table.column_names)}. Put the names of its columns there."
+            f"{path} has numbers in its first line: {listed(names)}. Put the names of its columns there."
         )
     return table, dialect.notes
 
