@@ -93,6 +93,21 @@ def test_booleans_are_categories():
     assert columns.encode(pa.table({"b": [True, False, None]}))[:, 0].tolist() == [3, 2, 1]
 
 
+def test_what_a_row_becomes_does_not_depend_on_the_others():
+    large = [3.0, 1e11, 2e11, 1e20] * 30
+    columns, _ = fit({"n": large, "y": list(range(120))})
+    alone, among = columns.encode(pa.table({"n": large[:4]})), columns.encode(pa.table({"n": [*large[:4], 0.5]}))
+    assert torch.equal(alone, among[:4]) and sorted(alone[:, 1].tolist()) == [2, 3, 4, 5] and among[4, 1] == 0
+
+
+def test_dates_with_a_time_zone_are_the_same_in_a_file(tmp_path):
+    when = pd.date_range("2020-01-01", periods=200, freq="7h", tz="Europe/Berlin")
+    frame = pd.DataFrame({"when": when, "y": np.arange(200.0)})
+    columns = load(frame, target="y").columns
+    frame.to_csv(tmp_path / "when.csv", index=False)
+    assert torch.equal(columns.encode(pa.Table.from_pandas(frame)), read_rows([tmp_path / "when.csv"], columns)[0])
+
+
 def test_dates_are_days_year_month_weekday():
     dates = pd.to_datetime(["2020-01-06", "2020-02-04", "2021-03-03", "2021-03-04"])  # Mon, Tue, Wed, Thu
     columns, notes = fit({"d": dates, "y": [0, 1, 0, 1]})

@@ -215,6 +215,8 @@ def plain_column(column: Any) -> Any:
         return plain_column(column.dictionary_decode())
     if pa.types.is_date(kind):
         return column.cast(pa.timestamp("s"))
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return column.cast(pa.timestamp(kind.unit))  # of UTC, as files of them are read
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
         column = column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64())
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
@@ -340,9 +342,9 @@ def _words(column: Any, part: str, place: str) -> Any:
     if part:
         column = getattr(pc, PARTS[part])(_dates(column, part, place))
     elif pa.types.is_floating(column.type):
-        known = column.drop_null()
-        if pc.all(pc.equal(known, pc.floor(known))).as_py() is not False and not pc.any(pc.is_inf(known)).as_py():
-            column = column.cast(pa.int64())
+        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))
+        without_point = pc.if_else(whole, column, None).cast(pa.int64()).cast(pa.string())
+        return pc.if_else(whole, without_point, column.cast(pa.string()))
     return column.cast(pa.string())
 
 
@@ -384,7 +386,9 @@ def _parsed(column: Any) -> np.ndarray:
             return np.nan
         return value if np.isfinite(value) else np.nan
 
-    return np.array([number(word) for word in column.to_pylist()], np.float64)
+    words = column.dictionary_encode(null_encoding="encode")
+    numbers = np.array([number(word) for word in words.dictionary.to_pylist()], np.float64)
+    return numbers[words.indices.to_numpy(zero_copy_only=False)] if len(words) else np.empty(0)
 
 
 # What is said

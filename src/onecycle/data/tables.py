@@ -222,9 +222,7 @@ def _read_csv(path: Path, words: Sequence[str], encoding: str = "utf-8") -> tupl
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DataError(f"{path} has several columns called {listed(twice)}. Give each its own name.")
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in names):
-        raise DataError(
-            f"{path} has numbers in its first line: {listed(names)}. Put the names of its columns there."
-        )
+        raise DataError(f"{path} has numbers in its first line: {listed(names)}. Put the names of its columns there.")
     return table, dialect.notes
 
 
@@ -337,7 +335,7 @@ def _number_targets(
         words = {split: [str(int(value)) for value in values] for split, values in columns.items()}
         why = "as asked" if task else "whole numbers; for a regression give task='regression', --task regression"
         return _class_targets(words, names, why)
-    why = "as asked" if task else f"{len(different):,} different numbers"
+    why = "as asked" if task else count(len(different), "different number")
     targets = {split: torch.from_numpy(values.astype(np.float32)) for split, values in columns.items()}
     return targets, None, f"a regression ({why}), from {number(different[0])} to {number(different[-1])}"
 
