@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import fields, replace
 from pathlib import Path
@@ -232,20 +232,18 @@ class Learner:
                 )
             watchers = [*keeper, self.history, *(recording.watchers if recording else ())]
             watchers += [*self._progress(stack, budget), *observers]
-            for watch in watchers:
-                if hasattr(watch, "begin"):
-                    watch.begin(self.history.measured())
+            _begin(watchers, self.history, stop)
             try:
                 _watch(events, watchers, stop)
             except BaseException as error:
                 if recording:
                     recording.failed(error)
                 raise
-        result, notes = self._beside_baseline(self._end_fit(policy, keeper, stop))
-        self._note(*notes)
+        noted = len(self.notes)
+        result = self._beside_baseline(self._end_fit(policy, keeper, stop))
         if recording:
             self.save(recording.folder / "model.safetensors")
-            notes = [*RUN.read(recording.folder)["notes"], *notes]
+            notes = list(dict.fromkeys([*RUN.read(recording.folder)["notes"], *self.notes[noted:]]))
             RUN.update(recording.folder, status="finished", result=result_before_test(result.to_dict()), notes=notes)
             result = replace(result, folder=recording.folder)
         return result
@@ -454,17 +452,19 @@ class Learner:
         stack.callback(progress.close)
         return [progress]
 
-    def _beside_baseline(self, result: Result) -> tuple[Result, list[str]]:
+    def _beside_baseline(self, result: Result) -> Result:
         """The result with what is reached without learning, and a note where it is not better than that."""
         base = balance.baseline(
             self.state.loss, balance.targets_of(self.train), balance.targets_of(self.valid), self._setup.class_names,
             balanced=self.options.class_weights is not None,
         )  # fmt: skip
         if base is None or result.valid is None or base.measure not in result.valid:
-            return result, []
+            return result
         value = result.valid[base.measure]
         known = {"measure": base.measure, "value": base.value, "by": base.by}
-        return replace(result, baseline=known), [] if base.better(value) else [base.line(value)]
+        if not base.better(value):
+            self._note(base.line(value))
+        return replace(result, baseline=known)
 
     def _policy(
         self,
@@ -533,14 +533,29 @@ class Learner:
             show(notes)
 
 
+def _begin(watchers: Sequence[Observer], history: History, stop: StopRequest) -> None:
+    """Tell those that watch what was measured before; one of them may ask for the end."""
+    for watch in watchers:
+        if hasattr(watch, "begin"):
+            with _may_ask_for_the_end(stop):
+                watch.begin(history.measured())
+
+
 def _watch(events: Iterable[Event], watchers: Sequence[Observer], stop: StopRequest) -> None:
     """Show each event to each of those that watch; one of them may ask for the end."""
     for event in events:
         for watch in watchers:
-            try:
+            with _may_ask_for_the_end(stop):
                 watch(event)
-            except StopTraining as asked:
-                stop.reason = str(asked) or "an observer asked for it"
+
+
+@contextmanager
+def _may_ask_for_the_end(stop: StopRequest) -> Iterator[None]:
+    """Within the block a `StopTraining` is a request."""
+    try:
+        yield
+    except StopTraining as asked:
+        stop.reason = str(asked) or "an observer asked for it"
 
 
 def _peak_of(policy: Policy) -> float | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import signal
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from onecycle import ConfigError, Learner
+from onecycle import ConfigError, Interrupted, Learner
 from onecycle.errors import StopTraining
 from onecycle.records.best import EarlyStopping
 from onecycle.records.checkpoint import load_weights
@@ -87,6 +88,29 @@ def test_early_stopping_of_a_resumed_run_is_the_same(tmp_path):
     assert again.updates == stopped.updates and same(weights(resumed.model), weights(whole.model))
 
 
+@pytest.mark.parametrize("every", [None, 4])
+def test_a_run_that_is_interrupted_where_it_was_to_stop_stops_there_when_it_is_resumed(every, tmp_path):
+    def interrupt(event):
+        if event.row["step"] == stopped.updates - 1 and event.valid is not None:
+            signal.raise_signal(signal.SIGINT)
+
+    def stopping():
+        return EarlyStopping("loss", patience=2)
+
+    whole = learner(evaluate_every=every, keep_best="loss")
+    stopped = whole.fit(50, "constant", 1.0, observers=[stopping()])
+    with pytest.raises(Interrupted):
+        learner(evaluate_every=every, keep_best="loss").fit(
+            50, "constant", 1.0, out=tmp_path / "run", observers=[stopping(), interrupt]
+        )
+    resumed = learner(evaluate_every=every, keep_best="loss")
+    again = resumed.fit(50, "constant", 1.0, out=tmp_path / "run", resume=True, observers=[stopping()])
+    assert again.updates == stopped.updates and again.valid == stopped.valid
+    assert same(weights(resumed.model), weights(whole.model))
+    notes = RUN.read(tmp_path / "run")["notes"]
+    assert [sum(note.startswith(word) for note in notes) for word in ("stopped after", "kept: ")] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [({"patience": 0}, "patience is the measurements"), ({"least": -1.0}, "least is a finite number")],
@@ -131,6 +155,23 @@ def test_validation_in_between_changes_no_weight():
 
 
 # The best weights
+
+
+class Shifted(nn.Module):
+    """A criterion with a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(2))
+
+    def forward(self, outputs, targets):
+        return F.cross_entropy(outputs + self.shift, targets)
+
+
+def test_with_the_best_weights_comes_the_criterion_that_they_were_measured_by():
+    learn = learner(loss=Shifted(), keep_best="loss")
+    result = learn.fit(8, "constant", 1.0)
+    assert result.valid == learn.evaluate()
 
 
 @pytest.mark.parametrize("name", ["accuracy", "loss"])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import text
 from ..checks import number, whole
@@ -44,7 +44,8 @@ def measure_in(valid: Mapping[str, float], name: str) -> float:
 class KeepBest:
     """Keeps a copy of the weights that had the best validation measure, the first of equals, in ``state.best``.
 
-    Where the state has averaged weights, it is those. A resumed run goes on with the best of before.
+    Those of a module in the loss are kept with them. Where the state has averaged weights, it is
+    those. A resumed run goes on with the best of before.
     """
 
     def __init__(self, state: TrainState, name: str):
@@ -56,9 +57,9 @@ class KeepBest:
         best = self._state.best
         if best is None or measure_in(event.valid, self._name) > measure_in(best["valid"], self._name):
             with self._state.averaged():
-                model = {k: v.clone() for k, v in self._state.model.state_dict().items() if isinstance(v, Tensor)}
+                kept = [_tensors(module) for module in self._state.modules]
             step = event.step if isinstance(event, EpochEnd) else event.step + 1
-            self._state.best = {"step": step, "epoch": event.epoch, "valid": dict(event.valid), "model": model}
+            self._state.best = {"step": step, "epoch": event.epoch, "valid": dict(event.valid), "modules": kept}
 
     def restore(self) -> tuple[dict[str, float], str] | None:
         """Bring the best weights back; what was measured with them, and a note. None where nothing was measured."""
@@ -66,11 +67,15 @@ class KeepBest:
         if best is None:
             return None
         with torch.no_grad():
-            self._state.model.load_state_dict(best["model"], strict=False)
+            for module, tensors in zip(self._state.modules, best["modules"], strict=True):
+                module.load_state_dict(tensors, strict=False)
         said, epoch = text.measure(self._name, best["valid"][self._name]), best["epoch"] + 1
-        return best[
-            "valid"
-        ], f"kept: the weights of update {best['step']}, epoch {epoch}: validation {self._name} {said}"
+        note = f"kept: the weights of update {best['step']}, epoch {epoch}: validation {self._name} {said}"
+        return best["valid"], note
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
 class EarlyStopping:
@@ -95,18 +100,27 @@ class EarlyStopping:
         self.begin()
 
     def __call__(self, event: Event) -> None:
-        if event.valid is not None and self._is_done(event.row["step"], event.valid):
-            raise StopTraining(f"validation {self._name} has not become better in {self._patience} measurements")
+        if event.valid is not None:
+            self._take(event.row["step"], event.valid)
+            self._end_if_done()
 
     def begin(self, measured: Iterable[tuple[int, Mapping[str, float]]] = ()) -> None:
-        """Begin a run, or go on with one that has measured before: pairs of an update's number and the measures."""
+        """Begin a run, or go on with one that has measured before: pairs of an update's number and the measures.
+
+        Raises:
+            StopTraining: that run was to end after what it measured last.
+        """
         self._best, self._since, self._last = -math.inf, 0, -1
         for step, valid in measured:
-            self._is_done(step, valid)
+            self._take(step, valid)
+        self._end_if_done()
 
-    def _is_done(self, step: int, valid: Mapping[str, float]) -> bool:
+    def _take(self, step: int, valid: Mapping[str, float]) -> None:
         if step != self._last:  # the end of an epoch may repeat what was measured after its last update
             value, self._last = measure_in(valid, self._name), step
             better = value > self._best + self._least
             self._best, self._since = (value, 0) if better else (self._best, self._since + 1)
-        return self._since >= self._patience
+
+    def _end_if_done(self) -> None:
+        if self._since >= self._patience:
+            raise StopTraining(f"validation {self._name} has not become better in {self._patience} measurements")
