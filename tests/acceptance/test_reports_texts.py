@@ -60,6 +60,27 @@ def test_a_column_of_texts_from_file_to_prediction(capsys):
     assert onecycle.load_run("run").predict(new).shape == (40, 2)
 
 
+def test_what_is_left_out_of_a_folder_of_texts_is_said():
+    folder(Path("topics") / "train", texts())
+    for file in ("sea/.ipynb_checkpoints/0-checkpoint.txt", "sea/notes.md", "lake/1.md", "lake/2.md", "loose.txt"):
+        place = Path("topics/train") / file
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("of no class")
+    for file in ("test/unknown.txt", "more/sea/1.txt"):
+        (Path("topics") / file).parent.mkdir(parents=True)
+        (Path("topics") / file).write_text("of no class")
+    data = onecycle.load("topics")
+    assert (data.classes, len(data.train) + len(data.valid), data.test) == (("sea", "wood"), 120, None)
+    train = Path("topics/train")
+    assert {
+        f"left out: lake of {train} (few or no text files)",
+        f"left out 3 files of {train}, such as loose.txt",
+        f"left out 1 file of {Path('topics/test')}, such as unknown.txt",
+        f"left out: {Path('topics/test')} (no text files by class)",
+        "left out: more beside the splits of topics",
+    } <= set(data.notes)
+
+
 def test_a_folder_of_text_files_by_class():
     for split, n, seed in (("train", 120, 0), ("test", 20, 1)):
         folder(Path("topics") / split, texts(n, seed))

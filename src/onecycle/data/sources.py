@@ -325,8 +325,8 @@ def _read_path(path: Path, options: LoadOptions) -> RawData:
         given = table_splits(path, options.table)
         images = listed_images(given, path, options.table, _decoding(options))
         return images or encoded_table(given, options.table)
-    if layout == "texts":
-        return read_text_folder(path, text_folder(path) or {})
+    if layout == "texts" and (texts := text_folder(path)):
+        return read_text_folder(path, texts)
     if layout in ("folder", "parquet") or (layout is None and path.is_dir()):
         raw = _read_images(path, layout or "folder", options)
     elif layout == "idx":

@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed, number
 from .splits import Encoded, RawData, Split, Stream
 from .table_columns import TableColumns, plain_column
-from .text_folders import read_texts
+from .text_folders import TextFolder, read_texts
 from .text_tokens import TextTokens, text_column
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -98,17 +98,17 @@ def table_splits(data: Any, options: TableOptions) -> TableSplits:
     return _with_targets(tables, options, str(data) if isinstance(data, str | Path) else "Python", notes)
 
 
-def read_text_folder(root: Path, files: Mapping[str, Mapping[str, Sequence[Path]]]) -> RawData:
-    """The texts in a folder by class: the files of each class by split."""
+def read_text_folder(root: Path, folder: TextFolder) -> RawData:
+    """The texts in a folder by class."""
     import pyarrow as pa
 
     tables: dict[str, Any] = {}
-    for split, classes in files.items():
+    for split, classes in folder.splits.items():
         paths = [path for one in classes.values() for path in one]
         names = [name for name, one in classes.items() for _ in one]
         tables[split] = pa.table({"text": pa.array(read_texts(paths), pa.string()), "class": names})
     options = TableOptions("class", text_column="text")
-    return encoded_table(_with_targets(tables, options, str(root), []), options)
+    return encoded_table(_with_targets(tables, options, str(root), [*folder.notes]), options)
 
 
 def _with_targets(tables: dict[str, Any], options: TableOptions, origin: str, notes: list[str]) -> TableSplits:
