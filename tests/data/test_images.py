@@ -63,7 +63,7 @@ def test_deeper_folders_hidden_files_and_others(tmp_path):
     (tmp_path / "sketches").mkdir()
     data = load(tmp_path)
     assert len(data.train) + len(data.valid) == 6
-    assert data.notes[0] == "left out: sketches (no split or image by its name)"
+    assert data.notes[0] == f"left out: sketches beside the splits of {tmp_path}"
 
 
 def test_grey_stays_grey_and_mixed_becomes_rgb(tmp_path):

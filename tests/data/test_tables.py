@@ -306,6 +306,14 @@ def test_files_that_cannot_be_used(tmp_path, text, message):
         load(write(tmp_path / "a.csv", text), target="y")
 
 
+def test_columns_of_pandas_may_be_numbers():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 4)))
+    columns = load(frame, target=3, leave_out=[1]).columns
+    assert (columns.target, columns.names) == ("3", ("0", "2"))
+    with pytest.raises(DataError, match=r"This frame has no column '4'.* Known: 0, 1, 2, 3"):
+        load(frame, target=4)
+
+
 def test_a_table_needs_a_target(tmp_path):
     houses().to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(DataError, match=r"is a table: .* target='price' \(--target price\).*area, town and price"):

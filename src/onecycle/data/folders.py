@@ -171,7 +171,7 @@ def labelled_images(tree: Folder) -> Labelled:
     tree = _descended(tree, (), notes)
     places, others = _split_folders(tree)
     if others:
-        notes.append(f"left out: {listed(folder.name for folder in others)} (no split or image by its name)")
+        notes.append(f"left out: {listed(folder.name for folder in others)} beside the splits of {tree.path}")
     splits: dict[str, dict[str, list[Path]]] = {}
     for split, place in list(places.items()):
         known = tuple(splits.get("train", ()))

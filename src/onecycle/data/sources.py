@@ -33,6 +33,7 @@ from .splits import (
 )
 from .tables import (
     TableOptions,
+    column_name,
     encoded_table,
     is_frame,
     is_table_file,
@@ -157,8 +158,8 @@ def load(
     >>> len(digits.valid), len(digits.test), digits.n_classes
     (144, 359, 10)
     """
-    names = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
-    table = TableOptions(target, valid, test, task, names, text_column)
+    names = (leave_out,) if isinstance(leave_out, str) else tuple(map(column_name, leave_out))
+    table = TableOptions(column_name(target), valid, test, task, names, column_name(text_column))
     options = LoadOptions(seed, limit, valid_fraction, image_size, in_memory_bytes, context, table, fit, skip_damaged)
     name, raw = _read_once(data, options)
     if image_size is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import one_of
+from ..checks import is_whole, one_of
 from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed, number
 from .splits import Encoded, RawData, Split, Stream
@@ -47,6 +47,11 @@ class TableOptions:
         """The keywords that are given, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return [name for name, value in values.items() if value is not None and (name != "leave_out" or value)]
+
+
+def column_name(name: Any) -> Any:
+    """The name of a column as a table has it: the columns of pandas may be numbers."""
+    return str(name) if is_whole(name, least=0) else name
 
 
 def is_table_file(path: Path) -> bool:
@@ -277,13 +282,14 @@ def _columns_of(table: Any) -> str:
 
 def _target(tables: Mapping[str, Any], target: str | None, origin: str) -> str:
     columns = tables["train"].column_names
+    place = "This frame" if origin == "Python" else origin
     if target is None:
         raise DataError(
-            f"{origin} is a table: say which column is to be predicted, target={columns[-1]!r} "
+            f"{place} is a table: say which column is to be predicted, target={columns[-1]!r} "
             f"(--target {columns[-1]}). {_columns_of(tables['train'])}"
         )
     if target not in columns:
-        raise DataError(f"{origin} has no column {target!r}: {did_you_mean(str(target), columns)}")
+        raise DataError(f"{place} has no column {target!r}: {did_you_mean(str(target), columns)}")
     return target
 
 
