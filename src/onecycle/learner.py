@@ -436,6 +436,9 @@ class Learner:
         if stop.reason is not None:
             self._note(f"stopped after {count(result.updates, 'update')}: {stop.reason}")
         self.state.take_averages()
+        measured = self.history.measured()
+        if self.valid is not None and (not measured or measured[-1][0] + 1 < result.updates):
+            result = replace(result, valid=self.evaluate())  # the end was asked for after that of an epoch
         for best in keeper:
             if kept := best.restore():
                 result = replace(result, valid=kept[0])

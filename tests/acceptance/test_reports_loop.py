@@ -59,6 +59,17 @@ def test_an_observer_ends_a_fit_well_fastai_457(at, tmp_path):
     assert learn.state.step == at + 7
 
 
+@pytest.mark.parametrize("options", [{"evaluate_every": 5}, {"evaluate_every": 50}, {"valid": None}, {}])
+def test_a_fit_that_is_stopped_at_the_end_of_an_epoch_is_measured_there(options):
+    def stop(event):
+        if isinstance(event, EpochEnd) and event.epoch == 1:
+            raise StopTraining("enough")
+
+    learn = learner(**options)
+    result = learn.fit(5, lr_max=0.1, observers=[stop])
+    assert result.updates == 12 and result.valid == (learn.evaluate() if learn.valid else None)
+
+
 def test_early_stopping():
     stopper = EarlyStopping("loss", patience=2)
     learn = learner()

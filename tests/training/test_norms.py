@@ -13,6 +13,7 @@ from onecycle import ConfigError, Learner, preset
 from onecycle.data.batches import ListBatches, OneShotBatches, TensorBatches, as_batches
 from onecycle.training.loop import EpochEnd, train
 from onecycle.training.norms import SAMPLES, batch_norms, estimate_statistics
+from onecycle.training.signals import StopRequest
 
 X, Y = blobs(48)
 POLICY = preset("one_cycle", 0.2, 30)
@@ -40,6 +41,32 @@ def test_at_the_end_they_are_means_over_the_epochs_batches():
     mean, variance = by_hand(state.model, source, 1, 6)
     torch.testing.assert_close(norm_of(state.model).running_mean, mean)
     torch.testing.assert_close(norm_of(state.model).running_var, variance)
+
+
+def test_a_run_that_is_told_to_stop_at_the_end_of_an_epoch_has_them_too():
+    state, stop = new_state(), StopRequest()
+    for event in train(state, batches(), 5, POLICY, stop=stop):
+        if isinstance(event, EpochEnd) and event.epoch == 1:
+            stop.reason = "enough"
+            saved = copy.deepcopy(state.state_dict())
+    mean, _ = by_hand(state.model, batches(), 1, 6)
+    assert state.step == 12
+    torch.testing.assert_close(norm_of(state.model).running_mean, mean)
+    resumed = new_state()
+    resumed.load_state_dict(saved)
+    assert list(train(resumed, batches(), 5, POLICY, stop=stop)) == []
+    assert differing(weights(resumed.model), weights(state.model)) == []
+
+
+def test_going_on_with_a_run_that_is_over_changes_nothing():
+    state = new_state()
+    for event in train(state, batches(), 2, POLICY):
+        if isinstance(event, EpochEnd) and event.epoch == 1:
+            saved = copy.deepcopy(state.state_dict())
+    resumed = new_state()
+    resumed.load_state_dict(saved)
+    assert list(train(resumed, batches(), 2, POLICY)) == []
+    assert differing(weights(resumed.model), weights(state.model)) == []
 
 
 def test_before_an_evaluation_in_mid_run_a_quarter_of_the_batches_will_do():

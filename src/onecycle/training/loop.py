@@ -259,18 +259,29 @@ class _Evaluations:
     ):
         self._state, self._source, self._clock, self._evaluate, self._every = state, source, clock, evaluate, every
         self._last: tuple[int, dict[str, float]] | None = None
+        self._closed = False  # by the end of an epoch that was known to be the last
 
     def after_update(self) -> dict[str, float] | None:
         """What was measured, where it is time."""
-        due = self._every is not None and self._clock.updates % self._every == 0
-        return self._measure() if due else None
+        return self._measure() if self._every is not None and self._is_due() else None
 
     def after_epoch(self) -> dict[str, float] | None:
         """What was measured, where it is time; not twice for the same weights."""
-        if self._evaluate is None and self._clock.finished():
+        self._closed = self._clock.finished()
+        if self._evaluate is None and self._closed:
             estimate_statistics(self._state, self._source)
-        due = self._every is None or self._clock.finished() or self._clock.updates % self._every == 0
-        return self._measure() if due else None
+        return self._measure() if self._closed or self._is_due() else None
+
+    def after_run(self) -> None:
+        """Measure the statistics of batch norms where an epoch turned out to be the last after its end was seen.
+
+        So it is when an observer asks for the end there, or the rest of the time went by meanwhile.
+        """
+        if not self._closed and self._clock.updates and (self._evaluate is None or not self._is_due()):
+            estimate_statistics(self._state, self._source, epoch=self._state.at.epoch - 1)
+
+    def _is_due(self) -> bool:
+        return self._every is None or self._clock.updates % self._every == 0
 
     def _measure(self) -> dict[str, float] | None:
         if self._evaluate is None:
@@ -317,6 +328,7 @@ def _run(
         if state.at.batch == 0:
             raise DataError("there are no batches to train on (an iterator can be gone through only once)")
         yield _end_epoch(state, clock, values, evaluations)
+    evaluations.after_run()
     state.begun = None
 
 

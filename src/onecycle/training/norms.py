@@ -22,22 +22,24 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 SAMPLES, SHARE = 512, 1 / 4
 
 
-def estimate_statistics(state: TrainState, batches: Batches, *, last: bool = True) -> None:
+def estimate_statistics(state: TrainState, batches: Batches, *, last: bool = True, epoch: int | None = None) -> None:
     """Measure the statistics of the batch norms in training for the weights as they are, on batches of training data.
 
     Running means lag behind weights that change fast, and in short runs still hold some of where they began. Here they
-    are means over the first batches of the epoch at hand, all alike and without gradients: on `SAMPLES` samples, unless
-    it is the `last` time on at most `SHARE` of an epoch's batches. All else is in evaluation mode (dropout is off), but
-    for a loss ``fn(model, batch)``, which is called as in training. A norm in evaluation mode keeps what it has; an
-    iterator cannot be read again, and leaves running means; a model without norms costs nothing.
+    are means over the first batches of an epoch, by default the one at hand, all alike and without gradients: on
+    `SAMPLES` samples, unless it is the `last` time on at most `SHARE` of an epoch's batches. All else is in evaluation
+    mode (dropout is off), but for a loss ``fn(model, batch)``, which is called as in training. A norm in evaluation
+    mode keeps what it has; an iterator cannot be read again, and leaves running means; a model without norms costs
+    nothing.
     """
     if not _estimates(state, batches):
         return
+    few = _few(batches, state.at.epoch if epoch is None else epoch, last)
     if state.averages is None:
-        _estimate(state, _few(batches, state.at.epoch, last))
+        _estimate(state, few)
         return
     with state.averaged():
-        _estimate(state, _few(batches, state.at.epoch, last))
+        _estimate(state, few)
         for name, part in state.model.named_modules():
             for which in ("running_mean", "running_var") if isinstance(part, BatchNorm) else ():
                 if (kept := state.averages.get(f"{name}.{which}" if name else which)) is not None:
