@@ -184,6 +184,12 @@ def test_differing_data_and_models_are_said(tmp_path):
     assert '"digits" (a), "cifar10" (b)' in data
     assert '"mlp" (a), "vit" (b)' in model
     assert differences(runs[:1]) == []
+    tables = [
+        write_run(tmp_path / name, config={"data": "houses.csv", "target": name}, facts={"kind": "table"})
+        for name in ("price", "rent")
+    ]
+    (said,) = differences(read(tables).runs)
+    assert 'target "price" (price), "rent" (rent)' in said
     assert differences(read([write_run(tmp_path / "c"), write_run(tmp_path / "d", seed=3)]).runs) == []
     (said,) = differences(read([tmp_path / "c", write_run(tmp_path / "e", config={"budget": "1 epoch"})]).runs)
     assert said == "e was begun in Python and does not say what its data were."

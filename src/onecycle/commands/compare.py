@@ -72,7 +72,13 @@ class SpecOptions:
 
 
 def compare(
-    data: Annotated[str | None, source("Or a TOML file of these options, which those given here replace.")] = None,
+    data: Annotated[
+        str | None,
+        source(
+            "Or a TOML file of these options, which those given here replace. In a comparison --target is an accuracy: "
+            "the column of a table is given by --set target=COLUMN."
+        ),
+    ] = None,
     *,
     spec: Annotated[SpecOptions, Parameter(name="*", group=GROUPS["Comparison"])] = SpecOptions(),
     axes: Annotated[AxisOptions, Parameter(name="*")] = AxisOptions(),

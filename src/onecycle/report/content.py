@@ -29,7 +29,7 @@ from ..records.statistics import bounds_of, student
 SENTENCES, BEST = 12, 3
 # Facts that decide whether two measures are of the same thing; the mean and the spread of the pixels follow the seed.
 FACTS = ("kind", "input_shape", "outputs", "classes", "samples")
-DATA = ("data", "limit", "image_size", "fit", *(f"facts.{name}" for name in FACTS))
+DATA = ("data", "target", "valid", "test", "limit", "image_size", "fit", *(f"facts.{name}" for name in FACTS))
 # Columns of a comparison that are no axis of it: what was measured, and where it is.
 MEASURED = ("seed", "lr_max", "seconds", "status", "error", "run", "updates", "samples_per_second", "created")
 SPLITS = {"test": "test", "valid": "validation"}
