@@ -215,6 +215,7 @@ class Learner:
                 f"{count(updates, 'update')} are few: more epochs or a smaller batch_size would train it further"
             )
         self.state.end_run()
+        self.state.training_mode()
         with ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
             evaluation = self.evaluation_seconds() + norms.seconds(self.state, self.train) if budget.seconds else 0.0

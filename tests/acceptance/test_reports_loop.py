@@ -70,6 +70,13 @@ def test_a_fit_that_is_stopped_at_the_end_of_an_epoch_is_measured_there(options)
     assert result.updates == 12 and result.valid == (learn.evaluate() if learn.valid else None)
 
 
+def test_the_record_of_a_model_that_came_in_evaluation_mode_says_how_its_norms_are_measured(tmp_path):
+    learn = learner()
+    learn.model.eval()
+    learn.fit(1, lr_max=0.1, out=tmp_path / "run")
+    assert RUN.read(tmp_path / "run")["resolved"]["norm_statistics"] == "estimated"
+
+
 def test_early_stopping():
     stopper = EarlyStopping("loss", patience=2)
     learn = learner()
