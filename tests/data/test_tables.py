@@ -100,6 +100,16 @@ def test_what_a_row_becomes_does_not_depend_on_the_others():
     assert torch.equal(alone, among[:4]) and sorted(alone[:, 1].tolist()) == [2, 3, 4, 5] and among[4, 1] == 0
 
 
+def test_booleans_are_the_same_as_words_and_as_numbers():
+    truths = [True, False, None] * 40
+    columns, _ = fit({"b": truths, "y": list(range(120))})
+    codes = columns.encode(pa.table({"b": truths[:3]}))
+    for same in (["True", "FALSE", ""], [1, 0, None], ["1", "0", None]):
+        assert torch.equal(columns.encode(pa.table({"b": same})), codes)
+    columns, _ = fit({"b": [1, 0, None] * 40, "y": list(range(120))})
+    assert torch.equal(columns.encode(pa.table({"b": truths})), columns.encode(pa.table({"b": [1, 0, None] * 40})))
+
+
 def test_dates_with_a_time_zone_are_the_same_in_a_file(tmp_path):
     when = pd.date_range("2020-01-01", periods=200, freq="7h", tz="Europe/Berlin")
     frame = pd.DataFrame({"when": when, "y": np.arange(200.0)})

@@ -20,6 +20,7 @@ BINS = 16
 LONG_TEXT = 40  # characters on average from which on words that differ are texts
 PARSED = 0.95  # of the words of a column: so many are numbers, and it is one of numbers
 PARTS = {"year": "year", "month": "month", "weekday": "day_of_week", "hour": "hour"}  # of a date, by pyarrow's name
+BOOLEANS = (("true", "1"), ("false", "0"), ("1", "true"), ("0", "false"))  # as files say it, and as training rows did
 UNKNOWN, MISSING = 0, 1  # the codes of what was not in the training rows, and of what is not there
 
 
@@ -69,6 +70,11 @@ class CategoryColumn:
         import pyarrow as pa
 
         pc = compute()
+        if not self.words:
+            values = pc.utf8_lower(values)
+            for said, meant in BOOLEANS:
+                if meant in self.values and said not in self.values:
+                    values = pc.if_else(pc.equal(values, said), meant, values)
         codes = pc.index_in(values, value_set=pa.array(self.values, pa.string())).to_numpy(zero_copy_only=False)
         codes = np.where(np.isnan(codes.astype(np.float64)), UNKNOWN - 2, codes).astype(np.int64) + 2
         return np.where(values.is_null().to_numpy(zero_copy_only=False), MISSING, codes)
