@@ -204,6 +204,13 @@ def test_a_class_that_has_an_output_and_no_training_target_weighs_1():
     assert learn.fit("2 updates", lr_max=0.01).valid["loss"] > 0
 
 
+@pytest.mark.parametrize("only", [0.0, 1.0])
+def test_ones_without_zeros_and_zeros_without_ones_weigh_1(only):
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    learn = Learner(nn.Linear(4, 1), (x, torch.full((60, 1), only)), class_weights="balanced", verbose=False)
+    assert said(learn, "class_weights: ones weigh 1") and learn.evaluate((x, torch.ones(60, 1)))["loss"] > 0.1
+
+
 def test_class_weights_find_a_rare_class():
     train, valid = uneven(rare=10), uneven(100, 10)
     options = {"epochs": 10, "optimizer": "adamw"}

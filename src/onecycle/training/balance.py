@@ -88,7 +88,7 @@ def balanced(loss: Loss, counts: Tensor | None, targets: Tensor | None, outputs:
     """The default `loss` with classes that weigh alike, n / (classes x count), and a note with the weights.
 
     `outputs` are some of the model's, on its device. A class of theirs that does not occur weighs 1. Beside a
-    logit, ones weigh the number of zeros over that of ones.
+    logit, ones weigh the number of zeros over that of ones, and 1 where either is missing.
 
     Raises:
         ConfigError: there are no classes, or the targets cannot be counted.
@@ -104,7 +104,7 @@ def balanced(loss: Loss, counts: Tensor | None, targets: Tensor | None, outputs:
             f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
         )
     if loss.form.kind != "classes":
-        weight = (counts[0] / counts[1].clamp(min=1)).float().to(outputs.device)
+        weight = (counts[0] / counts[1] if bool(counts.all()) else torch.ones(())).float().to(outputs.device)
         criterion: Any = partial(binary_cross_entropy, pos_weight=weight)
         return replace(loss, criterion=criterion), f"class_weights: ones weigh {text.number(float(weight), 3)}"
     if loss.smoothing and loss.criterion is not cross_entropy:
