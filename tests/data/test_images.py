@@ -53,6 +53,16 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(tmp_path).classes == ("bus", "train")
 
 
+def test_what_lies_around_the_folder_that_is_read_is_counted(tmp_path):
+    image_folder(tmp_path / "archive", each=3)
+    (tmp_path / "licence").mkdir()
+    for file in ("readme.md", "licence/a.md", "archive/b.md"):
+        (tmp_path / file).write_text("not an image")
+    (tmp_path / "._0.png").write_bytes(b"of a file manager")
+    (note,) = [note for note in load(tmp_path).notes if note.startswith("left out")]
+    assert note == "left out 4 files: 1 hidden image (._0.png), 3 that are no images (.md)"
+
+
 def test_deeper_folders_hidden_files_and_others(tmp_path):
     image_folder(tmp_path / "train", each=3)
     (tmp_path / "train" / "cat" / "more").mkdir()

@@ -196,7 +196,9 @@ def _descended(tree: Folder, classes: Sequence[str], notes: list[str]) -> Folder
     """The folder in `tree` that its images lie in by class, which is said; not into one of the known `classes`."""
     while (inner := _only_folder(tree)) is not None and inner.name not in classes:
         notes.append(f"read from {inner.path}, the only folder with images in {tree.path}")
-        tree = inner
+        beside = (replace(tree, folders=()), *(folder for folder in tree.folders if folder is not inner))
+        left_out = (each for folder in beside for below in folder.walk() for each in below.left_out)
+        tree = replace(inner, left_out=(*left_out, *inner.left_out))
     return tree
 
 
