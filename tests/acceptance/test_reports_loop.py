@@ -301,3 +301,22 @@ def test_a_trial_and_a_range_test_leave_the_averages_alone():
 def test_options_that_cannot_be(options, says):
     with pytest.raises(ConfigError, match=says):
         learner(**options)
+
+
+def test_data_that_keep_their_place_on_themselves_are_not_read_again_within_an_epoch():
+    class Kept:
+        def __iter__(self):
+            self.i = 0
+            while self.i < 12:
+                self.i += 1
+                yield X[8 * self.i - 8 : 8 * self.i], LABELS[8 * self.i - 8 : 8 * self.i]
+
+    runs = []
+    for every in (None, 5, 12):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        learn = Learner(net, Kept(), VALID, optimizer="sgd", evaluate_every=every, verbose=False)
+        result = learn.fit("24 updates", lr_max=0.1)
+        runs.append(learn)
+        assert [row["samples"] for row in learn.history.epochs] == [96, 96] and result.valid == learn.evaluate()
+    assert all(same(weights(runs[0].model), weights(other.model)) for other in runs[1:])

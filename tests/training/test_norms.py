@@ -231,5 +231,5 @@ def test_workers_that_stay_are_not_disturbed_within_an_epoch():
     state = new_state()
     state.at.batch = 1
     before = weights(state.model)
-    estimate_statistics(state, as_batches(loader))
+    assert estimate_statistics(state, as_batches(loader), within=True)
     assert differing(before, weights(state.model)) == []

@@ -259,11 +259,12 @@ class _Evaluations:
     ):
         self._state, self._source, self._clock, self._evaluate, self._every = state, source, clock, evaluate, every
         self._last: tuple[int, dict[str, float]] | None = None
+        self._more = False  # whether statistics of batch norms are left to the end of the epoch
         self._closed = False  # by the end of an epoch that was known to be the last
 
     def after_update(self) -> dict[str, float] | None:
         """What was measured, where it is time."""
-        return self._measure() if self._every is not None and self._is_due() else None
+        return self._measure(within=True) if self._every is not None and self._is_due() else None
 
     def after_epoch(self) -> dict[str, float] | None:
         """What was measured, where it is time; not twice for the same weights."""
@@ -283,13 +284,14 @@ class _Evaluations:
     def _is_due(self) -> bool:
         return self._every is None or self._clock.updates % self._every == 0
 
-    def _measure(self) -> dict[str, float] | None:
+    def _measure(self, within: bool = False) -> dict[str, float] | None:
         if self._evaluate is None:
             return None
         step = self._state.at.step
-        if self._last is None or self._last[0] != step:
+        if self._last is None or self._last[0] != step or (self._more and not within):
             started = time.perf_counter()
-            estimate_statistics(self._state, self._source, last=self._clock.finished())
+            last = self._clock.finished()
+            self._more = estimate_statistics(self._state, self._source, last=last, within=within)
             statistics = time.perf_counter() - started
             self._last = step, self._evaluate()
             self._clock.evaluated(started, statistics)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ..data.batches import Batches, OneShotBatches
 from .evaluate import evaluating
@@ -22,7 +23,9 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 SAMPLES, SHARE = 512, 1 / 4
 
 
-def estimate_statistics(state: TrainState, batches: Batches, *, last: bool = True, epoch: int | None = None) -> None:
+def estimate_statistics(
+    state: TrainState, batches: Batches, *, last: bool = True, epoch: int | None = None, within: bool = False
+) -> bool:
     """Measure the statistics of the batch norms in training for the weights as they are, on batches of training data.
 
     Running means lag behind weights that change fast, and in short runs still hold some of where they began. Here they
@@ -30,34 +33,42 @@ def estimate_statistics(state: TrainState, batches: Batches, *, last: bool = Tru
     `SAMPLES` samples, unless it is the `last` time on at most `SHARE` of an epoch's batches. All else is in evaluation
     mode (dropout is off), but for a loss ``fn(model, batch)``, which is called as in training. A norm in evaluation
     mode keeps what it has; an iterator cannot be read again, and leaves running means; a model without norms costs
-    nothing.
+    nothing. `within` an epoch, what may lose its place when it is read again is left alone.
+
+    Returns whether that is so: at the end of the epoch there is more to be measured.
     """
     if not _estimates(state, batches):
-        return
+        return False
+    if within and not _keeps_its_place(batches, state.at.batch):
+        return True
     few = _few(batches, state.at.epoch if epoch is None else epoch, last)
     if state.averages is None:
         _estimate(state, few)
-        return
+        return False
     with state.averaged():
         _estimate(state, few)
         for name, part in state.model.named_modules():
             for which in ("running_mean", "running_var") if isinstance(part, BatchNorm) else ():
                 if (kept := state.averages.get(f"{name}.{which}" if name else which)) is not None:
                     kept.copy_(getattr(part, which))
+    return False
 
 
 def _estimates(state: TrainState, batches: Batches) -> bool:
     """Whether there is anything to be measured, and on what."""
-    return state.norm_statistics != "running" and bool(trained(state.model)) and _readable(batches, state.at.batch)
+    once = isinstance(getattr(batches, "batches", batches), OneShotBatches)
+    return state.norm_statistics != "running" and not once and bool(trained(state.model))
 
 
-def _readable(batches: Batches, begun: int) -> bool:
-    """Whether batches can be read again while an epoch is under way; workers that stay would begin it anew."""
-    loader = getattr(batches, "batches", batches)
-    if isinstance(loader, OneShotBatches):
-        return False
-    stay = getattr(getattr(loader, "iterable", None), "persistent_workers", False)
-    return not begun or not stay or begun >= _count(batches)
+def _keeps_its_place(batches: Batches, begun: int) -> bool:
+    """Whether batches can be read again after `begun` of an epoch, which then goes on as if they had not been.
+
+    An iterable may keep its place on itself, and workers that stay would begin the epoch anew.
+    """
+    iterable = getattr(getattr(batches, "batches", batches), "iterable", None)
+    if iterable is None or begun >= _count(batches):
+        return True
+    return isinstance(iterable, DataLoader) and not iterable.persistent_workers
 
 
 def _count(batches: Batches) -> float:
