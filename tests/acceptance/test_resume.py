@@ -26,6 +26,7 @@ import torch
 
 import onecycle.learner
 import onecycle.training.loop
+import onecycle.training.norms
 from onecycle import CheckpointError, Job, build_model, load
 from onecycle.commands.app import main
 from onecycle.jobs import run as job_run
@@ -252,7 +253,7 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     """On a clock of its own: each look at it takes 30 ms."""
     ticks = iter(range(10**9))
     monkeypatch.setattr(onecycle.training.loop, "time", SimpleNamespace(perf_counter=lambda: next(ticks) * 0.03))
-    for module in (onecycle.learner, job_run):  # what is before and after the loop takes no time
+    for module in (onecycle.learner, job_run, onecycle.training.norms):  # what is beside the loop takes no time
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(job_run, "draw", lambda *_: None)
@@ -276,7 +277,8 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     steps = read_jsonl(Path("run/steps.jsonl"))
     assert [row["step"] for row in steps] == list(range(len(steps)))
     assert result.updates == len(steps) > 2 * done
-    assert result.seconds == steps[-1]["seconds"] == pytest.approx(10, abs=0.3)
+    # What is kept for the end is an evaluation, with statistics of norms on four times as many batches: some looks.
+    assert result.seconds == steps[-1]["seconds"] == pytest.approx(10, abs=0.5)
     seconds = [row["seconds"] for row in steps]
     assert max(after - before for before, after in pairwise(seconds)) < 0.5
     late = [row["lr"] for row in steps if row["seconds"] > 6]
