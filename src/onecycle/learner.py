@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from .checks import one_of
 from .data.arrays import as_tensor
-from .data.batches import (
-    first_batch,
-)
+from .data.batches import first_batch
 from .data.standardise import InputTransform
 from .errors import ConfigError, DataError, StopTraining, did_you_mean
 from .optim import build as optimizers

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparison_makers import GIVEN
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
@@ -35,14 +36,6 @@ from onecycle.jobs.predict import predict_files
 from onecycle.jobs.run import job_of, run
 from onecycle.records.files import RUN
 
-GIVEN = {
-    "model": "mlp",
-    "limit": 160,
-    "batch_size": 64,
-    "optimizer": "sgd",
-    "policies": ["one_cycle", "step"],
-    "verbose": False,
-}
 UNTUNED = {**GIVEN, "epochs": [1], "seeds": 2, "tune": False, "lr_max": {"one_cycle": 0.2, "step": 0.1}}
 TUNED = {**GIVEN, "epochs": [1], "seeds": 1, "trials": 3}
 

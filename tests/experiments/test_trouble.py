@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comparison_makers import GIVEN
 from torch import nn
 
 from onecycle.errors import CheckpointError, DataError, Interrupted, TrainingError
@@ -23,14 +24,6 @@ from onecycle.experiments.spec import Spec
 from onecycle.jobs.job import Job
 from onecycle.records.files import RUN
 
-GIVEN = {
-    "model": "mlp",
-    "limit": 160,
-    "batch_size": 64,
-    "optimizer": "sgd",
-    "policies": ["one_cycle", "step"],
-    "verbose": False,
-}
 UNTUNED = {**GIVEN, "epochs": [1], "seeds": 1, "tune": False, "lr_max": 0.1}
 TUNED = {**GIVEN, "epochs": [1], "seeds": 1, "trials": 3}
 SPEED = Speed(1000.0, 160, 100)

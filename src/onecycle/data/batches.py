@@ -541,9 +541,10 @@ def _pixel_statistics(data: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _length(data: Any) -> int:
     """Samples in `data` where a batch size matters to it; its size is checked elsewhere."""
-    if isinstance(data, tuple) and data:
-        data = data[0]
-    return len(data) if hasattr(data, "__len__") else 1
+    samples = samples_of(data)
+    if samples is None:
+        return len(data) if hasattr(data, "__len__") else 1
+    return samples
 
 
 def last_batch_size(batches: Batches) -> int | None:
