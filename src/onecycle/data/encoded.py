@@ -32,7 +32,7 @@ KEPT = 224  # a size that nearly all images have is kept up to this shorter side
 LARGEST = 128  # the shorter side of images whose size is chosen here, see docs/log.md
 ALIKE = 0.75  # the share of images of one size from which on it is the size of all
 CROPPED = 0.25  # the share of a typical image that a crop may lose unsaid
-VERSION = 2  # of the cache: raise it when decoding changes what it yields
+VERSION = 3  # of the cache: raise it when decoding, the choice of a size or what is said about them changes
 MIXED = ("grey and colour images are mixed: all become RGB",)
 Bad = dict[str, dict[int, str]]  # {split: {index: why it does not decode}}
 
@@ -300,7 +300,7 @@ def _key(digests: Digests | None, how: Decoding) -> str | None:
     """The name of the entry for these files decoded so; None where files cannot identify it."""
     if digests is None:
         return None
-    options = {"image_size": how.image_size, "fit": how.fit}
+    options = {"image_size": how.image_size, "fit": how.fit, "chosen": [KEPT, LARGEST, ALIKE, CROPPED]}
     content = {"version": VERSION, "formats": formats(), "files": digests, "options": options}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
