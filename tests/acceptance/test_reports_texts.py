@@ -60,6 +60,14 @@ def test_a_column_of_texts_from_file_to_prediction(capsys):
     assert onecycle.load_run("run").predict(new).shape == (40, 2)
 
 
+@pytest.mark.parametrize("ending", ["", ".jpg"])
+def test_texts_of_a_file_that_are_longer_than_a_path_may_be(ending):
+    frame = texts()
+    frame["review"] = (frame["review"] + " ") * 5 + ending
+    frame.to_csv("texts.csv", index=False)
+    assert onecycle.load("texts.csv", target="topic").kind == "texts"
+
+
 def test_what_is_left_out_of_a_folder_of_texts_is_said():
     folder(Path("topics") / "train", texts())
     for file in ("sea/.ipynb_checkpoints/0-checkpoint.txt", "sea/notes.md", "lake/1.md", "lake/2.md", "loose.txt"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os.path
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,5 +61,7 @@ def _lists_images(column: Any, folder: Path) -> bool:
     if not pa.types.is_string(column.type):
         return False
     names = [name for name in column[:LOOKED_AT].to_pylist() if name is not None]
-    found = any((folder / name).is_file() for name in names)
-    return found and all(Path(name).suffix.lower() in SUFFIXES for name in names)
+    # os.path takes texts that are too long for a path; pathlib raises.
+    return all(Path(name).suffix.lower() in SUFFIXES for name in names) and any(
+        os.path.isfile(folder / name) for name in names
+    )
