@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from copy import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,40 +17,33 @@ from torch import Tensor, nn
 from .checks import one_of
 from .data.arrays import as_tensor
 from .data.batches import first_batch
-from .data.standardise import InputTransform
-from .errors import ConfigError, DataError, StopTraining, did_you_mean
+from .errors import ConfigError, DataError, did_you_mean
 from .optim import build as optimizers
 from .range_test.api import RangeTest, range_test_of
-from .range_test.plan import EPOCHS, FEWEST, SHARE, default_updates
+from .range_test.plan import EPOCHS
 from .records.best import KeepBest
 from .records.checkpoint import load_weights, save_weights
 from .records.files import RUN
 from .records.history import History, Observer, Result
 from .records.prediction import needed_to_predict
-from .records.run import Recording, result_before_test
+from .records.run import Recording
 from .schedules.budget import Budget
 from .schedules.policy import Policy
 from .schedules.presets import PRESETS, preset
-from .search.trial import trial
-from .text import count, duration, html_table
+from .search.peak import too_long, worth_a_test
+from .text import count, html_table
 from .training import balance, norms
 from .training import evaluate as evaluation
 from .training import objectives as tasks
-from .training.loop import Charges, Event, resolve, train, updates_per_epoch
-from .training.losses import unwrapped
+from .training.loop import Charges, resolve, train, updates_per_epoch, watch
 from .training.options import TrainingOptions
 from .training.runtime import Runtime
 from .training.setup import TrainingSetup
 from .training.signals import StopRequest, stop_requests
 from .training.state import TrainState
 
-# A range test is worth its while where the run is so many times as long as the shortest one, or takes a minute. Where
-# an epoch is so short that it would take more than its share, its curve is too coarse to be relied on unseen.
-WORTH, A_MINUTE = 5, 60.0
 # A run of fewer updates says so.
 FEW = 100
-# Of a time budget, the share that a range test may take.
-TEST_SHARE = 0.1
 
 
 class Learner:
@@ -231,21 +223,11 @@ class Learner:
                 )
             watchers = [*keeper, self.history, *(recording.watchers if recording else ())]
             watchers += [*self._progress(stack, budget), *observers]
-            _begin(watchers, self.history, stop)
-            try:
-                _watch(events, watchers, stop)
-            except BaseException as error:
-                if recording:
-                    recording.failed(error)
-                raise
+            with recording.kept() if recording else nullcontext():
+                watch(events, watchers, self.history.measured(), stop)
         noted = len(self.notes)
         result = self._beside_baseline(self._end_fit(policy, keeper, stop))
-        if recording:
-            self.save(recording.folder / "model.safetensors")
-            notes = list(dict.fromkeys([*RUN.read(recording.folder)["notes"], *self.notes[noted:]]))
-            RUN.update(recording.folder, status="finished", result=result_before_test(result.to_dict()), notes=notes)
-            result = replace(result, folder=recording.folder)
-        return result
+        return recording.finished(result, self.model, self.notes[noted:]) if recording else result
 
     def fit_one_cycle(
         self,
@@ -386,35 +368,7 @@ class Learner:
     @property
     def resolved(self) -> dict[str, Any]:
         """What the options came to, as plain data: momentum, weight decay, smoothing, device, ..."""
-        groups, loss = self.optimizer.param_groups, self.state.loss
-        first = next((group for group in groups if group.get("momentum") or "betas" in group), groups[0])
-        momentum = first.get("momentum") or (first["betas"][0] if "betas" in first else 0.0)
-        return {
-            "optimizer": given if isinstance(given := self.options.optimizer, str) else type(self.optimizer).__name__,
-            "momentum": float(momentum),
-            "weight_decay": max(float(group.get("weight_decay", 0.0)) for group in groups),
-            "batch_size": getattr(getattr(self.train, "iterable", self.train), "batch_size", None),
-            "accumulate": self.state.accumulate,
-            "clip": self.state.clip,
-            "loss": getattr(unwrapped(getattr(loss, "criterion", loss)), "__name__", type(loss).__name__),
-            "class_weights": self.options.class_weights,
-            "smoothing": getattr(loss, "smoothing", 0.0),
-            "model": type(self.model).__name__,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "device": str(self.runtime.device),
-            "precision": self.runtime.precision,
-            "norm_statistics": self.options.norm_statistics if norms.trained(self.model) else None,
-            **({"scales": scales} if (scales := self._scales) else {}),
-        }
-
-    @property
-    def _scales(self) -> dict[str, Any]:
-        """The scales of inputs and targets, and the type that inputs are cast to, as plain data."""
-        known: dict[str, Any] = {"targets": getattr(self.state.loss, "scale", None)}
-        dtype = {}
-        if isinstance(transform := self._setup.batching.normalise, InputTransform):
-            known, dtype = {"inputs": transform.scale, **known}, {"dtype": str(transform.dtype)[6:]}
-        return {**{name: scale.to_dict() for name, scale in known.items() if scale is not None}, **dtype}
+        return self._setup.resolved(self.state)
 
     def _keeper(self) -> list[KeepBest]:
         """What keeps the best weights, where that is asked for."""
@@ -494,7 +448,7 @@ class Learner:
         """The peak as a number."""
         if lr_max == "auto":
             recorded = RUN.read(resumed)["resolved"].get("lr_max") if resumed else None
-            lr_max = recorded or self._range_tested_peak(budget) or "default"
+            lr_max = recorded or self._tested_peak(budget) or "default"
         if lr_max == "default":
             if self._recipe is None:
                 raise ConfigError("give lr_max: an optimizer of your own has no default peak here")
@@ -503,21 +457,13 @@ class Learner:
             raise ConfigError(f'lr_max is a number, a slice, "auto" or "default"; received {lr_max!r}')
         return lr_max
 
-    def _range_tested_peak(self, budget: Budget) -> float | None:
+    def _tested_peak(self, budget: Budget) -> float | None:
         """The peak from a range test, said in one line; None where it finds none, or where a test would not pay."""
-        per_epoch = self._updates_per_epoch
-        updates = budget.total_updates(per_epoch)
-        short = updates < WORTH * FEWEST if updates is not None else (budget.seconds or 0) < A_MINUTE
-        if short or (per_epoch is not None and per_epoch * EPOCHS * SHARE < FEWEST):
+        if not worth_a_test(budget, self._updates_per_epoch):
             return None
-        if budget.seconds is not None:
-            plain = copy(self.state)
-            plain.norm_statistics = "running"  # as in a range test
-            few = trial(plain, [first_batch(self.train)] * 3, "3 updates", preset("constant", 1e-9))
-            wait = few.seconds / 3 * default_updates(per_epoch)
-            if wait > TEST_SHARE * budget.seconds:
-                self._note(f"no range test: it would take about {duration(wait)} of {duration(budget.seconds)}")
-                return None
+        if (wait := too_long(self.state, self.train, budget)) is not None:
+            self._note(wait)
+            return None
         test = self.range_test(epochs=budget.epochs or EPOCHS)
         if test.lr_max is None and self._recipe is None:
             raise ConfigError(f"give lr_max: {test.line()}; and an optimizer of your own has no default peak here")
@@ -533,31 +479,6 @@ class Learner:
             from .records.progress import notes as show
 
             show(notes)
-
-
-def _begin(watchers: Sequence[Observer], history: History, stop: StopRequest) -> None:
-    """Tell those that watch what was measured before; one of them may ask for the end."""
-    for watch in watchers:
-        if hasattr(watch, "begin"):
-            with _may_ask_for_the_end(stop):
-                watch.begin(history.measured())
-
-
-def _watch(events: Iterable[Event], watchers: Sequence[Observer], stop: StopRequest) -> None:
-    """Show each event to each of those that watch; one of them may ask for the end."""
-    for event in events:
-        for watch in watchers:
-            with _may_ask_for_the_end(stop):
-                watch(event)
-
-
-@contextmanager
-def _may_ask_for_the_end(stop: StopRequest) -> Iterator[None]:
-    """Within the block a `StopTraining` is a request."""
-    try:
-        yield
-    except StopTraining as asked:
-        stop.reason = str(asked) or "an observer asked for it"
 
 
 def _peak_of(policy: Policy) -> float | None:

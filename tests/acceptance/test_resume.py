@@ -175,7 +175,7 @@ def test_killed_at_random_moments_and_resumed_each_time(name, finished):
         "between the record of an epoch and its checkpoint": ("records.history.Recorder.__call__", 22, "after"),
         "after the last epoch": ("records.history.History.result", 1, "before"),
         "before the weights have their name": ("safetensors.save_model", 1, "after"),
-        "before the run is called finished": ("learner.Learner.save", 1, "after"),
+        "before the run is called finished": ("records.run.save_weights", 1, "after"),
         "before the test set is measured": ("learner.Learner.evaluate", 4, "before"),
         "before the whole result is written": ("learner.Learner.evaluate", 4, "after"),
     }.items(),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from ..errors import CheckpointError, Interrupted, NonFiniteLoss
 from ..training.state import TrainState
 from . import checkpoint
+from .checkpoint import save_weights
 from .files import RUN, differing, plain, read_jsonl, write_jsonl
-from .history import Checkpointer, History, Observer, Recorder
+from .history import Checkpointer, History, Observer, Recorder, Result
 from .origin import origin
 
 
@@ -151,8 +154,23 @@ class Recording:
         """The recorder first: what a checkpoint relies on is then written."""
         return [self.recorder, self.checkpointer]
 
-    def failed(self, error: BaseException) -> None:
-        """Keep what can be kept, and say in the error and in ``run.json`` where it is."""
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """After an error within the block, what can be kept is, and the error and ``run.json`` say where."""
+        try:
+            yield
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+    def finished(self, result: Result, model: nn.Module, notes: Iterable[str]) -> Result:
+        """The result of the run with its folder, after the weights and the result are written there."""
+        save_weights(model, self.folder / "model.safetensors")
+        said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *notes]))
+        RUN.update(self.folder, status="finished", result=result_before_test(result.to_dict()), notes=said)
+        return replace(result, folder=self.folder)
+
+    def _failed(self, error: BaseException) -> None:
         if isinstance(error, Interrupted):
             self.checkpointer.save()
             error.args = (f"{error}. A checkpoint is written",)

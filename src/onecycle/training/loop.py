@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..checks import whole
 from ..data.batches import Batches, as_batches
 from ..data.seeds import derive_seed, seeded
-from ..errors import ConfigError, DataError, Interrupted
+from ..errors import ConfigError, DataError, Interrupted, StopTraining
 from ..optim.groups import bind, write
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy, position
@@ -360,3 +361,29 @@ def groups_of(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
             group = []
     if group:
         yield group
+
+
+def watch(
+    events: Iterable[Event], observers: Sequence[Callable[[Event], Any]], measured: Sequence[Any], stop: StopRequest
+) -> None:
+    """Show each event to each of the observers; one of them may ask for the end.
+
+    Before the first event those that have a `begin` are told what was `measured` before.
+    """
+    for observer in observers:
+        if hasattr(observer, "begin"):
+            with _may_ask_for_the_end(stop):
+                observer.begin(measured)
+    for event in events:
+        for observer in observers:
+            with _may_ask_for_the_end(stop):
+                observer(event)
+
+
+@contextmanager
+def _may_ask_for_the_end(stop: StopRequest) -> Iterator[None]:
+    """Within the block a `StopTraining` is a request."""
+    try:
+        yield
+    except StopTraining as asked:
+        stop.reason = str(asked) or "an observer asked for it"

@@ -26,12 +26,13 @@ from ..data.standardise import InputTransform, scale_of, scaling_note
 from ..errors import ConfigError
 from ..models.tabular import TableFront
 from ..text import count
-from . import balance, probe
+from . import balance, norms, probe
 from . import objectives as tasks
-from .losses import compares_numbers, criterion_of
+from .losses import compares_numbers, criterion_of, unwrapped
 from .objectives import Loss, pair
 from .options import TrainingOptions
 from .runtime import Runtime
+from .state import TrainState
 
 
 class TrainingSetup:
@@ -160,6 +161,38 @@ class TrainingSetup:
             return runtime
         self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return self.runtime
+
+    def resolved(self, state: TrainState) -> dict[str, Any]:
+        """What the options came to in `state`, as plain data: momentum, weight decay, smoothing, device, ..."""
+        groups, loss = state.optimizer.param_groups, state.loss
+        first = next((group for group in groups if group.get("momentum") or "betas" in group), groups[0])
+        momentum = first.get("momentum") or (first["betas"][0] if "betas" in first else 0.0)
+        name = self.options.optimizer
+        return {
+            "optimizer": name if isinstance(name, str) else type(state.optimizer).__name__,
+            "momentum": float(momentum),
+            "weight_decay": max(float(group.get("weight_decay", 0.0)) for group in groups),
+            "batch_size": getattr(getattr(self.train, "iterable", self.train), "batch_size", None),
+            "accumulate": state.accumulate,
+            "clip": state.clip,
+            "loss": getattr(unwrapped(getattr(loss, "criterion", loss)), "__name__", type(loss).__name__),
+            "class_weights": self.options.class_weights,
+            "smoothing": getattr(loss, "smoothing", 0.0),
+            "model": type(self.model).__name__,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "device": str(self.runtime.device),
+            "precision": self.runtime.precision,
+            "norm_statistics": self.options.norm_statistics if norms.trained(self.model) else None,
+            **({"scales": scales} if (scales := self._scales(loss)) else {}),
+        }
+
+    def _scales(self, loss: Loss) -> dict[str, Any]:
+        """The scales of inputs and targets, and the type that inputs are cast to, as plain data."""
+        known: dict[str, Any] = {"targets": getattr(loss, "scale", None)}
+        dtype = {}
+        if isinstance(transform := self.batching.normalise, InputTransform):
+            known, dtype = {"inputs": transform.scale, **known}, {"dtype": str(transform.dtype)[6:]}
+        return {**{name: scale.to_dict() for name, scale in known.items() if scale is not None}, **dtype}
 
     @property
     def class_names(self) -> Sequence[str] | None:
