@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from .checks import one_of
 from .data.arrays import as_tensor
-from .data.batches import first_batch
 from .errors import ConfigError, DataError, did_you_mean
 from .optim import build as optimizers
 from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS
 from .records.best import KeepBest
-from .records.checkpoint import load_weights, save_weights
+from .records.checkpoint import load_weights, read_metadata, save_weights
 from .records.files import RUN
 from .records.history import History, Observer, Result
 from .records.prediction import needed_to_predict
@@ -31,7 +30,7 @@ from .schedules.budget import Budget
 from .schedules.policy import Policy
 from .schedules.presets import PRESETS, preset
 from .search.peak import too_long, worth_a_test
-from .text import count, html_table
+from .text import count, html_table, listed
 from .training import balance, norms
 from .training import evaluate as evaluation
 from .training import objectives as tasks
@@ -41,6 +40,7 @@ from .training.runtime import Runtime
 from .training.setup import TrainingSetup
 from .training.signals import StopRequest, stop_requests
 from .training.state import TrainState
+from .training.units import Units, retransformed
 
 # A run of fewer updates says so.
 FEW = 100
@@ -226,8 +226,10 @@ class Learner:
             with recording.kept() if recording else nullcontext():
                 watch(events, watchers, self.history.measured(), stop)
         noted = len(self.notes)
-        result = self._beside_baseline(self._end_fit(policy, keeper, stop))
-        return recording.finished(result, self.model, self.notes[noted:]) if recording else result
+        result = self._beside_baseline(self._end_fit(policy, keeper, stop, recording))
+        return (
+            recording.finished(result, self.model, self._units.metadata(), self.notes[noted:]) if recording else result
+        )
 
     def fit_one_cycle(
         self,
@@ -321,21 +323,38 @@ class Learner:
         self.freeze(0)
 
     def save(self, path: str | Path) -> Path:
-        """Write the model's weights as safetensors, in one step."""
-        return save_weights(self.model, path)
+        """Write the model's weights as safetensors, in one step, with the units that they were trained in."""
+        return save_weights(self.model, path, self._units.metadata())
 
     def load(self, path: str | Path) -> None:
-        """Read weights that `save` wrote."""
+        """Read weights that `save` wrote, and the units of inputs and targets that they were trained in.
+
+        All that is evaluated, predicted and trained afterwards is in these units; a note says where the learner's data
+        gave others.
+
+        Raises:
+            CheckpointError: no such file, a damaged one, or weights of another model; all is as before then.
+        """
+        units, before = Units.read(read_metadata(path)), self._units
+        loss = self.state.loss if units is None else units.for_loss(self.state.loss)
         load_weights(self.model, path)
+        if units is None or not (differing := units.differing(before)):
+            return
+        self.state.loss, batching = loss, units.for_batching(self._setup.batching)
+        if batching is not self._setup.batching:
+            self._setup.batching, self.train = batching, retransformed(self.train, batching.augment)
+            self.valid = None if self.valid is None else retransformed(self.valid, batching.normalise)
+        self._note(f"{path}: {listed(differing)} in the units that these weights were trained in, not in those of the "
+                   "training data here")  # fmt: skip
 
     def evaluation_seconds(self, data: Any = None) -> float:
-        """About how long `evaluate` takes, by its first batch; 0 where there is nothing to evaluate on."""
+        """About how long `evaluate` takes, by one batch; 0 where there is nothing to evaluate on."""
         batches = self.valid if data is None else self._setup.batching.batches(data, training=False)
-        if batches is None:
-            return 0.0
-        started = time.perf_counter()
-        evaluation.evaluate(self.model, [first_batch(batches)], self.state.loss, self.runtime)
-        return (time.perf_counter() - started) * (updates_per_epoch(batches) or 1)
+        return 0.0 if batches is None else evaluation.seconds(self.model, batches, self.state.loss, self.runtime)
+
+    @property
+    def _units(self) -> Units:
+        return Units.of(self._setup.batching, self.state.loss)
 
     @property
     def _updates_per_epoch(self) -> int | None:
@@ -383,7 +402,9 @@ class Learner:
             )
         return [KeepBest(self.state, name)]
 
-    def _end_fit(self, policy: Policy, keeper: Sequence[KeepBest], stop: StopRequest) -> Result:
+    def _end_fit(
+        self, policy: Policy, keeper: Sequence[KeepBest], stop: StopRequest, recording: Recording | None
+    ) -> Result:
         """What the fit came to, with the weights that it is to end with in the model."""
         result = self.history.result(_peak_of(policy), self._updates_per_epoch)
         if stop.reason is not None:
@@ -391,7 +412,12 @@ class Learner:
         self.state.take_averages()
         measured = self.history.measured()
         if self.valid is not None and (not measured or measured[-1][0] + 1 < result.updates):
-            result = replace(result, valid=self.evaluate())  # the end was asked for after that of an epoch
+            result = replace(result, valid=(valid := self.evaluate()))  # the end was asked for after that of an epoch
+            self.history.measured_at_end(valid)
+            if recording:
+                recording.measured_at_end(valid)
+            for best in keeper:
+                best.take(valid, result.updates, self.history.epochs[-1]["epoch"])
         for best in keeper:
             if kept := best.restore():
                 result = replace(result, valid=kept[0])

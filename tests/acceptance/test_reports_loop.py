@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import signal
 
 import pytest
@@ -68,6 +69,21 @@ def test_a_fit_that_is_stopped_at_the_end_of_an_epoch_is_measured_there(options)
     learn = learner(**options)
     result = learn.fit(5, lr_max=0.1, observers=[stop])
     assert result.updates == 12 and result.valid == (learn.evaluate() if learn.valid else None)
+
+
+def test_what_is_measured_there_is_recorded_and_counts_for_the_best_weights(tmp_path):
+    def stop(event):
+        if isinstance(event, EpochEnd) and event.epoch == 1:
+            raise StopTraining("enough")
+
+    learn = learner(evaluate_every=5, keep_best="loss")
+    result = learn.fit(5, lr_max=0.1, out=tmp_path / "run", observers=[stop])
+    assert (result.updates, learn.history.measured()[-1][0]) == (12, 11), "after the last update, too"
+    recorded = [json.loads(line) for line in (tmp_path / "run/epochs.jsonl").read_text().splitlines()]
+    assert [{"fit": 0, **row} for row in recorded] == learn.history.epochs
+    measured = [valid["loss"] for _, valid in learn.history.measured()]
+    assert recorded[-1]["valid_loss"] == measured[-1] and len(measured) == 3
+    assert result.valid["loss"] == min(measured) == learn.evaluate()["loss"]
 
 
 def test_the_record_of_a_model_that_came_in_evaluation_mode_says_how_its_norms_are_measured(tmp_path):

@@ -45,6 +45,15 @@ def test_data_smaller_than_a_batch_can_be_measured_but_not_trained_on():
         settings(64).batches(data, training=True)
 
 
+def test_a_stream_without_a_length_is_measured_in_batches_of_the_size_that_is_asked_for():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(zip(torch.zeros(10, 2), range(10), strict=True))
+
+    assert [len(y) for _, y in settings().batches(Stream(), training=False).epoch(0)] == [8, 2]
+    assert [len(y) for _, y in settings().batches(Stream(), training=True).epoch(0)] == [4, 4, 2]
+
+
 @pytest.mark.parametrize("make", [tuple, lambda pair: Split(*pair), lambda pair: (pair[0].numpy(), pair[1])])
 def test_images_are_normalised_by_the_training_splits_statistics(make):
     batching, notes = settings().with_transforms(make((IMAGES, LABELS)), None, None)

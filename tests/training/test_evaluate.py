@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from training_makers import CPU, TASK, blobs, differing, global_generators, seeded_net, weights
 
 from onecycle import ConfigError, DataError, Runtime, Supervised, evaluate, predict
+from onecycle.data.batches import ListBatches, OneShotBatches
+from onecycle.training import evaluate as evaluation
 from onecycle.training.evaluate import evaluating
 
 X, Y = blobs(22)
@@ -137,3 +139,27 @@ def test_a_model_without_values_is_refused_before_a_batch_is_read():
         with pytest.raises(ConfigError, match="Linear is on the meta device"):
             call()
     assert evaluate(nn.Identity(), [(X, X)], Supervised(F.mse_loss)) == {"loss": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        (ListBatches([(X[:2], Y[:2])] * 5), 5.0),
+        (ListBatches([(X[:2], Y[:2])]), 1.0),
+        (OneShotBatches(iter([(X[:2], Y[:2])] * 5)), 1.0),
+    ],
+    ids=["several", "one", "iterator"],
+)
+def test_how_long_an_evaluation_takes_is_told_from_a_batch_that_is_not_the_first(batches, expected, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
+    model = seeded_net()
+    called = model.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + (1 if clock[0] else 100)))
+    assert evaluation.seconds(model, batches, TASK, CPU) == expected
+    called.remove()
+    assert len(list(batches.epoch(0))) in (5, 1), "what was looked at is not lost"
+
+
+def test_how_long_an_evaluation_of_nothing_takes():
+    with pytest.raises(DataError, match="no batches"):
+        evaluation.seconds(seeded_net(), ListBatches([]), TASK, CPU)

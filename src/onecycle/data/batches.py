@@ -482,7 +482,7 @@ class BatchSettings:
         spare = samples % self.batch_size <= LEFT_OUT * samples
         batches = as_batches(
             data,
-            self.batch_size if training else max(1, min(self.evaluated or 2 * self.batch_size, _length(data))),
+            self.batch_size if training else self._measured_size(data),
             seed=self.seed,
             shuffle=training,
             drop_last=training and spare,
@@ -494,6 +494,11 @@ class BatchSettings:
         if isinstance(self.normalise, InputTransform) and not hasattr(batches, "transform"):
             return TransformedBatches(batches, self.normalise)  # which come as they are
         return batches
+
+    def _measured_size(self, data: Any) -> int:
+        """Samples in a batch of `data` that is measured: at most all that it has, where it has a length."""
+        size, samples = self.evaluated or 2 * self.batch_size, samples_of(data)
+        return size if samples is None else max(1, min(size, samples))
 
     @property
     def images(self) -> bool:
@@ -537,14 +542,6 @@ def _pixel_statistics(data: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if getattr(images, "ndim", 0) != 4 or not str(getattr(images, "dtype", "")).endswith("uint8"):
         return (), ()
     return channel_statistics(torch.as_tensor(images).cpu())
-
-
-def _length(data: Any) -> int:
-    """Samples in `data` where a batch size matters to it; its size is checked elsewhere."""
-    samples = samples_of(data)
-    if samples is None:
-        return len(data) if hasattr(data, "__len__") else 1
-    return samples
 
 
 def last_batch_size(batches: Batches) -> int | None:

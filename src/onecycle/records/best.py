@@ -52,14 +52,16 @@ class KeepBest:
         self._state, self._name = state, name
 
     def __call__(self, event: Event) -> None:
-        if event.valid is None:
-            return
+        if event.valid is not None:
+            self.take(event.valid, event.step if isinstance(event, EpochEnd) else event.step + 1, event.epoch)
+
+    def take(self, valid: Mapping[str, float], step: int, epoch: int) -> None:
+        """Keep the weights as they are after `step` updates, if `valid`, which was measured with them, is the best."""
         best = self._state.best
-        if best is None or measure_in(event.valid, self._name) > measure_in(best["valid"], self._name):
+        if best is None or measure_in(valid, self._name) > measure_in(best["valid"], self._name):
             with self._state.averaged():
                 kept = [_tensors(module) for module in self._state.modules]
-            step = event.step if isinstance(event, EpochEnd) else event.step + 1
-            self._state.best = {"step": step, "epoch": event.epoch, "valid": dict(event.valid), "modules": kept}
+            self._state.best = {"step": step, "epoch": epoch, "valid": dict(valid), "modules": kept}
 
     def restore(self) -> tuple[dict[str, float], str] | None:
         """Bring the best weights back; what was measured with them, and a note. None where nothing was measured."""

@@ -113,8 +113,8 @@ def checkpoints(folder: str | Path) -> list[Path]:
     return sorted(Path(folder).glob("step-*"), key=lambda path: (len(path.name), path.name))
 
 
-def save_weights(model: nn.Module, path: str | Path) -> Path:
-    """Write the model's weights as safetensors, in one step.
+def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+    """Write the model's weights as safetensors, in one step; `metadata` are words about them in the same file.
 
     What else its state has (`get_extra_state`) is written beside, as ``NAME.extra.pt``.
 
@@ -128,7 +128,7 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     beside = path.with_name(f".writing-{path.name}")
     extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
     try:
-        save_model(_PlainState(model), str(beside))  # type: ignore[arg-type]
+        save_model(_PlainState(model), str(beside), dict(metadata or {}))  # type: ignore[arg-type]
         if extra:
             torch.save(extra, beside.with_suffix(".extra"))
             beside.with_suffix(".extra").replace(_extra(path))
@@ -156,6 +156,21 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             if extra.exists():
                 model.load_state_dict(torch.load(extra, map_location="cpu", weights_only=True), strict=False)
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"cannot load {path} into this model: {error}") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The words that `save_weights` wrote about the weights in a file; none where there are none.
+
+    Raises:
+        CheckpointError: no such file, or a damaged one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot load {path} into this model: {error}") from error
 
 

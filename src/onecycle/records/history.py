@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +109,10 @@ class History:
         self.steps.extend({"fit": self._fit, **row} for row in steps)
         self.epochs.extend({"fit": self._fit, **row} for row in epochs)
 
+    def measured_at_end(self, valid: Mapping[str, float]) -> None:
+        """Add what was measured after the last epoch, whose end turned out to be that of the run, to its record."""
+        self.epochs[-1].update(named(valid, "valid_"))
+
     @property
     def steps(self) -> list[dict[str, Any]]:
         """One record an update."""
@@ -180,6 +184,11 @@ class History:
         for event in pending:
             records = self._steps if isinstance(event, Update) else self._epochs
             records.append({"fit": self._fit, **event.row})
+
+
+def named(means: Mapping[str, float], kind: str) -> dict[str, float]:
+    """Means as fields of a row whose names begin with `kind`."""
+    return {f"{kind}{name}": value for name, value in means.items()}
 
 
 def _means(row: dict[str, Any], kind: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import save_weights
 from .files import RUN, differing, plain, read_jsonl, write_jsonl
-from .history import Checkpointer, History, Observer, Recorder, Result
+from .history import Checkpointer, History, Observer, Recorder, Result, named
 from .origin import origin
 
 
@@ -154,6 +154,12 @@ class Recording:
         """The recorder first: what a checkpoint relies on is then written."""
         return [self.recorder, self.checkpointer]
 
+    def measured_at_end(self, valid: Mapping[str, float]) -> None:
+        """See `History.measured_at_end`; of the file, once the recorder is closed."""
+        path = self.folder / "epochs.jsonl"
+        *before, last = read_jsonl(path)
+        write_jsonl(path, [*before, {**last, **named(valid, "valid_")}])
+
     @contextmanager
     def kept(self) -> Iterator[None]:
         """After an error within the block, what can be kept is, and the error and ``run.json`` say where."""
@@ -163,9 +169,9 @@ class Recording:
             self._failed(error)
             raise
 
-    def finished(self, result: Result, model: nn.Module, notes: Iterable[str]) -> Result:
+    def finished(self, result: Result, model: nn.Module, metadata: Mapping[str, str], notes: Iterable[str]) -> Result:
         """The result of the run with its folder, after the weights and the result are written there."""
-        save_weights(model, self.folder / "model.safetensors")
+        save_weights(model, self.folder / "model.safetensors", metadata)
         said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *notes]))
         RUN.update(self.folder, status="finished", result=result_before_test(result.to_dict()), notes=said)
         return replace(result, folder=self.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.batches import Batches, OneShotBatches, first_batch
 from ..data.seeds import derive_seed, seeded
 from ..errors import DataError
 from .means import RunningMeans, UpdateMeans
@@ -50,6 +52,29 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
     if not means.pending:
         raise DataError("there are no batches to evaluate on")
     return {**means.means(strict=False), **read_meters(meters)}
+
+
+def seconds(model: nn.Module, batches: Batches, loss: Loss, runtime: Runtime) -> float:
+    """About how long `evaluate` takes: one batch, after another that pays for what is made once, times their number.
+
+    Batches without a length count as one.
+
+    Raises:
+        DataError: no batches.
+    """
+    try:
+        number = len(batches)
+    except TypeError:
+        number = 1
+    once = isinstance(getattr(batches, "batches", batches), OneShotBatches)
+    iterator = iter([first_batch(batches)]) if once else batches.epoch(0)
+    batch = next(iterator, None)
+    if batch is None:
+        raise DataError("there are no batches to evaluate on")
+    evaluate(model, [batch], loss, runtime)
+    started = time.perf_counter()
+    evaluate(model, [next(iterator, batch) if number > 2 else batch], loss, runtime)  # the last one may be short
+    return (time.perf_counter() - started) * number
 
 
 def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = None) -> Any:
