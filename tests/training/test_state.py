@@ -127,6 +127,86 @@ def test_a_foreign_state_is_refused_and_changes_nothing(foreign):
     assert differing(weights(reference.model), weights(state.model)) == [], "it goes on as if nothing had been tried"
 
 
+def everything(state: TrainState) -> dict:
+    return copy.deepcopy(state.state_dict())
+
+
+def same(one: dict, other: dict) -> bool:
+    plain = ("seed", "at", "begun", "means")
+    groups = [state["optimizer"]["param_groups"] for state in (one, other)]
+    buffers = [[v for s in state["optimizer"]["state"].values() for v in s.values()] for state in (one, other)]
+    alike = all(torch.equal(a, b) for a, b in zip(*buffers, strict=True) if isinstance(a, torch.Tensor))
+    weights_alike = differing(one["model"], other["model"]) == []
+    return alike and weights_alike and groups[0] == groups[1] and all(one[name] == other[name] for name in plain)
+
+
+def test_a_state_of_before_there_were_averages_and_best_weights_goes_on():
+    begun, whole = new_state(), new_state()
+    run(whole)
+    run(begun, 6)
+    saved = stored(begun)
+    for name in ("averages", "best"):
+        del saved[name]
+    del saved["at"]["ending"], saved["begun"]["ending"]
+    other = new_state()
+    other.load_state_dict(saved)
+    run(other)
+    assert differing(weights(whole.model), weights(other.model)) == [] and other.best is other.averages is None
+
+
+BROKEN = {
+    "no state": (lambda s: s.clear(), "has no model, loss, optimizer, scaler, seed, at, begun and means"),
+    "no seed": (lambda s: s.pop("seed"), "has no seed"),
+    "no means": (lambda s: s.pop("means"), "has no means"),
+    "a seed of words": (lambda s: s.update(seed="3"), "seed is a str"),
+    "no position": (lambda s: s.update(at=None), "at is a NoneType"),
+    "a position of words": (lambda s: s["at"].update(step="3"), "at has step='3'"),
+    "a later position": (lambda s: s["at"].update(planets=3), "at has planets, which this version"),
+    "later means": (lambda s: s["means"].update(pending=[]), "means has pending, which this version"),
+    "a module in the loss": (lambda s: s.update(loss=[{}]), "a module in its loss, and here there is no module"),
+    "an optimizer's list": (lambda s: s.update(optimizer=[]), "optimizer is a list"),
+    "an optimizer's half": (lambda s: s["optimizer"].pop("param_groups"), "another model or optimizer"),
+    "an optimizer's other half": (lambda s: s["optimizer"].pop("state"), "another model or optimizer"),
+    "buffers of another shape": (
+        lambda s: s["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(7)), r"its momentum_buffer is \[7\]",
+    ),
+    "averages, and none here": (lambda s: s.update(averages=dict(s["model"])), "a moving average.*average=None"),
+    "best without weights": (lambda s: s.update(best={"step": 1, "epoch": 0, "valid": {}}), "best has no modules"),
+    "best of another model": (
+        lambda s: s.update(best={"step": 1, "epoch": 0, "valid": {}, "modules": [{"x": torch.zeros(1)}]}),
+        "its best and the model differ in 0.0.bias, 0.0.weight, 0.1.bias, 0.1.num_batches_tracked and",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("breaks", "says"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_state_that_does_not_fit_is_refused_by_name_and_changes_nothing(breaks, says):
+    saved_from = new_state()
+    run(saved_from, 6)
+    saved = stored(saved_from)
+    breaks(saved)
+    state = new_state(seed=5)
+    run(state, 2)
+    before = everything(state)
+    with pytest.raises(CheckpointError, match=rf"{says}.*Make model, loss, optimizer and options as they were"):
+        state.load_state_dict(saved)
+    assert same(before, everything(state))
+
+
+def test_averages_that_are_missing_or_of_another_shape_are_refused():
+    begun, plain = new_state(average=0.9), new_state()
+    for state in (begun, plain):
+        run(state, 6)
+    with pytest.raises(CheckpointError, match=r"no moving average of the weights, and here there is average=0\.9"):
+        new_state(average=0.9).load_state_dict(stored(plain))
+    saved = stored(begun)
+    saved["averages"]["2.bias"] = torch.zeros(7)
+    with pytest.raises(CheckpointError, match=r"averages have 2\.bias of \[7\], and here it is \[3\]"):
+        new_state(average=0.9).load_state_dict(saved)
+    with pytest.raises(CheckpointError, match=r"it is a list"):
+        new_state().load_state_dict([1])
+
+
 def test_giving_up_a_run_begins_the_next_one_with_an_epoch():
     state = new_state()
     run(state, 6)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,18 @@ from ..checks import one_of, share, unwrapped
 from ..errors import CheckpointError, ConfigError
 from ..optim.build import check_same_model
 from ..optim.groups import plain_settings
+from ..text import listed
 from .means import RunningMeans, diverged
 from .objectives import Loss, loss_module
 from .options import NORM_STATISTICS
 from .runtime import Runtime, generators
+
+Made = TypeVar("Made")
+MEANS = ("sums", "weights", "samples", "seconds")
+# What is part of a saved state; and what later versions added, with what stands for it in a state of before.
+NEEDED = ("model", "loss", "optimizer", "scaler", "seed", "at", "begun", "means")
+ADDED = {"averages": None, "best": None}
+MEND = "Make model, loss, optimizer and options as they were when it was saved, or begin the run anew"
 
 
 @dataclass
@@ -143,32 +151,33 @@ class TrainState:
             "best": self.best,
             "at": asdict(self.at),
             "begun": None if self.begun is None else asdict(self.begun),
-            "means": {name: copy.copy(getattr(self.means, name)) for name in ("sums", "weights", "samples", "seconds")},
+            "means": {name: copy.copy(getattr(self.means, name)) for name in MEANS},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state; all of it or, where it does not fit, nothing.
 
+        Of a state that an earlier version saved, what it did not know of is as it was then.
+
         Raises:
-            CheckpointError: saved for another model or another optimizer.
+            CheckpointError: something is missing or unlike: saved for another model, another optimizer or other
+                options; it is named.
         """
+        saved = _checked(state, self)
         try:
-            with all_or_nothing(*self.modules):
-                for module, saved in zip(self.modules, [state["model"], *state["loss"]], strict=True):
-                    module.load_state_dict(saved)
-                _check_same_kind(self.optimizer, state["optimizer"])
-                self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch itself keeps the tensors
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"this state is of another model or optimizer: {error}") from error
-        if self.scaler is not None and state["scaler"] is not None:
-            self.scaler.load_state_dict(state["scaler"])
-        self.averages, self.best = copy.deepcopy(state["averages"]), copy.deepcopy(state["best"])
+            with all_or_nothing(*self.modules, optimizer=self.optimizer):
+                for module, values in zip(self.modules, saved["modules"], strict=True):
+                    module.load_state_dict(values)
+                _check_same_kind(self.optimizer, saved["optimizer"])
+                self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))  # torch itself keeps the tensors
+                if self.scaler is not None and saved["scaler"] is not None:
+                    self.scaler.load_state_dict(dict(saved["scaler"]))
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"this state is of another model or optimizer: {error}. {MEND}") from error
+        for name in ("averages", "best", "seed", "at", "begun", "means"):
+            setattr(self, name, saved[name])
         if self.averages is not None:
             self.averages = {name: tensor.to(self.runtime.device) for name, tensor in self.averages.items()}
-        self.seed = state["seed"]
-        self.at = Position(**state["at"])
-        self.begun = None if state["begun"] is None else Position(**state["begun"])
-        self.means = RunningMeans(**copy.deepcopy(state["means"]))
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -236,14 +245,20 @@ def training_mode(module: nn.Module) -> None:
 
 
 @contextmanager
-def all_or_nothing(*modules: nn.Module) -> Iterator[None]:
-    """Where loading into `modules` fails within the block, their weights and buffers are put back."""
+def all_or_nothing(*modules: nn.Module, optimizer: Optimizer | None = None) -> Iterator[None]:
+    """Where loading fails within the block, weights and buffers of `modules` and the state of `optimizer` are put back.
+
+    Loading replaces the tensors of an optimizer's state and copies into those of a module.
+    """
     before = [copy.deepcopy(module.state_dict()) for module in modules]
+    settings = None if optimizer is None else optimizer.state_dict()
     try:
         yield
     except BaseException:
         for module, state in zip(modules, before, strict=True):
             module.load_state_dict(state)
+        if optimizer is not None and settings is not None:
+            optimizer.load_state_dict(settings)
         raise
 
 
@@ -252,3 +267,87 @@ def _check_same_kind(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     missing = [name for name in optimizer.defaults if not all(name in group for group in saved["param_groups"])]
     if missing:
         raise ValueError(f"{type(optimizer).__name__} has settings that were not saved: {', '.join(missing)}")
+    named = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    for parameter, number in zip(named, numbers, strict=False):  # their number is looked at by torch
+        for name, value in saved["state"].get(number, {}).items():
+            now = optimizer.state.get(parameter, {}).get(name)
+            if isinstance(now, Tensor) and isinstance(value, Tensor) and now.shape != value.shape:
+                raise ValueError(f"its {name} is {list(value.shape)} for a parameter where it is {list(now.shape)}")
+
+
+def _checked(state: Any, into: TrainState) -> dict[str, Any]:
+    """The parts of a saved state that is to be loaded `into` another one, copied; ``modules`` are model and loss.
+
+    Raises:
+        CheckpointError: a part is missing, is of another kind or does not fit; nothing is changed.
+    """
+    if not isinstance(state, Mapping) or (missing := [name for name in NEEDED if name not in state]):
+        lacks = f"has no {listed(missing)}" if isinstance(state, Mapping) else f"is a {type(state).__name__}"
+        raise CheckpointError(
+            f"this is no state of a training, which TrainState.state_dict() gives: it {lacks}. {MEND}"
+        )
+    state = {**ADDED, **state}
+    kinds: dict[str, Any] = {"model": Mapping, "loss": list, "optimizer": Mapping, "seed": int}
+    kinds |= {"at": Mapping, "means": Mapping, **dict.fromkeys(("scaler", "begun", "averages", "best"), Mapping | None)}
+    for name, kind in kinds.items():
+        if not isinstance(state[name], kind):
+            raise _unlike(f"{name} is a {type(state[name]).__name__}")
+    modules = [state["model"], *state["loss"]]
+    if len(modules) != len(into.modules):
+        has, here = ("a module" if n > 1 else "no module" for n in (len(modules), len(into.modules)))
+        raise _unlike(f"it has {has} in its loss, and here there is {here}")
+    saved = {
+        **copy.deepcopy({name: state[name] for name in ("seed", "averages", "best")}),
+        "modules": modules, "optimizer": state["optimizer"], "scaler": state["scaler"],
+        "at": _made(Position, state["at"], "at"),
+        "begun": None if state["begun"] is None else _made(Position, state["begun"], "begun"),
+        "means": _made(RunningMeans, state["means"], "means"),
+    }  # fmt: skip
+    _check_averages(saved, into)
+    if (best := saved["best"]) is not None:
+        if lacking := [name for name in ("step", "epoch", "valid", "modules") if name not in best]:
+            raise _unlike(f"its best has no {listed(lacking)}")
+        if len(best["modules"]) != len(modules):
+            raise _unlike(
+                f"its best has the weights of {len(best['modules'])} modules, and here there are {len(modules)}"
+            )
+        for tensors, module in zip(best["modules"], into.modules, strict=True):
+            _check_tensors("best", tensors, module)
+    return saved
+
+
+def _check_averages(saved: Mapping[str, Any], into: TrainState) -> None:
+    averages, at, begun = saved["averages"], saved["at"], saved["begun"]
+    under_way = begun is not None and at.step > begun.step
+    if under_way and (averages is None) != (into.average is None):
+        has = "no moving average" if averages is None else "a moving average"
+        raise _unlike(f"it has {has} of the weights, and here there is average={into.average}")
+    if averages is not None:
+        _check_tensors("averages", averages, into.model)
+
+
+def _check_tensors(what: str, tensors: Mapping[str, Any], module: nn.Module) -> None:
+    """Raise a CheckpointError for tensors by name that are not those of the module."""
+    now = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    if odd := sorted(now.keys() ^ tensors.keys()):
+        raise _unlike(f"its {what} and the model differ in {listed(odd, most=4)}")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.shape != now[name].shape:
+            size = list(tensor.shape) if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
+            raise _unlike(f"its {what} have {name} of {size}, and here it is {list(now[name].shape)}")
+
+
+def _made(kind: type[Made], values: Mapping[str, Any], name: str) -> Made:
+    """A dataclass from its fields; those that an earlier version did not have are as by default."""
+    known = MEANS if kind is RunningMeans else [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    if unknown := [key for key in values if key not in known]:
+        raise _unlike(f"its {name} has {listed(map(str, unknown))}, which this version of onecycle does not know")
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, dict if key in ("sums", "weights") else int | float):
+            raise _unlike(f"its {name} has {key}={value!r}")
+    return kind(**copy.deepcopy(dict(values)))
+
+
+def _unlike(what: str) -> CheckpointError:
+    return CheckpointError(f"this state cannot be loaded here: {what}. {MEND}")
