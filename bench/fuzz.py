@@ -1,8 +1,9 @@
 """Trainings drawn at random, held against plain torch: equal to rounding, or refused before the first update.
 
-    python bench/fuzz.py [--cases 10000] [--seed 0] [--stop]
+    python bench/fuzz.py [--cases 10000] [--seed 0] [--stop] [--refusals] [--mutants]
 
 Each case is a script of a dozen lines (tests/fuzz_cases.py); of a fault the simplest script that shows it is printed.
+With --mutants, faults are planted into the library one by one (tests/fuzz_mutants.py): how many of the cases show each?
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import torch
 from fuzz_cases import draw
+from fuzz_mutants import MUTANTS, cases_that_show
 from fuzzing import run, simplest
 
 SHOWN = 3
@@ -28,8 +30,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first case; the others follow")
     parser.add_argument("--stop", action="store_true", help="stop at the first fault")
     parser.add_argument("--refusals", action="store_true", help="say what is refused though torch trains it")
+    parser.add_argument("--mutants", action="store_true", help="plant faults, and count the cases that show them")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.mutants:
+        return mutants(options.seed, options.cases)
     counts: Counter[str] = Counter()
     refusals: dict[str, list[int]] = {}
     for number, seed in enumerate(range(options.seed, options.seed + options.cases), 1):
@@ -50,6 +55,18 @@ def main() -> int:
         for message, seeds in sorted(refusals.items(), key=lambda item: -len(item[1])):
             print(len(seeds), seeds[:4], message)
     return int(any(kind.startswith("fault") for kind in counts))
+
+
+def mutants(seed: int, cases: int) -> int:
+    equal = [case for case in map(draw, range(seed, seed + cases)) if run(case).kind.startswith("equal")]
+    unseen = 0
+    print(f"of {len(equal)} cases that are equal, each fault is shown by")
+    for name, plant in MUTANTS.items():
+        shown = cases_that_show(plant, equal)
+        unseen += not shown
+        print(f"{len(shown):6} {name}", f"(seed {shown[0].seed})" if shown else "", flush=True)
+    print(f"{len(MUTANTS) - unseen} of {len(MUTANTS)} faults are shown")
+    return int(unseen > 0)
 
 
 if __name__ == "__main__":

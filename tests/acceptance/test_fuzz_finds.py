@@ -19,8 +19,8 @@ LABELS = torch.arange(24) % 3
 IMAGES = torch.randn(24, 2, 6, 6, generator=G)
 
 
-def learner(model, data, **options):
-    return Learner(model, data, **{"batch_size": 8, "optimizer": torch.optim.SGD, "verbose": False, **options})
+def learner(model, data, valid=None, **options):
+    return Learner(model, data, valid, **{"batch_size": 8, "optimizer": torch.optim.SGD, "verbose": False, **options})
 
 
 def net(outputs: int = 3) -> nn.Module:
@@ -237,3 +237,30 @@ def test_metrics_beside_a_loss_of_ones_own_are_tried_first():
     learn = learner(Two(5, 3), dicts, loss=loss, metrics=[])
     learn.fit(1, lr_max=0.1)
     assert learn.evaluate(dicts).keys() == {"loss"}
+
+
+# Validation data
+
+
+@pytest.mark.parametrize(
+    ("valid", "words"),
+    [
+        ((X[:, :4], LABELS), "validation data: the loss cannot be measured on .*4 and 5x3"),
+        (listed(X.double(), LABELS, 8), "validation data: .*float64"),
+        ((X, LABELS[:, None]), r"validation data: .*give targets.squeeze"),
+        ((X, LABELS.float()), "validation data: .*give targets.long"),
+        (iter(listed(X, LABELS, 8)), "can be gone through only once: give list"),
+    ],
+    ids=["columns", "type", "shape of targets", "type of targets", "iterator"],
+)
+def test_validation_data_that_do_not_fit_are_refused_before_the_first_update(valid, words):
+    with pytest.raises(DataError, match=words):
+        learner(net(), (X, LABELS), valid)
+
+
+@pytest.mark.parametrize("inputs", [X, X.double().numpy()])
+def test_validation_inputs_in_memory_become_of_the_models_type(inputs):
+    learn = learner(net(), (inputs, LABELS), (X.double(), LABELS))
+    expected = F.cross_entropy(learn.model(X), LABELS).item()
+    assert learn.evaluate()["loss"] == pytest.approx(expected, rel=1e-5)
+    assert "inputs: float64 becomes float32, the model's type" in learn.notes

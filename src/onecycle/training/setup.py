@@ -14,6 +14,7 @@ from ..data.batches import (
     BATCH_SIZE,
     Batches,
     BatchSettings,
+    OneShotBatches,
     first_batch,
     fitting_batch_size,
     left_out,
@@ -23,7 +24,7 @@ from ..data.batches import (
 from ..data.hub import hub_kind, named_splits
 from ..data.splits import Data
 from ..data.standardise import InputTransform, scale_of, scaling_note
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..models.tabular import TableFront
 from ..text import count
 from . import balance, norms, probe
@@ -77,7 +78,7 @@ class TrainingSetup:
         )  # fmt: skip
         self.batching, notes = settings.with_transforms(train, statistics, augment)
         self._note(*notes)
-        self._scale_inputs(train, loss)
+        self._scale_inputs(train, valid, loss)
         self.train = self.batching.batches(train, training=True)
         if given is None and samples and settings.batch_size < BATCH_SIZE:
             self._note(f"batch_size {settings.batch_size}, for {count(samples, 'training sample')}")
@@ -87,8 +88,13 @@ class TrainingSetup:
                 "batches are of one size"
             )
         self.valid = None if valid is None else self.batching.batches(valid, training=False)
+        if isinstance(getattr(self.valid, "batches", self.valid), OneShotBatches):
+            raise DataError(
+                f"validation data are read again and again, and {type(valid).__name__} can be gone through only once: "
+                "give list(valid), or an iterable that begins anew"
+            )
 
-    def _scale_inputs(self, train: Any, loss: Any) -> None:
+    def _scale_inputs(self, train: Any, valid: Any, loss: Any) -> None:
         """Bring inputs that lie in memory to the model's type, where it takes no other, and to standard units."""
         inputs, targets = in_memory(train)
         if inputs is None or self.batching.normalise is not None:
@@ -104,9 +110,11 @@ class TrainingSetup:
             scale, which = measured
             how = "evaluate and predict do it too, while model(x) by itself takes standardised inputs"
             self._note(scaling_note(which, how))
-        if dtype != inputs.dtype:
-            self._note(f"inputs: {str(inputs.dtype)[6:]} becomes {str(dtype)[6:]}, the model's type")
-        if scale is not None or dtype != inputs.dtype:
+        held_out = None if valid is None else in_memory(valid)[0]
+        other = next((x.dtype for x in (inputs, held_out) if x is not None and x.dtype != dtype), dtype)
+        if other != dtype:
+            self._note(f"inputs: {str(other)[6:]} becomes {str(dtype)[6:]}, the model's type")
+        if scale is not None or other != dtype:
             transform = InputTransform(dtype, scale)
             self.batching = replace(self.batching, normalise=transform, augment=transform)
 
@@ -143,6 +151,7 @@ class TrainingSetup:
         if isinstance(task, tasks.Supervised) or probe.is_unfinished(self.model):
             batch = probe.few(self.runtime.move(first_batch(self.train)))
             self.measured = probe.check(self.model, task, batch, self.runtime)
+            self._check_validation(task)
         elif self.valid is not None or isinstance(task, tasks.MeasuredLoss):
             batch = first_batch(self.train if self.valid is None else self.valid)
             self.measured = probe.check(self.model, task, self.runtime.move(batch), self.runtime)
@@ -150,6 +159,16 @@ class TrainingSetup:
         if one is not None:
             probe.check_single(self.model, task, self.runtime.move(one), self.runtime)
         return task
+
+    def _check_validation(self, task: Loss) -> None:
+        """Try a few validation samples, rather than at the end of the first epoch."""
+        if self.valid is None or not isinstance(task, tasks.Supervised):
+            return
+        batch = probe.few(self.runtime.move(first_batch(self.valid)))
+        try:
+            probe.check(self.model, task.counting(), batch, self.runtime)
+        except DataError as error:
+            raise DataError(f"validation data: {error}") from error
 
     def lay_out(self, task: Loss) -> Runtime:
         """The runtime with convolutions in channels_last, where the model and its loss can be trained so."""
