@@ -75,5 +75,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'did you mean resnet56? Known: mlp, resnet56'
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    lower = {one.lower(): one for one in known}
+    near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)]
     return (f"did you mean {near[0]}? " if near else "") + "Known: " + ", ".join(known)

@@ -13,6 +13,7 @@ from typing import Any
 from ..checks import number, one_of, share, whole
 from ..errors import ConfigError, DataError, did_you_mean
 from ..text import listed
+from .csv_files import is_table_file
 from .encoded import Decoding
 from .images import FITS
 from .splits import (
@@ -36,7 +37,6 @@ from .tables import (
     column_name,
     encoded_table,
     is_frame,
-    is_table_file,
     read_table,
     read_text_folder,
     table_splits,

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..text import count, listed
+from .table_cells import ALL_KEPT, Notation, dates_of, numbers_of
 
 FEW = 10  # different whole numbers that are categories too
-ALL_KEPT, RARE = 20, 3  # of a category of more values than that, those in fewer rows share the code of unknown ones
+RARE = 3  # of a category of more than `ALL_KEPT` values, those in fewer rows share the code of unknown ones
 BINS = 16
 LONG_TEXT = 40  # characters on average from which on words that differ are texts
-PARSED = 0.95  # of the words of a column: so many are numbers, and it is one of numbers
 PARTS = {"year": "year", "month": "month", "weekday": "day_of_week", "hour": "hour"}  # of a date, by pyarrow's name
 BOOLEANS = (("true", "1"), ("false", "0"), ("1", "true"), ("0", "false"))  # as files say it, and as training rows did
 UNKNOWN, MISSING = 0, 1  # the codes of what was not in the training rows, and of what is not there
@@ -35,7 +35,7 @@ class NumberColumn:
             more than half of them are one value.
         flag: whether a flag says which are missing: some were in the training rows.
         edges: quantiles of the result, rising.
-        words: whether words that are no numbers were among those of the training rows: they count as missing.
+        words: whether words that are no numbers were among those of the training table: they count as missing.
     """
 
     name: str
@@ -84,33 +84,46 @@ class CategoryColumn:
 class TableColumns:
     """What a table's columns become, learned from its training rows alone.
 
-    A row is float32 [numbers, flags of the missing ones, codes of the categories].
+    A row is float32 [numbers, flags of the missing ones, codes of the categories]. Of the dates `day_first` 3/4/2021 is
+    in April.
     """
 
     target: str
     numbers: tuple[NumberColumn, ...]
     categories: tuple[CategoryColumn, ...]
+    day_first: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, table: Any, target: str, leave_out: Sequence[str] = ()) -> tuple[Self, tuple[str, ...]]:
-        """The columns of a pyarrow table of training rows, and notes that say what was done with them."""
+    def fit(
+        cls,
+        table: Any,
+        target: str,
+        leave_out: Sequence[str] = (),
+        notations: Mapping[str, Notation] | None = None,
+    ) -> tuple[Self, tuple[str, ...]]:
+        """The columns of a pyarrow table of training rows, and notes that say what was done with them.
+
+        `notations` say what was decided of columns that were words, see `table_cells.typed`.
+        """
+        notations = notations or {}
         numbers: list[NumberColumn] = []
         categories: list[CategoryColumn] = []
         dropped: dict[str, str] = dict.fromkeys(leave_out, "as asked")
-        notes: list[str] = []
         for name in table.column_names:
             if name == target or name in leave_out:
                 continue
             found = _fit_column(name, table[name])
-            numbers += found.numbers
+            lenient = name in notations and notations[name].lenient
+            numbers += (replace(column, words=lenient) for column in found.numbers)
             categories += found.categories
-            notes += found.notes
             if found.why_not:
                 dropped[name] = found.why_not
-        columns = cls(target, tuple(numbers), tuple(categories))
+        used = {column.name for column in numbers if column.part}
+        day_first = tuple(name for name in table.column_names if name in used and notations.get(name, _ISO).day_first)
+        columns = cls(target, tuple(numbers), tuple(categories), day_first)
         if not (numbers or categories):
             raise DataError(f"No column is left to learn from beside {target}: {_reasons(dropped)}.")
-        return columns, (*_summary(columns, table, dropped), *notes)
+        return columns, tuple(_summary(columns, table, dropped))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,9 +131,13 @@ class TableColumns:
         return tuple(dict.fromkeys(column.name for column in (*self.numbers, *self.categories)))
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """Those that hold words, though they may look like numbers."""
-        return tuple(dict.fromkeys(column.name for column in self.categories if column.words))
+    def notations(self) -> dict[str, Notation]:
+        """What the words of each column stand for in a file, or in a frame."""
+        kinds = {column.name: Notation("words" if column.words else "truths") for column in self.categories}
+        kinds |= {column.name: Notation("numbers", lenient=column.words) for column in self.numbers}
+        dates = {column.name: column.words for column in self.numbers if column.part}
+        dates |= {column.name: dates.get(column.name, False) for column in self.categories if column.part}
+        return kinds | {name: Notation("dates", name in self.day_first, lenient) for name, lenient in dates.items()}
 
     @property
     def flags(self) -> int:
@@ -170,6 +187,7 @@ class TableColumns:
             values["target"],
             tuple(NumberColumn(**{**each, "edges": tuple(each["edges"])}) for each in values["numbers"]),
             tuple(CategoryColumn(**{**each, "values": tuple(each["values"])}) for each in values["categories"]),
+            tuple(values.get("day_first", ())),
         )
 
 
@@ -180,6 +198,9 @@ def compute() -> Any:
     return pyarrow.compute
 
 
+_ISO = Notation("dates")
+
+
 # What one column becomes
 
 
@@ -188,7 +209,6 @@ class _Fitted:
     numbers: tuple[NumberColumn, ...] = ()
     categories: tuple[CategoryColumn, ...] = ()
     why_not: str = ""
-    notes: tuple[str, ...] = ()
 
 
 def _fit_column(name: str, column: Any) -> _Fitted:
@@ -231,12 +251,12 @@ def plain_column(column: Any) -> Any:
         column = pc.utf8_trim_whitespace(column)
         return pc.if_else(pc.equal(column, ""), None, column)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
-        column = column.cast(pa.float64(), safe=False)
+        column = pc.add(column.cast(pa.float64(), safe=False), 0.0)  # which makes -0 the same as 0
         return pc.if_else(pc.is_nan(column), None, column)
     return column
 
 
-def _fit_numbers(name: str, column: Any, notes: tuple[str, ...] = ()) -> _Fitted:
+def _fit_numbers(name: str, column: Any) -> _Fitted:
     import pyarrow as pa
 
     values = _numbers(column, "", name, "the training rows")
@@ -249,7 +269,7 @@ def _fit_numbers(name: str, column: Any, notes: tuple[str, ...] = ()) -> _Fitted
         return _Fitted(why_not="it numbers the rows")
     few = whole and len(different) <= FEW and len(known) >= FEW * len(different)
     category = _fit_category(name, pa.array(known), words=False).categories if few else ()
-    return _Fitted((replace(_number(name, "", values), words=bool(notes)),), category, notes=notes)
+    return _Fitted((_number(name, "", values),), category)
 
 
 def _names_rows(name: str) -> bool:
@@ -270,12 +290,7 @@ def _number(name: str, part: str, values: np.ndarray) -> NumberColumn:
 def _fit_words(name: str, column: Any) -> _Fitted:
     pc = compute()
     known = column.drop_null()
-    numbers = _parsed(known)
-    strange = int(np.isnan(numbers).sum())
     different, rows = pc.count_distinct(known).as_py(), len(known)
-    if strange <= (1 - PARSED) * rows and different > ALL_KEPT:
-        note = f"{name}: no number in {count(strange, 'cell')} of {rows:,}, taken as missing" if strange else ""
-        return _fit_numbers(name, _parsed_column(column), (note,) if note else ())
     if different > max(ALL_KEPT, rows / 2):
         length = pc.mean(pc.utf8_length(known)).as_py()
         what = f"{different:,} different words"
@@ -357,21 +372,24 @@ def _words(column: Any, part: str, place: str) -> Any:
 def _dates(column: Any, name: str, place: str) -> Any:
     import pyarrow as pa
 
+    pc = compute()
     if pa.types.is_timestamp(column.type):
         return column
-    try:
-        return column.cast(pa.timestamp("s"))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"Column {name} holds dates in the training rows, and in {place} it does not: {error}"
-        ) from error
+    if pa.types.is_null(column.type):
+        return column.cast(pa.timestamp("us"))
+    made = dates_of(column) if pa.types.is_string(column.type) else None
+    if made is None or made.null_count > column.null_count:
+        strange = [] if made is None else column.filter(pc.and_(made.is_null(), column.is_valid())).to_pylist()
+        what = f"{column.type} values" if made is None else f"words that are none, such as {strange[0]!r}"
+        raise DataError(f"Column {name} holds dates in the training rows, and {what} in {place}. Mend these cells.")
+    return made
 
 
 def _parsed_column(column: Any, strictly_of: str = "") -> Any:
     """Words as numbers, null where they are none; with `strictly_of`, a DataError about those."""
     import pyarrow as pa
 
-    values = _parsed(column)
+    values = numbers_of(column)
     strange = np.isnan(values) & ~column.is_null().to_numpy(zero_copy_only=False)
     if strictly_of and strange.any():
         first, n = int(strange.argmax()), int(strange.sum())
@@ -380,21 +398,6 @@ def _parsed_column(column: Any, strictly_of: str = "") -> Any:
             f"first in row {first + 1}: {column[first].as_py()!r}. The training rows have numbers there."
         )
     return pa.array(values, from_pandas=True)
-
-
-def _parsed(column: Any) -> np.ndarray:
-    """Float64 [n] of words such as 12, 1,234.5, $5 and 30%; NaN where they are no numbers."""
-
-    def number(word: str | None) -> float:
-        try:
-            value = float(re.sub(r"(?<=\d),(?=\d{3}\b)|[$€£%\s_]", "", word or ""))
-        except ValueError:
-            return np.nan
-        return value if np.isfinite(value) else np.nan
-
-    words = column.dictionary_encode(null_encoding="encode")
-    numbers = np.array([number(word) for word in words.dictionary.to_pylist()], np.float64)
-    return numbers[words.indices.to_numpy(zero_copy_only=False)] if len(words) else np.empty(0)
 
 
 # What is said

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,16 @@ from torch import Tensor
 from ..checks import is_whole, one_of
 from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed, number
+from .csv_files import read_cells
 from .splits import Encoded, RawData, Split, Stream
+from .table_cells import Notation, Typed, numbers_of, typed
 from .table_columns import TableColumns, plain_column
 from .text_folders import TextFolder, read_texts
 from .text_tokens import TextTokens, text_column
 
-SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 TASKS = ("classification", "regression")
+STRANGE = 0.5  # of the words of a column in a further table: so many may be no numbers, where those of the first are
 CLASSES = 20  # whole numbers of at most so many values are classes
-NULLS = ("", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None")
 LEAK = 100  # rows from which on a column that gives the class away is worth a note
 
 
@@ -54,11 +54,6 @@ def column_name(name: Any) -> Any:
     return str(name) if is_whole(name, least=0) else name
 
 
-def is_table_file(path: Path) -> bool:
-    """Whether the name of a file is that of comma- or tab-separated values."""
-    return path.name.lower().endswith(SUFFIXES)
-
-
 def is_frame(data: Any) -> bool:
     """Whether `data` is a table in memory: of pandas, polars, pyarrow, or a `datasets.Dataset` that holds no images."""
     return hasattr(data, "__arrow_c_stream__") or (hasattr(data, "columns") and hasattr(data, "iloc"))
@@ -66,7 +61,10 @@ def is_frame(data: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class TableSplits:
-    """The tables of the splits, and what is to be predicted in them; `classes` is None for a regression."""
+    """The tables of the splits, and what is to be predicted in them; `classes` is None for a regression.
+
+    `notations` say what the words of each column stand for.
+    """
 
     tables: dict[str, Any]
     target: str
@@ -74,6 +72,7 @@ class TableSplits:
     classes: tuple[str, ...] | None
     origin: str
     notes: tuple[str, ...]
+    notations: Mapping[str, Notation]
 
 
 def read_table(data: Any, options: TableOptions) -> RawData:
@@ -91,16 +90,16 @@ def table_splits(data: Any, options: TableOptions) -> TableSplits:
     Raises:
         DataError: no such target, or files that cannot be used.
     """
-    given = {"train": data, "valid": options.valid, "test": options.test}
-    notes: list[str] = []
-    tables: dict[str, Any] = {}
-    words: tuple[str, ...] = ()
-    for split, source in given.items():
+    exact = () if options.target is None else (options.target,)
+    train = as_table(data, exact=exact)
+    tables, notes, notations = {"train": train.table}, [*train.notes], train.notations
+    for split, source in {"valid": options.valid, "test": options.test}.items():
         if source is not None:
-            tables[split], said = as_table(source, words)
-            notes += said
-            words = words or _words_of(tables[split])
-    return _with_targets(tables, options, str(data) if isinstance(data, str | Path) else "Python", notes)
+            further = as_table(source, notations, place=split, allow=STRANGE)
+            tables[split], notations = further.table, further.notations
+            notes += (note for note in further.notes if note not in notes)
+    origin = str(data) if isinstance(data, str | Path) else "Python"
+    return _with_targets(tables, options, origin, notes, notations)
 
 
 def read_text_folder(root: Path, folder: TextFolder) -> RawData:
@@ -113,10 +112,16 @@ def read_text_folder(root: Path, folder: TextFolder) -> RawData:
         names = [name for name, one in classes.items() for _ in one]
         tables[split] = pa.table({"text": pa.array(read_texts(paths), pa.string()), "class": names})
     options = TableOptions("class", text_column="text")
-    return encoded_table(_with_targets(tables, options, str(root), [*folder.notes]), options)
+    return encoded_table(_with_targets(tables, options, str(root), [*folder.notes], {}), options)
 
 
-def _with_targets(tables: dict[str, Any], options: TableOptions, origin: str, notes: list[str]) -> TableSplits:
+def _with_targets(
+    tables: dict[str, Any],
+    options: TableOptions,
+    origin: str,
+    notes: list[str],
+    notations: Mapping[str, Notation],
+) -> TableSplits:
     target = _target(tables, options.target, origin)
     for name in options.leave_out:
         if name not in tables["train"].column_names or name == target:
@@ -125,7 +130,7 @@ def _with_targets(tables: dict[str, Any], options: TableOptions, origin: str, no
         tables[split], said = _with_target(table, target, split)
         notes += said
     targets, classes, said = _targets({split: table[target] for split, table in tables.items()}, options.task)
-    return TableSplits(tables, target, targets, classes, origin, (*notes, said))
+    return TableSplits(tables, target, targets, classes, origin, (*notes, said), notations)
 
 
 def encoded_table(given: TableSplits, options: TableOptions) -> RawData:
@@ -139,7 +144,7 @@ def encoded_table(given: TableSplits, options: TableOptions) -> RawData:
     def encode(parts: Mapping[str, Split | Stream]) -> Encoded:
         chosen = {split: _rows(tables, part) for split, part in parts.items()}
         columns, more = (
-            TableColumns.fit(chosen["train"], target, options.leave_out)
+            TableColumns.fit(chosen["train"], target, options.leave_out, given.notations)
             if column is None
             else TextTokens.fit(chosen["train"], target, column)
         )
@@ -158,119 +163,71 @@ def encoded_table(given: TableSplits, options: TableOptions) -> RawData:
 # Files and frames
 
 
-def as_table(source: Any, words: Sequence[str] = ()) -> tuple[Any, list[str]]:
-    """A pyarrow table of a file or a frame, and notes; the columns `words` are read as words, whatever they look like.
+def as_table(
+    source: Any,
+    known: Mapping[str, Notation] | None = None,
+    *,
+    place: str = "",
+    allow: float = 0.0,
+    exact: Sequence[str] = (),
+) -> Typed:
+    """The pyarrow table of a file or a frame, its columns of words read as `table_cells.typed` says.
 
     Raises:
         DataError: what cannot be read.
     """
     import pyarrow as pa
 
-    if isinstance(source, pa.Table):
-        return source, []
+    separator, notes = None, ()
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         if not path.is_file():
             raise DataError(f"{path} does not exist, or is no file. Give a .csv, .tsv or .parquet file.")
-        table, notes = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, words)
+        if path.suffix.lower() == ".parquet":
+            table = _read_parquet(path)
+        else:
+            cells = read_cells(path)
+            table, separator, notes = cells.table, cells.separator, cells.notes
         if table.num_rows == 0:
             raise DataError(f"{path} has no rows below its header. Give a table with rows.")
-        return table, notes
+    else:
+        table = _of_frame(source)
+    names = table.column_names
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(f"The table has several columns called {listed(map(repr, twice))}. Give each its own name.")
     try:
-        if hasattr(source, "iloc"):  # pandas, whose index is no column
-            return pa.Table.from_pandas(source, preserve_index=False), []
-        return pa.table(source), []
+        made = typed(table, known, separator=separator, place=place, allow=allow, exact=exact)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"The table has values that cannot be read: {error}. Give each column values of one kind."
+        ) from error
+    return Typed(made.table, made.notations, (*notes, *made.notes))
+
+
+def _of_frame(frame: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        if isinstance(frame, pa.Table):
+            return frame
+        if hasattr(frame, "iloc"):  # pandas, whose index is no column
+            return pa.Table.from_pandas(frame, preserve_index=False)
+        return pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(
-            f"This {type(source).__name__} cannot be read as a table: {error}. Give each column values of one kind."
+            f"This {type(frame).__name__} cannot be read as a table: {error}. Give each column values of one kind."
         ) from error
 
 
-def _read_parquet(path: Path) -> tuple[Any, list[str]]:
+def _read_parquet(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path), []
+        return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a Parquet file that can be read: {error}. Fetch it again.") from error
-
-
-def _read_csv(path: Path, words: Sequence[str], encoding: str = "utf-8") -> tuple[Any, list[str]]:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    dialect = _dialect(path, encoding)
-    read = csv.ReadOptions(block_size=min(2**31 - 1, max(2**20, 2 * path.stat().st_size)), encoding=encoding)
-    parse = csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True)
-    convert = csv.ConvertOptions(
-        column_types=dict.fromkeys(words, pa.string()),
-        null_values=NULLS,
-        strings_can_be_null=True,
-        decimal_point=dialect.decimal_point,
-        timestamp_parsers=[csv.ISO8601, "%Y/%m/%d", "%d.%m.%Y"],
-    )
-    try:
-        table = csv.read_csv(path, read, parse, convert)
-        names = table.column_names
-    except UnicodeDecodeError:
-        return _read_latin(path, words, encoding)
-    except (pa.ArrowException, OSError) as error:
-        if "Empty CSV" in str(error):
-            raise DataError(f"{path} has no rows below its header. Give a table with rows.") from error
-        raise DataError(
-            f"{path} cannot be read as a table: {error}. Mend this line, or save the file again."
-        ) from error
-    if any(pa.types.is_binary(column.type) for column in table.columns):
-        return _read_latin(path, words, encoding)
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"{path} has several columns called {listed(twice)}. Give each its own name.")
-    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in names):
-        raise DataError(f"{path} has numbers in its first line: {listed(names)}. Put the names of its columns there.")
-    return table, dialect.notes
-
-
-def _read_latin(path: Path, words: Sequence[str], encoding: str) -> tuple[Any, list[str]]:
-    if encoding != "utf-8":
-        raise DataError(f"{path} is not text that can be read. Save it as UTF-8.")
-    table, notes = _read_csv(path, words, "latin-1")
-    return table, [f"{path.name} is not UTF-8: read as Latin-1", *notes]
-
-
-@dataclass(frozen=True)
-class _Dialect:
-    delimiter: str
-    decimal_point: str
-
-    @property
-    def notes(self) -> list[str]:
-        usual = self.delimiter in ",\t"
-        comma = " and a comma in decimal numbers" if self.decimal_point == "," else ""
-        return [] if usual else [f"columns are separated by {self.delimiter!r}{comma}"]
-
-
-def _dialect(path: Path, encoding: str) -> _Dialect:
-    """What separates the columns, by the first lines: the candidate that the header has most of."""
-    import pyarrow as pa
-
-    try:
-        with pa.input_stream(str(path), compression="detect") as stream:
-            lines = stream.read(2**16).decode(encoding, "replace").splitlines()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    if not lines or not lines[0].strip():
-        raise DataError(f"{path} has nothing in its first line. Put the names of its columns there.")
-    header = re.sub(r'"[^"]*"', "", lines[0])
-    delimiter = max(",;\t|", key=header.count)
-    comma = delimiter == ";" and any(re.search(r"(^|;)-?\d+,\d+(;|$)", line) for line in lines[1:])
-    return _Dialect(delimiter, "," if comma else ".")
-
-
-def _words_of(table: Any) -> tuple[str, ...]:
-    import pyarrow as pa
-
-    return tuple(field.name for field in table.schema if pa.types.is_string(field.type))
 
 
 # The target
@@ -298,12 +255,20 @@ def _with_target(table: Any, target: str, split: str) -> tuple[Any, list[str]]:
     import pyarrow as pa
 
     if target not in table.column_names:
-        raise DataError(f"The {split} table has no column {target!r}, to measure by. {_columns_of(table)}")
+        raise DataError(
+            f"The {split} table has no column {target!r}, so it cannot be measured on. Leave it out, and let the run "
+            f"predict it: onecycle predict RUN FILE. {_columns_of(table)}"
+        )
     column = plain_column(table[target])
     table = table.set_column(table.column_names.index(target), target, pa.chunked_array([column]))
     if column.null_count == 0:
         return table, []
     left = table.filter(column.is_valid())
+    if left.num_rows == 0:
+        raise DataError(
+            f"The {split} table has no value of {target!r} in any of its {len(column):,} rows. "
+            + ("Give one that has." if split == "train" else "Leave it out: onecycle predict RUN FILE predicts it.")
+        )
     return left, [f"{split}: left out {count(column.null_count, 'row')} of {len(column):,} without a value of {target}"]
 
 
@@ -317,12 +282,30 @@ def _targets(columns: Mapping[str, Any], task: str | None) -> tuple[dict[str, Te
     if len({str(kind) for kind in kinds.values()}) > 1:
         raise DataError(f"{name} has values of several kinds: {', '.join(f'{k} in {s}' for s, k in kinds.items())}.")
     kind = kinds["train"]
+    if pa.types.is_string(kind) and (task == "regression" or (task is None and _are_numbers(columns))):
+        columns = {split: pa.array(numbers_of(column)) for split, column in columns.items()}
+        if any(np.isnan(column.to_numpy()).any() for column in columns.values()):
+            raise DataError(f"{name} holds words, and a regression needs numbers. Give task='classification', or none.")
+        kind = pa.float64()
     if pa.types.is_floating(kind):
         return _number_targets({split: column.to_numpy() for split, column in columns.items()}, task)
     if task == "regression" or not (pa.types.is_string(kind) or pa.types.is_boolean(kind)):
         raise DataError(f"{name} holds {kind} values. A regression needs numbers; classes are words or whole numbers.")
     words = {split: column.cast(pa.string()).to_pylist() for split, column in columns.items()}
-    return _class_targets(words, sorted({word for each in words.values() for word in each}), "words")
+    return _class_targets(words, _sorted({word for each in words.values() for word in each}), "words")
+
+
+def _are_numbers(columns: Mapping[str, Any]) -> bool:
+    """Whether words are numbers, too many for classes, and no codes with zeros in front."""
+    words = {word for column in columns.values() for word in column.unique().to_pylist()}
+    codes = any(word[:1] == "0" and word[1:2].isdigit() for word in words)
+    return len(words) > CLASSES and not codes and not any(np.isnan(numbers_of(c)).any() for c in columns.values())
+
+
+def _sorted(words: Set[str]) -> list[str]:
+    """Words by letter; whole numbers by size."""
+    whole = all(word.removeprefix("-").isdecimal() and word.isascii() for word in words)
+    return sorted(words, key=(lambda word: (int(word), word)) if whole else None)
 
 
 def _number_targets(
@@ -332,6 +315,8 @@ def _number_targets(
     if not np.isfinite(known).all():
         raise DataError(f"the target has {int((~np.isfinite(known)).sum())} infinite values. Remove these rows.")
     different = np.unique(known)
+    if len(np.unique(columns["train"])) == 1:
+        raise DataError(f"the target is {number(known[0])} in all {len(known):,} rows: there is nothing to be learned.")
     whole = bool((different == np.floor(different)).all())
     few = whole and len(different) <= min(CLASSES, max(2, len(known) // 10))
     if task == "classification" and not whole:
@@ -425,7 +410,7 @@ def _rows_of(file: Path, columns: TableColumns | TextTokens) -> Any:
 
     if isinstance(columns, TextTokens) and file.suffix.lower() == ".txt" and file.is_file():
         return pa.table({columns.column: read_texts([file])})
-    return as_table(file, columns.words)[0]
+    return as_table(file, columns.notations, place=str(file)).table
 
 
 def columns_of(known: Mapping[str, Any]) -> TableColumns | TextTokens | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import DataError, MissingDependency
 from ..text import count, listed
+from .table_cells import Notation
 from .table_columns import LONG_TEXT, compute, plain_column
 
 VOCABULARY = 8000
@@ -63,7 +64,10 @@ class TextTokens:
         """The columns of the table that are used."""
         return (self.column,)
 
-    words = names
+    @property
+    def notations(self) -> dict[str, Notation]:
+        """What is said of the columns in a file: that they hold words."""
+        return {self.column: Notation("words")}
 
     @property
     def vocabulary(self) -> int:

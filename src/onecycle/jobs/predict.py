@@ -74,7 +74,7 @@ class TrainedModel:
             paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
             return torch.cat([outputs for _, outputs in self.of_files(paths)])
         if self.columns is not None and is_frame(inputs):
-            inputs = self.columns.encode(as_table(inputs, self.columns.words)[0], "the table")
+            inputs = self.columns.encode(as_table(inputs, self.columns.notations).table, "the table")
         return self._predicted(inputs)
 
     def of_files(

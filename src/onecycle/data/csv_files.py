@@ -1,0 +1,159 @@
+"""Files of separated values as tables of words: their encoding, their separator, their header."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..text import listed
+
+SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+SEPARATORS = ",;\t|"
+LOOKED_AT = 50  # rows that tell what separates the columns
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # which begins as that of UTF-16 does
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # at the beginning of a file, which name its encoding
+NAMES = {"utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "cp1252": "Windows-1252", "latin-1": "Latin-1"}
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A table of a file whose cells are all words, what separates its columns, and notes on how it was read."""
+
+    table: Any
+    separator: str
+    notes: tuple[str, ...]
+
+
+def is_table_file(path: Path) -> bool:
+    """Whether the name of a file is that of comma- or tab-separated values."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def read_cells(path: Path) -> Cells:
+    """The cells of a file of separated values, which has the names of its columns in the first line.
+
+    Raises:
+        DataError: a file that is no text, rows of several lengths, a quote that is not closed, or a header that cannot
+            be used.
+    """
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    text, encoding = _decoded(path)
+    announced = re.match(r'"?sep=(.)"?\r?\n', text)  # as Excel writes and reads it
+    text = text[announced.end() :] if announced else text
+    if not text.partition("\n")[0].strip():
+        raise DataError(f"{path} has nothing in its first line. Put the names of its columns there.")
+    separator = announced[1] if announced else separator_of(text)
+    raw = text.encode()
+    read = arrow_csv.ReadOptions(
+        autogenerate_column_names=True, block_size=min(2**31 - 1, max(2**20, 2 * len(raw))), encoding="utf-8"
+    )
+    parse = arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    width = len(_records(text, separator, 1)[0])
+    convert = arrow_csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(width + 1)})
+    try:
+        table = arrow_csv.read_csv(pa.BufferReader(raw), read, parse, convert)
+    except (pa.ArrowException, OSError) as error:
+        if "Empty CSV" in str(error):
+            raise DataError(f"{path} has no rows below its header. Give a table with rows.") from error
+        raise DataError(
+            f"{path} cannot be read as a table: {error}. Its columns seem to be separated by {separator!r}. Mend this "
+            "line, or save the file again."
+        ) from error
+    header, table = [str(column[0].as_py()).strip() for column in table.columns], table.slice(1)
+    kept = [i for i, name in enumerate(header) if name or any(map(str.strip, table.column(i).to_pylist()))]
+    header, table = [header[i] for i in kept], table.select(kept)  # spreadsheets end with empty columns
+    _check_header(path, header, table)
+    _check_quotes(path, table, text)
+    notes = [f"{path.name} is not UTF-8: read as {NAMES[encoding]}"] if encoding in NAMES else []
+    notes += [f"columns are separated by {separator!r}"] if separator not in ",\t" else []
+    return Cells(table.rename_columns(header), separator, tuple(notes))
+
+
+def separator_of(text: str) -> str:
+    r"""What separates the columns, by the first rows: what makes all of them equally long, and then the longest.
+
+    >>> separator_of("name;size, in cm\nash;1,5\n"), separator_of("a\tb\n1,5\t2\n"), separator_of("one\n1\n")
+    (';', '\t', ',')
+    """
+
+    records = {separator: _records(text, separator, LOOKED_AT) for separator in SEPARATORS}
+    lengths = {separator: [len(record) for record in each if record] for separator, each in records.items()}
+    alike = {separator: each[0] for separator, each in lengths.items() if len(set(each)) == 1 and each[0] > 1}
+    if alike:  # a comma may be within numbers and words too
+        return max(alike, key=lambda separator: (alike[separator], separator != ","))
+    return max(SEPARATORS, key=lambda separator: len(records[separator][0]))
+
+
+def _records(text: str, separator: str, most: int) -> list[list[str]]:
+    """The first records that are whole."""
+    head = text[: 2**18]
+    reader = csv.reader(io.StringIO(head, newline=""), delimiter=separator)
+    records = []
+    try:
+        for record in reader:
+            records.append(record)
+            if len(records) > most:
+                break
+    except csv.Error:
+        pass  # a cell that is too long for it
+    cut = len(records) > 1 and (len(head) < len(text) or len(records) > most)
+    return (records[:-1] if cut else records) or [[""]]
+
+
+def _decoded(path: Path) -> tuple[str, str]:
+    """The text of a file, and its encoding."""
+    import pyarrow as pa
+
+    try:
+        with pa.input_stream(str(path), compression="detect") as stream:
+            raw = stream.read()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    marked = next((name for mark, name in MARKS.items() if raw.startswith(mark)), None)
+    head = raw[: 2**12]
+    if marked is None and head.count(0) > len(head) // 4:
+        marked = "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+    for encoding in (marked,) if marked else ("utf-8", "cp1252", "latin-1"):
+        try:
+            text = raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" in text:
+            break
+        if encoding == "cp1252" and not any(0x80 <= byte < 0xA0 for byte in raw):
+            encoding = "latin-1"
+        return text, encoding
+    raise DataError(f"{path} is not text that can be read. Save it as UTF-8.")
+
+
+def _check_header(path: Path, header: list[str], table: Any) -> None:
+    if table.num_rows == 0:
+        raise DataError(f"{path} has no rows below its header. Give a table with rows.")
+    if len(set(header)) < len(header):
+        twice = sorted({name for name in header if header.count(name) > 1})
+        raise DataError(f"{path} has several columns called {listed(map(repr, twice))}. Give each its own name.")
+    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in header):
+        raise DataError(f"{path} has numbers in its first line: {listed(header)}. Put the names of its columns there.")
+
+
+def _check_quotes(path: Path, table: Any, text: str) -> None:
+    """Raise a DataError where a quote that is never closed has swallowed the rows below it."""
+    last = str(table.columns[-1][-1].as_py())
+    if "\n" in last and not text.rstrip().endswith('"'):
+        raise DataError(
+            f'{path} has a quote (") that is not closed, in row {table.num_rows} below its header: {last[:60]!r} is '
+            "one cell. Close it, or write two of them for one within a cell."
+        )
