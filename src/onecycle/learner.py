@@ -374,7 +374,9 @@ class Learner:
                 history=self.history, prediction=prediction,
             )  # fmt: skip
         before = len(self.history.steps)
-        recording = Recording.resume(folder, self.state, stack, config=config, facts=facts, history=self.history)
+        recording = Recording.resume(
+            folder, self.state, stack, config=config, facts=facts, resolved=resolved, history=self.history
+        )
         done = count(len(self.history.steps) - before, "update")
         self._note(f"{folder} goes on after {done}, from its last good checkpoint")
         return recording

@@ -9,14 +9,17 @@ from os import PathLike
 from typing import Any, Self
 
 from ..checks import flag, keywords, names, plain_data, unless_none, whole, word
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import peak_number, preset
+from ..text import listed
 from ..training.options import TrainingOptions, option
 
 SCHEDULE = "Schedule"
 DEFAULTS = ("auto", "default")
+# What there was before there were options for it, where that is not what is done by default since.
+BEFORE = {"standardise": False, "norm_statistics": "running"}
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,21 @@ class Job(TrainingOptions):
         """
         return super().from_dict({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
+    @classmethod
+    def recorded(cls, config: Mapping[str, Any]) -> Self:
+        """From the configuration of a run, which another version may have begun; see `completed`.
+
+        Raises:
+            CheckpointError: it has options that this version does not know.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := [name for name in config if name not in known]:
+            raise CheckpointError(
+                f"this run has {listed(unknown)}, which this version of onecycle has no option for: go on with the "
+                "version that began it (pip install --upgrade onecycle, if that is a later one), or start a new run"
+            )
+        return cls.from_dict(completed(config))
+
     @property
     def schedule_options(self) -> dict[str, Any]:
         """The keywords of the policy, the momentum among them."""
@@ -173,6 +191,18 @@ class Job(TrainingOptions):
             ):
                 words += _option(field.name, value)
         return shlex.join(words)
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run with the options that came after it as they were in effect then.
+
+    >>> config = completed({"data": "digits", "budget": "2 epochs"})
+    >>> config["norm_statistics"], config["fit"], config["budget"]
+    ('running', 'crop', '2 epochs')
+    """
+    defaults = {field.name: list(default) if isinstance(default := field.default, tuple) else default
+                for field in fields(Job)}  # fmt: skip
+    return {**defaults, **BEFORE, **config}
 
 
 def _option(name: str, value: Any) -> list[str]:

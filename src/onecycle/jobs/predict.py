@@ -229,7 +229,7 @@ def _check_top(top_k: int, classes: Sequence[str] | None) -> None:
 def _described(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """What a prediction needs to know of a run: of its data, its model and its loss."""
     if facts := record["facts"]:
-        job = Job.from_dict(record["config"])
+        job = Job.recorded(record["config"])
         recipe = {"name": job.model, "input_shape": facts["input_shape"], "classes": facts["outputs"]}
         activation = "" if facts["classes"] is None else "softmax"
         known = {"form": "free", "class_axis": -1 if facts["kind"] == "text" else 1, "activation": activation}
@@ -261,6 +261,9 @@ def _load_weights(model: nn.Module, folder: Path) -> None:
     if saved is None:
         raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: train it first")
     try:
-        model.load_state_dict({**saved["model"], **(saved["averages"] or {})})
-    except RuntimeError as error:
-        raise CheckpointError(f"the weights in {folder} cannot be loaded: {error}") from error
+        model.load_state_dict({**saved["model"], **(saved.get("averages") or {})})
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"the weights in {folder} are of another model: {error}. Give the one that was trained, load_run(..., "
+            "model=...)"
+        ) from error

@@ -21,11 +21,13 @@ from ..optim.build import recipe
 from ..records import run as runs
 from ..records.files import RUN, plain, write_jsonl
 from ..records.history import History, Result
+from ..records.progress import notes
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
+from ..text import listed
 from ..training.metrics import Perplexity
 from .drawing import draw, write_page
-from .job import Job
+from .job import BEFORE, Job, completed
 
 FIGURE = "curves.png"
 # Figure and page of a real run take so many times as long as those of a tiny one, at most.
@@ -61,6 +63,9 @@ def run(
         return result
     ready = prepare(job, verbose)
     learner, test_data = ready.learner, ready.data.test if test else None
+    config, note = _as_begun(ready.config, RUN.read(folder)["config"]) if resume else (ready.config, "")
+    if note and verbose:
+        notes([note])
     policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
     options = job.schedule_options if isinstance(policy, str) else {}
     after = 0.0
@@ -69,7 +74,7 @@ def run(
         after = tested + (_seconds_to_draw() if report else 0.0)
     try:
         fitted = learner.fit(
-            job.budget, policy, job.lr_max, out=folder, resume=resume, config=ready.config, facts=ready.facts,
+            job.budget, policy, job.lr_max, out=folder, resume=resume, config=config, facts=ready.facts,
             began=began, after=after, **options,
         )  # fmt: skip
     except (TrainingError, Interrupted):
@@ -136,7 +141,14 @@ def job_of(folder: str | Path) -> Job:
             f"the run in {folder} was begun in Python and does not say what its model and data were: go on with it "
             "there, by fit(..., out=..., resume=True)"
         )
-    return Job.from_dict(record["config"])
+    return Job.recorded(record["config"])
+
+
+def _as_begun(config: dict[str, Any], recorded: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The configuration without the options that came after a run was begun, and a note on those that are as then."""
+    changed = [f"{name}={value!r}" for name, value in BEFORE.items() if name not in recorded]
+    note = f"begun by an earlier version of onecycle: {listed(changed)}, as it was then" if changed else ""
+    return {name: value for name, value in config.items() if name in recorded}, note
 
 
 def finished(job: Job, folder: Path, record: Mapping[str, Any]) -> Result | None:
@@ -145,8 +157,15 @@ def finished(job: Job, folder: Path, record: Mapping[str, Any]) -> Result | None
     Raises:
         CheckpointError: it is the run of another job.
     """
-    model = job.model or record["config"].get("model")
-    runs.check_same(folder, record, {**record["config"], **plain(asdict(job)), "model": model})
+    model, config = job.model or record["config"].get("model"), record["config"]
+    if record["facts"]:
+        record = {**record, "config": completed(config)}
+    try:
+        runs.check_same(folder, record, {**record["config"], **plain(asdict(job)), "model": model})
+    except CheckpointError as error:
+        if record["facts"] and (later := [f"{name}={value!r}" for name, value in BEFORE.items() if name not in config]):
+            error.args = (f"{error}. An earlier version of onecycle began it: what it did was {listed(later)}",)
+        raise
     return Result(**record["result"], folder=folder) if runs.is_over(record) else None
 
 

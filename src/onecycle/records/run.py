@@ -18,6 +18,12 @@ from .files import RUN, differing, plain, read_jsonl, write_jsonl
 from .history import Checkpointer, History, Observer, Recorder, Result, named
 from .origin import origin
 
+# Of what the options of a run came to, that which decides how it goes on, and that no checkpoint brings back.
+COME_TO = (
+    "lr_max", "updates", "batch_size", "accumulate", "clip", "loss", "class_weights", "smoothing", "parameters",
+    "precision",
+)  # fmt: skip
+
 
 def create(
     folder: str | Path, config: Mapping[str, Any], *, facts: Mapping[str, Any] | None = None,
@@ -44,9 +50,13 @@ def create(
 
 
 def check_same(
-    folder: str | Path, record: Mapping[str, Any], config: Mapping[str, Any], facts: Mapping[str, Any] | None = None
-) -> None:
+    folder: str | Path, record: Mapping[str, Any], config: Mapping[str, Any], facts: Mapping[str, Any] | None = None,
+    resolved: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
     """Check that the run in `folder`, of this `record`, has this configuration, and data with these facts if any.
+
+    So it is with what the options are `resolved` to: it may be something else by other data or options of a run in
+    Python, or by another version.
 
     Raises:
         CheckpointError: it has others; the message names what differs.
@@ -59,6 +69,27 @@ def check_same(
             f"{folder} was started with another configuration: {'; '.join(lines)}. Resume with the same one, or "
             "start a new run"
         )
+    known = [name for name in COME_TO if name in record["resolved"] and name in (resolved or {})]
+    known += ["scales"] if resolved else []
+    before, now = ({name: _rounded(one.get(name)) for name in known} for one in (record["resolved"], resolved or {}))
+    norms = record["resolved"].get("norm_statistics", "running"), (resolved or {}).get("norm_statistics")
+    if before and all(norms):  # earlier versions had running means alone; a model without norms has none
+        before["norm_statistics"], now["norm_statistics"] = norms
+    if lines := differing(before, now):
+        raise CheckpointError(
+            f"{folder} cannot be continued like this: its options came to something else, {'; '.join(lines)}. Give the "
+            "data and the options that it was begun with, go on with the version of onecycle that began it, or start a "
+            "new run"
+        )
+
+
+def _rounded(value: Any) -> Any:
+    """Plain data with numbers of six digits: a sum may be another in the last ones elsewhere."""
+    if isinstance(value, Mapping):
+        return {name: _rounded(one) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def is_over(record: Mapping[str, Any]) -> bool:
@@ -116,7 +147,8 @@ class Recording:
     @classmethod
     def resume(
         cls, folder: Path, state: TrainState, stack: ExitStack, *, config: Mapping[str, Any],
-        facts: Mapping[str, Any] | None = None, history: History | None = None,
+        facts: Mapping[str, Any] | None = None, resolved: Mapping[str, Any] | None = None,
+        history: History | None = None,
     ) -> Recording:  # fmt: skip
         """Go on with the run in `folder`, bringing `state` to its last good checkpoint, or from the start without one.
 
@@ -124,7 +156,7 @@ class Recording:
             CheckpointError: no run there, one with another configuration, only damaged checkpoints, or none for a
                 model that is no longer as it began.
         """
-        check_same(folder, RUN.read(folder), config, facts)
+        check_same(folder, RUN.read(folder), config, facts, resolved)
         saved = checkpoint.latest(folder / "checkpoints")
         steps = epochs = 0
         if saved is None and state.step:

@@ -25,9 +25,8 @@ from .runtime import Runtime, generators
 
 Made = TypeVar("Made")
 MEANS = ("sums", "weights", "samples", "seconds")
-# What is part of a saved state; and what later versions added, with what stands for it in a state of before.
-NEEDED = ("model", "loss", "optimizer", "scaler", "seed", "at", "begun", "means")
-ADDED = {"averages": None, "best": None}
+# What is part of a saved state; a module in the loss, averages and the best weights came later.
+NEEDED = ("model", "optimizer", "scaler", "seed", "at", "begun", "means")
 MEND = "Make model, loss, optimizer and options as they were when it was saved, or begin the run anew"
 
 
@@ -287,7 +286,7 @@ def _checked(state: Any, into: TrainState) -> dict[str, Any]:
         raise CheckpointError(
             f"this is no state of a training, which TrainState.state_dict() gives: it {lacks}. {MEND}"
         )
-    state = {**ADDED, **state}
+    state = _completed(state, into)
     kinds: dict[str, Any] = {"model": Mapping, "loss": list, "optimizer": Mapping, "seed": int}
     kinds |= {"at": Mapping, "means": Mapping, **dict.fromkeys(("scaler", "begun", "averages", "best"), Mapping | None)}
     for name, kind in kinds.items():
@@ -315,6 +314,16 @@ def _checked(state: Any, into: TrainState) -> dict[str, Any]:
         for tensors, module in zip(best["modules"], into.modules, strict=True):
             _check_tensors("best", tensors, module)
     return saved
+
+
+def _completed(state: Mapping[str, Any], into: TrainState) -> dict[str, Any]:
+    """A state that an earlier version may have saved, with what came later as it was in effect then."""
+    empty = [{} for module in into.modules[1:] if not module.state_dict()]
+    state = {"loss": empty, "averages": None, "best": None, **state}
+    means = state["means"]
+    if isinstance(means, Mapping) and "weights" not in means and isinstance(means.get("sums"), Mapping):
+        means = {**means, "weights": dict.fromkeys(means["sums"], means.get("samples", 0))}
+    return {**state, "means": means}
 
 
 def _check_averages(saved: Mapping[str, Any], into: TrainState) -> None:
