@@ -52,7 +52,8 @@ class Learner:
     Args:
         model: any module.
         train: a DataLoader, an iterable of batches, a tuple of tensors, arrays or data frames, a torch Dataset, a
-            `datasets.Dataset`, a split, or the data of `onecycle.load`, which brings its own validation split.
+            `datasets.Dataset`, a list of pairs (input, number), a split, or the data of `onecycle.load`, which brings
+            its own validation split.
         valid: the same, to be measured after each epoch; or None.
         loss: None picks cross-entropy, binary cross-entropy or squared error by the targets; a criterion
             ``fn(outputs, targets)``, of torch.nn or your own, or a name such as "mse"; or ``fn(model, batch)`` for
@@ -103,6 +104,9 @@ class Learner:
         self.notes: list[str] = []
         self.history = History()
         self.runtime = Runtime.choose(given.device, given.precision)
+        if not isinstance(model, nn.Module):
+            kind = f"the class {model.__name__}: give an instance" if isinstance(model, type) else f"{model!r}"
+            raise ConfigError(f"model is a torch.nn.Module; received {kind}")
         within = getattr(model, "_orig_mod", None)  # of torch.compile, which names everything by it
         compiled, model = (model, within) if isinstance(within, nn.Module) else (None, model)
         self.model = self.runtime.place(model)

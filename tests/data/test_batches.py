@@ -302,7 +302,7 @@ def test_what_is_not_uint8_is_not_normalised():
         ((X, Y), 2.5, ConfigError, "received 2.5"),
         ((X, Y), True, ConfigError, "received True"),
         (TensorDataset(X), 11, ConfigError, "larger than the data"),
-        ((np.array(["a", "b"]), np.zeros(2)), 2, DataError, "cannot make a tensor of a ndarray"),
+        ((np.array(["a", "b"]), np.zeros(2)), 2, DataError, "an array of words is no array of numbers"),
         ((X.index_fill(0, torch.tensor([3, 7]), float("nan")), Y), 2, DataError, "inputs.*2 of 10.*first at index 3"),
         ((X, Y.float().index_fill(0, torch.tensor([9]), float("inf"))), 2, DataError, "targets.*1 of 10.*at index 9"),
         (5, 2, DataError, "cannot make batches of a int alone: give a DataLoader"),

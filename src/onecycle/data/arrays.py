@@ -29,6 +29,11 @@ def as_tensor(values: Any) -> Tensor:
             "an array of objects is no array of numbers: give x.astype(float) where each is a number, np.stack(x) "
             "where they are arrays of one shape"
         )
+    if getattr(getattr(values, "dtype", None), "kind", "") in ("U", "S"):
+        raise DataError(
+            "an array of words is no array of numbers: of classes give their numbers, names, y = np.unique(y, "
+            "return_inverse=True); or let a frame be encoded, with onecycle.load(frame, target=...)"
+        )
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
+from numbers import Number
 from typing import Any, Protocol, cast
 
 import torch
@@ -291,6 +292,28 @@ def as_batches(
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping) and not hasattr(data, "shape"):
         return LoaderBatches(data, seed)
     raise _not_batches(data)
+
+
+class _Listed(Dataset[Any]):
+    def __init__(self, samples: list[Any]):
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, i: int) -> Any:
+        return self._samples[i]
+
+
+def samples_listed(data: Any) -> Any:
+    """A list of samples ``(input, number)``, which no batches could be, as a torch `Dataset`; all else as it is.
+
+    >>> as_batches(samples_listed([(torch.zeros(3), 0), (torch.ones(3), 1)]), 2).dataset[1]
+    (tensor([1., 1., 1.]), 1)
+    """
+    pairs = isinstance(data, list) and data and all(isinstance(part, tuple | list) and len(part) == 2 for part in data)
+    single = pairs and all(isinstance(part[1], Number) or getattr(part[1], "shape", None) == () for part in data)
+    return _Listed(data) if single else data
 
 
 def _not_batches(data: Any) -> DataError:

@@ -66,7 +66,7 @@ def build_optimizer(
         beside: the module of a loss, whose parameters are trained with the model's, without weight decay.
 
     Raises:
-        ConfigError: an unknown name, what does not make an optimizer, or an optimizer of another model.
+        ConfigError: an unknown name, what does not make an optimizer, an optimizer of another model, or no parameters.
     """
     _refuse_closures(optimizer)
     if isinstance(optimizer, Optimizer):
@@ -87,6 +87,8 @@ def build_optimizer(
     held = {id(p) for group in groups for p in group["params"]}
     if more := [p for p in _parameters(beside) if id(p) not in held]:
         groups.append({"params": more, "lr_ratio": 1.0, "weight_decay_ratio": 0.0, "weight_decay": 0.0})
+    if not groups:
+        raise ConfigError("the model has no parameters to train")
     try:
         made = make(groups, **_arguments(make, named, momentum))
     except (TypeError, ValueError) as error:
@@ -103,9 +105,6 @@ def parameter_groups(model: nn.Module, weight_decay: float | None) -> list[dict[
 
     >>> [(len(g["params"]), g["weight_decay"]) for g in parameter_groups(nn.Linear(2, 1), 0.1)]
     [(1, 0.1), (1, 0.0)]
-
-    Raises:
-        ConfigError: the model has no parameters.
     """
     groups: list[dict[str, Any]] = []
     weights = {id(p) for p in weights_of(model)}
@@ -114,8 +113,6 @@ def parameter_groups(model: nn.Module, weight_decay: float | None) -> list[dict[
         if params:
             decay = {} if weight_decay is None else {"weight_decay": weight_decay * decayed}
             groups.append({"params": params, "lr_ratio": 1.0, "weight_decay_ratio": float(decayed), **decay})
-    if not groups:
-        raise ConfigError("the model has no parameters to train")
     return groups
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..data.batches import Batches, OneShotBatches, first_batch
 from ..data.seeds import derive_seed, seeded
-from ..errors import DataError
+from ..errors import DataError, OneCycleError
+from .losses import shape
 from .means import RunningMeans, UpdateMeans
 from .metrics import read_meters
 from .objectives import Loss, Supervised, loss_module
@@ -88,7 +90,7 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
     torch.Size([2, 1])
 
     Raises:
-        DataError: no batches.
+        DataError: no batches, or inputs that the model cannot take.
         ConfigError: the model is on the meta device.
     """
     runtime = runtime or Runtime.of(model)
@@ -96,7 +98,7 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
     with evaluating(runtime, model):
         for batch in batches:
             inputs = runtime.move(batch[0] if isinstance(batch, tuple | list) else batch)
-            with runtime.autocast():
+            with runtime.autocast(), in_words(model, inputs):
                 outputs.append(_called(model, inputs))
     if not outputs:
         raise DataError("there is nothing to predict: no batches")
@@ -141,3 +143,50 @@ def evaluating(runtime: Runtime, *modules: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def in_words(model: nn.Module, inputs: Any) -> Iterator[None]:
+    """Within the block, where the model is called, an error becomes a `DataError` that says what it was given."""
+    try:
+        yield
+    except (OneCycleError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        name = type(model).__name__
+        raise DataError(f"{name} cannot take inputs of {described(inputs)}: {error}{_hint(model, inputs)}") from error
+
+
+def described(value: Any) -> str:
+    """The types and shapes of a structure of tensors, in words.
+
+    >>> described({"ids": torch.zeros(2, 3, dtype=torch.int64)}), described((torch.zeros(2), [torch.zeros(1)]))
+    ("{'ids': int64 [2, 3]}", '(float32 [2], [float32 [1]])')
+    """
+    if isinstance(value, Tensor):
+        return shape(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {described(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        inside = ", ".join(map(described, value))
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    return type(value).__name__
+
+
+def _hint(model: nn.Module, inputs: Any) -> str:
+    """How to mend inputs of another type than the model's weights, or images with their channels elsewhere."""
+    if not isinstance(inputs, Tensor):
+        return ""
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if inputs.ndim == 4 and inputs.shape[1] != channels == inputs.shape[3]:
+        return ". Images are [n, channels, height, width]: give x.permute(0, 3, 1, 2)"
+    if inputs.ndim == 3 and channels is not None and channels in (1, inputs.shape[0]):
+        which = "x.unsqueeze(1) of grey ones" if channels == 1 else "x[None] of a single one"
+        return f". Images are [n, channels, height, width]: give {which}"
+    dtype = next((p.dtype for p in model.parameters() if not is_lazy(p) and p.is_floating_point()), None)
+    if dtype is None or inputs.dtype == dtype:
+        return ""
+    if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):
+        return ""
+    name = str(dtype).removeprefix("torch.")
+    return f". The model's weights are {name}: give the inputs as {name}, or the model as model.to(inputs.dtype)"

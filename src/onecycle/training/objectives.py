@@ -131,6 +131,11 @@ class Supervised:
             seen = seen if self.scale is None else self.scale.inverse(seen)
             means = {UNSMOOTHED: self.criterion(seen, targets)} if smoothed else {}
         except (IndexError, RuntimeError) as error:
+            if "between 0 and 1" in str(error):
+                raise DataError(
+                    f"the loss takes probabilities: {error}. End the model with nn.Sigmoid(), or give "
+                    "loss=nn.BCEWithLogitsLoss()"
+                ) from error
             if ("out of bounds" not in str(error) and "out of range" not in str(error)) or outputs.ndim < 2:
                 raise
             most = outputs.shape[self.form.class_axis] - 1
@@ -141,7 +146,7 @@ class Supervised:
             for meter in self.meters.values():
                 feed(meter, self.form, seen, targets)
         for name, metric in self.metrics.items():
-            mean = metric(seen, targets)
+            mean = _measured(name, metric, seen, targets)
             if isinstance(mean, tuple):
                 mean, weights[name] = mean
             means[name] = mean
@@ -173,15 +178,21 @@ class MeasuredLoss:
         outputs, (_, targets) = last[0], pair(batch, "metrics beside loss=fn(model, batch) are of")
         for meter in self.meters.values():
             feed(meter, form_of(None), outputs, targets)
-        try:
-            measured = {name: metric(outputs, targets) for name, metric in self.metrics.items()}
-        except Exception as error:
-            what = shape(outputs) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-            raise DataError(
-                f"a metric fails on the model's outputs, {what}: {type(error).__name__}: {error}. Return it with the "
-                "loss instead, as (loss, {name: mean})"
-            ) from error
+        instead = "; or return it with the loss, as (loss, {name: mean})"
+        measured = {n: _measured(n, metric, outputs, targets, instead) for n, metric in self.metrics.items()}
         return BatchMeans(loss, {**means, **measured}, weights)
+
+
+def _measured(name: str, metric: Metric, outputs: Any, targets: Any, instead: str = "") -> Any:
+    """The metric of a batch; a `DataError` that names it where it fails."""
+    try:
+        return metric(outputs, targets)
+    except Exception as error:
+        what = shape(outputs) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        raise DataError(
+            f"metric {name!r} fails on the model's outputs, {what}: {type(error).__name__}: {error}. It is a function "
+            f"of (outputs, targets) as tensors{instead}"
+        ) from error
 
 
 @contextmanager
@@ -199,7 +210,7 @@ def means_of(result: Any) -> BatchMeans:
     """What a loss returned, in one form.
 
     Raises:
-        ConfigError: a loss that is not one number, or something else than is allowed.
+        ConfigError: a loss or a metric that is not one number, or something else than is allowed.
     """
     if isinstance(result, BatchMeans):
         loss, metrics, weights = result
@@ -209,7 +220,13 @@ def means_of(result: Any) -> BatchMeans:
     if not isinstance(loss, Tensor) or loss.ndim:
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
         raise ConfigError(f"the loss of a batch is its mean, a tensor without dimensions; received {what}")
-    return BatchMeans(loss, {name: torch.as_tensor(mean).detach() for name, mean in metrics.items()}, weights)
+    means = {name: torch.as_tensor(mean).detach() for name, mean in metrics.items()}
+    for name, mean in means.items():
+        if mean.ndim:
+            raise ConfigError(
+                f"metric {name!r} of a batch is its mean, one number; received a tensor of shape {tuple(mean.shape)}"
+            )
+    return BatchMeans(loss, means, weights)
 
 
 def _parts(result: Any) -> tuple[Any, Mapping[str, Any], Any]:
@@ -394,9 +411,31 @@ def given_loss(loss: Any, metrics: Metrics = None, seen: Callable[[], Seen] | No
             ignored = check_labels(found.all_targets, fitted.shape[form.class_axis], form.ignore_index)
             ignores = bool(ignored) or not found.complete
             notes += [f"{count(ignored, 'target')} of {form.ignore_index} left out"] if ignored else []
-        if form.activation == "softmax" and _is_distribution(fitted.movedim(form.class_axis, -1).flatten(0, -2)):
-            notes.append("the model's outputs are probabilities already; cross-entropy takes logits: leave out softmax")
     return _with_metrics(criterion, metrics, found, 0.0, ignores), notes
+
+
+def activated_twice(model: nn.Module, task: Any, outputs: Any) -> list[str]:
+    """A note where the outputs of the model have the wrong activation for the loss, by a few of them.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.Softmax(1))
+    >>> activated_twice(model, Supervised(nn.CrossEntropyLoss()), model(torch.zeros(4, 2)))
+    ["the model's outputs are probabilities already; cross-entropy takes logits: leave out softmax"]
+    """
+    form = getattr(task, "form", None)
+    if form is None or not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        return []
+    if form.activation == "softmax" and outputs.ndim > 1:
+        if _is_distribution(outputs.movedim(form.class_axis, -1).flatten(0, -2)):
+            return ["the model's outputs are probabilities already; cross-entropy takes logits: leave out softmax"]
+    elif form.activation == "exp" and bool((outputs > 0).any()):
+        return [
+            "the model's outputs are no log-probabilities, which this loss takes: end the model with "
+            "nn.LogSoftmax(dim=1), or give loss=nn.CrossEntropyLoss()"
+        ]
+    last = [*model.modules()][-1]
+    if form.activation == "sigmoid" and isinstance(last, nn.Sigmoid) and bool(((outputs >= 0) & (outputs <= 1)).all()):
+        return ["the model's outputs are probabilities already; this loss takes logits: leave out sigmoid"]
+    return []
 
 
 def _not_by_name(name: str) -> Any:

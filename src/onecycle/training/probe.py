@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -12,8 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from ..data.batches import Batches, ListBatches, last_batch_size
 from ..errors import DataError, OneCycleError
-from .evaluate import evaluating
-from .losses import shape
+from .evaluate import described, evaluating, in_words
 from .objectives import Loss, Supervised, loss_module, means_of
 from .restore import untouched
 from .runtime import Runtime
@@ -39,15 +38,8 @@ def outputs_of(model: nn.Module, inputs: Any, runtime: Runtime) -> Any:
     Raises:
         DataError: it cannot take them.
     """
-    try:
-        with evaluating(runtime, model), runtime.autocast():
-            return model(inputs)
-    except OneCycleError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{type(model).__name__} cannot take inputs of {described(inputs)}: {error}{_hint(model, inputs)}"
-        ) from error
+    with evaluating(runtime, model), runtime.autocast(), in_words(model, inputs):
+        return model(inputs)
 
 
 def dtype_for(model: nn.Module, inputs: Tensor, runtime: Runtime) -> torch.dtype:
@@ -170,30 +162,3 @@ def _trial_of(model: nn.Module, loss: Loss) -> Iterator[None]:
 def is_unfinished(model: nn.Module) -> bool:
     """Whether the model has lazy parameters or buffers, which get their shape from the first batch."""
     return any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers()))
-
-
-def described(value: Any) -> str:
-    """The types and shapes of a structure of tensors, in words.
-
-    >>> described({"ids": torch.zeros(2, 3, dtype=torch.int64)}), described((torch.zeros(2), [torch.zeros(1)]))
-    ("{'ids': int64 [2, 3]}", '(float32 [2], [float32 [1]])')
-    """
-    if isinstance(value, Tensor):
-        return shape(value)
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {described(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, tuple | list):
-        inside = ", ".join(map(described, value))
-        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
-    return type(value).__name__
-
-
-def _hint(model: nn.Module, inputs: Any) -> str:
-    """How to mend inputs of another type than the model's weights."""
-    dtype = next((p.dtype for p in model.parameters() if not is_lazy(p) and p.is_floating_point()), None)
-    if not isinstance(inputs, Tensor) or dtype is None or inputs.dtype == dtype:
-        return ""
-    if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):
-        return ""
-    name = str(dtype).removeprefix("torch.")
-    return f". The model's weights are {name}: give the inputs as {name}, or the model as model.to(inputs.dtype)"

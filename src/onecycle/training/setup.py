@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..data.batches import (
     first_batch,
     fitting_batch_size,
     left_out,
+    samples_listed,
     samples_of,
     targets_in_memory,
 )
@@ -67,6 +69,8 @@ class TrainingSetup:
             statistics = (train.mean, train.std)
             self._note(*_codes_as_numbers(self.model, train))
             train, valid = train.train, train.valid if valid is None else valid
+        if loss is None or criterion_of(loss) is not None:
+            train, valid = samples_listed(train), samples_listed(valid)
         if hub_kind(train) == "splits":
             train, of_its_own, notes = named_splits(train)
             valid = of_its_own if valid is None else valid
@@ -133,16 +137,17 @@ class TrainingSetup:
 
     def take_loss(self, loss: Callable[..., Any] | None, metrics: tasks.Metrics) -> Loss:
         """The loss, tried on a few samples before anything is trained."""
-        smoothing, seen = self.options.smoothing, None
+        smoothing, seen = self.options.smoothing, cache(self._seen)
         if loss is None:
-            seen = self._seen()
-            task, note = tasks.pick_task(seen, metrics, smoothing)
+            task, note = tasks.pick_task(seen(), metrics, smoothing)
             notes = [note]
         elif smoothing:
             raise ConfigError("smoothing is for the default loss: smooth the labels in the loss that you give")
         else:
-            task, notes = tasks.given_loss(loss, metrics, self._seen)
-        task, more = self._balanced(task, seen, measured=metrics is not None)
+            task, notes = tasks.given_loss(loss, metrics, seen)
+        task, more = self._balanced(task, seen() if loss is None else None, measured=metrics is not None)
+        if isinstance(task, tasks.Supervised):
+            more = [*tasks.activated_twice(self.model, task, seen().outputs), *more]
         self._note(*notes, *more)
         task = self._scale_targets(task)
         of_loss = tasks.loss_module(task)

@@ -65,7 +65,7 @@ def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     fp16 is tried again on the same batches with the smaller scale, so that update k always means the same data.
 
     Raises:
-        TrainingError: the gradients overflow again and again.
+        TrainingError: the loss has no gradient, or the gradients overflow again and again.
     """
     for _ in range(OVERFLOWS_ALLOWED):
         result = _backward(state, group)
@@ -90,6 +90,11 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
         scaled = part.loss if len(group) == 1 else part.loss * (weight / total)
         scaled = scaled if state.scaler is None else state.scaler.scale(scaled)
         if len(group) == 1 or bool(weight):  # what weighs nothing may be NaN, and have such a gradient
+            if not scaled.requires_grad:
+                raise TrainingError(
+                    "the loss has no gradient: it does not depend on a weight that is trained. Look for detach(), "
+                    "no_grad(), argmax() or item() on its way from the model's outputs"
+                )
             scaled.backward()
         parts.append(part._replace(loss=part.loss.detach()))
     if len(group) == 1:
