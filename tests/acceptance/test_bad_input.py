@@ -306,8 +306,8 @@ def test_a_checkpoint_with_pickled_code_is_refused_and_not_run(broken, refused):
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({"epoch": 3, "state_dict": {}}, "another model or optimizer"),
-        ({"model": {"weight": torch.zeros(3)}, "optimizer": {}}, "another model or optimizer"),
+        ({"epoch": 3, "state_dict": {}}, "this is no state of a training"),
+        ({"model": {"weight": torch.zeros(3)}, "optimizer": {}}, "this is no state of a training"),
         ([1, 2], "holds a list, not the state of a run"),
     ],
 )

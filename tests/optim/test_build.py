@@ -16,7 +16,6 @@ from onecycle.optim.build import (
     layer_factors,
     layer_groups,
     layers_of,
-    parameter_groups,
     split_by_layer,
 )
 from onecycle.optim.groups import bind, write
@@ -127,9 +126,10 @@ def test_an_optimizer_of_another_model():
         build_optimizer(sgd(seeded_net()), seeded_net())
 
 
-def test_a_model_without_parameters():
+@pytest.mark.parametrize("optimizer", ["muon", "sgd"])
+def test_a_model_without_parameters(optimizer):
     with pytest.raises(ConfigError, match="no parameters"):
-        parameter_groups(nn.ReLU(), 0.1)
+        build_optimizer(optimizer, nn.ReLU())
 
 
 def test_layers_are_the_children_from_the_input_on():
