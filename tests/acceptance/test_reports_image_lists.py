@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 
 import onecycle
+from onecycle.commands.app import main
 from onecycle.errors import DataError
 
 
@@ -60,3 +63,68 @@ def test_images_that_are_not_there_are_named(photos):
 def test_names_that_are_no_files_stay_words(photos):
     photos.assign(path=["x.png", "y.png"] * 12).to_csv("list/a.csv", index=False)
     assert onecycle.load("list/a.csv", target="label").kind == "table"
+
+
+@pytest.fixture
+def coloured(tmp_path, monkeypatch) -> pd.DataFrame:
+    """Images that are red, green, both or neither, and a table that says so in two ways."""
+    monkeypatch.setenv("ONECYCLE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for i in range(64):
+        red, green = i % 2, i // 2 % 2
+        pixels = np.full((8, 8, 3), 30, np.uint8)
+        pixels[..., 0] += 180 * red
+        pixels[..., 1] += 180 * green
+        pixels[0, 0] = i
+        Image.fromarray(pixels).save(f"{i}.png")
+        named = [name for name, there in (("red", red), ("green", green)) if there]
+        rows.append({"path": f"{i}.png", "label": "|".join(named) or "grey", "red": red, "green": green})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("target", ["label", "red,green"])
+def test_several_labels_an_image_from_the_list_to_the_prediction(coloured, target, capsys):
+    coloured[["path", *target.split(",")]].to_csv("list.csv", index=False)
+    options = ["--epochs", "6", "--lr-max", "0.02", "--model", "small-cnn", "--batch-size", "8"]
+    main(["train", "list.csv", "--target", target, "--out", "run", "--no-report", "--json", *options])
+    result = json.loads(capsys.readouterr().out)
+    assert result["valid"].keys() == {"loss", "accuracy", "f1"} and result["valid"]["f1"] > 0.9
+    main(["predict", "run", *(f"{i}.png" for i in range(4)), "--json"])
+    predictions = json.loads(capsys.readouterr().out)["predictions"]
+    labels = [set(filter(None, prediction["labels"].split(";"))) for prediction in predictions]
+    grey = {"grey"} if target == "label" else set()
+    assert labels == [grey, {"red"}, {"green"}, {"red", "green"}]
+    assert predictions[3]["probability_red"] > 0.5 > predictions[2]["probability_red"]
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "0.png", "--top-k", "2"])
+    assert "gives each sample several labels" in capsys.readouterr().err
+
+
+def test_labels_of_images_that_stream(coloured):
+    coloured.to_csv("list.csv", index=False)
+    whole = onecycle.load("list.csv", target="red,green")
+    data = onecycle.load("list.csv", target="red,green", in_memory_bytes=1)
+    assert torch.equal(data.train.targets, whole.train.targets)
+    model = onecycle.build_model("small-cnn", input_shape=data.input_shape, classes=2)
+    learn = onecycle.Learner(model, data, batch_size=8, verbose=False)
+    assert any("binary cross-entropy" in note for note in learn.notes)
+    assert learn.fit_one_cycle(1, 0.02).valid["loss"] < 1
+
+
+def test_numbers_of_images_that_stream(photos):
+    photos.to_csv("list/a.csv", index=False)
+    data = onecycle.load("list/a.csv", target="level", task="regression", in_memory_bytes=1)
+    image, level = data.train[0]
+    assert float(image[0, 4, 4]) / 7 == pytest.approx(float(level), rel=0.01)
+
+
+def test_rows_without_a_path_are_left_out_and_counted(photos):
+    paths = photos["path"].where(photos.index > 1).str.replace("/", "\\")
+    photos.assign(path=paths).to_csv("list/a.csv", index=False)
+    data = onecycle.load("list/a.csv", target="label")
+    assert data.kind == "image" and len(data.train) + len(data.valid) == 22
+    assert "train: left out 2 rows of 24 without a path" in data.notes
+    assert torch.equal((data.train.inputs[:, 0, 4, 4] > 100).long(), data.train.targets)
+    with pytest.raises(DataError, match="The valid table has no column 'path', which lists the images"):
+        onecycle.load("list/a.csv", target="label", valid=photos.drop(columns="path"))

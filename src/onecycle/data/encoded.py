@@ -259,7 +259,7 @@ def copies(encoded: Mapping[str, EncodedImages], digests: Digests | None) -> tup
     for index, digest in enumerate(digests["train"]):
         if digest is not None and (first := seen.setdefault(digest, index)) != index:
             again.append((index, first))
-            if train.targets[index] != train.targets[first]:
+            if not torch.equal(train.targets[index], train.targets[first]):
                 unlike.append((index, first))
 
     def pair(one: str, other: int) -> str:

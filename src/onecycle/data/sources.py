@@ -16,6 +16,7 @@ from ..text import listed
 from .csv_files import is_table_file
 from .encoded import Decoding
 from .images import FITS
+from .label_sets import has_label_sets
 from .splits import (
     LIMIT,
     STATS,
@@ -109,7 +110,7 @@ _kept: dict[tuple[str | Path, LoadOptions], tuple[str, RawData]] | None = None
 def load(
     data: Any = "digits",
     *,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     valid: Any = None,
     test: Any = None,
     task: str | None = None,
@@ -131,9 +132,9 @@ def load(
             file of Parquet in the Hugging Face layout; IDX or original CIFAR files; a ``.npz``; a ``.txt``; the hub;
             or, with `target`, a table: a ``.csv``, ``.tsv`` or ``.parquet`` file, a data frame of pandas or polars.
         target: of a table: the column to be predicted from the others. Words and few whole numbers are classes, other
-            numbers a regression.
+            numbers a regression. Several columns, in a sequence or with commas: labels of 0 and 1, or numbers.
         valid, test: of a table: further files or frames with the same columns; a test set is measured at the end.
-        task: of a table: "classification" or "regression", where the target could be either.
+        task: of a table: "classification", "regression" or "multi-label", where the target could be several of them.
         leave_out: of a table: columns that are not to be learned from.
         text_column: of a table: the column of texts to be learned from, and no other.
         seed: of the validation cut and of `limit`; the same seed gives the same samples on every machine.
@@ -391,10 +392,11 @@ def _prepare(name: str, raw: RawData, options: LoadOptions) -> Data:
     """Check, cut a validation split where there is none, keep `limit` samples, and measure the channels."""
     parts, notes = dict(raw.parts), list(raw.notes)
     check(parts, raw.classes, text=raw.kind == "text")
+    several = has_label_sets(parts["train"].targets, raw.classes)
     if "valid" not in parts:
         fraction = options.valid_fraction
         parts["train"], parts["valid"] = cut(parts["train"], fraction, (options.seed, VALID), raw.classes)
-        how = "stratified, " if raw.classes else ""
+        how = "stratified, " if raw.classes and not several else ""
         notes.append(f"validation: {100 * fraction:g} % of train, {how}seed {options.seed} (no validation split found)")
     if raw.classes is not None and raw.kind != "text":
         notes += unmeasured(parts, raw.classes)
@@ -411,7 +413,7 @@ def _prepare(name: str, raw: RawData, options: LoadOptions) -> Data:
 
 
 def _limited(train: Split | Stream, limit: int, raw: RawData, seed: int) -> Split | Stream:
-    stratify = raw.classes is not None and raw.kind != "text"
+    stratify = raw.classes is not None and raw.kind != "text" and not has_label_sets(train.targets, raw.classes)
     least = len(train.targets.unique()) if stratify else 1
     if not least <= limit <= len(train):
         why = f"of {least} classes" if stratify else "of one kind"

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from ..errors import DataError
 from ..text import count, listed
 from .images import decode_or_raise
+from .label_sets import has_label_sets
 from .table_columns import TableColumns
 from .text_tokens import TextTokens
 
@@ -26,7 +27,7 @@ class Split:
 
     | kind | inputs | targets |
     | --- | --- | --- |
-    | image | uint8 [n, channels, height, width], 0..255 | int64 [n] or, for regression, float32 [n, ...] |
+    | image | uint8 [n, channels, height, width], 0..255 | int64 [n]; float32 [n, ...] of 0 and 1, or numbers |
     | array | float32 [n, ...] | the same |
     | table | float32 [n, columns], see `TableColumns` | the same |
     | texts | int64 [n, length], see `TextTokens` | the same |
@@ -52,10 +53,10 @@ class Split:
 class Stream(Dataset):
     """Images that stay encoded because they would not fit in memory; each is decoded when it is asked for.
 
-    A map-style torch Dataset of (uint8 [channels, height, width], int), picklable for DataLoader workers.
+    A map-style torch Dataset of (uint8 [channels, height, width], int or float32 [...]), which DataLoader workers take.
     `items` holds the path or the encoded bytes of every image and need not be a list; `indices` says which of them the
-    n samples are, by default the first n. `targets` is int64 [n], `shape` is (channels, height, width), which images of
-    other sizes are brought to by `fit`.
+    n samples are, by default the first n. `targets` is int64 [n] or float32 [n, ...], `shape` is (channels, height,
+    width), which images of other sizes are brought to by `fit`.
     """
 
     def __init__(
@@ -72,10 +73,11 @@ class Stream(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         i = int(self.indices[index])
         image = decode_or_raise(self.items[i], self.shape, f"image {i}", self.fit)
-        return torch.from_numpy(image), int(self.targets[index])
+        target = self.targets[index]
+        return torch.from_numpy(image), target if target.is_floating_point() else int(target)
 
     def __repr__(self) -> str:
         return f"Stream(n={len(self)}, shape={list(self.shape)})"
@@ -208,11 +210,14 @@ def choose(part: Split | Stream, count: int, entropy: Sequence[int], *, stratify
 def cut(
     part: Split | Stream, fraction: float, entropy: Sequence[int], classes: tuple[str, ...] | None
 ) -> tuple[Split | Stream, Split | Stream]:
-    """Cut `fraction` of the samples off, stratified when there are classes: (what remains, what was cut off).
+    """Cut `fraction` of the samples off, stratified when each has a class: (what remains, what was cut off).
 
     A class with one sample keeps it.
     """
-    n, count, stratify = len(part), max(1, int(len(part) * fraction + 0.5)), classes is not None
+    n, count = len(part), max(1, int(len(part) * fraction + 0.5))
+    if has_label_sets(part.targets, classes):
+        classes = None
+    stratify = classes is not None
     if n < 2:
         raise DataError(
             f"{n} sample cannot be cut into training and validation. Give at least 2, or a split of its own."
@@ -232,11 +237,17 @@ def cut(
     return take(part, rest.nonzero().flatten()), take(part, chosen)
 
 
+def class_sizes(part: Split | Stream, classes: Sequence[str]) -> Tensor:
+    """How many samples there are of each class, [classes]."""
+    several = has_label_sets(part.targets, classes)
+    return part.targets.sum(0).long() if several else part.targets.bincount(minlength=len(classes))
+
+
 def unmeasured(parts: Mapping[str, Split | Stream], classes: tuple[str, ...]) -> tuple[str, ...]:
     """Notes that name the classes which a split has no samples of."""
     notes = []
     for split, part in parts.items():
-        sizes = part.targets.bincount(minlength=len(classes))
+        sizes = class_sizes(part, classes)
         missing = [repr(classes[i]) for i in (sizes == 0).nonzero().flatten().tolist()]
         if missing:
             name = {"train": "training", "valid": "validation"}.get(split, split)
@@ -277,7 +288,8 @@ def check(parts: Mapping[str, Split | Stream], classes: tuple[str, ...] | None, 
                 f"in the {name} split. Give every split samples of the same shape."
             )
     if classes is not None and not text:
-        _check_labels(parts, classes)
+        several = has_label_sets(parts["train"].targets, classes)
+        (_check_label_sets if several else _check_labels)(parts, classes)
 
 
 def check_finite(values: Tensor, what: str) -> None:
@@ -289,6 +301,18 @@ def check_finite(values: Tensor, what: str) -> None:
         f"NaN or infinite {what}: {len(bad)} of {len(values)} samples, the first at index {int(bad[0])}. "
         "Remove these samples or fill in their values."
     )
+
+
+def _check_label_sets(parts: Mapping[str, Split | Stream], classes: tuple[str, ...]) -> None:
+    if len(classes) < 2:
+        raise DataError(f"There is only one label: {listed(classes)!r}. Give task='classification', or add others.")
+    known = class_sizes(parts["train"], classes) > 0
+    for name, part in parts.items():
+        if strange := ((class_sizes(part, classes) > 0) & ~known).nonzero().flatten().tolist():
+            raise DataError(
+                f"Labels differ between splits: {listed([repr(classes[i]) for i in strange])} in the {name} split, "
+                "never in the train split. Add training samples of them, or leave them out."
+            )
 
 
 def _check_labels(parts: Mapping[str, Split | Stream], classes: tuple[str, ...]) -> None:

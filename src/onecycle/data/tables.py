@@ -15,13 +15,14 @@ from ..checks import is_whole, one_of
 from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed, number
 from .csv_files import read_cells
+from .label_sets import MULTI_LABEL, label_sets, target_columns
 from .splits import Encoded, RawData, Split, Stream
 from .table_cells import Notation, Typed, numbers_of, typed
-from .table_columns import TableColumns, plain_column
+from .table_columns import TableColumns, compute, plain_column
 from .text_folders import TextFolder, read_texts
 from .text_tokens import TextTokens, text_column
 
-TASKS = ("classification", "regression")
+TASKS = ("classification", "regression", MULTI_LABEL)
 STRANGE = 0.5  # of the words of a column in a further table: so many may be no numbers, where those of the first are
 CLASSES = 20  # whole numbers of at most so many values are classes
 LEAK = 100  # rows from which on a column that gives the class away is worth a note
@@ -31,7 +32,7 @@ LEAK = 100  # rows from which on a column that gives the class away is worth a n
 class TableOptions:
     """The keywords of `load` for tables: what to predict, from which further files, and without which columns."""
 
-    target: str | None = None
+    target: str | tuple[str, ...] | None = None
     valid: Any = None
     test: Any = None
     task: str | None = None
@@ -50,7 +51,9 @@ class TableOptions:
 
 
 def column_name(name: Any) -> Any:
-    """The name of a column as a table has it: the columns of pandas may be numbers."""
+    """The name of a column as a table has it, or of several: the columns of pandas may be numbers."""
+    if isinstance(name, list | tuple):
+        return tuple(map(column_name, name))
     return str(name) if is_whole(name, least=0) else name
 
 
@@ -90,8 +93,7 @@ def table_splits(data: Any, options: TableOptions) -> TableSplits:
     Raises:
         DataError: no such target, or files that cannot be used.
     """
-    exact = () if options.target is None else (options.target,)
-    train = as_table(data, exact=exact)
+    train = as_table(data, exact=_names(options.target))
     tables, notes, notations = {"train": train.table}, [*train.notes], train.notations
     for split, source in {"valid": options.valid, "test": options.test}.items():
         if source is not None:
@@ -122,14 +124,21 @@ def _with_targets(
     notes: list[str],
     notations: Mapping[str, Notation],
 ) -> TableSplits:
-    target = _target(tables, options.target, origin)
+    names = _target(tables, options.target, origin)
+    target = listed(names, "or")
     for name in options.leave_out:
-        if name not in tables["train"].column_names or name == target:
+        if name not in tables["train"].column_names or name in names:
             raise ConfigError(f"leave_out names no column beside the target: {name!r}. {_columns_of(tables['train'])}")
     for split, table in tables.items():
-        tables[split], said = _with_target(table, target, split)
+        tables[split], said = _with_target(table, names, split)
         notes += said
-    targets, classes, said = _targets({split: table[target] for split, table in tables.items()}, options.task)
+    if len(names) == 1:
+        made = _targets({split: table[target] for split, table in tables.items()}, options.task)
+    else:
+        each = {split: {name: table[name] for name in names} for split, table in tables.items()}
+        made = target_columns(each, options.task)
+        tables = {split: table.drop_columns(list(names)) for split, table in tables.items()}
+    targets, classes, said = made
     return TableSplits(tables, target, targets, classes, origin, (*notes, said), notations)
 
 
@@ -237,39 +246,56 @@ def _columns_of(table: Any) -> str:
     return f"The columns are {listed(table.column_names)}."
 
 
-def _target(tables: Mapping[str, Any], target: str | None, origin: str) -> str:
+def _names(target: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The columns that may be meant: one, or several with commas between them."""
+    if target is None or isinstance(target, tuple):
+        return target or ()
+    return tuple(dict.fromkeys((target, *map(str.strip, str(target).split(",")))))
+
+
+def _target(tables: Mapping[str, Any], target: str | tuple[str, ...] | None, origin: str) -> tuple[str, ...]:
+    """The columns that are to be predicted."""
     columns = tables["train"].column_names
     place = "This frame" if origin == "Python" else origin
-    if target is None:
+    if not target:
         raise DataError(
             f"{place} is a table: say which column is to be predicted, target={columns[-1]!r} "
             f"(--target {columns[-1]}). {_columns_of(tables['train'])}"
         )
-    if target not in columns:
-        raise DataError(f"{place} has no column {target!r}: {did_you_mean(str(target), columns)}")
-    return target
+    if target in columns:
+        return (str(target),)
+    names = _names(target)[1 if isinstance(target, str) and "," in target else 0 :]
+    for name in names:
+        if name not in columns:
+            raise DataError(f"{place} has no column {name!r}: {did_you_mean(str(name), columns)}")
+    return names
 
 
-def _with_target(table: Any, target: str, split: str) -> tuple[Any, list[str]]:
-    """The rows that have a target."""
+def _with_target(table: Any, target: Sequence[str], split: str) -> tuple[Any, list[str]]:
+    """The rows that have a target, or all of several."""
     import pyarrow as pa
 
-    if target not in table.column_names:
+    pc = compute()
+    what = listed(map(repr, target), "or")
+    if missing := [name for name in target if name not in table.column_names]:
         raise DataError(
-            f"The {split} table has no column {target!r}, so it cannot be measured on. Leave it out, and let the run "
-            f"predict it: onecycle predict RUN FILE. {_columns_of(table)}"
+            f"The {split} table has no column {missing[0]!r}, so it cannot be measured on. Leave it out, and let the "
+            f"run predict it: onecycle predict RUN FILE. {_columns_of(table)}"
         )
-    column = plain_column(table[target])
-    table = table.set_column(table.column_names.index(target), target, pa.chunked_array([column]))
-    if column.null_count == 0:
-        return table, []
-    left = table.filter(column.is_valid())
+    valid = None
+    for name in target:
+        column = plain_column(table[name])
+        table = table.set_column(table.column_names.index(name), name, pa.chunked_array([column]))
+        valid = column.is_valid() if valid is None else pc.and_(valid, column.is_valid())
+    left = table.filter(valid)
+    gaps = table.num_rows - left.num_rows
     if left.num_rows == 0:
         raise DataError(
-            f"The {split} table has no value of {target!r} in any of its {len(column):,} rows. "
+            f"The {split} table has no value of {what} in any of its {gaps:,} rows. "
             + ("Give one that has." if split == "train" else "Leave it out: onecycle predict RUN FILE predicts it.")
         )
-    return left, [f"{split}: left out {count(column.null_count, 'row')} of {len(column):,} without a value of {target}"]
+    said = f"{split}: left out {count(gaps, 'row')} of {table.num_rows:,} without a value of {listed(target, 'or')}"
+    return (left, [said]) if gaps else (table, [])
 
 
 def _targets(columns: Mapping[str, Any], task: str | None) -> tuple[dict[str, Tensor], tuple[str, ...] | None, str]:
@@ -292,6 +318,8 @@ def _targets(columns: Mapping[str, Any], task: str | None) -> tuple[dict[str, Te
     if task == "regression" or not (pa.types.is_string(kind) or pa.types.is_boolean(kind)):
         raise DataError(f"{name} holds {kind} values. A regression needs numbers; classes are words or whole numbers.")
     words = {split: column.cast(pa.string()).to_pylist() for split, column in columns.items()}
+    if pa.types.is_string(kind) and (several := label_sets(words, task)):
+        return several
     return _class_targets(words, _sorted({word for each in words.values() for word in each}), "words")
 
 
@@ -319,8 +347,9 @@ def _number_targets(
         raise DataError(f"the target is {number(known[0])} in all {len(known):,} rows: there is nothing to be learned.")
     whole = bool((different == np.floor(different)).all())
     few = whole and len(different) <= min(CLASSES, max(2, len(known) // 10))
-    if task == "classification" and not whole:
-        raise DataError("the target has fractions, so it cannot be classes. Leave out task, or round it.")
+    if task == MULTI_LABEL or (task == "classification" and not whole):
+        what = "is numbers, and labels are words" if task == MULTI_LABEL else "has fractions, so it cannot be classes"
+        raise DataError(f"the target {what}. Leave out task, or mend it.")
     if task == "classification" or (task is None and few):
         names = [str(int(value)) for value in different]
         words = {split: [str(int(value)) for value in values] for split, values in columns.items()}
@@ -338,7 +367,8 @@ def _class_targets(
     if len(names) > max(CLASSES, rows / 4):
         raise DataError(
             f"the target has {len(names):,} different values in {rows:,} rows, too many for classes: the first are "
-            f"{listed(map(repr, names[:3]))}. Give a column of numbers, or of few words."
+            f"{listed(map(repr, names[:3]))}. Give a column of numbers, or of few words; where a cell has several "
+            f"labels, task={MULTI_LABEL!r}."
         )
     label = {name: i for i, name in enumerate(names)}
     targets = {split: torch.tensor([label[word] for word in each]) for split, each in words.items()}
@@ -370,7 +400,7 @@ def _rows(tables: Mapping[str, Any], part: Any) -> Any:
 
 def _leaks(columns: TableColumns, train: Any, targets: Tensor) -> list[str]:
     """A note on each category that gives the class away: one of its values for each class, or several, and no other."""
-    if len(targets) < LEAK:
+    if len(targets) < LEAK or targets.ndim > 1:
         return []
     codes = columns.encode(train)[:, len(columns.numbers) + columns.flags :].long()
     leaks = []

@@ -82,11 +82,13 @@ class Job(TrainingOptions):
         "crop", "How images of other proportions are brought to one size: crop (the center), pad or squash.", "Data"
     )
     skip_damaged: bool = option(False, "Leave out images that do not decode, with a note, and go on.", "Data")
-    target: str | None = option(None, "Of a table: the column to be predicted from the others.", "Data")
+    target: str | None = option(
+        None, "Of a table: the column to be predicted from the others, or several with commas.", "Data"
+    )
     valid: str | None = option(None, "Of a table: a file to be measured on after each epoch.", "Data")
     test: str | None = option(None, "Of a table: a file to be measured on at the end.", "Data")
     task: str | None = option(
-        None, "Of a table: classification or regression; by default what suits the target.", "Data"
+        None, "Of a table: classification, regression or multi-label; by default what suits the target.", "Data"
     )
     text_column: str | None = option(None, "Of a table: the column of texts to be learned from, and no other.", "Data")
     leave_out: Sequence[str] = option((), "Of a table: columns that are not to be learned from.", "Data")
@@ -110,7 +112,7 @@ class Job(TrainingOptions):
             target=unless_none(word, "target", self.target, "the name of a column"),
             valid=unless_none(word, "valid", self.valid, "the path of a table"),
             test=unless_none(word, "test", self.test, "the path of a table"),
-            task=unless_none(word, "task", self.task, "classification or regression"),
+            task=unless_none(word, "task", self.task, "classification, regression or multi-label"),
             leave_out=names("leave_out", self.leave_out, '("id", "name")'),
         )
         if not isinstance(self.policy, str):

@@ -29,6 +29,8 @@ from ..training.losses import Form
 from ..training.runtime import Runtime
 from .job import Job
 
+LIKELY = 0.5  # the probability above which a label is said
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
@@ -53,6 +55,11 @@ class TrainedModel:
     form: Form = field(repr=False)
     runtime: Runtime = field(repr=False)
     scale: Scale | None = field(default=None, repr=False)  # of the targets
+
+    @property
+    def label_sets(self) -> bool:
+        """Whether a sample may have several of the classes, each with a probability of its own."""
+        return self.classes is not None and len(self.classes) > 1 and self.form.activation == "sigmoid"
 
     def __repr__(self) -> str:
         known = {"kind": self.kind, "input_shape": self.input_shape, "classes": self.classes and len(self.classes)}
@@ -193,8 +200,9 @@ def predict_files(
 
     Of a folder among `files`, all images are taken. Returns one dictionary a sample: ``file``, and ``class`` and
     ``probability`` (with `top_k` also ``class_2``, ``probability_2`` and so on), or ``output`` where there are no
-    classes. With `skip_damaged` images that do not decode are left out; `say` is told that, and in what images are
-    unlike those of training.
+    classes. Where a sample may have several labels, ``labels`` has those of more than one half, ";" between them, and
+    ``probability_LABEL`` that of each. With `skip_damaged` images that do not decode are left out; `say` is told that,
+    and in what images are unlike those of training.
 
     Raises:
         CheckpointError: no run, or no weights there.
@@ -203,10 +211,15 @@ def predict_files(
     """
     trained = load_run(folder)
     _check_top(top_k, trained.classes)
+    if trained.label_sets and top_k > 1:
+        raise ConfigError(f"top_k = {top_k}: this run gives each sample several labels, and all of them are named")
     rows: list[dict[str, Any]] = []
     for names, outputs in trained.of_files(files, skip_damaged=skip_damaged, say=say):
         if trained.classes is None or trained.kind == "text":
             rows += [{"file": name, "output": row.tolist()} for name, row in zip(names, outputs, strict=True)]
+            continue
+        if trained.label_sets:
+            rows += [_labelled(name, row, trained.classes) for name, row in zip(names, outputs.tolist(), strict=True)]
             continue
         best = outputs.topk(top_k, -1)
         for name, labels, shares in zip(names, best.indices.tolist(), best.values.tolist(), strict=True):
@@ -216,6 +229,12 @@ def predict_files(
                 row |= {f"class{end}": trained.classes[label], f"probability{end}": probability}
             rows.append(row)
     return rows
+
+
+def _labelled(name: str, shares: Sequence[float], classes: Sequence[str]) -> dict[str, Any]:
+    labels = [label for label, share in zip(classes, shares, strict=True) if share > LIKELY]
+    each = {f"probability_{label}": share for label, share in zip(classes, shares, strict=True)}
+    return {"file": name, "labels": ";".join(labels), **each}
 
 
 def _check_top(top_k: int, classes: Sequence[str] | None) -> None:
@@ -231,7 +250,7 @@ def _described(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     if facts := record["facts"]:
         job = Job.recorded(record["config"])
         recipe = {"name": job.model, "input_shape": facts["input_shape"], "classes": facts["outputs"]}
-        activation = "" if facts["classes"] is None else "softmax"
+        activation = "" if facts["classes"] is None else "sigmoid" if facts.get("label_sets") else "softmax"
         known = {"form": "free", "class_axis": -1 if facts["kind"] == "text" else 1, "activation": activation}
         return {**facts, **known, "fit": job.fit, "model": {**recipe, "options": job.model_options or {}}}
     if not record.get("prediction"):

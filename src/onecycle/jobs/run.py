@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from ..data import Data, load
+from ..data.label_sets import has_label_sets
 from ..errors import CheckpointError, Interrupted, TrainingError
 from ..learner import Learner
 from ..models import build
@@ -191,6 +192,7 @@ def _facts(data: Data) -> dict[str, Any]:
         "std": data.std,
         "samples": [0 if split is None else len(split) for split in (data.train, data.valid, data.test)],
         **({"columns": data.columns.to_dict()} if data.columns else {}),
+        **({"label_sets": True} if has_label_sets(data.train.targets, data.classes) else {}),
     }
 
 

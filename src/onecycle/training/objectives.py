@@ -280,13 +280,15 @@ def tensor_of(value: Any, what: str = "the model's outputs") -> Tensor:
 class Seen:
     """What is known when a loss is chosen: the outputs for a few samples, their targets, and other targets at hand.
 
-    `known` are the targets of the data that lie in memory; `complete` says that these are all.
+    `known` are the targets of the data that lie in memory; `complete` says that these are all. With `label_sets` a
+    sample may have several labels, although none here has.
     """
 
     outputs: Any
     targets: Any
     known: Sequence[Tensor] = ()
     complete: bool = False
+    label_sets: bool = False
 
     @property
     def all_targets(self) -> tuple[Tensor, ...]:
@@ -341,7 +343,8 @@ def _default_criterion(seen: Seen) -> tuple[Any, str, bool]:
         words = f"cross-entropy over {classes} classes{where} (the targets are whole numbers{left_out})"
         return criterion, words, bool(ignored) or not seen.complete
     zeros_and_ones = same and all(bool(((part == 0) | (part == 1)).all()) for part in everything)
-    if same and outputs.ndim == 2 and outputs.shape[1] > 1 and all(map(_is_distribution, everything)):
+    rows = same and outputs.ndim == 2 and outputs.shape[1] > 1 and not seen.label_sets
+    if rows and all(map(_is_distribution, everything)):
         of = "one-hot rows" if zeros_and_ones else "rows that sum to 1"
         more = "; for several labels a sample give loss=nn.BCEWithLogitsLoss()" if zeros_and_ones else ""
         return F.cross_entropy, f"cross-entropy over {outputs.shape[1]} classes (the targets are {of}{more})", False

@@ -24,6 +24,7 @@ from ..data.batches import (
     targets_in_memory,
 )
 from ..data.hub import hub_kind, named_splits
+from ..data.label_sets import has_label_sets
 from ..data.splits import Data
 from ..data.standardise import InputTransform, scale_of, scaling_note
 from ..errors import ConfigError, DataError
@@ -36,6 +37,8 @@ from .objectives import Loss, pair
 from .options import TrainingOptions
 from .runtime import Runtime
 from .state import TrainState
+
+LABEL_METRICS = ("accuracy", "f1")  # of several labels a sample: most are 0, so that accuracy alone says little
 
 
 class TrainingSetup:
@@ -139,6 +142,7 @@ class TrainingSetup:
         """The loss, tried on a few samples before anything is trained."""
         smoothing, seen = self.options.smoothing, cache(self._seen)
         if loss is None:
+            metrics = LABEL_METRICS if metrics is None and self._label_sets else metrics
             task, note = tasks.pick_task(seen(), metrics, smoothing)
             notes = [note]
         elif smoothing:
@@ -249,7 +253,18 @@ class TrainingSetup:
         of_train = targets_in_memory(self.train)
         of_valid = () if self.valid is None else targets_in_memory(self.valid)
         known = [*(of_train or [pair(batch)[1]]), *of_valid]
-        return tasks.Seen(outputs, targets, known, complete=bool(of_train and (of_valid or self.valid is None)))
+        return tasks.Seen(
+            outputs,
+            targets,
+            known,
+            complete=bool(of_train and (of_valid or self.valid is None)),
+            label_sets=self._label_sets,
+        )
+
+    @property
+    def _label_sets(self) -> bool:
+        """Whether a sample may have several of the classes."""
+        return self.source is not None and has_label_sets(self.source.train.targets, self.source.classes)
 
 
 def _has_table_front(model: nn.Module) -> bool:
