@@ -149,3 +149,25 @@ def test_a_loss_without_a_gradient():
     )
     with pytest.raises(TrainingError, match=r"the loss has no gradient: .* detach\(\)"):
         learn.fit(1, lr_max=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "sgd", "adam", "adamw"])
+def test_complex_weights_are_trained(optimizer):
+    torch.manual_seed(0)
+    inputs = torch.randn(256, 4, dtype=torch.complex64)
+    wanted = inputs @ torch.randn(4, 2, dtype=torch.complex64)
+    model = nn.Sequential(nn.Linear(4, 4, dtype=torch.complex64), nn.Linear(4, 2, dtype=torch.complex64))
+    learn = Learner(
+        model, (inputs, wanted), loss=lambda outputs, targets: (outputs - targets).abs().square().mean(),
+        optimizer=optimizer, weight_decay=0.0, verbose=False,
+    )  # fmt: skip
+    before = learn.evaluate((inputs, wanted))["loss"]
+    learn.fit(20, lr_max=0.02)
+    assert learn.evaluate((inputs, wanted))["loss"] < before / 10
+
+
+def test_whole_targets_beside_one_output_may_be_two_things():
+    with pytest.raises(
+        DataError, match=r"may be classes or numbers: .* Give targets.float\(\) or loss=\"mse\" for numbers"
+    ):
+        Learner(net(outputs=1), (X, torch.arange(64)), verbose=False)

@@ -26,6 +26,15 @@ def test_orthogonal_keeps_the_directions_and_evens_the_lengths(shape):
     assert torch.allclose(rebuilt, orthogonal(matrix), atol=1e-4), "it has the singular vectors of the matrix"
 
 
+def test_orthogonal_of_a_complex_matrix():
+    matrix = torch.complex(numbers(6, 4), numbers(6, 4, seed=1))
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    between = u.mH @ orthogonal(matrix) @ vh.mH
+    lengths = torch.diagonal(between)
+    assert torch.allclose(between, torch.diag(lengths), atol=1e-4)
+    assert lengths.real.min() > 0.3 and lengths.real.max() < 1.3 and lengths.imag.abs().max() < 1e-4
+
+
 def test_orthogonal_of_zeros_is_zero():
     assert not orthogonal(torch.zeros(3, 4)).any()
 

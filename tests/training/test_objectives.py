@@ -71,7 +71,6 @@ def test_all_targets_at_hand_decide():
         (R, torch.tensor([0, 1, 2])),
         (R, torch.zeros(4, 1, dtype=torch.long)),
         (R[:, 0], torch.tensor([[0.0], [1.0], [1.0], [0.0]])),
-        (R[:, :1], torch.tensor([0, 1, 2, 3])),
         (R, R[:, :2]),
     ],
 )

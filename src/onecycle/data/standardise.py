@@ -58,7 +58,7 @@ def scale_of(values: Tensor, what: str) -> tuple[Scale, str] | None:
     True
     """
     columns = values if values.ndim == 2 else values.reshape(-1, 1)
-    if not columns.numel():
+    if not columns.numel() or values.is_complex():
         return None
     n = len(columns)
     mean = sum((part.sum(0) for part in _parts(columns)), torch.zeros(columns.shape[1], dtype=torch.float64)) / n

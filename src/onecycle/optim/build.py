@@ -90,7 +90,7 @@ def build_optimizer(
     if not groups:
         raise ConfigError("the model has no parameters to train")
     try:
-        made = make(groups, **_arguments(make, named, momentum))
+        made = make(groups, **_arguments(make, named, momentum, groups))
     except (TypeError, ValueError) as error:
         name = getattr(make, "__name__", None) or repr(make)
         raise ConfigError(f"{name} cannot be made from the model's parameter groups: {error}") from error
@@ -291,9 +291,11 @@ def norms_of_frozen_layers(model: nn.Module) -> list[nn.Module]:
     return frozen
 
 
-def _arguments(make: Any, named: Recipe | None, momentum: float | None) -> dict[str, Any]:
+def _arguments(make: Any, named: Recipe | None, momentum: float | None, groups: list[dict[str, Any]]) -> dict[str, Any]:
     """What to call an optimizer with: a recipe's settings, and momentum under the name that it has there."""
     settings = {"lr": named.lr_max, **named.options} if named else {}
+    if settings.get("fused") and any(p.is_complex() for group in groups for p in group["params"]):
+        settings["fused"] = False  # whose kernels take real numbers alone
     if momentum is None or make is Muon:  # whose groups have it
         return settings
     if "momentum" in inspect.signature(make).parameters:

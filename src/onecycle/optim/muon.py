@@ -97,10 +97,11 @@ class Muon(Optimizer):
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         first, second = group["betas"]
+        fused = params[0].device.type in ("cpu", "cuda") and not any(p.is_complex() for p in params)
         adamw(
             [*params], [p.grad for p in params if p.grad is not None], [s["exp_avg"] for s in states],
             [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states],
-            fused=params[0].device.type in ("cpu", "cuda"), amsgrad=False, beta1=first, beta2=second,
+            fused=fused, amsgrad=False, beta1=first, beta2=second,
             lr=self.adamw_scale * group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
 
@@ -111,7 +112,7 @@ _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.Emb
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
     """A matrix with the singular vectors of `matrix` [m, n] and singular values near 1 (about 0.7 to 1.2).
 
-    Newton-Schulz iteration ``X <- a X + (b A + c A^2) X`` with ``A = X X^T``, from X scaled to norm 1.
+    Newton-Schulz iteration ``X <- a X + (b A + c A^2) X`` with ``A = X X^H``, from X scaled to norm 1.
 
     >>> values = torch.linalg.svdvals(orthogonal(torch.randn(4, 9, generator=torch.Generator().manual_seed(0))))
     >>> bool((values > 0.5).all() and (values < 1.5).all())
@@ -119,12 +120,12 @@ def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+    x = matrix.mH if tall else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.T
+        gram = x @ x.mH
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+    return x.mH if tall else x
 
 
 def weights_of(model: nn.Module) -> list[nn.Parameter]:

@@ -352,6 +352,11 @@ def _default_criterion(seen: Seen) -> tuple[Any, str, bool]:
         return binary_cross_entropy, "binary cross-entropy on logits (the targets are all 0 or 1)", False
     if same and not whole:
         return mean_squared_error, f"mean squared error ({shapes})", False
+    if whole and same:
+        raise DataError(
+            f"whole targets beside one output each may be classes or numbers: {shapes}. Give targets.float() or "
+            'loss="mse" for numbers, or the model an output for each class'
+        )
     raise DataError(
         f"outputs and targets do not fit any default loss: {shapes}. Cross-entropy takes outputs [n, classes] and "
         "whole targets [n]; binary cross-entropy and squared error take equal shapes. Mend the model's last layer "
