@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -32,7 +33,7 @@ def input_files(paths: Sequence[str | Path], kind: str = "image") -> tuple[list[
     places = [Path(path).expanduser() for path in paths]
     if not places:
         raise DataError("No files to predict on. Give at least one.")
-    if missing := [str(place) for place in places if not place.exists()]:
+    if missing := [str(place) for place in places if not os.path.exists(place)]:  # also where it is too long for a path
         raise DataError(
             f"{len(missing)} of {count(len(places), 'file')} {'does' if len(missing) == 1 else 'do'} not exist: "
             + listed(missing)

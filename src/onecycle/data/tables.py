@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -421,17 +421,23 @@ def _leaks(columns: TableColumns, train: Any, targets: Tensor) -> list[str]:
 # Rows to predict
 
 
-def read_rows(files: Sequence[str | Path], columns: TableColumns | TextTokens) -> tuple[Tensor, list[int]]:
+def read_rows(
+    files: Sequence[str | Path],
+    columns: TableColumns | TextTokens,
+    tell: Callable[[Sequence[str]], None] = lambda names: None,
+) -> tuple[Tensor, list[int]]:
     """The rows of table files as a model sees them, [n, ...], and how many there are in each; a text file is one row.
 
-    Columns beside those that the model was trained on are not looked at.
+    Columns beside those that the model was trained on are not looked at; `tell` gets the names of all.
 
     Raises:
         DataError: files that cannot be read, or that lack a column.
     """
     if not files:
         raise DataError("No files to predict on. Give at least one.")
-    encoded = [columns.encode(_rows_of(Path(file).expanduser(), columns), str(file)) for file in files]
+    tables = [_rows_of(Path(file).expanduser(), columns) for file in files]
+    encoded = [columns.encode(table, str(file)) for table, file in zip(tables, files, strict=True)]
+    tell(list(dict.fromkeys(name for table in tables for name in table.column_names)))
     return torch.cat(encoded), [len(part) for part in encoded]
 
 

@@ -11,23 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import whole
-from ..data.arrays import as_tensor
 from ..data.batches import BatchSettings, ImageTransform
 from ..data.images import undecodable
 from ..data.inputs import CHUNK, input_files, read_batches, unlike_training
 from ..data.standardise import InputTransform, Scale
 from ..data.table_columns import TableColumns
-from ..data.tables import as_table, columns_of, is_frame, read_rows
+from ..data.tables import columns_of, read_rows
 from ..data.text_tokens import TextTokens
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, OneCycleError
 from ..models import build
 from ..records.checkpoint import latest, load_weights
 from ..records.files import RUN
+from ..records.progress import notes
 from ..text import count
 from ..training.evaluate import predict
 from ..training.losses import Form
+from ..training.probe import described
 from ..training.runtime import Runtime
 from .job import Job
+from .samples import Accepted, unused
 
 LIKELY = 0.5  # the probability above which a label is said
 
@@ -43,6 +45,7 @@ class TrainedModel:
         input_shape: of one sample, None where that is not known.
         fit: how images of other proportions are brought to that shape.
         columns: of a table, else None.
+        verbose: print notes on what is unlike the training data, and on what is done to inputs.
     """
 
     model: nn.Module
@@ -55,6 +58,8 @@ class TrainedModel:
     form: Form = field(repr=False)
     runtime: Runtime = field(repr=False)
     scale: Scale | None = field(default=None, repr=False)  # of the targets
+    fitted: bool = field(default=True, repr=False)  # images were brought to one size
+    verbose: bool = field(default=True, repr=False)
 
     @property
     def label_sets(self) -> bool:
@@ -69,20 +74,26 @@ class TrainedModel:
     def predict(self, inputs: Any) -> Tensor:
         """Predictions, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.
 
-        `inputs` are what `Learner.predict` takes, prepared as in training (images as uint8 are normalised); or paths:
-        of images, of a folder of them, of arrays in ``.npy`` and ``.npz`` files, of tables; or a data frame.
+        `inputs` are what `Learner.predict` takes, prepared as in training (images as uint8 are normalised, those of
+        another size are brought to that of training); or paths: of images, of a folder of them, of arrays in ``.npy``
+        and ``.npz`` files, of tables; or a data frame, or a column for each name in a dictionary.
 
         Raises:
-            DataError: files that are missing or cannot be read; images that do not decode are listed.
+            DataError: what the model does not take; files that are missing or cannot be read; images that do not
+                decode are listed.
         """
-        if isinstance(inputs, str | Path) or (
-            isinstance(inputs, list | tuple) and inputs and all(isinstance(path, str | Path) for path in inputs)
-        ):
-            paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-            return torch.cat([outputs for _, outputs in self.of_files(paths)])
-        if self.columns is not None and is_frame(inputs):
-            inputs = self.columns.encode(as_table(inputs, self.columns.notations).table, "the table")
-        return self._predicted(inputs)
+        said: list[str] = []
+        paths = _paths(inputs)
+        if paths is not None:
+            outputs = torch.cat([outputs for _, outputs in self.of_files(paths, say=said.append)])
+        else:
+            samples = self._accepted.samples(inputs, said.append)
+            if self.kind == "image" and isinstance(samples, tuple) and samples[0].dtype == torch.uint8:
+                said += self._unlike([], samples[0])
+            outputs = self._predicted(samples, described(samples[0] if isinstance(samples, tuple) else samples))
+        if said and self.verbose:
+            notes(said)
+        return outputs
 
     def of_files(
         self, paths: Sequence[str | Path], *, skip_damaged: bool = False, say: Callable[[str], None] = lambda note: None
@@ -92,18 +103,19 @@ class TrainedModel:
         With `skip_damaged`, images that do not decode are left out; that and what is unlike the training data is told
         to `say`.
         """
+        shape = self.input_shape
+        if self.columns is None and (self.kind not in ("image", "array") or shape is None):
+            raise self._accepted.refused(f"files such as {next(iter(paths), 'none')}", "give tensors")
+        self._accepted.check_files(paths)
         if self.columns is not None:
-            yield self._of_tables(paths, self.columns)
+            yield self._of_tables(paths, self.columns, say)
             return
-        if self.kind not in ("image", "array") or self.input_shape is None:
-            raise ConfigError(
-                f"predict takes files of images, arrays or tables; this run was trained on {self.kind}. Give tensors"
-            )
-        files, notes = input_files(paths, self.kind)
-        for note in notes:
+        shape = shape or ()
+        files, left_out = input_files(paths, self.kind)
+        for note in left_out:
             say(note)
         bad: dict[str, str] = {}
-        for i, (names, samples, failed) in enumerate(read_batches(files, self.kind, self.input_shape, self.fit)):
+        for i, (names, samples, failed) in enumerate(read_batches(files, self.kind, shape, self.fit)):
             bad |= failed
             if not names or (bad and not skip_damaged):
                 continue  # read on: all that are damaged are listed
@@ -115,8 +127,14 @@ class TrainedModel:
         if bad:
             say(f"{len(bad)} of {count(len(files), 'file')} do not decode and are left out, such as {next(iter(bad))}")
 
-    def _of_tables(self, paths: Sequence[str | Path], columns: TableColumns | TextTokens) -> tuple[list[str], Tensor]:
-        rows, counts = read_rows(paths, columns)
+    def _of_tables(
+        self, paths: Sequence[str | Path], columns: TableColumns | TextTokens, say: Callable[[str], None]
+    ) -> tuple[list[str], Tensor]:
+        def tell(names: Sequence[str]) -> None:
+            for note in unused(names, columns):
+                say(note)
+
+        rows, counts = read_rows(paths, columns, tell)
         named = zip(map(str, paths), counts, strict=True)
         return [file if n == 1 else f"{file}[{i}]" for file, n in named for i in range(n)], self._predicted(rows)
 
@@ -128,16 +146,50 @@ class TrainedModel:
             known = ImageTransform((), ())
         return unlike_training(files, images, self.fit, known.mean, known.std)
 
-    def _predicted(self, inputs: Any) -> Tensor:
+    @property
+    def _accepted(self) -> Accepted:
+        normalised = isinstance(self.batching.normalise, ImageTransform)
+        return Accepted(self.kind, self.input_shape, self.columns, self.fit, self.fitted, normalised)
+
+    def _predicted(self, inputs: Any, given: str = "") -> Tensor:
         if hasattr(inputs, "shape"):
-            inputs = (as_tensor(inputs),)
-        batches = self.batching.batches(inputs, training=False)
-        outputs = self.form.predict(predict(self.model, batches.epoch(0), self.runtime))
+            inputs, given = (inputs,), described(inputs)
+        try:
+            batches = self.batching.batches(self._of_models_type(inputs), training=False)
+            outputs = self.form.predict(predict(self.model, batches.epoch(0), self.runtime))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the model raises for inputs that it is not made for
+            known = isinstance(error, OneCycleError)
+            if known and (error.__cause__ is None or isinstance(error.__cause__, OneCycleError)):
+                raise
+            said = str(error) if known else f"{type(error).__name__}: {error}"
+            raise self._accepted.refused(given or f"a {type(inputs).__name__}", said.partition("\n")[0]) from error
         return outputs if self.scale is None else self.scale.inverse(outputs)
+
+    def _of_models_type(self, inputs: Any) -> Any:
+        """Numbers of another type than the model's weights in that, where it is a model of numbers."""
+        if self.kind not in ("array", "table") or not isinstance(inputs, tuple) or not isinstance(inputs[0], Tensor):
+            return inputs
+        weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        codes = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in self.model.modules())
+        return inputs if weight is None or codes else (inputs[0].to(weight.dtype), *inputs[1:])
+
+
+def _paths(inputs: Any) -> list[str | Path] | None:
+    """Paths as a list; None for what is none."""
+    if isinstance(inputs, str | Path):
+        return [inputs]
+    several = isinstance(inputs, list | tuple) and inputs and all(isinstance(path, str | Path) for path in inputs)
+    return list(inputs) if several else None
 
 
 def load_run(
-    folder: str | Path, *, model: nn.Module | None = None, device: str | torch.device | None = None
+    folder: str | Path,
+    *,
+    model: nn.Module | None = None,
+    device: str | torch.device | None = None,
+    verbose: bool = True,
 ) -> TrainedModel:
     """Load the model of the run in `folder` with its weights, to predict as the learner that trained it.
 
@@ -146,6 +198,7 @@ def load_run(
         model: a model that the weights are loaded into, where the run does not know how its own was made: one that
             `onecycle.build_model` did not make.
         device: to predict on; None: the best one here.
+        verbose: print notes on what is predicted for.
 
     Raises:
         CheckpointError: no run there, no weights, weights of another model, or a model that must be given.
@@ -185,6 +238,8 @@ def load_run(
         Form(known["form"], known["class_axis"], None, known["activation"]),
         runtime,
         Scale.of(scales.get("targets")),
+        bool(record["facts"]) or classes is not None,
+        verbose,
     )
 
 
