@@ -213,7 +213,7 @@ class Learner:
         with ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
             evaluation = self.evaluation_seconds() + norms.seconds(self.state, self.train) if budget.seconds else 0.0
-            charges = Charges(time.perf_counter() - began, evaluation, after)
+            charges = Charges(began, evaluation, after)
             events = train(
                 self.state, self.train, budget, policy, evaluate, evaluate_every=self.options.evaluate_every,
                 stop=stop, charges=charges,

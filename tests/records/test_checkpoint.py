@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from onecycle import CheckpointError
-from onecycle.records.checkpoint import checkpoints, latest, load, save
+from onecycle.records.checkpoint import checkpoints, latest, load, save, try_out
 
 
 def state(value: float = 1.0) -> dict:
@@ -203,6 +203,58 @@ def test_a_file_that_may_not_grow(tmp_path):
     assert "File too large" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert len(load(tmp_path / "step-00000001")["x"]) == 10
+
+
+# Trying out, before the first update, what a run will write
+
+
+def test_what_is_tried_out_leaves_nothing(tmp_path):
+    (tmp_path / "run/.trial").mkdir(parents=True)
+    (tmp_path / "run/.trial/state.pt").write_bytes(b"of a process that was killed")
+    for folder in ("run", "new"):
+        try_out(state(), torch.nn.Linear(3, 2), tmp_path / folder)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "run"]
+
+
+class Overlapping(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        rows = torch.zeros(4, 3)
+        self.register_buffer("first", rows[:3])
+        self.register_buffer("last", rows[1:])
+
+
+class Unwritable:
+    def __reduce__(self):
+        raise TypeError("a thread cannot be pickled")
+
+
+@pytest.mark.parametrize(
+    ("content", "model", "said"),
+    [
+        (state(), Overlapping, "no suitable name"),
+        ({"thread": Unwritable()}, lambda: torch.nn.Linear(3, 2), "a thread cannot be pickled"),
+        ({"path": Path("here")}, lambda: torch.nn.Linear(3, 2), "holds pickled code"),
+    ],
+    ids=["weights", "state", "code"],
+)
+def test_what_cannot_be_written_or_read_back_is_met_there(content, model, said, tmp_path):
+    with pytest.raises(CheckpointError, match=rf"cannot be written to {tmp_path}/run and read back: .*{said}"):
+        try_out(content, model(), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+TRIED = FULL.replace("save({", "try_out({").replace(", sys.argv[1], 1)", ", torch.nn.Linear(3, 2), Path(sys.argv[1]))")
+TRIED = TRIED.replace(", sys.argv[1], 2)", ", torch.nn.Linear(3, 2), Path(sys.argv[1]))").replace(
+    "import save", "import try_out"
+)
+
+
+def test_a_file_that_may_not_grow_is_met_there(tmp_path):
+    done = forked.run(["-c", f"from pathlib import Path\n{TRIED}", str(tmp_path / "run")])
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written" in done.stdout and "File too large" in done.stdout
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_where_nothing_can_be_written(tmp_path):

@@ -59,6 +59,23 @@ def test_a_start_leaves_the_state_alone_and_the_folder_claimed(tmp_path):
     assert recording.recorder._steps.closed
 
 
+def test_a_full_disk_is_met_before_there_is_a_run(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, ExitStack() as stack:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            CheckpointError, match=r"cannot be written to .*/run and read back: .*No space left.*Free some"
+        ):
+            Recording.start(tmp_path / "run", new_state(), stack, config=CONFIG)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "run/.trial").mkdir(parents=True)  # a process that was killed there
+    with ExitStack() as stack:
+        Recording.start(tmp_path / "run", new_state(), stack, config=CONFIG)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["epochs.jsonl", "run.json", "steps.jsonl"]
+
+
 def test_resuming_goes_back_to_the_checkpoint(tmp_path):
     part_of_a_run(tmp_path)
     assert len(read_jsonl(tmp_path / "steps.jsonl")) == 9

@@ -21,7 +21,10 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..training.state import all_or_nothing
-from .files import CHECKPOINT, sync_file, sync_folder
+from .files import CHECKPOINT, TRIAL, sync_file, sync_folder
+
+# What torch and pickle raise where something cannot be written.
+UNWRITTEN = (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, pickle.PicklingError)
 
 
 def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int = 2) -> Path:
@@ -40,16 +43,14 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
         for leftover in folder.glob(".*-step-*"):  # of a process that was killed here
             shutil.rmtree(leftover)
         beside.mkdir()
-        with (beside / "state.pt").open("wb") as file:
-            torch.save(dict(state), file)
-            sync_file(file)
+        _write_state(state, beside / "state.pt")
         CHECKPOINT.write(beside, {"step": step, **_fingerprint(beside / "state.pt")})
         if final.exists():
             remove(final)
         beside.rename(final)
         sync_folder(folder)
         _tidy(folder, final, keep)
-    except (OSError, RuntimeError, CheckpointError) as error:
+    except (*UNWRITTEN, CheckpointError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         # torch hides what the system said behind a complaint of its own
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -58,6 +59,71 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
             "before is intact"
         ) from error
     return final
+
+
+def try_out(state: Mapping[str, Any], model: nn.Module, folder: Path) -> None:
+    """Write into `folder` what a run writes there, a checkpoint and weights; read it back, and remove it.
+
+    So a disk that is full or cannot be written, and a state that cannot be, are met before the first update. The folder
+    is made if need be, and is as it was after an error.
+
+    Raises:
+        CheckpointError: what cannot be written, or not be read back.
+    """
+    place, there = folder / TRIAL, folder.exists()
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        place.mkdir(parents=True)
+        _write_state(state, place / "state.pt")
+        _read_state(place / "state.pt")
+        _read_back(model, save_weights(model, place / "model.safetensors"))
+    except (*UNWRITTEN, CheckpointError) as error:
+        shutil.rmtree(place, ignore_errors=True)
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        said = str(reason).partition(". Give a path")[0].replace(f"{place}/", "")
+        raise CheckpointError(
+            f"what a run writes cannot be written to {folder} and read back: {said}. Free some space, give a folder "
+            "that can be written, or let the state of model and optimizer be tensors and plain data"
+        ) from error
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _write_state(state: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(dict(state), file)
+        sync_file(file)
+
+
+def _read_state(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path.parent} holds pickled code and is refused: only tensors and plain data are read from a checkpoint. "
+            "Nothing of it was run"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path.parent} cannot be read: {error}") from error
+
+
+def _read_back(model: nn.Module, path: Path) -> None:
+    """Raise a CheckpointError where the weights in `path` are not those of the model."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        written = load_file(path)
+        extra = torch.load(_extra(path), weights_only=True) if _extra(path).exists() else {}
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"the weights in {path} cannot be read back: {error}") from error
+    state = {_plain(name): value for name, value in model.state_dict().items()}
+    for name, value in state.items():
+        same = name in extra or not isinstance(value, Tensor) or name not in written  # shared with another name
+        if not (same or (written[name].shape, written[name].dtype) == (value.shape, value.dtype)):
+            raise CheckpointError(f"{name} is {written[name].dtype} {list(written[name].shape)} when it is read back")
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -70,15 +136,7 @@ def load(path: str | Path) -> dict[str, Any]:
     manifest = CHECKPOINT.read(path)
     if _fingerprint(path / "state.pt") != {key: manifest.get(key) for key in ("bytes", "sha256")}:
         raise CheckpointError(f"{path} is damaged: state.pt is not what its manifest says")
-    try:
-        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds pickled code and is refused: only tensors and plain data are read from a checkpoint. "
-            "Nothing of it was run"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    state = _read_state(path / "state.pt")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not the state of a run")
     return state
@@ -133,7 +191,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
             torch.save(extra, beside.with_suffix(".extra"))
             beside.with_suffix(".extra").replace(_extra(path))
         beside.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (*UNWRITTEN, SafetensorError) as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path}: {error}. Give a path that can be written") from error

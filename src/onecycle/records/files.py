@@ -21,7 +21,8 @@ class Kind:
     """A kind of record: its file in a folder, the version of its schema, and what it records.
 
     `needs` are the fields that a record cannot do without. A `shared` kind may lie beside other files; the others have
-    a folder to themselves. `mend` is what to do about a folder that has such a record already.
+    a folder to themselves. `mend` is what to do about a folder that has such a record already. `leftovers` are what
+    else a process may have left there if it was killed before its first record.
     """
 
     file: str
@@ -30,6 +31,7 @@ class Kind:
     needs: tuple[str, ...] = ()
     shared: bool = False
     mend: str = "give another --out, or remove {path}"
+    leftovers: tuple[str, ...] = ()
 
     def path(self, folder: str | Path) -> Path:
         """The record's file in `folder`."""
@@ -42,7 +44,7 @@ class Kind:
     def claim(self, folder: str | Path, leftovers: Iterable[str] = ()) -> Path:
         """Check that a new record may be written into `folder`, and return it as a path; nothing is written.
 
-        `leftovers` name the other files that a process may have left there if it was killed before its first record.
+        `leftovers` are those of the kind, and more.
 
         Raises:
             CheckpointError: the folder has such a record already, holds something else, or cannot be written.
@@ -51,7 +53,7 @@ class Kind:
         if self.exists(folder):
             mend = self.mend.format(folder=folder, path=self.path(folder))
             raise CheckpointError(f"{folder} holds another {self.what}: {mend}")
-        allowed = {file for name in (self.file, *leftovers) for file in (name, f".writing-{name}")}
+        allowed = {file for name in (self.file, *self.leftovers, *leftovers) for file in (name, f".writing-{name}")}
         if not self.shared and folder.is_dir() and any(path.name not in allowed for path in folder.iterdir()):
             raise CheckpointError(f"{folder} is not empty and holds no {self.what}: give another --out")
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -100,9 +102,10 @@ class Kind:
         self.write(folder, {**self.read(folder), **fields})
 
 
+TRIAL = ".trial"  # what is written into the folder of a run to see whether it can be, and is removed at once
 RUN = Kind(
     "run.json", 2, "run", ("status", "config", "resolved", "facts"),
-    mend="go on with it through --resume {folder}, or give another --out",
+    mend="go on with it through --resume {folder}, or give another --out", leftovers=(TRIAL,),
 )  # fmt: skip
 CHECK = Kind("check.json", 1, "check", shared=True)
 COMPARISON = Kind("compare.json", 1, "comparison", ("config", "status", "table", "summary"))

@@ -140,7 +140,9 @@ class Recording:
             CheckpointError: the folder holds another run, or cannot be written.
         """
         RUN.claim(folder)
-        checkpoint.check_readable(state.state_dict())
+        now = state.state_dict()
+        checkpoint.check_readable(now)
+        checkpoint.try_out(now, state.model, folder)
         create(folder, config, facts=facts, resolved=resolved, notes=notes, prediction=prediction)
         return cls._open(folder, state, history or History(), stack)
 

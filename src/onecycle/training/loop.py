@@ -105,10 +105,11 @@ LATEST = 0.25
 class Charges:
     """What a time budget pays beside its updates, in seconds: what was spent before, one evaluation, what comes after.
 
-    `evaluation` is an estimate, which the first evaluation replaces.
+    `began` is when it began, by `time.perf_counter`; None: with the first update. `evaluation` is an estimate, which
+    the first evaluation replaces.
     """
 
-    before: float = 0.0
+    began: float | None = None
     evaluation: float = 0.0
     after: float = 0.0
 
@@ -201,7 +202,8 @@ class _Clock:
         """Begin the run, or go on with the one under way."""
         at = self._state.at
         if self._state.begun is None:
-            at.progress, at.pace, at.charged = 0.0, 0.0, self._charges.before
+            began = self._charges.began
+            at.progress, at.pace, at.charged = 0.0, 0.0, 0.0 if began is None else time.perf_counter() - began
             at.ending = self._charges.evaluation + self._charges.after
             self._state.begun = Position(**asdict(at))
         self.begun = self._state.begun
