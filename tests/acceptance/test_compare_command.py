@@ -208,3 +208,14 @@ def test_ctrl_c_while_the_processes_start(tmp_path: Path, capfd, monkeypatch: py
     assert len(started) == 2
     assert capfd.readouterr().err == ""
     assert sum((task.folder / "run.json").exists() for task in tasks) <= 2
+
+
+def test_columns_that_are_left_out_are_a_list_and_no_axis(capsys):
+    rows = "".join(f"{i},{i % 7},{i % 5},{i % 2}\n" for i in range(200))
+    Path("rows.csv").write_text(f"id,a,2,label\n{rows}")
+    words = ["compare", "rows.csv", "--set", "target=label", "--plan", "--json"]
+    main([*words, "--leave-out", "id,2"])
+    config = json.loads(capsys.readouterr().out)["config"]
+    assert (config["settings"]["leave_out"], config["axes"]) == (["id", "2"], {})
+    main([*words, "--leave-out", "id"])
+    assert json.loads(capsys.readouterr().out)["config"]["settings"]["leave_out"] == ["id"]

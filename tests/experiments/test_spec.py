@@ -119,6 +119,37 @@ def test_a_fraction_is_of_the_training_samples():
     assert [plan.base_job(spec, setting).limit for setting in plan.settings(spec)] == [None, 647]
 
 
+def test_names_of_columns_are_one_value_and_lists_of_them_an_axis():
+    spec = Spec.from_dict({"leave_out": ["id", "street"]})
+    assert (spec.settings, dict(spec.axes)) == ({"leave_out": ("id", "street")}, {})
+    assert Spec.from_dict(spec.to_dict()) == spec and plan.base_job(spec, ()).leave_out == ("id", "street")
+    assert command_of(spec, Path("out")) == "onecycle compare digits --leave-out id,street --out out"
+    spec = Spec.from_dict({"leave_out": [["id"], ["id", "street"]]})
+    assert [plan.base_job(spec, setting).leave_out for setting in plan.settings(spec)] == [("id",), ("id", "street")]
+    assert command_of(spec, Path("out")) is None
+
+
+@pytest.mark.parametrize(
+    ("axes", "limits", "sizes", "note"),
+    [
+        ({"fraction": [1, 0.25], "limit": 400}, [400, 100], [8, 8], "8 for every fraction, which fits the fewest "
+         "training samples, 100 ("),
+        ({"limit": [200, 400, 5000]}, [200, 400, 5000], [16] * 3, "16 for every limit, "),
+        ({"fraction": [1, 0.25], "batch_size": 32}, [None, 324], [32, 32], None),
+        ({"fraction": [1, 0.25], "batch_size": [32, 64]}, [None, None, 324, 324], [32, 64, 32, 64], None),
+        ({"dropout": [0.0, 0.1], "limit": 100}, [100, 100], [None, None], None),
+        ({"fraction": 0.25}, [324], [None], None),
+    ],
+)  # fmt: skip
+def test_the_batch_size_is_one_where_the_number_of_samples_varies(axes, limits, sizes, note):
+    spec = Spec.from_dict(axes)
+    jobs = [plan.base_job(spec, setting) for setting in plan.settings(spec)]
+    assert [(job.limit, job.batch_size) for job in jobs] == list(zip(limits, sizes, strict=True))
+    said = plan.notes(spec)
+    assert said == [] if note is None else note in said[0] and len(said) == 1
+    assert all(each in plan.lines(spec, dict.fromkeys(plan.settings(spec), plan.Speed(1.0, 1, 1))) for each in said)
+
+
 def test_the_plan_counts_runs_and_seconds():
     spec = Spec(policies=("one_cycle", "step"), epochs=(1, 3), seeds=5, axes={"batch_size": (32, 64)}, trials=4)
     said = plan.lines(spec, dict.fromkeys(plan.settings(spec), plan.Speed(1.0, 1, 1)))

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError, MissingDependency, TrainingError
 from ..experiments.options import Placement
+from ..experiments.spec import LISTED
 from ..jobs.job import Job
 from .options import GROUPS, Flag, Folder, Json, NoReport, Whole, destination, given, options_of, source, value
 from .printing import page_line, print_json, print_table
@@ -134,7 +135,7 @@ def compare(
 
 def _values(spec: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:
     """The options as the values of a specification."""
-    values = {name: text if name == "model" else _read(text) for name, text in {**spec, **axes}.items()}
+    values = {name: text if name == "model" else _read(text, name) for name, text in {**spec, **axes}.items()}
     if values.pop("no_tune", False):
         values["tune"] = False
     if isinstance(peaks := spec.get("lr_max"), str) and "=" in peaks:
@@ -158,12 +159,14 @@ def _tell(comparison: Comparison, target: float | None) -> None:
     print("", *comparison.summary, *needed, *folder, sep="\n")
 
 
-def _read(text: Any) -> Any:
-    """A value of the command line, or a list of them where there are commas.
+def _read(text: Any, name: str = "") -> Any:
+    """A value of the command line, or a list of them where there are commas; names of columns are what they are.
 
-    >>> _read("64,256"), _read("1e-3"), _read("sgd")
-    ([64, 256], 0.001, 'sgd')
+    >>> _read("64,256"), _read("1e-3"), _read("sgd"), _read("id,2", "leave_out")
+    ([64, 256], 0.001, 'sgd', ['id', '2'])
     """
+    if name == LISTED:
+        return [part.strip() for part in text.split(",") if part.strip()]
     if isinstance(text, str) and "," in text:
         return [value(part.strip()) for part in text.split(",") if part.strip()]
     return value(text)
@@ -173,4 +176,5 @@ def _pair(text: str) -> tuple[str, Any]:
     name, equals, given = text.partition("=")
     if not equals or not name.strip():
         raise ConfigError(f"a setting is NAME=VALUE, such as image_size=32; received {text!r}")
-    return name.strip().replace("-", "_"), _read(given)
+    name = name.strip().replace("-", "_")
+    return name, _read(given, name)

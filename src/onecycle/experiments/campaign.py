@@ -44,7 +44,7 @@ class Campaign:
         self.peaks: dict[Condition, float | None] = {c: spec.peak(c.policy) for c in self.conditions}
         self.outcomes: dict[tuple[Condition, int], Outcome] = {}
         self.trials: list[tuple[Condition, dict[str, Any]]] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = plan.notes(spec)
         self.origin = origin()
         self._under_way: tuple[str, Sequence[PlannedRun]] = ("run", ())
 

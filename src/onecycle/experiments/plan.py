@@ -11,12 +11,13 @@ from itertools import product
 from typing import Any
 
 from ..data import load
+from ..data.batches import fitting_batch_size
 from ..errors import ConfigError, OneCycleError, TrainingError
 from ..jobs.job import Job
 from ..jobs.run import prepare
 from ..schedules.budget import Budget
 from ..schedules.presets import preset
-from ..text import duration
+from ..text import duration, listed
 from .options import HERE, Placement
 from .spec import MODEL_OPTIONS, Spec
 
@@ -82,6 +83,12 @@ def job_for(spec: Spec, condition: Condition, lr_max: float, seed: int) -> Job:
 
 def base_job(spec: Spec, setting: Setting) -> Job:
     """What all runs of a setting have in common."""
+    job, common = _job_of(spec, setting), common_batch_size(spec)
+    return job if common is None else replace(job, batch_size=common[0])
+
+
+def _job_of(spec: Spec, setting: Setting) -> Job:
+    """The same with the batch size that fits its own data, where none is given."""
     values: dict[str, Any] = {"data": spec.data, "model": spec.model, **spec.settings, **dict(setting)}
     fraction = values.pop("fraction", 1)
     options = {name: values.pop(name) for name in MODEL_OPTIONS if name in values}
@@ -90,9 +97,40 @@ def base_job(spec: Spec, setting: Setting) -> Job:
     if isinstance(values.get("augment"), str):
         values["augment"] = (values["augment"],)
     job = Job.from_dict({**values, "policy": spec.policies[0]})
-    if fraction == 1:
-        return job
-    return replace(job, limit=max(1, round(fraction * _train_samples(job.data, tuple(job.load_options.items())))))
+    if fraction != 1:
+        whole = _train_samples(job.data, tuple(job.load_options.items()))
+        job = replace(job, limit=max(1, round(fraction * whole)))
+    return job
+
+
+def common_batch_size(spec: Spec) -> tuple[int, int] | None:
+    """Where an axis changes how many samples are trained on: the batch size for all of them, and the fewest samples.
+
+    By default it fits the data, and so would change with them. It is the one that fits the fewest. None where the batch
+    size is given, or there is no such axis.
+    """
+    if not {"fraction", "limit"} & set(spec.axes) or "batch_size" in {*spec.axes, *spec.settings}:
+        return None
+    fewest = None
+    for setting in settings(spec):
+        job = _job_of(spec, setting)
+        samples = _train_samples(job.data, tuple({**job.load_options, "limit": None}.items()))
+        samples = samples if job.limit is None else min(samples, job.limit)
+        fewest = samples if fewest is None else min(fewest, samples)
+    return (fitting_batch_size(fewest), fewest) if fewest and fewest > 1 else None  # one sample is refused by itself
+
+
+def notes(spec: Spec) -> list[str]:
+    """What is decided for all runs."""
+    common = common_batch_size(spec)
+    if common is None:
+        return []
+    axes = listed([name for name in ("fraction", "limit") if name in spec.axes])
+    size, fewest = common
+    return [
+        f"batch size: {size} for every {axes}, which fits the fewest training samples, {fewest:,} (batch_size, "
+        "--batch-size: another)"
+    ]
 
 
 def check(spec: Spec) -> None:
@@ -173,6 +211,7 @@ def lines(spec: Spec, speeds: Mapping[Setting, Speed], placement: Placement = HE
         f"compare {', '.join(spec.policies)} on {spec.data}" + (f" with {spec.model}" if spec.model else ""),
         f"epochs: {', '.join(f'{e:g}' for e in spec.epochs)}; seeds: {spec.seeds}",
         *axes,
+        *notes(spec),
         tuning,
         f"runs: {n * spec.seeds}",
         time_line(expected(spec, speeds), placement),

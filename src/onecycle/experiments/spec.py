@@ -20,7 +20,9 @@ from .options import HERE, Placement
 # Options of the reference models, which can be varied as the fields of a job can.
 MODEL_OPTIONS = ("dropout", "hidden", "width", "depth", "heads", "bn_momentum")
 # Hyper-parameters with an option of their own in the shell; the others are given by --set.
-IN_SHELL = ("fraction", "batch_size", "weight_decay", "dropout", "optimizer", "momentum", "limit")
+IN_SHELL = ("fraction", "batch_size", "weight_decay", "dropout", "optimizer", "momentum", "limit", "leave_out")
+# The field of a job that is a list itself: a list of lists makes it an axis.
+LISTED = "leave_out"
 # Fields of a job that a comparison has its own words for.
 OWN_WORDS = {"budget": "epochs", "policy": "policies", "seed": "seeds"}
 ALLOWED = (*(f.name for f in fields(Job) if f.name not in OWN_WORDS), "fraction", *MODEL_OPTIONS)
@@ -76,6 +78,8 @@ class Spec:
     def from_dict(cls, values: Mapping[str, Any]) -> Spec:
         """From plain data, in which a hyper-parameter with a list of values is an axis.
 
+        `leave_out` is a list by itself, and an axis as a list of lists.
+
         >>> spec = Spec.from_dict({"policies": ["one_cycle", "step"], "batch_size": [64, 256], "optimizer": "sgd"})
         >>> spec.policies, spec.axes, spec.settings
         (('one_cycle', 'step'), {'batch_size': (64, 256)}, {'optimizer': 'sgd'})
@@ -83,15 +87,13 @@ class Spec:
         names = [f.name for f in fields(cls)]
         given = {name: value for name, value in values.items() if name in names}
         rest = {name: value for name, value in values.items() if name not in names}
-        axes = {**_table("axes", given.pop("axes", {})), **{k: v for k, v in rest.items() if isinstance(v, list)}}
-        settings = {
-            **_table("settings", given.pop("settings", {})),
-            **{k: v for k, v in rest.items() if not isinstance(v, list)},
-        }
+        varied = {k: v for k, v in rest.items() if isinstance(v, list) and not _is_one_list(k, v)}
+        axes = {**_table("axes", given.pop("axes", {})), **varied}
+        settings = {**_table("settings", given.pop("settings", {})), **{k: rest[k] for k in rest if k not in varied}}
         for name in ("policies", "epochs"):
             if name in given:
                 given[name] = _tuple(given[name])
-        axes = {name: tuple(map(_frozen, _tuple(varied))) for name, varied in axes.items()}
+        axes = {name: tuple(map(_frozen, _tuple(values))) for name, values in axes.items()}
         return cls(**given, axes=axes, settings={k: _frozen(v) for k, v in settings.items()})
 
     @classmethod
@@ -132,8 +134,10 @@ def command_of(spec: Spec, folder: Path, placement: Placement = HERE) -> str | N
             else:
                 words += [f"--{f.name.replace('_', '-')}", _in_shell(value)]
         for name, value in {**spec.axes, **spec.settings}.items():
+            if name == LISTED and name in spec.axes:
+                return None
             text = _in_shell(value) + ("," if name in spec.axes and len(value) == 1 else "")
-            if isinstance(value, tuple) and name not in spec.axes:
+            if isinstance(value, tuple) and name not in spec.axes and name != LISTED:
                 return None
             words += [f"--{name.replace('_', '-')}", text] if name in IN_SHELL else ["--set", f"{name}={text}"]
     except TypeError:
@@ -229,6 +233,11 @@ def _peaks(lr_max: Any) -> float | dict[str, float] | None:
     if isinstance(lr_max, Mapping):
         return {policy: peak_number(peak) for policy, peak in lr_max.items()}
     return None if lr_max is None else peak_number(lr_max)
+
+
+def _is_one_list(name: str, values: list[Any]) -> bool:
+    """Whether a list is one value: names of columns."""
+    return name == LISTED and not any(isinstance(value, list | tuple) for value in values)
 
 
 def _tuple(values: Any) -> tuple[Any, ...]:
