@@ -313,7 +313,10 @@ def _described(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
             f"the run in {folder} was begun in Python by a version that did not keep what a prediction needs: make its "
             "learner again and use Learner.load and Learner.predict"
         )
-    return record["prediction"]
+    known = record["prediction"]
+    if known["kind"] == "image" and not known["mean"] and len(known["input_shape"] or ()) != 3:
+        return {**known, "kind": "array"}  # so earlier versions called numbers that were standardised
+    return known
 
 
 def _built(folder: Path, recipe: Mapping[str, Any] | None, columns: TableColumns | TextTokens | None) -> nn.Module:

@@ -20,7 +20,7 @@ def needed_to_predict(model: nn.Module, data: Any, batches: Any, normalise: Any,
     form = getattr(loss, "form", None)
     tensors, dataset = getattr(batches, "tensors", None), getattr(batches, "dataset", None)
     shape = tuple(tensors[0].shape[1:]) if tensors else getattr(dataset, "shape", None)
-    kind = "array" if normalise is None and not hasattr(dataset, "shape") else "image"
+    kind = "image" if getattr(normalise, "mean", ()) or len(getattr(dataset, "shape", ())) == 3 else "array"
     columns = getattr(data, "columns", None)
     return {
         "kind": kind if data is None else data.kind,
