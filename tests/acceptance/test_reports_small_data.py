@@ -227,6 +227,29 @@ def test_class_weights_of_zeros_and_ones():
     assert learn.evaluate((x, y.float()[:, None]))["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
+def test_class_weights_of_pixels_are_smoothed_as_those_of_samples():
+    """A pixel weighs what its own class does, smoothed or not, and in every layout of the classes."""
+    images = torch.randn(12, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    masks = (images.mean(1) > 0.8).long()
+    masks[0, 0] = -100
+    learn = Learner(
+        nn.Conv2d(3, 2, 1), (images, masks), class_weights="balanced", smoothing=0.2, verbose=False, batch_size=12
+    )
+    counts = masks[masks >= 0].bincount()
+    weights = counts.sum() / (2 * counts)
+    learn.model.train()
+    loss = learn.state.loss(learn.model, (images, masks)).loss.detach()
+    outputs = learn.model(images).detach()
+    logits, labels = outputs.movedim(1, -1)[masks >= 0], masks[masks >= 0]
+    each = nn.functional.cross_entropy(logits, labels, label_smoothing=0.2, reduction="none")
+    assert float(loss) == pytest.approx(float((each * weights[labels]).sum() / weights[labels].sum()), rel=1e-5)
+    plain = learn.evaluate((images, masks))["loss"]
+    expected = nn.functional.cross_entropy(outputs, masks, weights)
+    assert plain == pytest.approx(float(expected), rel=1e-5)
+    assert learn.predict(images).shape == (12, 2, 5, 5)
+    learn.fit_one_cycle(2, 0.01)
+
+
 def test_where_class_weights_are_refused():
     x, y = samples(40)
     loader = torch.utils.data.DataLoader(list(zip(x, y, strict=True)), 8)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from onecycle.data.batches import ImageTransform
 from onecycle.data.standardise import InputTransform, Scale, TransformedBatches, scale_of
 
 
@@ -41,6 +42,23 @@ def test_columns_have_their_own_scale_and_constants_become_zero():
     assert scale(values).tolist() == [[-1, 1, 0], [1, -1, 0]]
     assert torch.equal(scale.inverse(scale(values)), values)
     assert Scale.of(scale.to_dict()) == scale
+
+
+def test_its_numbers_are_brought_to_a_device_once(monkeypatch):
+    scale, made = Scale((3.25, 0.5), (2.5, 8.0)), []
+    pixels = ImageTransform((0.31, 0.5, 0.7), (0.21, 0.3, 0.4))
+    make = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *args, **keywords: made.append(args) or make(*args, **keywords))
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    with torch.inference_mode():
+        scale(torch.ones(3, 2)), scale.inverse(torch.ones(3, 2)), pixels((images,), torch.Generator())
+    assert len(made) == 4
+    outputs = torch.ones(3, 2, requires_grad=True)
+    scale.inverse(scale(outputs)).sum().backward()
+    pixels((images,), torch.Generator())
+    assert len(made) == 4 and outputs.grad is not None, "made in inference mode, they serve in training too"
+    scale(torch.ones(3, 2, dtype=torch.float64))
+    assert len(made) == 6
 
 
 def test_of_more_dimensions_there_is_one_scale():

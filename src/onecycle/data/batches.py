@@ -22,7 +22,7 @@ from .hub import HubDataset, HubStream, hub_kind
 from .images import channel_statistics
 from .seeds import derive_seed, seeded_everywhere
 from .splits import check_finite
-from .standardise import InputTransform, TransformedBatches
+from .standardise import InputTransform, TransformedBatches, constant
 
 # Samples in a batch where none are asked for: at most and at least, and the batches that an epoch is to have.
 BATCH_SIZE, SMALLEST, BATCHES = 64, 8, 12
@@ -403,13 +403,14 @@ class ImageTransform:
         images, *rest = batch
         if images.dtype != torch.uint8:
             return batch
-        scales = [1 / (255 * std) for std in self.std]
-        shifts = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        scales = tuple(1 / (255 * std) for std in self.std)
+        shifts = tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
         if len(scales) == 1:  # Passes over memory are what this costs: one fewer than below.
-            x = torch.add(torch.tensor(shifts[0], device=images.device), images, alpha=scales[0])
+            x = torch.add(constant(shifts, torch.float32, images.device)[0], images, alpha=scales[0])
         else:
             x = images.float()
-            x.mul_(x.new_tensor(scales)[:, None, None]).add_(x.new_tensor(shifts)[:, None, None])
+            scale, shift = (constant(numbers, x.dtype, x.device)[:, None, None] for numbers in (scales, shifts))
+            x.mul_(scale).add_(shift)
         return (x if self.augment is None else self.augment(x, generator), *rest)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
@@ -28,13 +29,17 @@ class Scale:
     std: tuple[float, ...]
 
     def __call__(self, values: Tensor) -> Tensor:
-        values = _precise(values)
-        return (values - values.new_tensor(self.mean)) / values.new_tensor(self.std)
+        mean, std = self._on(values := _precise(values))
+        return (values - mean) / std
 
     def inverse(self, values: Tensor) -> Tensor:
         """Back to the units of old."""
-        values = _precise(values)
-        return values * values.new_tensor(self.std) + values.new_tensor(self.mean)
+        mean, std = self._on(values := _precise(values))
+        return values * std + mean
+
+    def _on(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation as the values are."""
+        return tuple(constant(numbers, values.dtype, values.device) for numbers in (self.mean, self.std))  # type: ignore[return-value]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -77,6 +82,16 @@ def scale_of(values: Tensor, what: str) -> tuple[Scale, str] | None:
     if values.ndim == 2 and values.shape[1] > 1:
         return scale, f"{int(odd.sum())} of {count(len(size), 'columns')} of the {what}"
     return scale, f"the {what}"
+
+
+@lru_cache(maxsize=256)
+def constant(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor on the device, made once: a copy at each batch would make an accelerator wait.
+
+    It is shared, and so is not to be written to.
+    """
+    with torch.inference_mode(False):  # within which it could not be used in training later
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .. import text
 from ..data.batches import Batches, DatasetBatches, ListBatches, targets_in_memory
 from ..errors import ConfigError
-from .losses import binary_cross_entropy, cross_entropy, mean_squared_error, unwrapped
+from .losses import binary_cross_entropy, mean_squared_error, spatial_cross_entropy, unwrapped
 from .metrics import BalancedAccuracy
 from .objectives import Loss, Supervised
 
@@ -107,13 +107,12 @@ def balanced(loss: Loss, counts: Tensor | None, targets: Tensor | None, outputs:
         weight = (counts[0] / counts[1] if bool(counts.all()) else torch.ones(())).float().to(outputs.device)
         criterion: Any = partial(binary_cross_entropy, pos_weight=weight)
         return replace(loss, criterion=criterion), f"class_weights: ones weigh {text.number(float(weight), 3)}"
-    if loss.smoothing and loss.criterion is not cross_entropy:
-        raise ConfigError('class_weights="balanced" with smoothing is for classes along the last axis: smoothing=0')
     counts = F.pad(counts, (0, outputs.shape[loss.form.class_axis] - len(counts)))
     there = counts > 0
     weights = torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0).float()
     said = f"{text.number(float(weights[there].min()), 3)} to {text.number(float(weights[there].max()), 3)}"
-    criterion = partial(loss.criterion, weight=weights.to(outputs.device))
+    weighed = spatial_cross_entropy if loss.criterion is F.cross_entropy and loss.smoothing else loss.criterion
+    criterion = partial(weighed, weight=weights.to(outputs.device))
     return replace(loss, criterion=criterion), f"class_weights: from {said}, n / (classes x count)"
 
 

@@ -37,6 +37,13 @@ def cross_entropy(
     return (each * weights).sum() / weights.sum()
 
 
+def spatial_cross_entropy(
+    outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, weight: Tensor | None = None
+) -> Tensor:
+    """`cross_entropy` of logits [n, classes, ...], such as those of pixels, against integers [n, ...]."""
+    return cross_entropy(outputs.movedim(1, -1), targets, label_smoothing, weight)
+
+
 def binary_cross_entropy(outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy in nats of logits against targets from 0 to 1 of the same shape, or [n, 1] and [n].
 
@@ -63,7 +70,7 @@ NAMES: dict[str, Any] = {
 }
 """The criteria that have a name here."""
 
-_CROSS = (nn.CrossEntropyLoss, F.cross_entropy, cross_entropy)
+_CROSS = (nn.CrossEntropyLoss, F.cross_entropy, cross_entropy, spatial_cross_entropy)
 _LOG_CLASSES = (nn.NLLLoss, F.nll_loss)
 _MARGINS = (nn.MultiMarginLoss, F.multi_margin_loss)
 _LOGITS = (
