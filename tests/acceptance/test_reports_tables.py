@@ -11,6 +11,7 @@ import pytest
 
 import onecycle
 from onecycle.commands.app import main
+from onecycle.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +86,61 @@ def test_a_run_goes_on_from_its_checkpoint(said):
     first = said(*words)
     assert said("train", "--resume", "run")["valid"] == first["valid"]
     assert json.loads(Path("run/run.json").read_text())["facts"]["columns"]["categories"] == []
+
+
+def test_a_folder_with_a_table_for_each_split(said):
+    Path("birds").mkdir()
+    birds().to_csv("birds/train.csv", index=False)
+    birds(90, seed=1).to_csv("birds/val.csv", index=False)
+    birds(80, seed=2).to_csv("birds/Test.csv", index=False)
+    Path("birds/sample_submission.csv").write_text("id,species\n1,auk\n")
+    result = said("train", "birds", "--target", "species", "--epochs", "10", "--out", "run")
+    assert result["test"]["accuracy"] > 0.9
+    record = json.loads(Path("run/run.json").read_text())
+    assert record["facts"]["samples"] == [300, 90, 80]
+    assert "tables: train.csv, val.csv and Test.csv of birds" in record["notes"]
+    assert "left out: sample_submission.csv beside the splits of birds" in record["notes"]
+    assert onecycle.load("birds", target="species", valid="birds/Test.csv").valid.targets.shape == (80,)
+
+
+def test_tables_without_a_target_in_a_folder_are_for_predicting():
+    Path("birds").mkdir()
+    birds().to_csv("birds/train.csv", index=False)
+    birds(80, seed=2).drop(columns="species").to_csv("birds/test.csv", index=False)
+    birds(80, seed=2).assign(species=None).to_csv("birds/valid.csv", index=False)
+    data = onecycle.load("birds", target="species")
+    assert data.test is None and len(data.valid) == 30
+    for name in ("test.csv", "valid.csv"):
+        assert f"left out: {name} (no species to measure by; onecycle predict takes it)" in data.notes
+
+
+def test_folders_of_tables_that_cannot_be_told():
+    Path("birds").mkdir()
+    birds().to_csv("birds/all.csv", index=False)
+    assert len(onecycle.load("birds", target="species").train) == 270
+    birds().to_csv("birds/more.csv", index=False)
+    with pytest.raises(
+        DataError, match=r"no table to train on, though target='species' names a column: put train\.csv"
+    ):
+        onecycle.load("birds", target="species")
+    for name in ("train.csv", "training.tsv"):
+        birds().to_csv(f"birds/{name}", index=False)
+    with pytest.raises(DataError, match=r"has train\.csv and training\.tsv, which are one split"):
+        onecycle.load("birds", target="species")
+
+
+def test_a_folder_of_tables_asks_for_its_target():
+    Path("birds").mkdir()
+    birds().to_csv("birds/train.csv", index=False)
+    with pytest.raises(DataError, match=r"train\.csv is a table: say which column is to be predicted"):
+        onecycle.load("birds")
+
+
+def test_numbers_that_are_too_many_to_be_binned_are_said():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(60, 130))).assign(y=["a", "b"] * 30)
+    for columns, said in ((130, ["130 numbers a row are too many to be binned: taken as they are"]), (20, [])):
+        data = onecycle.load(frame[[*range(columns), "y"]], target="y")
+        model = onecycle.build_model("tabular", input_shape=data.input_shape, classes=2, columns=data.columns)
+        notes = onecycle.Learner(model, data, verbose=False).notes
+        assert [note for note in notes if "binned" in note] == said

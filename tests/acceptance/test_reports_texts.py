@@ -145,3 +145,21 @@ def test_a_missing_column_is_refused():
 
     with pytest.raises(DataError, match="lacks the column of texts that the model was trained on: review"):
         columns.encode(pa.table({"text": ["a"]}))
+
+
+def test_two_folders_for_one_split_are_refused():
+    for split in ("train", "val", "valid"):
+        folder(Path("root") / split, texts(12))
+    with pytest.raises(DataError, match="root has val and valid, which are one split"):
+        onecycle.load("root")
+
+
+def test_texts_in_utf_16(tmp_path):
+    folder(Path("root"), texts(40))
+    first = next(Path("root/sea").iterdir())
+    plain = onecycle.load("root").train.inputs
+    first.write_text(first.read_text(), encoding="utf-16")
+    assert torch.equal(onecycle.load("root").train.inputs, plain)
+    first.write_bytes(b"\x89PNG\0\0\1\2")
+    with pytest.raises(DataError, match="1 of 40 text files is no text that can be read"):
+        onecycle.load("root")

@@ -122,6 +122,20 @@ def _decoded(path: Path) -> tuple[str, str]:
             raw = stream.read()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
+    decoded = decoded_text(raw)
+    if decoded is None:
+        raise DataError(f"{path} is not text that can be read. Save it as UTF-8.")
+    return decoded
+
+
+def decoded_text(raw: bytes) -> tuple[str, str] | None:
+    """The text of bytes and its encoding: the one that a mark at the beginning names, UTF-16, UTF-8 or Latin-1.
+
+    None where they are no text.
+
+    >>> decoded_text("\u00e9".encode("latin-1")), decoded_text("no".encode("utf-16")), decoded_text(b"no\\0")
+    (('\u00e9', 'latin-1'), ('no', 'utf-16'), None)
+    """
     marked = next((name for mark, name in MARKS.items() if raw.startswith(mark)), None)
     head = raw[: 2**12]
     if marked is None and head.count(0) > len(head) // 4:
@@ -132,11 +146,11 @@ def _decoded(path: Path) -> tuple[str, str]:
         except UnicodeDecodeError:
             continue
         if "\0" in text:
-            break
+            return None
         if encoding == "cp1252" and not any(0x80 <= byte < 0xA0 for byte in raw):
             encoding = "latin-1"
         return text, encoding
-    raise DataError(f"{path} is not text that can be read. Save it as UTF-8.")
+    return None
 
 
 def _check_header(path: Path, header: list[str], table: Any) -> None:

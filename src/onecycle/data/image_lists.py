@@ -17,7 +17,7 @@ from .encoded import Decoding, EncodedImages, build
 from .images import SUFFIXES
 from .splits import RawData
 from .table_columns import plain_column
-from .tables import TableOptions, TableSplits
+from .tables import LISTED, TableOptions, TableSplits
 
 LOOKED_AT = 20  # rows that tell whether a column lists images
 
@@ -36,7 +36,7 @@ def listed_images(given: TableSplits, path: Path, options: TableOptions, how: De
     if column is None:
         return None
     sources: Mapping[str, Any] = {"train": path, "valid": options.valid, "test": options.test}
-    encoded, said = {}, [f"images listed in the column {column}"]
+    encoded, said = {}, [f"{LISTED} {column}"]
     for split, table in tables.items():
         source = sources[split]
         folder = Path(source).expanduser().parent if isinstance(source, str | Path) else path.parent

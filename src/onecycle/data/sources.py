@@ -33,7 +33,9 @@ from .splits import (
     take,
     unmeasured,
 )
+from .table_folders import TableFolder, table_folder
 from .tables import (
+    LISTED,
     TableOptions,
     column_name,
     encoded_table,
@@ -103,6 +105,8 @@ class LoadOptions:
         whole("context", self.context, what="the length of a window in characters")
 
 
+FOLDERS = ("folder", "texts", None)  # the layouts of folders that a target makes folders of tables
+
 # What was read within `loading_once`; None outside.
 _kept: dict[tuple[str | Path, LoadOptions], tuple[str, RawData]] | None = None
 
@@ -130,7 +134,8 @@ def load(
     Args:
         data: one of `NAMES`; a folder of images by class (with or without train, valid and test inside); a folder or
             file of Parquet in the Hugging Face layout; IDX or original CIFAR files; a ``.npz``; a ``.txt``; the hub;
-            or, with `target`, a table: a ``.csv``, ``.tsv`` or ``.parquet`` file, a data frame of pandas or polars.
+            or, with `target`, a table: a ``.csv``, ``.tsv`` or ``.parquet`` file, a folder with ``train.csv`` (and
+            ``valid.csv``, ``test.csv``), a data frame of pandas or polars.
         target: of a table: the column to be predicted from the others. Words and few whole numbers are classes, other
             numbers a regression. Several columns, in a sequence or with commas: labels of 0 and 1, or numbers.
         valid, test: of a table: further files or frames with the same columns; a test set is measured at the end.
@@ -167,7 +172,7 @@ def load(
         if raw.kind != "image":
             raise ConfigError(f"image_size = {image_size} is for images, and {name} is {raw.kind}. Leave it out.")
         raw = _resized(raw, image_size, fit)
-    listing = isinstance(data, str | Path) and is_table_file(Path(data))  # of images
+    listing = any(note.startswith(LISTED) for note in raw.notes)
     if table.given and raw.kind not in ("table", "texts") and not listing:
         raise ConfigError(f"{listed(table.given)}: for tables alone, and {name} is {raw.kind}. Leave it out.")
     return _prepare(name, raw, options)
@@ -305,6 +310,7 @@ def _layout(path: Path) -> str | None:
         layouts = {"parquet": parquet_files, "idx": find_idx, "cifar": find_cifar}
         folders = any(child.is_dir() for child in path.iterdir())
         other = "texts" if folders and text_folder(path) else "folder" if folders else None
+        other = other or ("table" if table_folder(path) else None)
         return next((name for name, look in layouts.items() if look(path)), other)
     if path.is_file():
         suffixes = {".parquet": "parquet", ".npz": "npz", ".txt": "text"}
@@ -323,8 +329,9 @@ def _read_path(path: Path, options: LoadOptions) -> RawData:
     from .image_lists import listed_images
 
     layout = _layout(path)
-    if layout == "table" or (layout == "parquet" and path.is_file() and options.table.target is not None):
-        given = table_splits(path, options.table)
+    if layout == "table" or (layout in (*FOLDERS, "parquet") and options.table.target):
+        options, path, beside = _with_tables_beside(path, options)
+        given = table_splits(path, options.table, beside)
         images = listed_images(given, path, options.table, _decoding(options))
         return images or encoded_table(given, options.table)
     if layout == "texts" and (texts := text_folder(path)):
@@ -350,6 +357,24 @@ def _read_path(path: Path, options: LoadOptions) -> RawData:
         raise DataError(f"{path} is not a file that can be read here. Give {ACCEPTED}.")
     known = KNOWN.get(path.resolve().name)
     return _named(raw, known) if known else raw
+
+
+def _with_tables_beside(path: Path, options: LoadOptions) -> tuple[LoadOptions, Path, TableFolder | None]:
+    """The options with the tables of a folder as splits, the training table, and the folder; a file stays one.
+
+    Raises:
+        DataError: a folder without a training table.
+    """
+    if path.is_file():
+        return options, path, None
+    beside = table_folder(path)
+    if beside is None:
+        raise DataError(
+            f"{path} has no table to train on, though target={options.table.target!r} names a column: put train.csv "
+            "there, beside valid.csv and test.csv; or leave out target"
+        )
+    further = {split: getattr(options.table, split) or beside.splits.get(split) for split in ("valid", "test")}
+    return replace(options, table=replace(options.table, **further)), beside.splits["train"], beside
 
 
 def _read_images(path: Path, layout: str, options: LoadOptions) -> RawData:

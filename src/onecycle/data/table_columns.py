@@ -173,7 +173,8 @@ class TableColumns:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
-        return asdict(self)
+        values = asdict(self)
+        return values if self.day_first else {name: one for name, one in values.items() if name != "day_first"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -19,12 +19,14 @@ from .label_sets import MULTI_LABEL, label_sets, target_columns
 from .splits import Encoded, RawData, Split, Stream
 from .table_cells import Notation, Typed, numbers_of, typed
 from .table_columns import TableColumns, compute, plain_column
+from .table_folders import TableFolder
 from .text_folders import TextFolder, read_texts
 from .text_tokens import TextTokens, text_column
 
 TASKS = ("classification", "regression", MULTI_LABEL)
 STRANGE = 0.5  # of the words of a column in a further table: so many may be no numbers, where those of the first are
 CLASSES = 20  # whole numbers of at most so many values are classes
+LISTED = "images listed in the column"  # the beginning of a note
 LEAK = 100  # rows from which on a column that gives the class away is worth a note
 
 
@@ -87,17 +89,23 @@ def read_table(data: Any, options: TableOptions) -> RawData:
     return encoded_table(table_splits(data, options), options)
 
 
-def table_splits(data: Any, options: TableOptions) -> TableSplits:
+def table_splits(data: Any, options: TableOptions, beside: TableFolder | None = None) -> TableSplits:
     """The tables and targets of `read_table`, as they were read.
+
+    Those that lay `beside` the training table are left out where they have no target, with a note.
 
     Raises:
         DataError: no such target, or files that cannot be used.
     """
     train = as_table(data, exact=_names(options.target))
-    tables, notes, notations = {"train": train.table}, [*train.notes], train.notations
+    tables, notations = {"train": train.table}, train.notations
+    notes = [*(beside.notes if beside else ()), *train.notes]
     for split, source in {"valid": options.valid, "test": options.test}.items():
         if source is not None:
             further = as_table(source, notations, place=split, allow=STRANGE)
+            if beside and source == beside.splits.get(split) and not _is_measurable(further.table, options.target):
+                notes.append(f"left out: {source.name} (no {options.target} to measure by; onecycle predict takes it)")
+                continue
             tables[split], notations = further.table, further.notations
             notes += (note for note in further.notes if note not in notes)
     origin = str(data) if isinstance(data, str | Path) else "Python"
@@ -269,6 +277,12 @@ def _target(tables: Mapping[str, Any], target: str | tuple[str, ...] | None, ori
         if name not in columns:
             raise DataError(f"{place} has no column {name!r}: {did_you_mean(str(name), columns)}")
     return names
+
+
+def _is_measurable(table: Any, target: str | tuple[str, ...] | None) -> bool:
+    """Whether a table has some of the values of the target."""
+    there = [name for name in _names(target) if name in table.column_names]
+    return any(table[name].null_count < table.num_rows for name in there)
 
 
 def _with_target(table: Any, target: Sequence[str], split: str) -> tuple[Any, list[str]]:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import DataError
 from ..text import count, listed
+from .csv_files import decoded_text
 from .folders import HIDDEN_FILES, HIDDEN_FOLDERS, SPLIT_NAMES
 
 TEXT = ".txt"
@@ -24,8 +26,13 @@ class TextFolder:
 def text_folder(root: Path) -> TextFolder | None:
     """The text files of a folder that is laid out by class; None where it is another folder."""
     folders = [child for child in sorted(root.iterdir()) if child.is_dir() and not _is_hidden(child.name)]
-    named = {SPLIT_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in SPLIT_NAMES}
+    splits_of = {folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES}
+    named = {split: folder for folder, split in splits_of.items()}
     by_split = "train" in named and any(child.is_dir() for child in named["train"].iterdir())
+    if by_split and len(named) < len(splits_of):
+        twice = next(split for split in named if list(splits_of.values()).count(split) > 1)
+        names = listed(folder.name for folder, split in splits_of.items() if split == twice)
+        raise DataError(f"{root} has {names}, which are one split. Keep one, or bring their texts together.")
     splits, notes = {}, []
     for split, place in (named if by_split else {"train": root}).items():
         splits[split], said = _by_class(place)
@@ -72,12 +79,15 @@ def _is_hidden(name: str) -> bool:
 
 
 def read_texts(files: Sequence[Path]) -> list[str]:
-    """The contents of text files, UTF-8 or else Latin-1."""
-    texts = []
-    for path in files:
-        raw = path.read_bytes()
-        try:
-            texts.append(raw.decode("utf-8-sig"))
-        except UnicodeDecodeError:
-            texts.append(raw.decode("latin-1"))
-    return texts
+    """The contents of text files in UTF-8, UTF-16 or else Latin-1.
+
+    Raises:
+        DataError: files that are no text.
+    """
+    decoded = [(path, decoded_text(path.read_bytes())) for path in files]
+    if bad := [str(path) for path, text in decoded if text is None]:
+        raise DataError(
+            f"{len(bad)} of {count(len(files), 'text file')} {'is' if len(bad) == 1 else 'are'} no text that can be "
+            f"read: {listed(bad, most=5)}. Save them as UTF-8."
+        )
+    return [text[0] for _, text in decoded if text]

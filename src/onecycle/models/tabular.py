@@ -32,8 +32,8 @@ class TableFront(nn.Module):
     """A row float32 [n, numbers + flags + categories] as float32 [n, width], with all that the next layer sees near 1.
 
     Numbers are given as they are and, beside that, piecewise linearly: for each of the bins between quantiles, how far
-    the number is through it, from -1 below to 1 above. Each code of a category has an embedding; those of unknown and
-    of missing ones start at zero.
+    the number is through it, from -1 below to 1 above; unless that would be more than `MOST_BINNED` (then `binned` is
+    False). Each code of a category has an embedding; those of unknown and of missing ones start at zero.
 
     Source: Gorishniy et al., "On Embeddings for Numerical Features in Tabular Deep Learning", 2203.05556, section 3.1.
     """
@@ -45,7 +45,7 @@ class TableFront(nn.Module):
     def __init__(self, columns: TableLayout):
         super().__init__()
         self.numbers, self.plain = len(columns.edges), len(columns.edges) + columns.flags
-        binned = sum(map(len, columns.edges)) <= MOST_BINNED
+        binned = self.binned = sum(map(len, columns.edges)) <= MOST_BINNED
         bins = [(i, *ends) for i, edges in enumerate(columns.edges) for ends in pairwise(edges) if binned]
         which, low, high = zip(*bins, strict=True) if bins else ((), (), ())
         # Not saved with the weights: they are facts of the data.

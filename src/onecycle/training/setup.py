@@ -70,7 +70,7 @@ class TrainingSetup:
             self._note(*train.notes)
             augment = train.augment if augment is None else augment
             statistics = (train.mean, train.std)
-            self._note(*_codes_as_numbers(self.model, train))
+            self._note(*_codes_as_numbers(self.model, train), *_plain_numbers(self.model))
             train, valid = train.train, train.valid if valid is None else valid
         if loss is None or criterion_of(loss) is not None:
             train, valid = samples_listed(train), samples_listed(valid)
@@ -269,6 +269,12 @@ class TrainingSetup:
 
 def _has_table_front(model: nn.Module) -> bool:
     return any(isinstance(module, TableFront) for module in model.modules())
+
+
+def _plain_numbers(model: nn.Module) -> list[str]:
+    """A note where a table has too many numbers for each to be binned as well."""
+    fronts = [module for module in model.modules() if isinstance(module, TableFront) and not module.binned]
+    return [f"{count(front.numbers, 'number')} a row are too many to be binned: taken as they are" for front in fronts]
 
 
 def _codes_as_numbers(model: nn.Module, data: Any) -> list[str]:
