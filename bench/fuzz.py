@@ -1,11 +1,12 @@
 """Trainings drawn at random, held against plain torch: equal to rounding, or refused before the first update.
 
     python bench/fuzz.py [--cases 10000] [--seed 0] [--stop] [--refusals] [--mutants]
-    python bench/fuzz.py --readers tables
+    python bench/fuzz.py --readers tables | arrays | image-lists
 
 Each case is a script of a dozen lines (tests/fuzz_cases.py); of a fault the simplest script that shows it is printed.
 With --mutants, faults are planted into the library one by one (tests/fuzz_mutants.py): how many of the cases show each?
-With --readers, tables with known contents are written and read (tests/table_cases.py): what is read is exactly those.
+With --readers, data with known contents are written and read (tests/table_cases.py, array_cases.py and
+image_list_cases.py): what is read is exactly those, or it is a fault.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
+import array_cases
+import image_list_cases
 import table_cases
 import torch
 from fuzz_cases import draw
@@ -26,7 +29,7 @@ from fuzz_mutants import MUTANTS, cases_that_show
 from fuzzing import run, simplest
 
 SHOWN = 3
-READERS = {"tables": table_cases.run}
+READERS = {"tables": table_cases.run, "arrays": array_cases.run, "image-lists": image_list_cases.run}
 
 
 def main() -> int:

@@ -6,12 +6,13 @@ import datetime
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from onecycle import OneCycleError, load
 from onecycle.data.table_columns import MISSING, UNKNOWN, TableColumns
@@ -28,6 +29,8 @@ DATES = {
     "%d.%m.%Y %H:%M": True, "%d/%m/%Y": False, "%m/%d/%Y": False, "%m/%d/%Y %H:%M": False, "%d-%m-%Y": False,
     "%m/%d/%Y %I:%M %p": False, "%d/%m/%y": False, "%Y-%m-%d %H:%M:%S+00:00": True,
 }  # fmt: skip
+FRAMES = ("frame", "objects", "categories", "nullable", "arrow", "parquet")
+BROKEN = ("ragged", "twice", "infinite", "quote", "name", "constant", "unlabelled")
 ENCODINGS = ("utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252")
 
 
@@ -43,7 +46,7 @@ class Column:
 
 @dataclass
 class Case:
-    """A table, how it is written, and the words that say what its target is."""
+    """A table, how it is written, and the words that say what its target is; `broken` says what is wrong with it."""
 
     seed: int
     columns: list[Column]
@@ -54,7 +57,7 @@ class Case:
     form: str
     separator: str = ","
     encoding: str = "utf-8"
-    notes: list[str] = field(default_factory=list)
+    broken: str = ""
 
     @property
     def all_columns(self) -> list[Column]:
@@ -66,15 +69,15 @@ class Case:
 
     @property
     def _suffix(self) -> str:
-        return {"frame": "", "read": ".csv", "parquet": ".parquet"}.get(self.form, self.form)
+        return ".parquet" if self.form in FRAMES else self.form
 
     def _written(self, path: Path, part: slice) -> Any:
-        if self.form in ("frame", "parquet"):
-            frame = pd.DataFrame({c.name: native(c)[part] for c in self.all_columns})
-            if self.form == "frame":
-                return frame
-            frame.to_parquet(path)
-            return path
+        if self.form in FRAMES:
+            made = pd.DataFrame({c.name: native(c)[part] for c in self.all_columns})
+            if self.form == "parquet":
+                made.to_parquet(path)
+                return path
+            return pa.Table.from_pandas(made) if self.form == "arrow" else in_other_types(made, self.form)
         text = self.text(part)
         if path.suffix == ".gz":
             import gzip
@@ -91,9 +94,18 @@ class Case:
         always = r.random() < 0.2
         lines = [[c.name for c in self.all_columns]]
         lines += [list(row) for row in zip(*(c.cells[part] for c in self.all_columns), strict=True)]
+        if self.broken == "ragged":
+            lines[r.randrange(1, len(lines))].append("more")
+        if self.broken == "twice":
+            lines[0][-1] = lines[0][0]
+        if self.broken == "infinite":
+            lines[r.randrange(1, len(lines))][0] = r.choice(("inf", "-Infinity"))
         quoted = [self.separator.join(quote(cell, self.separator, always) for cell in line) for line in lines]
         if r.random() < 0.2:
             quoted.insert(r.randint(1, len(quoted)), "")
+        if self.broken == "quote":
+            quoted[-2] = '"' + quoted[-2].replace('"', "")
+            quoted[-1] = quoted[-1].replace('"', "")
         return end.join(quoted) + (end if r.random() < 0.9 else "")
 
 
@@ -112,6 +124,19 @@ def native(column: Column) -> Any:
     return pd.Series(column.truth)
 
 
+def in_other_types(frame: pd.DataFrame, form: str) -> pd.DataFrame:
+    """A frame whose columns are objects, categories or of nullable types, with an index that says nothing."""
+    frame = frame.set_index(pd.Index(range(len(frame))[::-1]))
+    if form == "objects":
+        return frame.astype(object).where(frame.notna(), None)
+    if form == "categories":
+        words = [
+            name for name in frame if not pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype.kind != "M"
+        ]
+        return frame.astype(dict.fromkeys(words, "category"))
+    return frame.convert_dtypes() if form == "nullable" else frame
+
+
 def quote(cell: str, separator: str, always: bool) -> str:
     special = any(ch in cell for ch in (separator, '"', "\n", "\r"))
     return '"' + cell.replace('"', '""') + '"' if special or always else cell
@@ -124,8 +149,8 @@ def draw(seed: int) -> Case:
     """The table of a seed."""
     r = random.Random(seed)
     n = r.choice((12, 25, 40, 80, 150, 300))
-    form = r.choice((".csv", ".csv", ".csv", ".tsv", ".csv.gz", "frame", "parquet"))
-    encoding = r.choice(ENCODINGS) if form not in ("frame", "parquet") else "utf-8"
+    form = r.choice((*(".csv",) * 6, ".tsv", ".csv.gz", *FRAMES))
+    encoding = "utf-8" if form in FRAMES else r.choice(ENCODINGS)
     separator = {".tsv": "\t"}.get(form) or r.choice(",,,;;|\t")
     comma = separator != "," and r.random() < 0.5
     words = WORDS if encoding in ("latin-1", "cp1252") else WORDS + WIDE
@@ -142,7 +167,14 @@ def draw(seed: int) -> Case:
         splits = {"train": slice(0, a), "valid": slice(a, b), "test": slice(b, n)}
         if r.random() < 0.5:
             splits = {"train": slice(0, b), "valid": slice(b, n)}
-    return Case(seed, made, target, task, classes, splits, form, separator, encoding)
+    broken = r.choice(BROKEN) if r.random() < 0.08 else ""
+    if form in FRAMES and broken in ("ragged", "twice", "quote", "infinite"):
+        broken = ""
+    if broken == "constant":
+        target.truth, target.cells = [target.truth[0] or 0] * n, [target.cells[0] or "0"] * n
+    if broken == "unlabelled":
+        target.truth, target.cells = [None] * n, [""] * n
+    return Case(seed, made, target, task, classes, splits, form, separator, encoding, broken)
 
 
 class Maker:
@@ -308,13 +340,23 @@ KINDS: tuple[Callable[[Maker, str], Column], ...] = (
 
 
 def check(case: Case, root: Path) -> str:
-    """ "read" or "refused: WHY"; an AssertionError says how what was read differs from what is there."""
+    """What came of it: "read", or "refused: WHY" of what is broken.
+
+    An AssertionError says how what was read differs from what is there.
+    """
     sources = case.write(root)
     further = {split: source for split, source in sources.items() if split != "train"}
     try:
-        data = load(sources["train"], target="y", task=case.task, seed=case.seed % 7, **further)
+        data = load(
+            sources["train"],
+            target="Y" if case.broken == "name" else "y",
+            task=case.task,
+            seed=case.seed % 7,
+            **further,
+        )
     except OneCycleError as error:
-        return f"refused: {error}"
+        return f"{'refused' if case.broken else 'fault: refused'}: {error}"
+    assert not case.broken, f"what is broken ({case.broken}) is read"
     y = case.target.truth
     labelled = [i for i, value in enumerate(y) if value is not None]
     assert data.classes == case.classes, f"classes {data.classes}, expected {case.classes}"
@@ -346,8 +388,8 @@ def check(case: Case, root: Path) -> str:
 
 
 def _file(case: Case, root: Path, part: slice = slice(None)) -> Path:
-    path = root / f"new{case._suffix if case.form != 'frame' else '.parquet'}"
-    if case.form == "frame":
+    path = root / f"new{case._suffix}"
+    if case.form in FRAMES:
         pd.DataFrame({c.name: native(c)[part] for c in case.all_columns}).to_parquet(path)
         return path
     return case._written(path, part)

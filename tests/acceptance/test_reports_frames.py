@@ -91,8 +91,11 @@ def test_lists_of_samples_are_refused_in_words(arrays, of):
     x, y = arrays
     with pytest.raises(DataError, match=r"a tuple of lists is taken for whole data, of 60 samples.*np.array\(x\)"):
         learner((of(x), list(y)))
+    ragged = np.empty(60, object)
+    ragged[:] = [row[: 1 + i % 3] for i, row in enumerate(x)]
     with pytest.raises(DataError, match=r"an array of objects is no array of numbers"):
-        learner((x.astype(object), y))
+        learner((ragged, y))
+    assert torch.equal(weights((x.astype(object), y)), weights((x, y)))
 
 
 def test_a_tuple_of_batches_stays_one(arrays):

@@ -15,20 +15,19 @@ from ..text import listed
 def as_tensor(values: Any) -> Tensor:
     """A tensor of a tensor, array, data frame [n, columns] or series [n]; float64 as float32, but of tensors.
 
-    Frames and series are taken by position, whatever their index; what is missing in them is NaN.
+    Frames and series are taken by position, whatever their index; what is missing or masked in them is NaN. Unsigned
+    whole numbers of 16 bits and more, which torch hardly knows, become signed ones that hold them.
 
     Raises:
         DataError: something that does not consist of numbers.
     """
     if isinstance(values, Tensor):
-        return values
+        unsigned = values.dtype in (torch.uint16, torch.uint32, torch.uint64)
+        return as_tensor(values.numpy(force=True)).to(values.device) if unsigned else values
     if hasattr(values, "to_numpy"):
         values = _frame_values(values) if getattr(values, "ndim", len(values.shape)) == 2 else _series_values(values)
-    if str(getattr(values, "dtype", "")) == "object":
-        raise DataError(
-            "an array of objects is no array of numbers: give x.astype(float) where each is a number, np.stack(x) "
-            "where they are arrays of one shape"
-        )
+    if hasattr(values, "__array_interface__"):
+        values = _plain_array(values)
     if getattr(getattr(values, "dtype", None), "kind", "") in ("U", "S"):
         raise DataError(
             "an array of words is no array of numbers: of classes give their numbers, names, y = np.unique(y, "
@@ -39,6 +38,46 @@ def as_tensor(values: Any) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"cannot make a tensor of a {type(values).__name__}: {error}. Give numbers") from error
     return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def _plain_array(array: Any) -> Any:
+    """The numbers of a numpy array in a layout and of a type that torch takes; words and others as they are."""
+    import numpy as np
+
+    if isinstance(array, np.ma.MaskedArray):
+        mask, array = np.ma.getmaskarray(array), array.data
+        array = np.where(mask, np.nan, array.astype(np.float64)) if mask.any() else array
+    array = np.asarray(array)
+    if array.dtype == object:
+        array = _of_objects(array)
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "u" and size > 1:
+        if size == 8 and array.size and int(array.max()) >= 2**63:
+            raise DataError(f"an array of uint64 with {int(array.max())} in it: torch has int64, give smaller numbers")
+        array = array.astype(np.int64 if size > 2 else np.int32)
+    elif kind == "f" and (size > 8 or not array.dtype.isnative):
+        array = array.astype(f"f{min(size, 8)}")
+    elif kind in "iu" and not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if kind in "fiub" and (not array.flags.writeable or any(stride < 0 for stride in array.strides)):
+        array = array.copy()
+    return array
+
+
+def _of_objects(array: Any) -> Any:
+    """The numbers in an array of objects, NaN where None is."""
+    import numpy as np
+
+    flat = [np.nan if value is None or type(value).__name__ == "NAType" else value for value in array.ravel().tolist()]
+    if not all(isinstance(value, Number) for value in flat):
+        if all(isinstance(value, str) for value in flat):
+            return array.astype(str)
+        raise DataError(
+            "an array of objects is no array of numbers: give x.astype(float) where each is a number, np.stack(x) "
+            "where they are arrays of one shape"
+        )
+    plain = np.array(flat).reshape(array.shape)
+    return plain if plain.dtype != object else array.astype(np.float64)
 
 
 def in_memory(data: Any) -> tuple[Tensor | None, Tensor | None]:

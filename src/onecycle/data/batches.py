@@ -565,7 +565,7 @@ def _pixel_statistics(data: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     images = data.inputs if hasattr(data, "inputs") else data[0] if isinstance(data, tuple) and data else None
     if getattr(images, "ndim", 0) != 4 or not str(getattr(images, "dtype", "")).endswith("uint8"):
         return (), ()
-    return channel_statistics(torch.as_tensor(images).cpu())
+    return channel_statistics(as_tensor(images).cpu())
 
 
 def last_batch_size(batches: Batches) -> int | None:

@@ -68,9 +68,10 @@ def read_cells(path: Path) -> Cells:
     except (pa.ArrowException, OSError) as error:
         if "Empty CSV" in str(error):
             raise DataError(f"{path} has no rows below its header. Give a table with rows.") from error
+        quote = ' A quote (") may be left open there.' if "\n" in str(error) else ""
         raise DataError(
-            f"{path} cannot be read as a table: {error}. Its columns seem to be separated by {separator!r}. Mend this "
-            "line, or save the file again."
+            f"{path} cannot be read as a table: {error}.{quote} Its columns seem to be separated by {separator!r}. "
+            "Mend this line, or save the file again."
         ) from error
     header, table = [str(column[0].as_py()).strip() for column in table.columns], table.slice(1)
     kept = [i for i, name in enumerate(header) if name or any(map(str.strip, table.column(i).to_pylist()))]

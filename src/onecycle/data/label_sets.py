@@ -17,7 +17,10 @@ from .table_columns import plain_column
 MULTI_LABEL = "multi-label"
 SEPARATORS = (";", "|", ",")  # within a cell of labels; where they are asked for, a space too
 FEW = 20  # labels that there may be in any table, and a quarter of the rows
-WORDS = {"1": 1.0, "0": 0.0, "yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "y": 1.0, "n": 0.0}
+WORDS = {
+    **dict.fromkeys(("1", "1.0", "yes", "y", "true"), 1.0),
+    **dict.fromkeys(("0", "0.0", "no", "n", "false"), 0.0),
+}
 Targets = tuple[dict[str, Tensor], tuple[str, ...] | None, str]
 
 

@@ -45,11 +45,12 @@ def read_npz(path: Path) -> RawData:
     """Keys x and y, or x_train, y_train and the same with valid and test; `classes`, when there, has the names.
 
     uint8 [n, h, w], [n, h, w, c] and [n, c, h, w] are images; all other numbers are float32 arrays. Labels are
-    integers [n] or, for regression, floats [n, ...].
+    integers or words [n] or, for regression, floats [n, ...].
     """
     arrays = load_arrays(path)
     if ABOUT in arrays:
         return _from_arrays(arrays)
+    arrays = _with_numbers(arrays)
     pairs = {split: pair for split, known in KEYS.items() for pair in known if pair[0] in arrays}
     if "train" not in pairs:
         raise DataError(
@@ -62,6 +63,16 @@ def read_npz(path: Path) -> RawData:
             raise DataError(f"{path} has {x} but no {y}. Its keys are {listed(sorted(arrays))}.")
         kinds[split], parts[split] = _checked_split(arrays[x], arrays[y], str(path), x, y)
     return RawData(_one_kind(kinds, f"{path}: "), parts, _class_names(parts, arrays.get("classes"), path), str(path))
+
+
+def _with_numbers(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays with labels that are words as numbers, and the words as the names of the classes."""
+    words = {key: array for key, array in arrays.items() if key.startswith("y") and array.dtype.kind == "U"}
+    if not words or any(key.startswith("y") and key not in words for key in arrays):
+        return dict(arrays)
+    names = np.unique(np.concatenate([array.ravel() for array in words.values()]))
+    numbers = {key: np.searchsorted(names, array) for key, array in words.items()}
+    return {**arrays, **numbers, "classes": names}
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
