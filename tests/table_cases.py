@@ -260,7 +260,10 @@ class Maker:
         if "y" in notation:
             values = [value.replace(year=value.year if 1969 <= value.year < 2069 else 2000) for value in values]
         cells = [value.strftime(notation) for value in values]
-        return self.gaps(Column(name, "dates", values, cells))
+        proof = values[0], cells[0]
+        column = self.gaps(Column(name, "dates", values, cells))
+        column.truth[0], column.cells[0] = proof
+        return column
 
     def truths(self, name: str) -> Column:
         values = [self.r.random() < 0.4 for _ in range(self.n)]

@@ -62,6 +62,17 @@ def test_separators(tmp_path, text, separator, first):
     assert [column[0].as_py() for column in cells.table.columns] == first
 
 
+def test_quotes_that_are_part_of_a_text(tmp_path):
+    """A quote that begins a text and is not closed in its line would make one cell of many rows."""
+    lines = [f"{'ab'[i % 2]}\t{chr(34) * (i in (3, 9))}text {i}" for i in range(20)]
+    lines.append('b\t"a whole ""cell"" in quotes"')
+    cells = read(tmp_path / "a.tsv", "y\ttext\r\n" + "\r\n".join(lines))
+    texts = cells.table["text"].to_pylist()
+    assert len(texts) == 21 and texts[3] == '"text 3' and texts[4] == "text 4"
+    assert texts[-1] == 'a whole "cell" in quotes'
+    assert cells.notes == ("quotes within cells are taken as they are: every line is a row",)
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [

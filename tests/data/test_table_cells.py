@@ -31,6 +31,8 @@ def column(values: list, separator: str | None = ",", **options):
         (["1,5", "1.234,5", "1.234.567", "0,25", "-3,0", "1.5", "12"], True, [1.5, 1234.5, 1234567, 0.25, -3, 1.5, 12]),
         (["12:30", "01:02:03.5"], False, [45_000, 3723.5]),
         (["0x1F", "1-2", "a", "1,5", "12:75", "1.2.3", "--1", "e"], False, [np.nan] * 8),
+        (["1_1", "1 2", "1 2 3", "3%4", "1 23", "-", "$"], False, [np.nan] * 7),
+        (["1 234 567,5", "-$3", "€ 5", "12 %"], True, [1234567.5, -3, 5, 12]),
         (["inf", "-inf"], False, [np.inf, -np.inf]),
     ],
 )  # fmt: skip
@@ -188,3 +190,22 @@ def test_tables_with_two_columns_of_one_name_are_refused():
     table = pa.table([[1.0, 2.0], [3.0, 4.0], [1, 2]], names=["a", "a", "y"])
     with pytest.raises(DataError, match="several columns called 'a'"):
         load(table, target="y")
+
+
+def test_points_in_a_file_with_decimal_commas():
+    """Between thousands where nothing else has a point; decimal where some other column proves them to be."""
+    whole = {"a": ["1.200", "1.300"], "b": ["1,5", "2,25"]}
+    made = typed(pa.table(whole), separator=";")
+    assert made.table["a"].to_pylist() == [1200, 1300] and made.table["b"].to_pylist() == [1.5, 2.25]
+    made = typed(pa.table({**whole, "c": ["0.5", "2.25"]}), separator=";")
+    assert made.table["a"].to_pylist() == [1.2, 1.3] and made.table["b"].to_pylist() == [1.5, 2.25]
+
+
+def test_numbers_too_large_for_what_they_are_trained_in():
+    frame = pd.DataFrame({"x": np.arange(40.0), "y": np.arange(40.0)})
+    with pytest.raises(DataError, match=r"the target has 39 values infinite, or too large for float32"):
+        load(frame.assign(y=frame["y"] * 1e300), target="y")
+    with pytest.raises(DataError, match=r"whole numbers beyond 64 bits.*\.astype\(str\)"):
+        load(frame.assign(x=[2**70 + i for i in range(40)]), target="y")
+    with pytest.raises(DataError, match="This Series cannot be read as a table"):
+        load(frame["x"], target="y")

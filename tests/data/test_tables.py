@@ -310,7 +310,7 @@ def test_a_column_that_gives_the_target_away_is_said():
         ("a,b\n1,2\n1,2,3\n", "Expected 2 columns, got 3"),
         ("a,a,y\n1,2,3\n", "several columns called 'a'"),
         ("1,2,3\n4,5,6\n", "numbers in its first line"),
-        ('a,y\n1,"x\n2,z\n3,w\n', 'has a quote \\("\\) that is not closed, in row 1'),
+        ('y,a\n1,"5\n2,6\n3,7\n', 'has a quote \\("\\) that is not closed, in row 1'),
         ("a b c\n1 2 3\n", "no column 'y'"),
         ("a,Y\n1,2\n", "no column 'y': did you mean Y"),
         ("\n", "nothing in its first line"),

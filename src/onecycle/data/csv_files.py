@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import DataError
 from ..text import listed
+from .table_cells import compute, numbers_of
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 SEPARATORS = ",;\t|"
@@ -73,13 +76,16 @@ def read_cells(path: Path) -> Cells:
             f"{path} cannot be read as a table: {error}.{quote} Its columns seem to be separated by {separator!r}. "
             "Mend this line, or save the file again."
         ) from error
+    table, literal = _with_literal_quotes(table, text, separator)
     header, table = [str(column[0].as_py()).strip() for column in table.columns], table.slice(1)
     kept = [i for i, name in enumerate(header) if name or any(map(str.strip, table.column(i).to_pylist()))]
     header, table = [header[i] for i in kept], table.select(kept)  # spreadsheets end with empty columns
     _check_header(path, header, table)
-    _check_quotes(path, table, text)
+    if not literal:
+        _check_quotes(path, table, text)
     notes = [f"{path.name} is not UTF-8: read as {NAMES[encoding]}"] if encoding in NAMES else []
     notes += [f"columns are separated by {separator!r}"] if separator not in ",\t" else []
+    notes += ["quotes within cells are taken as they are: every line is a row"] if literal else []
     return Cells(table.rename_columns(header), separator, tuple(notes))
 
 
@@ -162,6 +168,31 @@ def _check_header(path: Path, header: list[str], table: Any) -> None:
         raise DataError(f"{path} has several columns called {listed(map(repr, twice))}. Give each its own name.")
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in header):
         raise DataError(f"{path} has numbers in its first line: {listed(header)}. Put the names of its columns there.")
+
+
+def _with_literal_quotes(table: Any, text: str, separator: str) -> tuple[Any, bool]:
+    """The table with a row for each line, where a quote in a text made one cell of several such lines; and whether.
+
+    Such quotes begin words of one column and are not closed in their line, nor do others end there.
+    """
+    import pyarrow as pa
+
+    pc = compute()
+    if not any(pc.any(pc.match_substring(column, "\n")).as_py() for column in table.columns):
+        return table, False
+    rows = [line.removesuffix("\r").split(separator) for line in text.split("\n") if line.strip()]
+    odd = {(i, cell[:1] == '"') for row in rows for i, cell in enumerate(row) if cell.count('"') % 2}
+    if any(len(row) != table.num_columns for row in rows) or len(odd) != 1 or not all(begins for _, begins in odd):
+        return table, False
+    cells = [pa.array([_unquoted(cell) for cell in column], pa.string()) for column in zip(*rows, strict=True)]
+    ((at, _),) = odd
+    if np.isfinite(numbers_of(pa.array([row[at].strip('"') for row in rows[1:]]))).mean() > 0.5:
+        return table, False
+    return pa.table(cells, names=table.column_names), True
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
 
 
 def _check_quotes(path: Path, table: Any, text: str) -> None:

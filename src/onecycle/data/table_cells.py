@@ -106,7 +106,7 @@ def cleaned(column: Any) -> Any:
     """An array of words without the space around them, null where nothing is said."""
     import pyarrow as pa
 
-    pc = _compute()
+    pc = compute()
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
     column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
@@ -121,10 +121,12 @@ def numbers_of(words: Any, comma: bool = False) -> np.ndarray:
     """
     import pyarrow as pa
 
-    pc = _compute()
+    pc = compute()
     sub = pc.replace_substring_regex
-    plain = sub(sub(words, r"[$€£¥%\s_\x{a0}\x{202f}]", ""), "\u2212", "-")
+    plain = sub(sub(words, r"^([+-]?)[$€£¥]\s*|\s*[$€£¥%]$", r"\1"), "\u2212", "-")
     plain = sub(plain, r"^\((.*)\)$", r"-\1")
+    spaced = pc.match_substring_regex(plain, r"^[+-]?\d{1,3}([ \x{a0}\x{202f}]\d{3})+([.,]\d*)?$")
+    plain = pc.if_else(spaced, sub(plain, r"[ \x{a0}\x{202f}]", ""), plain)
     if comma:
         thousands = pc.match_substring_regex(plain, r"^[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?$")
         plain = pc.if_else(thousands, pc.replace_substring(plain, ".", ""), plain)
@@ -152,7 +154,7 @@ def dates_of(words: Any, day_first: bool = False) -> Any:
 
     encoded = words.dictionary_encode(null_encoding="encode")
     words = encoded.dictionary
-    parts = _compute().extract_regex(words, DATE)
+    parts = compute().extract_regex(words, DATE)
     a, b, c = (_field(parts, name) for name in "abc")
     year_first, year_last, _ = _order(parts)
     with np.errstate(invalid="ignore"):
@@ -183,7 +185,7 @@ def _decided(name: str, cells: Any, comma: bool, file: bool, exact: bool) -> tup
     """A column, what its words stand for, and notes."""
     import pyarrow as pa
 
-    pc = _compute()
+    pc = compute()
     known = cells.drop_null()
     rows, different = len(known), len(known.unique())
     if rows == 0:
@@ -208,7 +210,7 @@ def _decided(name: str, cells: Any, comma: bool, file: bool, exact: bool) -> tup
 def _dates(name: str, cells: Any) -> tuple[Any, Notation, list[str]] | None:
     """A column of dates and what says which part is the day; None where it holds none."""
     known = cells.drop_null()
-    parts = _compute().extract_regex(known, DATE)
+    parts = compute().extract_regex(known, DATE)
     if parts.null_count > (1 - PARSED) * len(known):
         return None
     a, b = _field(parts, "a"), _field(parts, "b")
@@ -239,7 +241,7 @@ def _read(name: str, cells: Any, comma: bool, notation: Notation, place: str, al
     if cells.null_count == len(cells) and notation.kind != "words":
         return pa.nulls(len(cells)), []
     if notation.kind == "truths":
-        lower = _compute().utf8_lower(cells)
+        lower = compute().utf8_lower(cells)
         return (_truths(cells) if set(lower.drop_null().to_pylist()) <= {"true", "false"} else cells), []
     if notation.kind == "numbers":
         made = pa.array(numbers_of(cells, comma), from_pandas=True)
@@ -298,7 +300,8 @@ def _with_commas(columns: Mapping[str, Any], separator: str | None) -> set[str]:
         return set()
     proof = r"\d,\d+$" if separator == ";" else r"(^|[^\d,])(0,\d+|\d+,(\d{1,2}|\d{4,})|\d{4,},\d+)$|\d\.\d{3},\d+$"
     proven = {name for name, words in columns.items() if _any(words, proof) and _mostly_numbers(words)}
-    return proven if separator in (None, ",") or not proven else set(columns)
+    points = any(_any(words, r"^[+-]?\d+\.(\d{1,2}|\d{4,})$") for words in columns.values())
+    return proven if separator in (None, ",") or points or not proven else set(columns)
 
 
 def _mostly_numbers(words: Any) -> bool:
@@ -313,11 +316,11 @@ def _is_string(column: Any) -> bool:
 
 
 def _truths(cells: Any) -> Any:
-    return _compute().equal(_compute().utf8_lower(cells), "true")
+    return compute().equal(compute().utf8_lower(cells), "true")
 
 
 def _any(words: Any, pattern: str) -> bool:
-    pc = _compute()
+    pc = compute()
     return bool(pc.any(pc.match_substring_regex(words, pattern)).as_py())
 
 
@@ -328,7 +331,7 @@ def _field(parts: Any, name: str) -> np.ndarray:
     """Numbers float64 [n] of a group of a pattern, NaN where it is empty."""
     import pyarrow as pa
 
-    pc = _compute()
+    pc = compute()
     words = parts.field(name)
     words = pc.if_else(pc.equal(words, ""), None, words)
     words = pc.if_else(parts.is_valid(), words, None)
@@ -337,7 +340,7 @@ def _field(parts: Any, name: str) -> np.ndarray:
 
 def _order(parts: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which dates begin with the year, which end with it, and which have points, so that the day is first."""
-    pc = _compute()
+    pc = compute()
     by, again, c = (parts.field(name) for name in ("by", "again", "c"))
     a = parts.field("a")
     alike = pc.equal(by, again).fill_null(False).to_numpy(zero_copy_only=False)
@@ -357,7 +360,7 @@ def _zones(parts: Any) -> np.ndarray:
     return np.array([sign * (3600 * int(d[:2]) + 60 * int(d[2:])) for sign, d in zip(signs, digits, strict=True)])
 
 
-def _compute() -> Any:
+def compute() -> Any:
     """pyarrow's functions, which it makes as it is imported."""
     import pyarrow.compute
 

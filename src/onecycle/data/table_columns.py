@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..text import count, listed
-from .table_cells import ALL_KEPT, Notation, dates_of, numbers_of
+from .table_cells import ALL_KEPT, Notation, compute, dates_of, numbers_of
 
 FEW = 10  # different whole numbers that are categories too
 RARE = 3  # of a category of more than `ALL_KEPT` values, those in fewer rows share the code of unknown ones
@@ -190,13 +190,6 @@ class TableColumns:
             tuple(CategoryColumn(**{**each, "values": tuple(each["values"])}) for each in values["categories"]),
             tuple(values.get("day_first", ())),
         )
-
-
-def compute() -> Any:
-    """pyarrow's functions, which it makes as it is imported."""
-    import pyarrow.compute
-
-    return pyarrow.compute
 
 
 _ISO = Notation("dates")

@@ -17,8 +17,8 @@ from ..text import count, listed, number
 from .csv_files import read_cells
 from .label_sets import MULTI_LABEL, label_sets, target_columns
 from .splits import Encoded, RawData, Split, Stream
-from .table_cells import Notation, Typed, numbers_of, typed
-from .table_columns import TableColumns, compute, plain_column
+from .table_cells import Notation, Typed, compute, numbers_of, typed
+from .table_columns import TableColumns, plain_column
 from .table_folders import TableFolder
 from .text_folders import TextFolder, read_texts
 from .text_tokens import TextTokens, text_column
@@ -231,7 +231,11 @@ def _of_frame(frame: Any) -> Any:
         if hasattr(frame, "iloc"):  # pandas, whose index is no column
             return pa.Table.from_pandas(frame, preserve_index=False)
         return pa.table(frame)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except OverflowError as error:
+        raise DataError(
+            f"This {type(frame).__name__} has whole numbers beyond 64 bits: {error}. Give them as words, .astype(str)."
+        ) from error
+    except (pa.ArrowException, AttributeError, TypeError, ValueError) as error:
         raise DataError(
             f"This {type(frame).__name__} cannot be read as a table: {error}. Give each column values of one kind."
         ) from error
@@ -257,7 +261,7 @@ def _columns_of(table: Any) -> str:
 def _names(target: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """The columns that may be meant: one, or several with commas between them."""
     if target is None or isinstance(target, tuple):
-        return target or ()
+        return tuple(dict.fromkeys(target or ()))
     return tuple(dict.fromkeys((target, *map(str.strip, str(target).split(",")))))
 
 
@@ -354,8 +358,10 @@ def _number_targets(
     columns: Mapping[str, np.ndarray], task: str | None
 ) -> tuple[dict[str, Tensor], tuple[str, ...] | None, str]:
     known = np.concatenate(list(columns.values()))
-    if not np.isfinite(known).all():
-        raise DataError(f"the target has {int((~np.isfinite(known)).sum())} infinite values. Remove these rows.")
+    finite = np.abs(known) <= np.finfo(np.float32).max
+    if not finite.all():
+        infinite = count(int((~finite).sum()), "value")
+        raise DataError(f"the target has {infinite} infinite, or too large for float32. Remove these rows, or rescale.")
     different = np.unique(known)
     if len(np.unique(columns["train"])) == 1:
         raise DataError(f"the target is {number(known[0])} in all {len(known):,} rows: there is nothing to be learned.")

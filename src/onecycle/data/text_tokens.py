@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..errors import DataError, MissingDependency
 from ..text import count, listed
-from .table_cells import Notation
-from .table_columns import LONG_TEXT, compute, plain_column
+from .table_cells import Notation, compute
+from .table_columns import LONG_TEXT, plain_column
 
 VOCABULARY = 8000
 LONGEST = 256
