@@ -36,7 +36,8 @@ class Outcome(NamedTuple):
 
 
 ON_PURPOSE = (
-    "a batch of one sample", "metrics beside loss=fn", "a metric fails on", "the metric ", "is larger than the data",
+    "a batch of one sample", "metrics beside loss=fn", "fails on the model's outputs", "the metric ",
+    "is larger than the data",
     "there are no batches", "The model's weights are", "two classes or more", "along axis 1 or along the last",
     "a loss is the mean of its batch", "all weights of the optimizer are frozen",
     "weight has shape",

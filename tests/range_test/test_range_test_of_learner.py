@@ -153,19 +153,6 @@ def test_an_error_between_unscaling_and_the_step_leaves_the_scaler_usable(monkey
     learn.fit_one_cycle(1, 0.1)
 
 
-def test_validation_batches_of_an_iterator_are_still_there_for_the_fit():
-    def validation():
-        return iter(list(zip(VALID[0].split(60), VALID[1].split(60), strict=True)))
-
-    results = []
-    for tested in (False, True):
-        learn = learner(valid=validation())
-        if tested:
-            assert learn.range_test().curve.valid_loss.mean
-        results.append(learn.fit_one_cycle(1, 0.1).valid)
-    assert results[0] == results[1]
-
-
 def test_no_files_and_no_new_attributes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -23,7 +23,7 @@ TEST_SHARE = 0.1
 def worth_a_test(budget: Budget, per_epoch: int | None) -> bool:
     """Whether a run of this budget and so many updates an epoch is long enough for a range test before it.
 
-    >>> worth_a_test(Budget.parse(10), 100), worth_a_test(Budget.parse(1), 10)
+    >>> worth_a_test(Budget.parse(10), 200), worth_a_test(Budget.parse(1), 10)
     (True, False)
     """
     updates = budget.total_updates(per_epoch)
