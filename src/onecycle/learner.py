@@ -387,7 +387,9 @@ class Learner:
 
     def _resolved(self, policy: Policy, budget: Budget, config: Mapping[str, Any]) -> dict[str, Any]:
         """What the options of a run came to, as plain data; its model by the name that `config` has for it."""
-        run = {"lr_max": _peak_of(policy), "updates": budget.total_updates(self._updates_per_epoch)}
+        updates, parts = budget.total_updates(self._updates_per_epoch), policy.to_dict()
+        shape = {name: part for name, part in parts.items() if not isinstance(part, str)}  # of a function it is none
+        run = {"lr_max": _peak_of(policy), "updates": updates, "schedule": shape}
         return {**run, **self.resolved, **({"model": config["model"]} if config.get("model") else {})}
 
     @property

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from onecycle import CheckpointError, ConfigError, Job, Learner, Update, build_model, learner, load, load_run, run
+from onecycle import (
+    CheckpointError,
+    ConfigError,
+    Job,
+    Learner,
+    Policy,
+    Update,
+    build_model,
+    learner,
+    load,
+    load_run,
+    run,
+)
 from onecycle.commands.app import main
 from onecycle.jobs import run as job_run
 from onecycle.jobs.run import job_of
@@ -145,6 +157,31 @@ def test_a_run_in_python_goes_on_with_the_options_that_it_was_begun_with(options
         return
     with pytest.raises(CheckpointError, match=says):
         digits(**options).fit_one_cycle(2, peak, out="run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "says"),
+    [
+        ("cosine", {}, r"schedule\.lr\.points: .*, now .*"),
+        ("one_cycle", {"peak_at": 0.4}, r"schedule\.lr\.points"),
+        ("one_cycle", {"momentum": (0.9, 0.8)}, r"schedule\.momentum"),
+    ],
+)
+def test_a_run_in_python_goes_on_with_its_schedule(policy, options, says):
+    with pytest.raises(PowerCut):
+        digits().fit(2, "one_cycle", 0.05, out="run", observers=[stop])
+    with pytest.raises(CheckpointError, match=says):
+        digits().fit(2, policy, 0.05, out="run", resume=True, **options)
+    assert digits().fit(2, "one_cycle", 0.05, out="run", resume=True).updates
+
+
+def test_a_schedule_that_is_a_function_is_not_compared():
+    def policy():
+        return Policy({"lr": lambda progress: 0.05 * (1 - progress)})
+
+    with pytest.raises(PowerCut):
+        digits().fit(2, policy(), out="run", observers=[stop])
+    assert digits().fit(2, policy(), out="run", resume=True).updates
 
 
 def test_standardised_targets_are_the_same_when_a_run_goes_on():

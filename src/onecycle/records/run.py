@@ -20,9 +20,11 @@ from .origin import origin
 
 # Of what the options of a run came to, that which decides how it goes on, and that no checkpoint brings back.
 COME_TO = (
-    "lr_max", "updates", "batch_size", "accumulate", "clip", "loss", "class_weights", "smoothing", "parameters",
-    "precision",
+    "lr_max", "updates", "schedule", "batch_size", "accumulate", "clip", "loss", "class_weights", "smoothing",
+    "parameters", "precision",
 )  # fmt: skip
+
+LONG = 200  # characters of one such difference
 
 
 def create(
@@ -75,7 +77,7 @@ def check_same(
     norms = record["resolved"].get("norm_statistics", "running"), (resolved or {}).get("norm_statistics")
     if before and all(norms):  # earlier versions had running means alone; a model without norms has none
         before["norm_statistics"], now["norm_statistics"] = norms
-    if lines := differing(before, now):
+    if lines := [line if len(line) <= LONG else f"{line[:LONG]} ..." for line in differing(before, now)]:
         raise CheckpointError(
             f"{folder} cannot be continued like this: its options came to something else, {'; '.join(lines)}. Give the "
             "data and the options that it was begun with, go on with the version of onecycle that began it, or start a "
