@@ -71,11 +71,12 @@ def main() -> int:
 def mutants(seed: int, cases: int) -> int:
     equal = [case for case in map(draw, range(seed, seed + cases)) if run(case).kind.startswith("equal")]
     unseen = 0
-    print(f"of {len(equal)} cases that are equal, each fault is shown by")
+    print(f"of {len(equal)} cases that are equal, tried until {SHOWN} show it, each fault is shown by")
     for name, plant in MUTANTS.items():
-        shown = cases_that_show(plant, equal)
+        shown = cases_that_show(plant, equal, enough=SHOWN)
         unseen += not shown
-        print(f"{len(shown):6} {name}", f"(seed {shown[0].seed})" if shown else "", flush=True)
+        tried = len(equal) if len(shown) < SHOWN else equal.index(shown[-1]) + 1
+        print(f"{len(shown):4} of {tried:4}: {name}", f"(seed {shown[0].seed})" if shown else "", flush=True)
     print(f"{len(MUTANTS) - unseen} of {len(MUTANTS)} faults are shown")
     return int(unseen > 0)
 

@@ -81,18 +81,39 @@ BODIES = {
         "nn.Sequential(Tied(), nn.Linear(5, 6))",
         "nn.Sequential(Counting(), nn.Linear(5, 6))",
         "nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 2, 3), nn.Flatten())",
+        "nn.Sequential(nn.Linear(5, 6), nn.GroupNorm(2, 6), nn.SiLU())",
+        "nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.ReLU(inplace=True))",
+        "nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 6), nn.BatchNorm1d(6).eval(), nn.AlphaDropout(0.2))",
+        "nn.Sequential(nn.Linear(5, 6).requires_grad_(False), nn.RMSNorm(6), nn.Linear(6, 6))",
+        "nn.Sequential(Attention(), nn.Linear(6, 6))",
+        "nn.Sequential(nn.Linear(5, 12), nn.Unflatten(1, (2, 6)), nn.TransformerEncoderLayer(6, 2, 8, dropout=0.1, "
+        "batch_first=True), nn.Flatten(), nn.Linear(12, 6))",
+        "Bare()",
+        "nn.utils.parametrizations.orthogonal(nn.Linear(5, 6))",
     ],
-    "sequences": ["Last()", "nn.Sequential(nn.Flatten(), nn.Linear(20, 6))"],
+    "sequences": [
+        "Last()",
+        "nn.Sequential(nn.Flatten(), nn.Linear(20, 6))",
+        "nn.Sequential(nn.BatchNorm1d(4), nn.Conv1d(4, 2, 3), nn.InstanceNorm1d(2, affine=True), nn.Flatten())",
+        "nn.Sequential(nn.TransformerEncoderLayer(5, 1, 7, batch_first=True, norm_first=True), nn.Flatten(), "
+        "nn.Linear(20, 6))",
+    ],
     "images": [
         "nn.Sequential(nn.Conv2d(2, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 6))",
         "nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), "
         "nn.Flatten(), nn.Linear(3, 6))",
+        "nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.InstanceNorm2d(4, track_running_stats=True), "
+        "nn.Dropout2d(0.2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 6))",
+        "nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.GroupNorm(3, 3), nn.AdaptiveMaxPool2d((1, 2)), nn.Flatten())",
+        "nn.Sequential(nn.LazyConv2d(3, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(6))",
     ],
     "words": [
         "nn.Sequential(nn.Embedding(7, 3), nn.Flatten(), nn.Linear(12, 6))",
         "nn.Sequential(nn.Embedding(7, 3, padding_idx=0), nn.Flatten(), nn.Linear(12, 6))",
         "nn.Sequential(nn.Embedding(7, 3, sparse=True), nn.Flatten(), nn.Linear(12, 6))",
         "nn.EmbeddingBag(7, 6)",
+        "nn.EmbeddingBag(7, 6, mode='max')",
+        "nn.Sequential(nn.Embedding(7, 3, scale_grad_by_freq=True), nn.LSTM(3, 6, batch_first=True), Picked())",
     ],
 }  # each gives [n, 6]
 HEADS = {
@@ -125,6 +146,8 @@ LOSSES = {
         "'nll'",
         "nn.MultiMarginLoss()",
         "Scaled(nn.CrossEntropyLoss())",
+        "Focal()",
+        "nn.MultiMarginLoss(p=2, margin=0.5)",
     ],
     "ignoring": [
         "nn.CrossEntropyLoss(ignore_index=7)",
@@ -160,6 +183,9 @@ LOSSES = {
         "'mse'",
         "'mae'",
         "'huber'",
+        "nn.SmoothL1Loss(beta=0.2)",
+        "'smooth_l1'",
+        "lambda outputs, targets: F.mse_loss(outputs.flatten(), targets.flatten()) + outputs.abs().mean()",
     ],
     "counts": ["nn.PoissonNLLLoss()", "'poisson'"],
     "own": ["plain_criterion", "own(F.cross_entropy, 1)", "own(F.cross_entropy, 2)", "own(F.cross_entropy, 3)"],
@@ -170,7 +196,8 @@ LOSSES = {
     "odd": [
         "nn.GaussianNLLLoss()", "nn.KLDivLoss(reduction='batchmean')", "nn.MSELoss(reduction='sum')", "nn.BCELoss()",
         "nn.CrossEntropyLoss(reduction='none')", "nn.CrossEntropyLoss", "nn.SoftMarginLoss()", "nn.TripletMarginLoss()",
-        "nn.HingeEmbeddingLoss()", "nn.MultiLabelMarginLoss()",
+        "nn.HingeEmbeddingLoss()", "nn.MultiLabelMarginLoss()", "nn.CosineEmbeddingLoss()", "nn.CTCLoss()",
+        "nn.KLDivLoss(reduction='batchmean', log_target=True)", "nn.PoissonNLLLoss(log_input=False)",
     ],
 }  # fmt: skip
 DATA = [
@@ -186,8 +213,16 @@ DATA = [
     "[list(pair) for pair in pairs(x, y, b)]",
     "Stream(x, y)",
     "DataLoader(Stream(x, y), b)",
+    "DataLoader(Sized(x, y), b, drop_last=True)",
+    "DataLoader(TensorDataset(x, y), b, collate_fn=stacked)",
+    "DataLoader(TensorDataset(x, y), b, shuffle=True, generator=torch.Generator().manual_seed(3))",
+    "DataLoader(TensorDataset(x, y), b, sampler=WeightedRandomSampler(torch.ones(n), n))",
+    "DataLoader(list(zip(x, y)), b)",
+    "Anew(pairs(x, y, b))",
     "iter(pairs(x, y, b) * 9)",
 ]
+OF_ONES_OWN = ["dicts", "nested", "named", "weighed"]
+"""Structures of batches for a loss ``fn(model, batch)``."""
 OPTIMIZERS = [
     "'sgd'",
     "torch.optim.SGD",
@@ -205,11 +240,24 @@ OPTIMIZERS = [
     "torch.optim.Adagrad",
     "torch.optim.Adam(model.parameters(), lr=torch.tensor(0.1), foreach=False)",
     "torch.optim.RAdam(halves(model), lr=0.01)",
+    "torch.optim.NAdam",
+    "torch.optim.Adamax(model.parameters(), lr=0.01, weight_decay=0.1)",
+    "torch.optim.Adadelta",
+    "torch.optim.ASGD",
+    "torch.optim.Rprop(model.parameters(), lr=0.01)",
+    "torch.optim.Adafactor(model.parameters(), lr=0.01)",
+    "torch.optim.RMSprop(halves(model), lr=0.01, momentum=0.5, centered=True)",
+    "torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True, weight_decay=0.1)",
+    "torch.optim.AdamW(model.parameters(), lr=torch.tensor(0.01), fused=True)",
+    "torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=True)",
+    "torch.optim.Muon([p for p in model.parameters() if p.ndim == 2], lr=0.01)",
     "torch.optim.SparseAdam(model.parameters())",
     "torch.optim.LBFGS",
     "torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)",
 ]
-USUAL = 15
+MAGNIFYING = ("Rprop", "amsgrad", "Adamax", "Adafactor")
+"""They make large steps of gradients that are nothing but rounding, as of biases before a norm, in any precision."""
+USUAL = 27
 """So many of them go with most models."""
 
 MODES = [
@@ -225,6 +273,14 @@ OPTIONS = [
     "", "", "accumulate=2", "accumulate=3", "clip=0.1", "weight_decay=0.1", "momentum=0.5", "accumulate=2, clip=0.05",
     "accumulate=3, weight_decay=0.0", "precision='bf16'", "precision='bf16', accumulate=2",
 ]  # fmt: skip
+OFF = ("smoothing=0.0", "standardise=False", "norm_statistics='running'")
+EXTRAS = [
+    "smoothing=None", "smoothing=0.2", "class_weights='balanced'", "class_weights='balanced', smoothing=0.1",
+    "average=0.9", "average=0.5, evaluate_every=2", "keep_best='loss'", "keep_best='loss', evaluate_every=1",
+    "evaluate_every=2", "norm_statistics='estimated'", "norm_statistics='estimated', average=0.6", "standardise=True",
+    "standardise=True, smoothing=None, norm_statistics='estimated'", "keep_best='loss', average=0.7",
+]  # fmt: skip
+"""Options that are off in the other cases."""
 METRICS = {
     "whole": ["None", "'accuracy'", "['balanced_accuracy', spread]", "'top2'", "'f1'", "MulticlassAccuracy(3)"],
     "binary": ["None", "'accuracy'", "'f1'"],
@@ -254,6 +310,7 @@ class Case:
     fit: str
     test: str
     by: str = "learner"
+    extras: str = ""
     double: bool = False
 
     def in_double(self) -> Case:
@@ -273,10 +330,10 @@ class Case:
 
     def learner(self) -> str:
         """The line that makes the learner."""
-        options = f", {self.options}" if self.options else ""
-        words = "loss=loss, metrics=metrics, optimizer=optimizer, batch_size=b, verbose=False, smoothing=0.0"
-        words += ", standardise=False, norm_statistics='running'"
-        return f"learn = Learner(model, data, valid, {words}{options})"
+        words = "loss=loss, metrics=metrics, optimizer=optimizer, batch_size=b, verbose=False"
+        off = [text for text in OFF if text.partition("=")[0] not in self.extras]
+        words = ", ".join(filter(None, [words, *off, self.options, self.extras]))
+        return f"learn = Learner(model, data, valid, {words})"
 
     def state(self) -> str:
         """The lines that make the state of a training by `train`."""
@@ -305,12 +362,20 @@ def draw(seed: int) -> Case:
     x, model = _model(r, fits, loss)
     data, valid = r.choice(DATA), r.choice(["None", "None", "(x, y)", "DataLoader(TensorDataset(x, y), 3)"])
     if "own(" in loss and r.random() < 0.4:
-        data, valid = "dicts(x, y, b)", "None"
-    if "dicts" in data or r.random() < 0.02:
+        data, valid = f"{r.choice(OF_ONES_OWN)}(x, y, b)", "None"
+    if loss == "None":  # which a first batch of random samples would decide
+        data = data.replace("sampler=WeightedRandomSampler(torch.ones(n), n)", "shuffle=True")
+    structure = data.partition("(")[0]
+    if structure in OF_ONES_OWN or r.random() < 0.02:
         model = f"Wrapped({model}, {r.choice(['tuple', 'dict'])!r})"
     if ("double" in x) != (r.random() < 0.03):
         model += ".double()"
-    test = f"{'dicts' if 'dicts' in data else 'pairs'}(x, y, 3)"
+    elif x.startswith("torch.randn") and r.random() < 0.06:
+        narrow = r.choice([".bfloat16()", ".half()"])
+        x, model = x + narrow, model + narrow
+    elif r.random() < 0.006:
+        model = f"traced({model})"
+    test = f"{structure if structure in OF_ONES_OWN else 'pairs'}(x, y, {r.choice(['3', '3', '1', 'n'])})"
     if name.startswith("classes") and loss in ("None", "nn.CrossEntropyLoss()", "'nll'") and r.random() < 0.3:
         test = "pairs(x, y.long().masked_fill(y == 0, -100), 4)"
     plain_parts = model.startswith("nn.Sequential") and "double" not in model and "Lazy" not in model
@@ -322,12 +387,35 @@ def draw(seed: int) -> Case:
         modes, loss, data, optimizer, options, _metrics(r, name, loss), valid,
         "learn.freeze()" if r.random() < 0.1 else "", fit, test,
     )  # fmt: skip
+    if r.random() < 0.3:
+        return _with_extras(r, case)
     ready = "parameters()" in optimizer or "halves" in optimizer
     named = loss == "None" or loss.startswith("'") or "double" in model or "Lazy" in model or fits is not kind
     if ready and not named and "numpy" not in data and r.random() < 0.4:
         options = case.options if case.options.startswith(("acc", "clip")) and "decay" not in case.options else ""
         return replace(case, by="train", options=options, metrics="None", valid="None", freeze="")
     return case
+
+
+def _with_extras(r: random.Random, case: Case) -> Case:
+    """The case with more options, mostly such as mean something for it."""
+    extras = r.choice(EXTRAS)
+    if "smoothing" in extras or "class_weights" in extras:
+        case = replace(case, loss=case.loss if r.random() < 0.1 else "None")
+    if "evaluate" in extras or "keep" in extras:
+        case = replace(case, valid=r.choice(["(x, y)", "DataLoader(TensorDataset(x, y), 3)"]))
+    if "estimated" in extras and "own(" in case.loss:  # which are called as in training
+        extras = "average=0.9"
+    if "standardise" in extras and case.data.partition("(")[0] in OF_ONES_OWN:
+        extras = "average=0.7"
+    if "keep" in extras and "(" in case.data.partition("(")[0]:
+        extras = "average=0.8"
+    if "standardise" in extras:
+        x = f"{case.x} * torch.tensor([0.001, 1.0, 30.0, 1.0, 5.0]) + 2" if case.x == "torch.randn(n, 5)" else case.x
+        y = f"{case.y} * 500 + 100" if case.y.startswith("torch.randn") and "half" not in case.y else case.y
+        y = case.y if "softmax" in y else y
+        case = replace(case, x=x, y=y, data=r.choice(["(x, y)", "(x, y)", case.data]))
+    return replace(case, extras=extras)
 
 
 def _model(r: random.Random, kind: Kind, loss: str) -> tuple[str, str]:
@@ -357,7 +445,9 @@ def _optimizer_and_fit(r: random.Random, model: str, data: str) -> tuple[str, st
     if "sparse=True" in model and r.random() < 0.8:
         optimizer = "torch.optim.SGD(model.parameters(), lr=0.1)"
     lr = 0.01 if any(word in optimizer.lower() for word in ("ada", "muon", "rms")) else 0.1
+    if any(name in optimizer for name in MAGNIFYING) and any(word in model for word in ("Norm", "Att", "Transf")):
+        optimizer = "torch.optim.SGD"
     budget = r.choice(["1", "2", "3", "'1 update'", "'2 updates'", "'5 updates'"])
-    if "iter" in data or "Stream" in data:  # whose length is not known
+    if any(word in data for word in ("iter", "Stream", "Anew")):  # whose length is not known
         budget = r.choice(["'1 update'", "'3 updates'"])
     return optimizer, f"{budget}, {r.choice(['constant', 'one_cycle'])!r}, {lr}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -12,9 +14,11 @@ from fuzz_cases import Case
 from fuzzing import run
 from torch import nn
 
+from onecycle.data import standardise
 from onecycle.optim import build, groups
+from onecycle.records import best
 from onecycle.schedules.budget import Budget
-from onecycle.training import evaluate, loop, losses, objectives, probe, state, step
+from onecycle.training import balance, evaluate, loop, losses, norms, objectives, probe, state, step
 from onecycle.training.runtime import Runtime
 
 write, update, backward, apply, means, samples_in = (
@@ -22,6 +26,10 @@ write, update, backward, apply, means, samples_in = (
 )  # fmt: skip
 make, parameter_groups, bind, measure, derive = (
     build.build_optimizer, build.parameter_groups, groups._bind, evaluate.evaluate, loop.derive_seed,
+)  # fmt: skip
+follow, load, few, balanced, standard = (
+    state.TrainState.follow, state.TrainState.load_state_dict, norms._few, balance.balanced,
+    standardise.Scale.__call__,
 )  # fmt: skip
 groups_of, total_updates, permutation = loop.groups_of, Budget.total_updates, torch.randperm
 
@@ -132,6 +140,40 @@ def shorter(n: int, *rest: Any, **more: Any) -> Any:
     return order.where(order < n - 1, 0) if n > 1 else order
 
 
+def follow_faster(to: Any) -> None:
+    before, to.average = to.average, None if to.average is None else to.average * 0.99
+    follow(to)
+    to.average = before
+
+
+def late(evaluations: Any) -> bool:
+    every = evaluations._every
+    return every is None or (evaluations._clock.updates - 1) % every == 0
+
+
+def fewer(batches: Any, *rest: Any) -> Any:
+    known = list(few(batches, *rest))
+    return iter(known[:-1] or known)
+
+
+def rooted(*given: Any) -> Any:
+    loss, note = balanced(*given)
+    keywords = {name: value.sqrt() for name, value in loss.criterion.keywords.items()}
+    return replace(loss, criterion=partial(loss.criterion.func, **keywords)), note
+
+
+def scaled(scale: Any, values: Any) -> Any:
+    return standard(scale, values) / 1.01
+
+
+def without_optimizer(to: Any, saved: Any) -> None:
+    load(to, {**saved, "optimizer": to.optimizer.state_dict()})
+
+
+def without_place(to: Any, saved: Any) -> None:
+    load(to, {**saved, "at": {**saved["at"], "batch": 0}})
+
+
 def broadcast(outputs: Any, targets: Any) -> Any:
     return outputs, targets.to(outputs.dtype)
 
@@ -170,6 +212,19 @@ MUTANTS: dict[str, Any] = {
     "class weights count not in a mean": lambda: patch.object(objectives, "denominator", class_weights_aside),
     "[n, 1] and [n] are broadcast": lambda: patch.object(losses, "same_shape", broadcast),
     "the last sample of the data is left out": lambda: patch.object(torch, "randperm", shorter),
+    "averages keep 1 % less": lambda: patch.object(state.TrainState, "follow", follow_faster),
+    "averages are not used in validation": lambda: patch.object(state.TrainState, "averaged", lambda _: nullcontext()),
+    "the best is the largest loss": lambda: patch.object(best, "lower_is_better", lambda name: False),
+    "an evaluation a late": lambda: patch.object(loop._Evaluations, "_is_due", late),
+    "statistics of norms are not estimated": lambda: patch.object(loop, "estimate_statistics", lambda *_, **__: False),
+    "statistics of norms leave out a batch": lambda: patch.object(norms, "_few", fewer),
+    "a label smoothing of 0.11": lambda: patch.object(objectives, "SMOOTHING", 0.11),
+    "class weights are roots": lambda: patch.object(balance, "balanced", rooted),
+    "standard deviations are 1 % larger": lambda: patch.object(standardise.Scale, "__call__", scaled),
+    "predictions are not in the old units": lambda: patch.object(standardise.Scale, "inverse", lambda _, x: x),
+    "predictions are logits": lambda: patch.object(losses.Form, "predict", lambda _, outputs: outputs),
+    "the optimizer is not saved": lambda: patch.object(state.TrainState, "load_state_dict", without_optimizer),
+    "the batch is not saved": lambda: patch.object(state.TrainState, "load_state_dict", without_place),
     "no autocast": lambda: patch.object(Runtime, "autocast", lambda _: nullcontext()),
 }  # fmt: skip
 

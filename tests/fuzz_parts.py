@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset  # noqa: F401
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler  # noqa: F401
 from torchmetrics.classification import MulticlassAccuracy  # noqa: F401
 
 from onecycle import Learner, Supervised, TrainState, Update, as_batches, evaluate, preset, train  # noqa: F401
@@ -23,6 +23,30 @@ class Stream(IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.samples)
+
+
+class Sized(Stream):
+    """Samples that come one after another, of a known number."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+class Anew:
+    """Batches that can be gone through again and again, of an unknown number."""
+
+    def __init__(self, batches: list[Any]):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.batches
+
+
+class Pair(NamedTuple):
+    """A batch with names."""
+
+    x: Tensor
+    y: Tensor
 
 
 class Samples(Dataset):
@@ -50,6 +74,39 @@ class Last(nn.Module):
         return states if self.every else states[:, -1]
 
 
+class Bare(nn.Module):
+    """Parameters without modules, complex ones among them, a scalar, and one that is not used but every other time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 6))
+        self.turns = nn.Parameter(torch.randn(6, dtype=torch.complex64))
+        self.scale = nn.Parameter(torch.ones(()))
+        self.lists = nn.ParameterList([torch.zeros(6), torch.zeros(6)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.weight * self.turns).real * self.scale + self.lists[len(x) % 2]
+
+
+class Attention(nn.Module):
+    """Self-attention over five numbers, each a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.attend = nn.Linear(1, 6), nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x[..., None])
+        return self.attend(tokens, tokens, tokens, need_weights=False)[0].mean(1)
+
+
+class Picked(nn.Module):
+    """The last state of what a recurrent layer gives."""
+
+    def forward(self, both: Any) -> Tensor:
+        return both[0][:, -1]
+
+
 class Tied(nn.Module):
     """One matrix, used twice."""
 
@@ -74,7 +131,7 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.calls += 1
-            self.mean = self.mean * 0.9 + 0.1 * x.detach().float().mean(0)
+            self.mean = self.mean * 0.9 + 0.1 * x.detach().to(self.mean.dtype).mean(0)
         return x - self.mean
 
 
@@ -104,6 +161,19 @@ class Scaled(nn.Module):
         return self.criterion(outputs * self.scale.exp(), targets)
 
 
+class Focal(nn.Module):
+    """A criterion of the user's own, with a buffer; classes are targets [n]."""
+
+    def __init__(self, gamma: float = 2.0):
+        super().__init__()
+        self.gamma = gamma
+        self.register_buffer("weight", torch.tensor([1.0, 2.0, 3.0]))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        each = F.cross_entropy(logits, labels, self.weight, reduction="none")
+        return ((1 - (-each).exp()) ** self.gamma * each).mean()
+
+
 def labels(classes: int, *shape: int) -> Tensor:
     """Whole targets, int64; the first are 0, 1, ..."""
     drawn = torch.randint(0, classes, shape)
@@ -128,13 +198,20 @@ def plain_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets) + outputs.square().mean()
 
 
+def tensors_in(batch: Any) -> list[Tensor]:
+    """The tensors of a structure of any depth, in order."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
 def own(criterion: Any, returns: int) -> Any:
     """A loss ``fn(model, batch)`` that returns one thing, two or three."""
 
     def loss(model: nn.Module, batch: Any) -> Any:
-        x, y = batch.values() if isinstance(batch, Mapping) else batch
-        out = model(x)
-        out = out["out"] if isinstance(out, Mapping) else out[0] if isinstance(out, tuple) else out
+        x, y = tensors_in(batch)[:2]
+        out = tensors_in(model(x))[0]
         mean = criterion(out, y)
         return (mean, {"size": out.detach().abs().mean()}, (y != -100).sum())[:returns] if returns > 1 else mean
 
@@ -162,6 +239,26 @@ def dicts(x: Any, y: Any, size: int) -> list[Any]:
     return [{"x": a, "y": b} for a, b in pairs(x, y, size)]
 
 
+def nested(x: Any, y: Any, size: int) -> list[Any]:
+    """A list of batches of tensors, words and None in dictionaries, lists and tuples."""
+    return [{"in": [{"x": a}, None], "about": ("words", {"y": b})} for a, b in pairs(x, y, size)]
+
+
+def named(x: Any, y: Any, size: int) -> list[Any]:
+    """A list of batches that are named tuples."""
+    return [Pair(a, b) for a, b in pairs(x, y, size)]
+
+
+def weighed(x: Any, y: Any, size: int) -> list[Any]:
+    """A list of batches of three."""
+    return [(a, b, torch.ones(len(a))) for a, b in pairs(x, y, size)]
+
+
+def stacked(samples: Any) -> Any:
+    """A batch, as a list."""
+    return [torch.stack(part) for part in zip(*samples, strict=True)]
+
+
 def halves(model: nn.Module) -> list[dict[str, Any]]:
     """Two parameter groups with settings of their own."""
     first, *rest = model.parameters()
@@ -171,6 +268,11 @@ def halves(model: nn.Module) -> list[dict[str, Any]]:
 def spread(outputs: Tensor, targets: Tensor) -> Tensor:
     """A metric of the user's own: the mean size of the outputs."""
     return outputs.abs().mean()
+
+
+def traced(model: nn.Module) -> Any:
+    """The model within torch.compile, which leaves it to Python."""
+    return torch.compile(model, backend="eager")
 
 
 def doubled(thing: Any) -> Any:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
+from fuzz_parts import tensors_in
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,29 +36,79 @@ def default_of(outputs: Any, targets: Tensor) -> Any:
     return F.mse_loss if same and not whole else None
 
 
-def last_axis(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy with the classes along the last axis."""
-    return F.cross_entropy(outputs.movedim(-1, 1), targets)
+def last_axis(outputs: Tensor, targets: Tensor, weight: Any = None, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with the classes along the last axis; a sample weighs what its target does."""
+    outputs = outputs.movedim(-1, 1)
+    each = F.cross_entropy(outputs, targets, label_smoothing=label_smoothing, reduction="none")
+    weights = (targets != -100).to(each.dtype)
+    if weight is not None:
+        weights = weights * weight.to(each.dtype)[targets.clamp(min=0)]
+    return (each * weights).sum() / weights.sum()
+
+
+def spatial(outputs: Tensor, targets: Tensor, weight: Any = None, label_smoothing: float = 0.0) -> Tensor:
+    """The same with the classes along axis 1."""
+    return last_axis(outputs.movedim(1, -1), targets, weight, label_smoothing)
+
+
+spatial.__name__ = "cross_entropy"
+
+
+@dataclass
+class InUnits:
+    """A criterion of outputs that are standardised targets."""
+
+    criterion: Any
+    scale: Any
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, std = (part.to(outputs.dtype) for part in self.scale)
+        return self.criterion(outputs, (targets - mean) / std)
+
+
+def scale_of(values: Tensor) -> Any:
+    """Mean and standard deviation by column where a root mean square is above 10 or below 0.01; else None."""
+    columns = (values if values.ndim == 2 else values.reshape(-1, 1)).double()
+    mean, std, size = columns.mean(0), columns.std(0, correction=0), columns.square().mean(0).sqrt()
+    constant = std <= 1e-7 * size
+    if not bool(((size > 10) | ((size < 0.01) & ~constant)).any()):
+        return None
+    return mean, std.where(~constant, 1.0)
+
+
+def even_weights(targets: Tensor, classes: int) -> Tensor:
+    """Of the classes: n / (classes there x count), 1 for those that are not there."""
+    counts = targets[targets != -100].long().bincount(minlength=classes).double()
+    weights = counts.sum() / ((counts > 0).sum() * counts)
+    return weights.where(counts > 0, 1.0).float()
 
 
 NAMED = {
     "cross_entropy": F.cross_entropy, "nll": F.nll_loss, "mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss,
     "binary_cross_entropy": F.binary_cross_entropy_with_logits, "poisson": F.poisson_nll_loss,
+    "smooth_l1": F.smooth_l1_loss,
 }  # fmt: skip
 CLASSES = ("cross_entropy", "CrossEntropyLoss", "nll_loss", "NLLLoss", "MultiMarginLoss", "last_axis")
-FREE = ("Scaled", "plain_criterion", "MultiLabelMarginLoss", "owned")
+FREE = ("Scaled", "plain_criterion", "MultiLabelMarginLoss", "owned", "Focal", "<lambda>")
 
 
 def name_of(criterion: Any) -> str:
     """The name of the function or class of a criterion."""
-    while isinstance(criterion, partial):
-        criterion = criterion.func
+    while isinstance(criterion, partial | InUnits):
+        criterion = criterion.func if isinstance(criterion, partial) else criterion.criterion
     return "owned" if hasattr(criterion, "owned") else getattr(criterion, "__name__", type(criterion).__name__)
 
 
 def is_classes(criterion: Any) -> bool:
     """Whether a criterion takes whole targets, or distributions."""
     return name_of(criterion) in CLASSES
+
+
+def ignored_by(criterion: Any) -> int:
+    """The target that is left out."""
+    if isinstance(criterion, partial):
+        return criterion.keywords.get("ignore_index", ignored_by(criterion.func))
+    return getattr(criterion, "ignore_index", -100)
 
 
 def shaped(criterion: Any, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,15 +134,19 @@ def whole_loss(criterion: Any, model: nn.Module, batches: Sequence[Any]) -> tupl
     """The loss over all samples of some batches as if they were one, and their outputs and targets."""
     if name_of(criterion) == "owned":
         parts = [criterion(model, batch) for batch in batches]
-        sizes = [len(next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]) for batch in batches]
+        sizes = [len(tensors_in(batch)[0]) for batch in batches]
         parts = [part if isinstance(part, tuple) else (part,) for part in parts]
         weights = [part[2] if len(part) == 3 else size for part, size in zip(parts, sizes, strict=True)]
         return weighted(parts, weights), None, None
     both = [shaped(criterion, model(x), y) for x, y in batches]
-    outputs, targets = (torch.cat(part) for part in zip(*both, strict=True))
+    with torch.autocast("cpu", enabled=False):
+        outputs, targets = (torch.cat(part) for part in zip(*both, strict=True))
     if name_of(criterion) in FREE:
         return weighted([(criterion(*pair),) for pair in both], [len(x) for x, _ in both]), outputs, targets
-    loss = criterion(outputs, targets)
+    loss, counted = criterion(outputs, targets), [(targets != ignored_by(criterion)).any() for _, targets in both]
+    if is_classes(criterion) and len(both) > 1 and not all(counted) and any(counted):
+        # What has no target that counts is left alone: no gradients, not even of 0
+        loss = criterion(*(torch.cat(part) for part in zip(*compress(both, counted), strict=True)))
     assert loss.ndim == 0
     return loss, outputs, targets
 
@@ -117,6 +175,7 @@ def optimizer_of(given: dict[str, Any], options: Mapping[str, Any], criterion: A
         momentum = 0.9 if momentum is None else momentum
         decay = {"sgd": 5e-4, "adam": 0.0, "adamw": 0.05}[optimizer] if decay is None else decay
         settings |= {"nesterov": True} if optimizer == "sgd" else {}
+        settings |= {"fused": not any(p.is_complex() for p in model.parameters())}  # which half precision notices
         optimizer = dict(zip(names, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW), strict=True))[optimizer]
     takes = isinstance(optimizer, type) and ("momentum" if "Adam" not in optimizer.__name__ else "betas")
     if momentum is not None:
@@ -172,9 +231,15 @@ def training(model: nn.Module) -> None:
     model.training = True
 
 
-def plain(model, criterion, optimizer, groups, rates, clip, bf16=False) -> tuple[list[float], list[Any]]:
-    """The loop: the losses of the updates, and their metrics."""
+def plain(
+    model, criterion, optimizer, groups, rates, clip, bf16=False, smoothing=0.0, after=None, noise=None
+) -> tuple[list[float], list[Any]]:
+    """The loop: the losses of the updates, and their metrics.
+
+    `after` is called with the number of updates so far, and `noise` with the parameters before each step.
+    """
     losses, metrics = [], []
+    smoothed = partial(criterion, **{"label_smoothing": smoothing} if smoothing else {})
     first = [float(group["lr"]) for group in optimizer.param_groups]
     for module in (model, criterion):
         if isinstance(module, nn.Module):
@@ -185,26 +250,133 @@ def plain(model, criterion, optimizer, groups, rates, clip, bf16=False) -> tuple
         torch.manual_seed(derive_seed(0, "update", k))
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss, outputs, targets = whole_loss(criterion, model, batches)
+            loss, outputs, targets = whole_loss(smoothed, model, batches)
         loss.backward()
         if len(batches) > 1 and loss.isnan():  # parts that weigh nothing add nothing, where torch would add NaN
-            for p in model.parameters():
-                p.grad = None if p.grad is None else torch.zeros_like(p)
+            no_gradients(model)
         if clip is not None:
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+        if noise:
+            noise([p for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
         optimizer.step()
         losses.append(loss.item())
         metrics.append(metrics_of(criterion, outputs, targets))
+        if smoothing:
+            metrics[-1]["loss_unsmoothed"] = criterion(outputs.detach(), targets).item()
+        if after is not None:
+            after(k + 1)
     return losses, metrics
+
+
+def no_gradients(model: nn.Module) -> None:
+    """Zero, where there is a gradient."""
+    for p in model.parameters():
+        p.grad = None if p.grad is None else torch.zeros_like(p)
+
+
+class Noise:
+    """Gradients that are off by what summing such large ones in another order would make; weights by as much."""
+
+    def __init__(self, ulp: float, seed: int):
+        self.ulp, self.generator = ulp, torch.Generator().manual_seed(seed)
+
+    def weights(self, parameters: Iterable[nn.Parameter]) -> None:
+        for p in parameters if self.ulp else ():
+            p.data.mul_(1 + self.ulp * torch.randn(p.shape, generator=self.generator, dtype=p.dtype))
+
+    def __call__(self, parameters: Sequence[nn.Parameter]) -> None:
+        parameters = [p for p in parameters if self.ulp and p.grad is not None and not p.grad.is_sparse]
+        largest = max((float(p.grad.abs().max()) for p in parameters), default=0.0)
+        for p in parameters:
+            p.grad.add_(torch.randn(p.shape, generator=self.generator, dtype=p.dtype), alpha=self.ulp * largest)
+
+
+class Watching:
+    """What goes on beside the loop: a moving average of the weights, validation, and the best weights of it."""
+
+    def __init__(self, model, criterion, validate, dues, average=None, keep_best=None):
+        self.of_loss = criterion if isinstance(criterion, nn.Module) else nn.Module()
+        self.model, self.validate, self.dues, self.average, self.keep_best = model, validate, dues, average, keep_best
+        self.averages: Any = None
+        self.valid: dict[int, dict[str, float]] = {}
+        self.best: Any = None
+
+    def __call__(self, updates: int) -> None:
+        now = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            old, keep = self.averages or now, min(self.average, (1 + updates) / (10 + updates))
+            mixed = {name: keep * old[name] + (1 - keep) * t for name, t in now.items() if t.is_floating_point()}
+            self.averages = {**now, **mixed}
+        if updates not in self.dues:
+            return
+        self.model.load_state_dict(self.averages or now)
+        self.valid[updates] = numbers = self.validate()
+        if self.keep_best and (self.best is None or numbers[self.keep_best] < self.best[0]):
+            of_loss = {name: tensor.clone() for name, tensor in self.of_loss.state_dict().items()}
+            self.best = numbers[self.keep_best], self.averages or now, of_loss
+        self.model.load_state_dict(now)
+
+    def end(self) -> None:
+        """Give the model what it is to end with."""
+        if self.best or self.averages:
+            self.model.load_state_dict(self.best[1] if self.best else self.averages)
+        if self.best:
+            self.of_loss.load_state_dict(self.best[2])
+
+
+def estimate(model: nn.Module, batches: Sequence[Any], bf16: bool) -> None:
+    """Give the batch norms in training the means over these batches of the means and variances of their inputs."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    norms = [m for m in norms if m.running_mean is not None]
+    before, seen = {name: tensor.clone() for name, tensor in model.state_dict().items()}, {m: [] for m in norms}
+
+    def look(norm: nn.Module, inputs: Any) -> None:
+        x = inputs[0].transpose(0, 1).flatten(1)
+        seen[norm] += [(x.mean(1), x.var(1))] if x.shape[1] > 1 else []
+
+    model.eval()
+    hooks = [norm.train().register_forward_pre_hook(look) for norm in norms]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        for batch in batches if norms else ():
+            with suppress(ValueError):  # of a single sample, which has no variance
+                model(batch[0])
+    for hook in hooks:
+        hook.remove()
+    model.load_state_dict(before)
+    for norm, both in seen.items():
+        means, variances = (torch.stack(part).mean(0) for part in zip(*both, strict=True))
+        norm.running_mean.copy_(means)
+        norm.running_var.copy_(variances)
+
+
+def predicted(model: nn.Module, criterion: Any, batches: Sequence[Tensor], bf16: bool) -> Any:
+    """Probabilities, where the outputs stand for such; else the outputs, in the units of the targets."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        parts = [model.eval()(x) for x in batches]
+    if not isinstance(parts[0], Tensor):
+        return None
+    outputs = torch.cat(parts)
+    outputs = outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+    if isinstance(criterion, InUnits):
+        return outputs * criterion.scale[1].to(outputs.dtype) + criterion.scale[0].to(outputs.dtype)
+    name = name_of(criterion)
+    if name in ("cross_entropy", "CrossEntropyLoss", "last_axis"):
+        return outputs.softmax(-1 if name == "last_axis" else 1)
+    if name == "nll_loss" or name == "NLLLoss":
+        return outputs.exp()
+    return outputs.sigmoid() if "ogits" in name or name == "MultiLabelSoftMarginLoss" else outputs
 
 
 def measured(model: nn.Module, criterion: Any, batches: Sequence[Any], bf16: bool) -> dict[str, float]:
     """Loss and metrics of all samples, as if they were one batch."""
-    for module in (model, criterion):
-        if isinstance(module, nn.Module):
-            module.eval()
+    parts = [part for top in (model, criterion) if isinstance(top, nn.Module) for part in top.modules()]
+    modes = [part.training for part in parts]
+    for part in parts:
+        part.training = False
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         loss, outputs, targets = whole_loss(criterion, model, batches)
+    for part, mode in zip(parts, modes, strict=True):
+        part.training = mode
     return {"loss": loss.item(), **metrics_of(criterion, outputs, targets)}
 
 
@@ -213,16 +385,18 @@ def metrics_of(criterion: Any, outputs: Any, targets: Any) -> dict[str, float]:
     if outputs is None:
         return {}
     outputs, name = outputs.detach(), name_of(criterion)
+    if isinstance(criterion, InUnits):
+        outputs = outputs * criterion.scale[1].to(outputs.dtype) + criterion.scale[0].to(outputs.dtype)
     numbers = {"spread": outputs.abs().mean()}
     if is_classes(criterion):
         axis = -1 if name == "last_axis" else 1
         targets = targets.argmax(axis) if targets.shape == outputs.shape else targets
-        ignored = getattr(criterion, "ignore_index", getattr(criterion, "keywords", {}).get("ignore_index", -100))
+        ignored = ignored_by(criterion)
         counted = targets != ignored if name != "MultiMarginLoss" else targets >= 0
         outputs, targets = outputs.movedim(axis, -1)[counted], targets[counted]
         numbers |= {**of_classes(outputs.argmax(-1), targets), "f1": f1(outputs.argmax(-1), targets)}
         numbers["top2"] = (outputs.topk(2).indices == targets[:, None]).any(1).float().mean()
-        numbers["multiclassaccuracy"] = f1(outputs.argmax(-1), targets, beta=1000)
+        numbers["multiclassaccuracy"] = f1(outputs.argmax(-1), targets, beta=1e9)
     elif "logits" in name or "Logits" in name or name == "MultiLabelSoftMarginLoss":
         predicted, targets = (outputs > 0).long(), (targets > 0.5).long()
         numbers |= of_classes(predicted, targets)

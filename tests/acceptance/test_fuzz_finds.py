@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from onecycle import ConfigError, DataError, Learner, Supervised, TrainState
+from onecycle import ConfigError, DataError, Learner, Supervised, TrainState, Update, preset, train
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(24, 5, generator=G)
@@ -26,6 +26,16 @@ def learner(model, data, valid=None, **options):
 def net(outputs: int = 3) -> nn.Module:
     torch.manual_seed(1)
     return nn.Linear(5, outputs)
+
+
+class Again:
+    """Batches that can be gone through again, of an unknown number."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
 
 
 def normed() -> nn.Module:
@@ -91,6 +101,25 @@ def test_targets_of_another_precision_than_the_outputs(loss, dtype, double):
     torch.testing.assert_close(model.weight, by_hand.weight - 0.1 * by_hand.weight.grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_class_weights_of_models_that_are_not_float32(dtype):
+    inputs, labels, model = X.to(dtype), LABELS.clamp(max=1), net().to(dtype)
+    learn = learner(model, (inputs, labels), class_weights="balanced", smoothing=0.0)
+    learn.fit("1 update", "constant", 0.1)
+    expected = F.cross_entropy(model(inputs), labels, torch.tensor([1.5, 0.75, 1.0]).to(dtype)).item()
+    assert learn.evaluate((inputs, labels))["loss"] == pytest.approx(expected, rel=1e-2)
+
+
+def test_float64_stays_exact_where_batches_are_accumulated_by_weight():
+    """Shares of whole numbers, such as of targets that count, are float32 in torch."""
+    targets = LABELS.masked_fill(torch.arange(24) % 5 == 0, -100)
+    model, alone = net().double(), net().double()
+    options = {"loss": nn.CrossEntropyLoss(), "weight_decay": 0.0}
+    learner(model, listed(X.double(), targets, 7), accumulate=4, **options).fit(1, "constant", 0.1)
+    learner(alone, [(X.double(), targets)], **options).fit(1, "constant", 0.1)
+    torch.testing.assert_close(model.weight, alone.weight, rtol=1e-13, atol=1e-14)
+
+
 # Batches of one sample
 
 
@@ -112,6 +141,16 @@ def test_a_stream_says_it_when_it_comes_to_the_single_sample():
     learn = learner(normed(), iter(listed(X[:17], LABELS[:17], 8)))
     with pytest.raises(DataError, match="a batch of one sample"):
         learn.fit("3 updates", "constant", 0.1)
+
+
+def test_a_single_sample_after_the_end_of_a_run_is_left_out_of_the_statistics_of_norms():
+    model, by_hand = normed(), normed()
+    learn = learner(model, Again(listed(X[:17], LABELS[:17], 8)))
+    learn.fit("1 update", "constant", 0.1)
+    by_hand.load_state_dict(model.state_dict())
+    inside = [by_hand[0](x) for x in (X[:8], X[8:16])]
+    torch.testing.assert_close(model[1].running_mean, torch.stack([h.mean(0) for h in inside]).mean(0))
+    torch.testing.assert_close(model[1].running_var, torch.stack([h.var(0) for h in inside]).mean(0))
 
 
 # Targets
@@ -203,12 +242,65 @@ def test_weights_of_outputs_are_not_broadcast_over_the_batch(loss):
     learner(net(3), (X, F.one_hot(LABELS, 3)), loss=criterion, batch_size=3).fit("2 updates", "constant", 0.1)
 
 
+def test_targets_beyond_what_the_first_ones_decided_for_are_refused_when_they_come():
+    targets = (LABELS.float() - 1).abs().sort().values
+    targets[-1] = 2.0
+    learn = learner(net(1), iter(listed(X, targets, 8)))
+    with pytest.raises(DataError, match='from 1 to 2: give the loss, such as loss="mse"'):
+        learn.fit("3 updates", "constant", 0.1)
+
+
 # Optimizers and metrics
 
 
 def test_dense_gradients_for_an_optimizer_of_sparse_ones():
     with pytest.raises(ConfigError, match="SparseAdam is for sparse gradients alone"):
         learner(net(), (X, LABELS), optimizer=torch.optim.SparseAdam)
+
+
+class Turned(nn.Module):
+    """Complex matrices, then real ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(*(nn.Linear(5, 5, dtype=torch.complex64) for _ in range(2)))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x.to(torch.complex64)).abs())
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "sgd", "adam", "adamw"])
+def test_complex_weights_are_trained_by_the_named_optimizers(optimizer):
+    learn = learner(Turned(), (X, LABELS), optimizer=optimizer)
+    before = learn.evaluate((X, LABELS))["loss"]
+    learn.fit(4, lr_max=0.01)
+    assert learn.evaluate((X, LABELS))["loss"] < before
+
+
+def test_an_optimizer_that_cannot_take_its_first_step():
+    learn = learner(Turned(), (X, LABELS), optimizer=torch.optim.Adafactor)
+    with pytest.raises(ConfigError, match=r"Adafactor cannot update these parameters: .*complex.* another optimizer"):
+        learn.fit(1, lr_max=0.01)
+    frozen = nn.Sequential(net(), nn.Linear(3, 3)).requires_grad_(False)
+    learn = learner(frozen, (X, LABELS), optimizer=torch.optim.SparseAdam)
+    learn.unfreeze()
+    with pytest.raises(ConfigError, match=r"SparseAdam cannot update these parameters: .*dense"):
+        learn.fit(1, lr_max=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_state_of_an_optimizer_in_another_type_than_its_weights_is_loaded_as_it_was(dtype):
+    whole, first, second = (learner(net().to(dtype), (X.to(dtype), LABELS), optimizer=torch.optim.NAdam) for _ in "abc")
+    policy, losses = preset("constant", 0.1), []
+    for event in train(whole.state, whole.train, "6 updates", policy):
+        losses += [event.loss] if isinstance(event, Update) else []
+    for event in train(first.state, first.train, "6 updates", policy):
+        if isinstance(event, Update) and event.step == 2:
+            break
+    second.state.load_state_dict(first.state.state_dict())
+    rest = [e.loss for e in train(second.state, second.train, "6 updates", policy) if isinstance(e, Update)]
+    assert rest == losses[3:] and torch.equal(whole.model.weight, second.model.weight)
 
 
 def test_an_optimizer_of_another_model_in_a_loop_of_ones_own():
@@ -264,3 +356,11 @@ def test_validation_inputs_in_memory_become_of_the_models_type(inputs):
     expected = F.cross_entropy(learn.model(X), LABELS).item()
     assert learn.evaluate()["loss"] == pytest.approx(expected, rel=1e-5)
     assert "inputs: float64 becomes float32, the model's type" in learn.notes
+
+
+def test_a_single_validation_sample_for_a_norm_without_running_statistics():
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3))
+    for valid in (listed(X[:17], LABELS[:17], 8), DataLoader(TensorDataset(X[:17], LABELS[:17]), 8)):
+        for inputs in (X, X * 100):  # which are standardised, in batches around these
+            with pytest.raises(DataError, match=r"validation data: .*float32 \[1, 5\].*more than 1 value per channel"):
+                learner(model, (inputs, LABELS), valid)

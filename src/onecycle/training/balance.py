@@ -87,8 +87,9 @@ def with_balanced_accuracy(loss: Loss) -> Loss:
 def balanced(loss: Loss, counts: Tensor | None, targets: Tensor | None, outputs: Tensor) -> tuple[Supervised, str]:
     """The default `loss` with classes that weigh alike, n / (classes x count), and a note with the weights.
 
-    `outputs` are some of the model's, on its device. A class of theirs that does not occur weighs 1. Beside a
-    logit, ones weigh the number of zeros over that of ones, and 1 where either is missing.
+    `outputs` are some of the model's, on its device and in the type that the loss is computed in. A class of theirs
+    that does not occur weighs 1. Beside a logit, ones weigh the number of zeros over that of ones, and 1 where either
+    is missing.
 
     Raises:
         ConfigError: there are no classes, or the targets cannot be counted.
@@ -112,7 +113,7 @@ def balanced(loss: Loss, counts: Tensor | None, targets: Tensor | None, outputs:
     weights = torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0).float()
     said = f"{text.number(float(weights[there].min()), 3)} to {text.number(float(weights[there].max()), 3)}"
     weighed = spatial_cross_entropy if loss.criterion is F.cross_entropy and loss.smoothing else loss.criterion
-    criterion = partial(weighed, weight=weights.to(outputs.device))
+    criterion = partial(weighed, weight=weights.to(outputs.device, outputs.dtype))
     return replace(loss, criterion=criterion), f"class_weights: from {said}, n / (classes x count)"
 
 

@@ -44,11 +44,18 @@ def spatial_cross_entropy(
     return cross_entropy(outputs.movedim(1, -1), targets, label_smoothing, weight)
 
 
-def binary_cross_entropy(outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+def binary_cross_entropy(
+    outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None, check: bool = False
+) -> Tensor:
     """Mean binary cross-entropy in nats of logits against targets from 0 to 1 of the same shape, or [n, 1] and [n].
 
-    `pos_weight` is what ones weigh beside zeros.
+    `pos_weight` is what ones weigh beside zeros. With `check` targets beyond 0 and 1 are a DataError.
     """
+    if check and not bool(((targets >= 0) & (targets <= 1)).all()):
+        raise DataError(
+            f"binary cross-entropy, which the first targets decided for (all 0 or 1), takes targets from 0 to 1; here "
+            f'they go from {float(targets.min()):g} to {float(targets.max()):g}: give the loss, such as loss="mse"'
+        )
     return F.binary_cross_entropy_with_logits(*same_shape(outputs, targets), pos_weight=pos_weight)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -349,7 +350,8 @@ def _default_criterion(seen: Seen) -> tuple[Any, str, bool]:
         more = "; for several labels a sample give loss=nn.BCEWithLogitsLoss()" if zeros_and_ones else ""
         return F.cross_entropy, f"cross-entropy over {outputs.shape[1]} classes (the targets are {of}{more})", False
     if zeros_and_ones:
-        return binary_cross_entropy, "binary cross-entropy on logits (the targets are all 0 or 1)", False
+        criterion = binary_cross_entropy if seen.complete else partial(binary_cross_entropy, check=True)
+        return criterion, "binary cross-entropy on logits (the targets are all 0 or 1)", False
     if same and not whole:
         return mean_squared_error, f"mean squared error ({shapes})", False
     if whole and same:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..data.batches import Batches, ListBatches, last_batch_size
+from ..data.standardise import TransformedBatches
 from ..errors import DataError, OneCycleError
 from .evaluate import described, evaluating, in_words
 from .objectives import Loss, Supervised, loss_module, means_of
@@ -115,11 +116,13 @@ def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> set[str
 
 def batch_of_one(batches: Batches, first: Any) -> Any:
     """A batch of one sample that is to come, as far as that can be told without reading; None: none is known of."""
-    if isinstance(batches, ListBatches):
-        return next((batch for batch in batches.batches if samples_in(batch) == 1), None)
+    source = batches.batches if isinstance(batches, TransformedBatches) else batches
+    if isinstance(source, ListBatches):
+        i = next((i for i, batch in enumerate(source.batches) if samples_in(batch) == 1), None)
+        return None if i is None else next(batches.epoch(0, i))
     if samples_in(first) == 1:
         return first
-    return few(first, 1) if last_batch_size(batches) == 1 else None
+    return few(first, 1) if last_batch_size(source) == 1 else None
 
 
 def check_single(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> None:

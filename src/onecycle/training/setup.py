@@ -173,9 +173,11 @@ class TrainingSetup:
         """Try a few validation samples, rather than at the end of the first epoch."""
         if self.valid is None or not isinstance(task, tasks.Supervised):
             return
-        batch = probe.few(self.runtime.move(first_batch(self.valid)))
+        first = first_batch(self.valid)
+        single = probe.batch_of_one(self.valid, first)  # which a norm without running statistics does not take
         try:
-            probe.check(self.model, task.counting(), batch, self.runtime)
+            for batch in (first,) if single is None else (first, single):
+                probe.check(self.model, task.counting(), probe.few(self.runtime.move(batch)), self.runtime)
         except DataError as error:
             raise DataError(f"validation data: {error}") from error
 
@@ -236,7 +238,9 @@ class TrainingSetup:
         if self.options.class_weights:
             if seen is None:
                 raise ConfigError("class_weights is for the default loss: give your own the weights of its classes")
-            task, note = balance.balanced(task, counts, targets, seen.outputs)
+            outputs, narrow = seen.outputs, self.runtime.precision != "fp32"  # whose losses are in float32
+            wide = torch.promote_types(outputs.dtype, torch.float32) if narrow else outputs.dtype
+            task, note = balance.balanced(task, counts, targets, outputs.to(wide))
             notes.append(note)
         uneven = None
         if counts is not None and targets is not None and balance.one_a_sample(targets):

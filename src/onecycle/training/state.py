@@ -169,6 +169,7 @@ class TrainState:
                     module.load_state_dict(values)
                 _check_same_kind(self.optimizer, saved["optimizer"])
                 self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))  # torch itself keeps the tensors
+                _keep_types(self.optimizer, saved["optimizer"])
                 if self.scaler is not None and saved["scaler"] is not None:
                     self.scaler.load_state_dict(dict(saved["scaler"]))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -259,6 +260,17 @@ def all_or_nothing(*modules: nn.Module, optimizer: Optimizer | None = None) -> I
         if optimizer is not None and settings is not None:
             optimizer.load_state_dict(settings)
         raise
+
+
+def _keep_types(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give loaded state the types that were saved: torch itself casts it to the parameters', whatever it was in."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    for parameter, number in zip(parameters, numbers, strict=True):
+        for name, value in saved["state"].get(number, {}).items():
+            loaded = optimizer.state[parameter].get(name)
+            if isinstance(value, Tensor) and isinstance(loaded, Tensor) and loaded.dtype != value.dtype:
+                optimizer.state[parameter][name] = value.detach().clone().to(loaded.device)
 
 
 def _check_same_kind(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:

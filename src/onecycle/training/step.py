@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from ..errors import DataError, TrainingError
+from ..errors import ConfigError, DataError, TrainingError
 from .means import UpdateMeans
 from .objectives import BatchMeans, Loss, means_of
 from .runtime import Runtime
@@ -87,6 +89,8 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     for batch, size in zip(group, sizes, strict=True):
         part = compute(state.loss, state.forward, batch, state.runtime)
         weight = part.weights.get("loss", size)
+        if isinstance(weight, Tensor):  # shares of whole numbers are float32 else, whatever the loss is
+            weight = weight.to(torch.promote_types(part.loss.dtype, torch.float32))
         scaled = part.loss if len(group) == 1 else part.loss * (weight / total)
         scaled = scaled if state.scaler is None else state.scaler.scale(scaled)
         if len(group) == 1 or bool(weight):  # what weighs nothing may be NaN, and have such a gradient
@@ -101,7 +105,8 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
         return UpdateMeans(parts[0].loss, parts[0].metrics, total, parts[0].weights)
     means, weights = _means(parts, sizes)
     if "loss" in weights:
-        _scale_gradients(state, total / weights["loss"])
+        wide = torch.promote_types(means["loss"].dtype, torch.float32)
+        _scale_gradients(state, total / weights["loss"].to(wide))
     return UpdateMeans(means.pop("loss"), means, total, weights)
 
 
@@ -109,7 +114,8 @@ def _means(parts: Sequence[BatchMeans], sizes: Sequence[int]) -> tuple[dict[str,
     """The means over the batches of a group, and what those weigh that have weights of their own."""
     means, weights = {}, {}
     device = parts[0].loss.device
-    share = torch.tensor(sizes, dtype=torch.float32, device=device) / sum(sizes)
+    wide = torch.promote_types(parts[0].loss.dtype, torch.float32)
+    share = torch.tensor(sizes, dtype=wide, device=device) / sum(sizes)
     for name in ("loss", *parts[0].metrics):
         values = torch.stack([part.loss if name == "loss" else part.metrics[name] for part in parts])
         if name not in parts[0].weights:
@@ -139,12 +145,24 @@ def _apply(state: TrainState) -> bool:
             scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], state.clip)
     if scaler is None:
-        optimizer.step()
+        _step(optimizer.step, optimizer)
         return True
     before, fresh = scaler.get_scale(), not optimizer.state
-    scaler.step(optimizer)
+    _step(partial(scaler.step, optimizer), optimizer)
     scaler.update()
     applied = not scaler.get_scale() < before
     if fresh and not applied:  # torch's fused SGD leaves a momentum buffer that was never written to
         optimizer.state.clear()
     return applied
+
+
+def _step(step: Callable[[], Any], optimizer: Optimizer) -> None:
+    """One step of an optimizer, which may be for other parameters or gradients: complex, sparse, dense, on a device."""
+    fresh = not optimizer.state
+    try:
+        step()
+    except (RuntimeError, ValueError) as error:
+        if not fresh or isinstance(error, torch.OutOfMemoryError):
+            raise
+        name = type(optimizer).__name__
+        raise ConfigError(f"{name} cannot update these parameters: {error}. Give another optimizer") from error
