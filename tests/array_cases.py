@@ -105,8 +105,8 @@ def _wrapped(r: random.Random, values: np.ndarray) -> Any:
         values = values if values.flags.writeable else values.copy()
         made = pd.DataFrame(values) if values.ndim == 2 else pd.Series(values)
         made.index = made.index[::-1]
-        if r.random() < 0.3:
-            made = made.convert_dtypes()
+        if r.random() < 0.3 and not (values.dtype.kind == "f" and (values == np.floor(values)).all()):
+            made = made.convert_dtypes()  # which makes whole numbers of floats that are
         return made
     if how == "object":
         return values.astype(object)

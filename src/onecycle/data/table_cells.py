@@ -18,6 +18,7 @@ PARSED = 0.95  # of the words of a column: so many are numbers, or dates, and it
 ALL_KEPT = 20  # different words up to which a column of words stays one, although most of them are numbers
 EXACT = 2**53  # the whole numbers up to here are floats too
 
+PLAIN = r"^-?\d+(\.\d+)?([eE][+-]?\d+)?$"  # as programs write numbers
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 INFINITE = r"^[+-]?([iI]nf|INF|[iI]nfinity)$"
 TIME = r"^(?P<h>\d{1,3}):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d(?:\.\d+)?))?$"
@@ -122,6 +123,9 @@ def numbers_of(words: Any, comma: bool = False) -> np.ndarray:
     import pyarrow as pa
 
     pc = compute()
+    if not comma and (plain := pc.all(pc.match_substring_regex(words, PLAIN)).as_py()) is not False:
+        numbers = (words if plain else pa.nulls(len(words), pa.string())).cast(pa.float64())
+        return np.array(numbers.to_numpy(zero_copy_only=False), np.float64)  # of most columns
     sub = pc.replace_substring_regex
     plain = sub(sub(words, r"^([+-]?)[$€£¥]\s*|\s*[$€£¥%]$", r"\1"), "\u2212", "-")
     plain = sub(plain, r"^\((.*)\)$", r"-\1")
@@ -187,19 +191,20 @@ def _decided(name: str, cells: Any, comma: bool, file: bool, exact: bool) -> tup
 
     pc = compute()
     known = cells.drop_null()
-    rows, different = len(known), len(known.unique())
+    distinct = known.unique()
+    rows, different = len(known), len(distinct)
     if rows == 0:
         return pa.nulls(len(cells)), Notation("numbers"), []
-    if file and set(pc.utf8_lower(known.unique()).to_pylist()) <= {"true", "false"}:
+    if file and different <= 4 and set(pc.utf8_lower(distinct).to_pylist()) <= {"true", "false"}:
         return _truths(cells), Notation("truths"), []
     repeated = different <= max(ALL_KEPT, rows / 2)
-    if _any(known, r"^[+-]?0\d+$") and (exact or repeated):
+    if (exact or repeated) and _any(distinct, r"^[+-]?0\d+$"):
         return cells, Notation("words"), []
-    if repeated and _any(known, r"^[+-]?\d{16,}$") and _beyond(known.unique().to_pylist()):
+    if repeated and _any(distinct, r"^[+-]?\d{16,}$") and _beyond(distinct.to_pylist()):
         return cells, Notation("words"), [_LONG.format(name)]
     numbers = numbers_of(cells, comma)
     strange = int((np.isnan(numbers) & cells.is_valid().to_numpy(zero_copy_only=False)).sum())
-    plain = file and not (exact and _any(known, r"[^-+\d.,eEinftyINFTY]"))
+    plain = file and not (exact and _any(distinct, r"[^-+\d.,eEinftyINFTY]"))
     if (strange == 0 and plain) or (strange <= (1 - PARSED) * rows and different > ALL_KEPT):
         notation = Notation("numbers", lenient=strange > 0)
         return pa.array(numbers, from_pandas=True), notation, _strange(name, strange, rows, "number")
@@ -296,12 +301,17 @@ def _with_commas(columns: Mapping[str, Any], separator: str | None) -> set[str]:
     A column that can be read in no other way has them; in a file whose columns are not separated by commas, one such
     column speaks for all. Where the columns are separated by semicolons, any comma within a number will do.
     """
+    pc = compute()
+    every = columns
+    columns = {name: words for name, words in columns.items() if pc.any(pc.match_substring(words, ",")).as_py()}
     if any(_any(words, r"^\D{0,3}\d{1,3}(,\d{3})+(\.\d+|,\d{3})$") for words in columns.values()):
         return set()
     proof = r"\d,\d+$" if separator == ";" else r"(^|[^\d,])(0,\d+|\d+,(\d{1,2}|\d{4,})|\d{4,},\d+)$|\d\.\d{3},\d+$"
     proven = {name for name, words in columns.items() if _any(words, proof) and _mostly_numbers(words)}
-    points = any(_any(words, r"^[+-]?\d+\.(\d{1,2}|\d{4,})$") for words in columns.values())
-    return proven if separator in (None, ",") or points or not proven else set(columns)
+    if separator in (None, ",") or not proven:
+        return proven
+    points = any(_any(words, r"^[+-]?\d+\.(\d{1,2}|\d{4,})$") for words in every.values())
+    return proven if points else set(every)
 
 
 def _mostly_numbers(words: Any) -> bool:
