@@ -215,7 +215,7 @@ MUTANTS: dict[str, Any] = {
     "averages keep 1 % less": lambda: patch.object(state.TrainState, "follow", follow_faster),
     "averages are not used in validation": lambda: patch.object(state.TrainState, "averaged", lambda _: nullcontext()),
     "the best is the largest loss": lambda: patch.object(best, "lower_is_better", lambda name: False),
-    "an evaluation a late": lambda: patch.object(loop._Evaluations, "_is_due", late),
+    "an evaluation is late": lambda: patch.object(loop._Evaluations, "_is_due", late),
     "statistics of norms are not estimated": lambda: patch.object(loop, "estimate_statistics", lambda *_, **__: False),
     "statistics of norms leave out a batch": lambda: patch.object(norms, "_few", fewer),
     "a label smoothing of 0.11": lambda: patch.object(objectives, "SMOOTHING", 0.11),

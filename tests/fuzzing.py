@@ -159,7 +159,7 @@ def rounded(case: Case, given: Any, trained: Trained, expected: Expected, outcom
     than library and loop do, float64 decides the rest; there nothing may be further apart than a thousandth.
     """
     first, ulp = expected.losses[0], ULPS[precision(case)]
-    near = max(4 * ulp, 1e-6 if case.double else 2e-5)
+    near = {"fp64": 1e-6, "fp32": 2e-5, "bf16": 2e-5}.get(precision(case), 4 * ulp)
     if not np.isclose(trained.updates[0].loss, first, near, near, equal_nan=True):
         return Outcome(outcome.kind, f"the first loss is {trained.updates[0].loss}, expected {first}")
     if not case.double and not (twin := run(case.in_double())).kind.startswith("equal"):
@@ -378,7 +378,7 @@ def torch_refuses(case: Case) -> bool:
             half = "bf16" in case.options
             clip, smoothing = arguments(case)[2], smoothing_of(case, given, criterion)
             losses, _ = plain(given["model"], criterion, optimizer, [[batch]], [0.01], clip, half, smoothing)
-            assert name_of(criterion) != "KLDivLoss" or np.isfinite(losses[0])
+            assert np.isfinite(losses[0]) or not ("KLDiv" in case.loss or ".half()" in case.x), "not finite"
     except Exception:
         return True
     return False

@@ -221,9 +221,9 @@ def test_a_loss_in_a_loop_of_ones_own_is_a_mean_too():
 
 
 def test_a_mean_over_no_targets_at_all_is_not_a_number():
-    learn = learner(net(), (X, LABELS))
+    learn = learner(net(), (X, LABELS), metrics=["accuracy", "f1"])
     measured = learn.evaluate((X, torch.full((24,), -100)))
-    assert math.isnan(measured["loss"]) and math.isnan(measured["accuracy"])
+    assert all(map(math.isnan, measured.values())) and measured.keys() == {"loss", "accuracy", "f1"}
 
 
 def test_a_hinge_embedding_does_not_broadcast():
@@ -348,6 +348,16 @@ def test_metrics_beside_a_loss_of_ones_own_are_tried_first():
 def test_validation_data_that_do_not_fit_are_refused_before_the_first_update(valid, words):
     with pytest.raises(DataError, match=words):
         learner(net(), (X, LABELS), valid)
+
+
+def test_a_loss_of_ones_own_may_be_nothing_for_the_first_validation_samples():
+    """None of their targets counts; how much the others do is not known of it."""
+    learn = learner(net(), (X, LABELS), (X, LABELS.masked_fill(torch.arange(24) < 8, -100)), loss=of_ones_own)
+    learn.fit("1 update", "constant", 0.1)
+
+
+def of_ones_own(outputs, targets):
+    return F.cross_entropy(outputs, targets)
 
 
 @pytest.mark.parametrize("inputs", [X, X.double().numpy()])

@@ -335,10 +335,13 @@ def _for_classification(form: Form, outputs: Tensor, targets: Tensor) -> tuple[T
 
 
 def read_meters(meters: Mapping[str, Any]) -> dict[str, float]:
-    """The meters' numbers by name: those of a collection by their own, those of a vector numbered from 0."""
+    """The meters' numbers by name: those of a collection by their own, those of a vector numbered from 0.
+
+    One of torchmetrics that was given nothing, since all targets were left out, is NaN.
+    """
     numbers: dict[str, float] = {}
     for name, meter in meters.items():
-        value = meter.compute()
+        value = math.nan if getattr(meter, "update_count", 1) == 0 else meter.compute()
         parts = value if isinstance(value, Mapping) else {name: value}
         for part, number in parts.items():
             if getattr(number, "ndim", 0):

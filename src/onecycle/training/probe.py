@@ -74,13 +74,13 @@ def predicts_already(model: nn.Module, inputs: Tensor, targets: Tensor, runtime:
     return bool((outputs.reshape(-1).double() - few).square().mean() < few.var() / 4)
 
 
-def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> set[str]:
+def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime, *, finite: bool = True) -> set[str]:
     """Measure the loss and the metrics of a batch, in evaluation mode; the names of what an evaluation measures.
 
     An error within a loss `fn(model, batch)` is left as it is.
 
     Raises:
-        DataError: something of it fails, or the loss is not finite.
+        DataError: something of it fails, or the loss is not `finite`.
         ConfigError: what the loss returns cannot be used.
     """
     of_loss, meters = loss_module(loss), getattr(loss, "meters", {}).values()
@@ -104,7 +104,7 @@ def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> set[str
     measured = {"loss", *means.metrics, *getattr(loss, "meters", {})}
     for meter in meters:  # a collection has the names of its own
         measured |= set(meter.keys()) if hasattr(meter, "keys") else set()
-    if not isinstance(loss, Supervised):
+    if not (finite and isinstance(loss, Supervised)):
         return measured
     if not bool(torch.isfinite(means.loss)) and (weight is None or bool(weight)):
         raise DataError(

@@ -177,7 +177,8 @@ class TrainingSetup:
         single = probe.batch_of_one(self.valid, first)  # which a norm without running statistics does not take
         try:
             for batch in (first,) if single is None else (first, single):
-                probe.check(self.model, task.counting(), probe.few(self.runtime.move(batch)), self.runtime)
+                samples = probe.few(self.runtime.move(batch))
+                probe.check(self.model, task.counting(), samples, self.runtime, finite=False)
         except DataError as error:
             raise DataError(f"validation data: {error}") from error
 
