@@ -49,14 +49,17 @@ def binary_cross_entropy(
 ) -> Tensor:
     """Mean binary cross-entropy in nats of logits against targets from 0 to 1 of the same shape, or [n, 1] and [n].
 
-    `pos_weight` is what ones weigh beside zeros. With `check` targets beyond 0 and 1 are a DataError.
+    `pos_weight` is what ones weigh beside zeros. With `check` targets beyond 0 and 1 are a DataError; on an
+    accelerator, which an error would have to wait for, the loss is NaN.
     """
-    if check and not bool(((targets >= 0) & (targets <= 1)).all()):
+    known = targets.device.type == "cpu"
+    if check and known and not bool(((targets >= 0) & (targets <= 1)).all()):
         raise DataError(
             f"binary cross-entropy, which the first targets decided for (all 0 or 1), takes targets from 0 to 1; here "
             f'they go from {float(targets.min()):g} to {float(targets.max()):g}: give the loss, such as loss="mse"'
         )
-    return F.binary_cross_entropy_with_logits(*same_shape(outputs, targets), pos_weight=pos_weight)
+    loss = F.binary_cross_entropy_with_logits(*same_shape(outputs, targets), pos_weight=pos_weight)
+    return loss if known or not check else loss.where(((targets >= 0) & (targets <= 1)).all(), torch.nan)
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:

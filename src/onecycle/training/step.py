@@ -162,7 +162,7 @@ def _step(step: Callable[[], Any], optimizer: Optimizer) -> None:
     try:
         step()
     except (RuntimeError, ValueError) as error:
-        if not fresh or isinstance(error, torch.OutOfMemoryError):
+        if not fresh or isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
             raise
         name = type(optimizer).__name__
         raise ConfigError(f"{name} cannot update these parameters: {error}. Give another optimizer") from error
