@@ -75,6 +75,26 @@ def test_labels_of_16_bits_and_images_backwards_are_trained_on():
     assert targets.tolist() == [0, 1, 0, 1] and first.dtype == torch.uint8
 
 
+def test_a_memory_map_stays_in_its_file_and_is_not_written_to(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for mapped in (x, np.asarray(x), x[1:3], x.reshape(2, 6)):
+        assert as_tensor(mapped).data_ptr() == mapped.__array_interface__["data"][0]
+    assert as_tensor(frozen(X)).data_ptr() != as_tensor(X).data_ptr()
+    learn = Learner(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), (x, X[:, :2].copy()), batch_size=2,
+                    verbose=False)  # fmt: skip
+    learn.fit("1 updates", "constant", 0.1)
+    assert learn.predict(x).shape == (4, 2)
+
+
+def test_batches_in_order_are_copies():
+    """So that a model which writes to its inputs does not change the data."""
+    x = torch.arange(4.0)
+    for (batch,) in as_batches((x,), 2, shuffle=False).epoch(0):
+        batch.zero_()
+    assert x.tolist() == [0, 1, 2, 3]
+
+
 def test_words_in_a_npz_are_the_names_of_the_classes(tmp_path):
     words = np.array(["owl", "cat"] * 10)
     np.savez(tmp_path / "a.npz", x_train=np.eye(20), y_train=words, x_test=np.eye(20)[:3], y_test=words[:3])

@@ -47,6 +47,8 @@ def test_cells_with_a_separator_have_several_labels(separator):
         ["red;green", "blue"],
         ["big cat", "small cat", "big dog"],
         ["AC/DC", "a-b"],
+        ["up|left", "up|right", "down|left", "down|right"],
+        ["red; old", "red; new", "blue; old", "blue; new"],
     ],
 )
 def test_words_with_separators_in_them_stay_classes(values):
@@ -55,6 +57,8 @@ def test_words_with_separators_in_them_stay_classes(values):
 
 def test_what_is_asked_for_is_done():
     assert load(frame(TAGS), target="y", task="classification").classes == tuple(sorted(TAGS))
+    pairs = frame(["up|left", "up|right", "down|left"])
+    assert load(pairs, target="y", task="multi-label").classes == ("down", "left", "right", "up")
     spaced = [tags.replace(";", " ") for tags in TAGS]
     assert load(frame(spaced), target="y").classes == tuple(sorted(spaced))
     assert load(frame(spaced), target="y", task="multi-label").classes == ("cat", "dog", "owl")

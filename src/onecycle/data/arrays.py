@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import warnings
 from numbers import Number
 from typing import Any
 
@@ -16,7 +18,8 @@ def as_tensor(values: Any) -> Tensor:
     """A tensor of a tensor, array, data frame [n, columns] or series [n]; float64 as float32, but of tensors.
 
     Frames and series are taken by position, whatever their index; what is missing or masked in them is NaN. Unsigned
-    whole numbers of 16 bits and more, which torch hardly knows, become signed ones that hold them.
+    whole numbers of 16 bits and more, which torch hardly knows, become signed ones that hold them. Arrays in memory
+    maps, ``np.load(file, mmap_mode="r")``, stay in their files where torch has their type; write to no such tensor.
 
     Raises:
         DataError: something that does not consist of numbers.
@@ -34,7 +37,9 @@ def as_tensor(values: Any) -> Tensor:
             "return_inverse=True); or let a frame be encoded, with onecycle.load(frame, target=...)"
         )
     try:
-        tensor = torch.as_tensor(values)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*not writable", UserWarning)  # a memory map: batches are copies of it
+            tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"cannot make a tensor of a {type(values).__name__}: {error}. Give numbers") from error
     return tensor.float() if tensor.dtype == torch.float64 else tensor
@@ -59,9 +64,18 @@ def _plain_array(array: Any) -> Any:
         array = array.astype(f"f{min(size, 8)}")
     elif kind in "iu" and not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if kind in "fiub" and (not array.flags.writeable or any(stride < 0 for stride in array.strides)):
+    frozen = not array.flags.writeable and not _is_mapped(array)
+    if kind in "fiub" and (frozen or any(stride < 0 for stride in array.strides)):
         array = array.copy()
     return array
+
+
+def _is_mapped(array: Any) -> bool:
+    """Whether an array lies in a memory map of a file."""
+    base = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    return base is not None
 
 
 def _of_objects(array: Any) -> Any:

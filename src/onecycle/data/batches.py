@@ -94,7 +94,7 @@ class TensorBatches:
         for i in range(start, len(self)):
             span = _span(i, samples, self.batch_size, self.spread)
             if order is None:
-                batch = tuple(t[span] for t in self.tensors)
+                batch = tuple(t[span].clone() for t in self.tensors)  # which a model may write to
             else:
                 batch = tuple(t.index_select(0, order[span]) for t in self.tensors)
             if self.transform is not None:

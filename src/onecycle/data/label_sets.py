@@ -27,8 +27,8 @@ Targets = tuple[dict[str, Tensor], tuple[str, ...] | None, str]
 def label_sets(words: Mapping[str, Sequence[str]], task: str | None) -> Targets | None:
     """Targets float32 [n, labels] of 0 and 1 by split, the labels, and a note; None where each cell is one class.
 
-    Cells are taken apart at a separator that some of them have, where half of what they come apart into is in several
-    cells (and, for commas, something is a cell by itself too); or where the task is "multi-label".
+    Cells are taken apart at a separator that some of them have and others have not, where half of what they come apart
+    into is in several cells (and, for commas, something is a cell by itself too); or where the task is "multi-label".
     """
     cells = {cell for each in words.values() for cell in each}
     asked = task == MULTI_LABEL
@@ -103,7 +103,8 @@ def _separator(cells: Set[str], asked: bool) -> str | None:
         often = Counter(part for cell in cells for part in set(_parts(cell, separator)))
         parts = {part for cell in combined for part in _parts(cell, separator)}
         shared = sum(often[part] > 1 for part in parts)
-        if combined and 2 * shared >= len(parts) and (separator != "," or parts & cells):
+        alone = cells & parts if separator == "," else len(combined) < len(cells)
+        if combined and 2 * shared >= len(parts) and alone:
             return separator
     return None
 
