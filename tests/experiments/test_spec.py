@@ -143,11 +143,13 @@ def test_names_of_columns_are_one_value_and_lists_of_them_an_axis():
 )  # fmt: skip
 def test_the_batch_size_is_one_where_the_number_of_samples_varies(axes, limits, sizes, note):
     spec = Spec.from_dict(axes)
-    jobs = [plan.base_job(spec, setting) for setting in plan.settings(spec)]
+    common = plan.common_batch_size(spec)
+    jobs = [plan.base_job(plan.settled(spec, common), setting) for setting in plan.settings(spec)]
     assert [(job.limit, job.batch_size) for job in jobs] == list(zip(limits, sizes, strict=True))
-    said = plan.notes(spec)
+    said = plan.notes(spec, common)
     assert said == [] if note is None else note in said[0] and len(said) == 1
-    assert all(each in plan.lines(spec, dict.fromkeys(plan.settings(spec), plan.Speed(1.0, 1, 1))) for each in said)
+    lines = plan.lines(spec, dict.fromkeys(plan.settings(spec), plan.Speed(1.0, 1, 1)), common=common)
+    assert all(each in lines for each in said)
 
 
 def test_the_plan_counts_runs_and_seconds():

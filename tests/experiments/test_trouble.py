@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from onecycle.experiments.options import Placement
 from onecycle.experiments.plan import Speed
 from onecycle.experiments.spec import Spec
 from onecycle.jobs.job import Job
-from onecycle.records.files import RUN
+from onecycle.records.files import COMPARISON, RUN
 
 UNTUNED = {**GIVEN, "epochs": [1], "seeds": 1, "tune": False, "lr_max": 0.1}
 TUNED = {**GIVEN, "epochs": [1], "seeds": 1, "trials": 3}
@@ -121,6 +122,27 @@ def test_a_damaged_range_test_is_named(tmp_path: Path, unmeasured: None):
         (tmp_path / "out/trials/range.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"trials/range\.json cannot be read: .*Remove it to test anew"):
             campaign.tune()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_runs_along_an_axis_of_samples_keep_the_batch_size_that_they_began_with(
+    before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: None
+):
+    """Earlier versions had none in common: each run's batch size fitted its own data."""
+    given: dict[str, Any] = {name: value for name, value in UNTUNED.items() if name != "batch_size"}
+    given["fraction"] = [1, 0.5]
+    with monkeypatch.context() as patch:
+        if before:
+            patch.setattr(module, "common_batch_size", lambda spec: None)
+        begun = compare(out=tmp_path / "out", **given).record
+    assert begun["common_batch_size"] == (None if before else {"size": 8, "samples": 80})
+    if before:
+        COMPARISON.write(tmp_path / "out", {k: v for k, v in begun.items() if k != "common_batch_size"})
+    monkeypatch.setattr(module, "common_batch_size", lambda spec: plan.CommonBatchSize(16, 99))
+    whole = compare(out=tmp_path / "out", **{**given, "seeds": 2})
+    sizes = {RUN.read(tmp_path / "out" / row["run"])["config"]["batch_size"] for row in whole.table}
+    assert [row["status"] for row in whole.table] == ["finished"] * 8 and sizes == {None if before else 8}
+    assert whole.record["notes"] == begun["notes"] and len(begun["notes"]) == (not before)
 
 
 def test_on_ray_the_time_is_of_one_run_after_the_other():

@@ -104,7 +104,8 @@ def compare(
     out
         Folder of the comparison. Default: comparisons/DATA-MODEL-1, or the next that is not another's.
     """
-    from ..experiments.comparison import conduct, lines, measured
+    from ..experiments.comparison import conduct
+    from ..experiments.plan import plan_lines
     from ..experiments.results import check_target
     from ..experiments.spec import Spec, read_toml
 
@@ -117,7 +118,7 @@ def compare(
     out, no_report = destination(values, out, no_report)
     wanted = Spec.from_dict({**values, **_values(given(spec), given(axes))})
     if plan:
-        said = lines(wanted, measured(wanted), placement)
+        said = plan_lines(wanted, placement)
         print_json({"config": wanted.to_dict(), "plan": said}) if json else print(*said, sep="\n")
         return
     comparison = conduct(wanted, out, placement=placement, verbose=not json)

@@ -6,7 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from ..text import measure as in_text
 from . import plan, results
 from .console import Silent
 from .execute import Outcome, PlannedRun, Work, ended, known
-from .plan import Condition, Setting, Speed
+from .plan import CommonBatchSize, Condition, Setting, Speed
 from .spec import Spec
 
 if TYPE_CHECKING:
@@ -37,14 +37,23 @@ DATA = "data.npz"
 class Campaign:
     """A comparison under way: its runs, and the record that is kept of them."""
 
-    def __init__(self, spec: Spec, folder: Path, speeds: Mapping[Setting, Speed], says: Silent, work: Work):
+    def __init__(
+        self,
+        spec: Spec,
+        folder: Path,
+        speeds: Mapping[Setting, Speed],
+        says: Silent,
+        work: Work,
+        common: CommonBatchSize | None = None,
+    ):
+        self.common, self._settled = common, plan.settled(spec, common)
         self.spec, self.folder, self.speeds, self.says, self.work = spec, folder, speeds, says, work
         self.groups = [plan.conditions(spec, setting) for setting in plan.settings(spec)]
         self.conditions = [condition for group in self.groups for condition in group]
         self.peaks: dict[Condition, float | None] = {c: spec.peak(c.policy) for c in self.conditions}
         self.outcomes: dict[tuple[Condition, int], Outcome] = {}
         self.trials: list[tuple[Condition, dict[str, Any]]] = []
-        self.notes: list[str] = plan.notes(spec)
+        self.notes: list[str] = plan.notes(spec, common)
         self.origin = origin()
         self._under_way: tuple[str, Sequence[PlannedRun]] = ("run", ())
 
@@ -76,7 +85,7 @@ class Campaign:
                 self.outcomes[condition, seed] = Outcome("failed", error="no trial run of this policy finished")
                 continue
             folder = self.folder / self._run(condition, seed)
-            planned[folder] = PlannedRun(folder, plan.job_for(self.spec, condition, peak, seed)), condition, seed
+            planned[folder] = PlannedRun(folder, plan.job_for(self._settled, condition, peak, seed)), condition, seed
 
         def take_down(run: PlannedRun, outcome: Outcome) -> str:
             _, condition, seed = planned[run.folder]
@@ -91,7 +100,7 @@ class Campaign:
         for condition, rates in wanted.items():
             for lr in rates:
                 folder = self.folder / f"trials/{condition.name}-lr{lr:g}"
-                job = plan.job_for(self.spec, condition, lr, plan.TRIAL_SEED)
+                job = plan.job_for(self._settled, condition, lr, plan.TRIAL_SEED)
                 planned[folder] = PlannedRun(folder, job, trial=True), condition, lr
 
         def take_down(run: PlannedRun, outcome: Outcome) -> str:
@@ -157,7 +166,7 @@ class Campaign:
     def _centre(self, condition: Condition) -> float:
         """About which peaks are tried: the range test's, else the optimizer's default."""
         peak = self._range_test(condition.setting).get(f"{condition.epochs:g}")
-        return peak or recipe(plan.base_job(self.spec, condition.setting).optimizer).lr_max
+        return peak or recipe(plan.base_job(self._settled, condition.setting).optimizer).lr_max
 
     def _range_test(self, setting: Setting) -> dict[str, float | None]:
         """What the range test of a setting suggests for each budget; kept, so that it is made once."""
@@ -165,7 +174,7 @@ class Campaign:
         path = self.folder / "trials" / f"{name}.json"
         if path.exists():
             return _peaks_in(path)
-        ready = prepare(replace(plan.base_job(self.spec, setting), lr_max="default", seed=plan.TRIAL_SEED))
+        ready = prepare(replace(plan.base_job(self._settled, setting), lr_max="default", seed=plan.TRIAL_SEED))
         record: dict[str, Any] = {"peaks": {}}
         try:
             test = ready.learner.range_test(build=ready.build)
@@ -190,7 +199,8 @@ class Campaign:
         table = self.table()
         speed_ups = results.speed_ups(self.spec, table) if status != "running" else []
         record = {
-            "status": status, **self.origin, "config": self.spec.to_dict(), "notes": self.notes,
+            "status": status, **self.origin, "config": self.spec.to_dict(),
+            "common_batch_size": None if self.common is None else asdict(self.common), "notes": self.notes,
             "summary": results.sentences(self.spec, table, speed_ups) if status != "running" else [],
             "table": table, "speed_up": results.speed_up_records(speed_ups),
             "tuning": [{**record, "chosen": record["lr_max"] == self.peaks[c]} for c, record in self.trials],

@@ -16,7 +16,7 @@ from . import plan
 from .campaign import DATA, Campaign, data_kept
 from .console import Lines, LiveTable, Silent
 from .options import HERE, Placement
-from .plan import lines, measured
+from .plan import CommonBatchSize, common_batch_size, lines, measured, settled
 from .results import means, to_targets
 from .spec import Spec, command_of
 from .workers import workers
@@ -169,11 +169,12 @@ def conduct(
     if _is_done(folder, spec):
         return Comparison.read(folder)
     with workers(placement) as work, data_kept(arrays, folder), loading_once():
-        speeds = measured(spec)
+        common = _common_batch_size(folder, spec)
+        speeds = measured(settled(spec, common))
         says = _voice(spec, placement.jobs, verbose)
-        for line in lines(spec, speeds, placement):
+        for line in lines(spec, speeds, placement, common):
             says.say(line)
-        campaign = Campaign(spec, folder, speeds, says, work)
+        campaign = Campaign(spec, folder, speeds, says, work, common)
         try:
             campaign.recall()
             campaign.write("running")
@@ -188,6 +189,14 @@ def conduct(
             says.close()
     campaign.write("finished")
     return Comparison.read(folder)
+
+
+def _common_batch_size(folder: Path, spec: Spec) -> CommonBatchSize | None:
+    """That of the runs that are there; of comparisons that began before there was one, each run's fits its own data."""
+    if not COMPARISON.exists(folder):
+        return common_batch_size(spec)
+    known = Comparison.read(folder).record.get("common_batch_size")
+    return None if known is None else CommonBatchSize(**known)
 
 
 def _voice(spec: Spec, jobs: int, verbose: bool) -> Silent:

@@ -83,12 +83,6 @@ def job_for(spec: Spec, condition: Condition, lr_max: float, seed: int) -> Job:
 
 def base_job(spec: Spec, setting: Setting) -> Job:
     """What all runs of a setting have in common."""
-    job, common = _job_of(spec, setting), common_batch_size(spec)
-    return job if common is None else replace(job, batch_size=common[0])
-
-
-def _job_of(spec: Spec, setting: Setting) -> Job:
-    """The same with the batch size that fits its own data, where none is given."""
     values: dict[str, Any] = {"data": spec.data, "model": spec.model, **spec.settings, **dict(setting)}
     fraction = values.pop("fraction", 1)
     options = {name: values.pop(name) for name in MODEL_OPTIONS if name in values}
@@ -103,33 +97,46 @@ def _job_of(spec: Spec, setting: Setting) -> Job:
     return job
 
 
-def common_batch_size(spec: Spec) -> tuple[int, int] | None:
-    """Where an axis changes how many samples are trained on: the batch size for all of them, and the fewest samples.
+@dataclass(frozen=True)
+class CommonBatchSize:
+    """The batch size of all runs where an axis changes how many samples are trained on, and the fewest of those."""
 
-    By default it fits the data, and so would change with them. It is the one that fits the fewest. None where the batch
-    size is given, or there is no such axis.
+    size: int
+    samples: int
+
+
+def common_batch_size(spec: Spec) -> CommonBatchSize | None:
+    """The batch size that fits the fewest samples along `fraction` and `limit`: by default it fits those of each run.
+
+    None where the batch size is given, or there is no such axis.
     """
     if not {"fraction", "limit"} & set(spec.axes) or "batch_size" in {*spec.axes, *spec.settings}:
         return None
+    _train_samples.cache_clear()
     fewest = None
     for setting in settings(spec):
-        job = _job_of(spec, setting)
+        job = base_job(spec, setting)
         samples = _train_samples(job.data, tuple({**job.load_options, "limit": None}.items()))
         samples = samples if job.limit is None else min(samples, job.limit)
         fewest = samples if fewest is None else min(fewest, samples)
-    return (fitting_batch_size(fewest), fewest) if fewest and fewest > 1 else None  # one sample is refused by itself
+    if fewest is None or fewest < 2:  # one sample is refused by itself
+        return None
+    return CommonBatchSize(fitting_batch_size(fewest), fewest)
 
 
-def notes(spec: Spec) -> list[str]:
+def settled(spec: Spec, common: CommonBatchSize | None) -> Spec:
+    """What the runs are made by: the specification with the batch size that they have in common, if any."""
+    return spec if common is None else replace(spec, settings={**spec.settings, "batch_size": common.size})
+
+
+def notes(spec: Spec, common: CommonBatchSize | None) -> list[str]:
     """What is decided for all runs."""
-    common = common_batch_size(spec)
     if common is None:
         return []
     axes = listed([name for name in ("fraction", "limit") if name in spec.axes])
-    size, fewest = common
     return [
-        f"batch size: {size} for every {axes}, which fits the fewest training samples, {fewest:,} (batch_size, "
-        "--batch-size: another)"
+        f"batch size: {common.size} for every {axes}, which fits the fewest training samples, {common.samples:,} "
+        "(batch_size, --batch-size: another)"
     ]
 
 
@@ -197,7 +204,22 @@ def expected(spec: Spec, speeds: Mapping[Setting, Speed]) -> float:
     return sum(each * len(spec.policies) * speed.seconds(e) for speed in speeds.values() for e in spec.epochs)
 
 
-def lines(spec: Spec, speeds: Mapping[Setting, Speed], placement: Placement = HERE) -> list[str]:
+def plan_lines(spec: Spec, placement: Placement = HERE) -> list[str]:
+    """The plan of a comparison in words, by a measured second of training.
+
+    Raises:
+        OneCycleError: anything that cannot be used, see `onecycle.errors`.
+    """
+    common = common_batch_size(spec)
+    return lines(spec, measured(settled(spec, common)), placement, common)
+
+
+def lines(
+    spec: Spec,
+    speeds: Mapping[Setting, Speed],
+    placement: Placement = HERE,
+    common: CommonBatchSize | None = None,
+) -> list[str]:
     """The plan in words: what is run, and about how long it takes."""
     n = len(settings(spec)) * len(spec.policies) * len(spec.epochs)
     tuning = (
@@ -211,7 +233,7 @@ def lines(spec: Spec, speeds: Mapping[Setting, Speed], placement: Placement = HE
         f"compare {', '.join(spec.policies)} on {spec.data}" + (f" with {spec.model}" if spec.model else ""),
         f"epochs: {', '.join(f'{e:g}' for e in spec.epochs)}; seeds: {spec.seeds}",
         *axes,
-        *notes(spec),
+        *notes(spec, common),
         tuning,
         f"runs: {n * spec.seeds}",
         time_line(expected(spec, speeds), placement),

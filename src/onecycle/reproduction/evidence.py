@@ -61,7 +61,7 @@ def plan_lines(protocol: Protocol, placement: Placement = HERE) -> list[str]:
     """The plan in words: what is run, and about how long each part takes, from a second of training."""
     said = [f"{protocol.title} ({protocol.source})"]
     for name, spec in specs(protocol).items():
-        said += [f"{name}:", *[f"  {line}" for line in plan.lines(spec, plan.measured(spec), placement)]]
+        said += [f"{name}:", *[f"  {line}" for line in plan.plan_lines(spec, placement)]]
     if protocol.kind != "comparisons":
         what = count(protocol.seeds, protocol.kind.replace("-", " "))
         try:
