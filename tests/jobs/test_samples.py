@@ -54,6 +54,7 @@ def frame(**more):
 IMAGES, ARRAYS = r"It takes images: uint8 \[n, 1, 8, 8\] from 0 to 255, or paths", r"It takes arrays \[n, 4\], or paths"
 ROWS = "It takes the rows of a data frame, or of a .csv, .tsv or .parquet file, with the columns area, rooms and kind"
 CODES = r"It takes the codes of characters: int64 \[n, 64\]"
+LEVELS = (2.0 * torch.arange(128)).reshape(2, 1, 8, 8)
 GIVEN = {
     "a frame to images": ("images", frame, "for a DataFrame", IMAGES),
     "a list to images": ("images", lambda: [[1.0]], r"a list of 1 list \(give np.array\(x\)\)", IMAGES),
@@ -62,9 +63,9 @@ GIVEN = {
     "nothing to images": ("images", lambda: None, "for None", IMAGES),
     "a number to images": ("images", lambda: 3, "for an int", IMAGES),
     "no images": ("images", lambda: torch.empty(0, 1, 8, 8), r"\[0, 1, 8, 8\], which has no samples", IMAGES),
-    "images as shares": ("images", lambda: torch.rand(2, 1, 8, 8), r"give \(x \* 255\)\.round\(\)\.to\(", IMAGES),
+    "images as shares": ("images", lambda: LEVELS / 255, r"give \(x \* 255\)\.round\(\)\.to\(", IMAGES),
     "images as whole numbers": ("images", lambda: torch.ones(2, 1, 8, 8).long(), r"give x\.to\(torch\.uint8", IMAGES),
-    "floats up to 255": ("images", lambda: 200 * torch.rand(2, 1, 8, 8), r"give x\.round\(\)\.to\(torch", IMAGES),
+    "floats up to 255": ("images", lambda: LEVELS, r"from 0 to 254 \(give x\.round\(\)\.to\(torch", IMAGES),
     "flat numbers to images": ("images", lambda: torch.randn(2, 64), r"float32 \[2, 64\]", IMAGES),
     "an image to arrays": ("arrays", lambda: "black.png", "black.png, an image", ARRAYS),
     "a table to arrays": ("arrays", lambda: "houses.csv", "houses.csv, a table", ARRAYS),
@@ -134,6 +135,57 @@ def test_images_as_in_training_are_taken_as_they_are(capsys):
     assert torch.equal(trained.predict(normalised), expected)
     assert "float32 [5, 1, 8, 8] is taken for images that are normalised already" in capsys.readouterr().err
     assert torch.equal(trained.predict([(normalised,)]), expected), "batches come as they are"
+
+
+NOT_BELOW = {
+    "brighter than the mean": 1.798 + torch.rand(2, 1, 8, 8),
+    "white": torch.full((2, 1, 8, 8), 2.0),
+    "at the mean": torch.zeros(2, 1, 8, 8),
+    "shares that were resized": torch.rand(2, 1, 8, 8),
+}
+
+
+@pytest.mark.parametrize("images", NOT_BELOW.values(), ids=NOT_BELOW.keys())
+def test_images_that_may_be_normalised_are_taken_and_said(images, capsys):
+    trained, others = load_run("images"), torch.randn(3, 1, 8, 8)
+    alone, said = trained.predict(images), capsys.readouterr().err
+    assert torch.allclose(alone, trained.predict(torch.cat([images, others]))[:2], atol=1e-6)
+    assert "they may be others: give uint8" in said and "they may be" not in capsys.readouterr().err
+
+
+def test_frozen_images_are_taken_as_others_are():
+    images = digits().numpy().copy()
+    images.flags.writeable = False
+    assert torch.equal(load_run("images").predict(images), load_run("images").predict(digits()))
+
+
+def test_a_model_may_take_numbers_of_any_length(tmp_path):
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 4, 3), nn.ReLU())
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.layers(x).mean(-1))
+
+    x, longer = torch.randn(20, 100), torch.randn(3, 120)
+    learn = Learner(Mean(), (x, (x[:, 0] > 0).long()), verbose=False, batch_size=10)
+    learn.fit_one_cycle(1, 0.01, out=tmp_path / "run")
+    trained = load_run(tmp_path / "run", model=Mean())
+    assert torch.allclose(trained.predict(longer), learn.predict(longer), atol=1e-6)
+    with pytest.raises(DataError, match=r"float32 \[3, 2\] \(.*Kernel size.*It takes arrays \[n, 100\]"):
+        trained.predict(torch.randn(3, 2))
+
+
+def test_one_column_is_not_standardised_as_several(tmp_path):
+    x = 100 + 30 * torch.randn(20, 4)
+    net = nn.Sequential(nn.Linear(4, 2))
+    learn = Learner(net, (x, (x[:, 0] > 100).long()), verbose=False, batch_size=10)
+    learn.fit_one_cycle(1, 0.01, out=tmp_path / "run")
+    for predict in (learn.predict, load_run(tmp_path / "run", model=net).predict):
+        with pytest.raises(DataError, match=r"those of training had 4 columns"):
+            predict(x[:, :1])
 
 
 def test_what_is_unlike_the_training_images_is_said_of_tensors_too(capsys):

@@ -29,6 +29,11 @@ class Scale:
     std: tuple[float, ...]
 
     def __call__(self, values: Tensor) -> Tensor:
+        if values.ndim == 2 and len(self.mean) > 1 and values.shape[1] != len(self.mean):
+            raise DataError(
+                f"{list(values.shape)} values are standardised column by column, and those of training had "
+                f"{len(self.mean)} columns: give as many"
+            )
         mean, std = self._on(values := _precise(values))
         return (values - mean) / std
 

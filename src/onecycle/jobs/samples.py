@@ -24,6 +24,7 @@ from ..text import count, listed, number
 from ..training.probe import described
 
 TABLES = (".csv", ".tsv", ".parquet")
+FEW_LEVELS = 2  # values that an image may have, and be normalised all the same, though they are whole numbers
 SHOWN = 60  # characters of what is taken for a path
 Say = Callable[[str], None]
 
@@ -112,8 +113,6 @@ class Accepted:
         raise self.refused(_named(inputs), mend if self.columns is None or isinstance(inputs[0], Mapping) else "")
 
     def _tensor(self, inputs: Any, say: Say) -> Tensor:
-        if self.kind == "image" and isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8:
-            inputs = torch.from_numpy(np.ascontiguousarray(inputs))
         tensor = as_tensor(inputs)
         if not tensor.ndim or not len(tensor):
             raise self.refused(f"{described(tensor)}, which has no samples")
@@ -123,8 +122,8 @@ class Accepted:
             return self._images(tensor, self.shape, say)
         if tuple(tensor.shape) == self.shape:
             raise self.refused(f"{described(tensor)}, which is one sample", "give x[None]")
-        numbers = len(self.shape) == 1 and tensor.is_floating_point() and self.kind in ("array", "table")
-        if tensor.ndim != len(self.shape) + 1 or (numbers and tuple(tensor.shape[1:]) != self.shape):
+        table = self.kind == "table" and tensor.is_floating_point()
+        if tensor.ndim != len(self.shape) + 1 or (table and tuple(tensor.shape[1:]) != self.shape):
             raise self.refused(described(tensor))
         if isinstance(self.columns, TableColumns):
             say(f"{described(tensor)} is taken for rows that onecycle.load encoded; others are given as a data frame")
@@ -135,7 +134,7 @@ class Accepted:
         if images.dtype != torch.uint8:
             self._check_normalised(images, shape)
             if self.normalised:
-                say(f"{described(images)} is taken for images that are normalised already; uint8 ones are by predict")
+                say(_taken_for_normalised(images))
             return images
         if images.ndim not in (3, 4) or (tuple(images.shape) == shape and shape[0] > 1):
             raise self.refused(described(images), "give x[None]" if tuple(images.shape) == shape else "")
@@ -158,9 +157,8 @@ class Accepted:
             raise self.refused(described(images), "give x.to(torch.uint8)")
         if images.ndim != 4 or images.shape[1] != shape[0] or (self.fitted and tuple(images.shape[1:]) != shape):
             raise self.refused(described(images))
-        low, high = float(images.min()), float(images.max())
-        if self.normalised and low >= 0:
-            mend = "(x * 255).round().to(torch.uint8)" if high <= 1 else "x.round().to(torch.uint8)"
+        if self.normalised and (mend := _as_uint8(images)):
+            low, high = float(images.min()), float(images.max())
             raise self.refused(f"{described(images)} from {number(low)} to {number(high)}", f"give {mend}")
 
     def check_files(self, paths: Iterable[str | Path]) -> None:
@@ -188,6 +186,29 @@ def unused(names: Iterable[str], columns: TableColumns | TextTokens) -> list[str
     return [
         f"not looked at: {listed(more)} (the model was not trained on {'it' if len(more) == 1 else 'them'})"
     ] * bool(more)
+
+
+def _as_uint8(images: Tensor) -> str:
+    """How images that plainly are no normalised ones become uint8; empty where they may be.
+
+    Those of 0 to 255, and those divided by 255, have whole numbers alone, or multiples of 1/255. Of a few of them, as
+    in a white image, that may be by chance.
+    """
+    low, high = float(images.min()), float(images.max())
+    if not 0 <= low <= high <= 255:
+        return ""
+    levels, mend = (
+        (images, "x.round().to(torch.uint8)") if high > 1 else (images * 255, "(x * 255).round().to(torch.uint8)")
+    )
+    whole = bool((levels - levels.round()).abs().max() < 1e-3)
+    return mend if whole and len(levels.round().unique()) > FEW_LEVELS else ""
+
+
+def _taken_for_normalised(images: Tensor) -> str:
+    """The note on images that are no uint8; with their range where none of them is below the mean."""
+    low, high = float(images.min()), float(images.max())
+    doubt = f"; from {number(low)} to {number(high)}, they may be others: give uint8" if low >= 0 else ""
+    return f"{described(images)} is taken for images that are normalised already; uint8 ones are by predict{doubt}"
 
 
 def _brought(images: Tensor, shape: tuple[int, ...], fit: str) -> Tensor:
