@@ -62,7 +62,7 @@ class InUnits:
     scale: Any
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        mean, std = (part.to(outputs.dtype) for part in self.scale)
+        mean, std = (part.to(wide(outputs)) for part in self.scale)
         return self.criterion(outputs, (targets - mean) / std)
 
 
@@ -386,6 +386,7 @@ def metrics_of(criterion: Any, outputs: Any, targets: Any) -> dict[str, float]:
         return {}
     outputs, name = outputs.detach(), name_of(criterion)
     if isinstance(criterion, InUnits):
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         outputs = outputs * criterion.scale[1].to(outputs.dtype) + criterion.scale[0].to(outputs.dtype)
     numbers = {"spread": outputs.abs().mean()}
     if is_classes(criterion):

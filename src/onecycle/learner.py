@@ -316,6 +316,7 @@ class Learner:
         Batch norms within them keep their statistics: they are in evaluation mode until `unfreeze`.
         """
         optimizers.freeze(self._layers, len(self._layers) - 1 if layers is None else layers)
+        optimizers.check_steps(self.optimizer, self.model)
         for norm in self._still:
             norm.train()
         self._still = [norm for norm in optimizers.norms_of_frozen_layers(self.model) if norm.training]

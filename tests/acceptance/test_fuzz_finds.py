@@ -284,7 +284,7 @@ def test_an_optimizer_that_cannot_take_its_first_step():
         learn.fit(1, lr_max=0.01)
     frozen = nn.Sequential(net(), nn.Linear(3, 3)).requires_grad_(False)
     learn = learner(frozen, (X, LABELS), optimizer=torch.optim.SparseAdam)
-    learn.unfreeze()
+    frozen.requires_grad_(True)
     with pytest.raises(ConfigError, match=r"SparseAdam cannot update these parameters: .*dense"):
         learn.fit(1, lr_max=0.01)
 

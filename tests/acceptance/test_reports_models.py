@@ -123,6 +123,12 @@ def test_sparse_embeddings_allennlp_2312():
         with pytest.raises(ConfigError, match=r"gradients of 0 are sparse.*sparse=False"):
             learner(model(), data, optimizer=optimizer)
         learner(model(sparse=False), data, optimizer=optimizer)
+        frozen = model()
+        frozen[0].requires_grad_(False)
+        learn = learner(frozen, data, optimizer=optimizer, clip=0.1)
+        learn.fit(1, lr_max=0.01)
+        with pytest.raises(ConfigError, match=r"gradients of 0 are sparse.*sparse=False"):
+            learn.unfreeze()
     net = model()
     before = net[0].weight.clone()
     learn = learner(net, data, optimizer=torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9))

@@ -71,7 +71,7 @@ def build_optimizer(
     _refuse_closures(optimizer)
     if isinstance(optimizer, Optimizer):
         check_same_model(optimizer, model)
-        _check_steps(optimizer, model)
+        check_steps(optimizer, model)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         left = sum(p.requires_grad and id(p) not in held for p in _parameters(beside))
         return optimizer, [f"the optimizer leaves out {text.count(left, 'parameter')} of the loss"] if left else []
@@ -96,7 +96,7 @@ def build_optimizer(
         raise ConfigError(f"{name} cannot be made from the model's parameter groups: {error}") from error
     if not isinstance(made, Optimizer):
         raise ConfigError(f"the optimizer factory must return a torch optimizer; received {made!r}")
-    _check_steps(made, model)
+    check_steps(made, model)
     return made, _decay_weights_alone(made)
 
 
@@ -233,12 +233,12 @@ def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:
 _TAKE_SPARSE = (torch.optim.SGD, torch.optim.SparseAdam, torch.optim.Adagrad)
 
 
-def _check_steps(optimizer: Optimizer, model: nn.Module) -> None:
+def check_steps(optimizer: Optimizer, model: nn.Module) -> None:
     """Refuse an optimizer whose `step` would fail at the first update."""
     name = type(optimizer).__name__
-    sparse = [label for label, m in model.named_modules() if getattr(m, "sparse", False) is True]
+    sparse = sparse_layers(model)
     if isinstance(optimizer, torch.optim.SparseAdam):
-        held = {id(p) for m in model.modules() if getattr(m, "sparse", False) is True for p in m.parameters()}
+        held = {id(p) for layer in sparse.values() for p in layer.parameters()}
         if any(id(p) not in held and p.requires_grad for group in optimizer.param_groups for p in group["params"]):
             raise ConfigError(
                 f"{name} is for sparse gradients alone, and those of {type(model).__name__} are not all sparse: give "
@@ -246,10 +246,17 @@ def _check_steps(optimizer: Optimizer, model: nn.Module) -> None:
             )
     if sparse and (not isinstance(optimizer, _TAKE_SPARSE) or _decays_or_fuses(optimizer)):
         raise ConfigError(
-            f"the gradients of {sparse[0] or type(model).__name__} are sparse, which {name} does not take with these "
+            f"the gradients of {next(iter(sparse))} are sparse, which {name} does not take with these "
             "settings: build the embedding with sparse=False, or give an optimizer such as "
             "torch.optim.SGD(model.parameters(), lr=0.1)"
         )
+
+
+def sparse_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers whose gradients are sparse, by name: embeddings that are so built, and trained."""
+    sparse = [(name, layer) for name, layer in model.named_modules() if getattr(layer, "sparse", False) is True]
+    trained = [(name, layer) for name, layer in sparse if any(p.requires_grad for p in layer.parameters())]
+    return {name or type(layer).__name__: layer for name, layer in trained}
 
 
 def _refuse_closures(optimizer: Any) -> None:

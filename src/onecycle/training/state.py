@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..checks import one_of, share, unwrapped
 from ..errors import CheckpointError, ConfigError
-from ..optim.build import check_same_model
+from ..optim.build import check_same_model, sparse_layers
 from ..optim.groups import plain_settings
 from ..text import listed
 from .means import RunningMeans, diverged
@@ -108,10 +108,9 @@ class TrainState:
         one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS)
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is the largest norm of the gradient, above 0; received {self.clip}")
-        sparse = [name for name, module in self.model.named_modules() if getattr(module, "sparse", False) is True]
-        if self.clip is not None and sparse:
+        if self.clip is not None and (sparse := sparse_layers(self.model)):
             raise ConfigError(
-                f"clip={self.clip} is for dense gradients, and those of {sparse[0] or type(self.model).__name__} are "
+                f"clip={self.clip} is for dense gradients, and those of {next(iter(sparse))} are "
                 "sparse: leave out clip, or build the embedding with sparse=False"
             )
         self.runtime = Runtime.of(self.model) if self.runtime is None else self.runtime
