@@ -12,6 +12,7 @@ import torch
 from data_makers import image_folder, pixels
 from PIL import Image
 from torch import nn
+from torch.utils.data import Dataset
 
 from onecycle import CheckpointError, ConfigError, DataError, Job, Learner, build_model, load, load_run, run
 from onecycle.commands.app import main
@@ -92,6 +93,28 @@ def test_a_regression_on_arrays_begun_in_python():
     assert predict_files("run", ["x.npy"])[3] == {"file": "x.npy[3]", "output": learn.predict(x)[3].tolist()}
     with pytest.raises(ConfigError, match="top_k = 2: this run has no classes"):
         predict_files("run", ["x.npy"], top_k=2)
+
+
+class Shaped(Dataset):
+    """A data set with a shape that is not that of its samples."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return torch.full((3,), i / 20), torch.tensor([i / 10])
+
+
+@pytest.mark.parametrize("shape", [None, len, (20, 3), (20, 1, 3)])
+def test_a_data_set_of_ones_own_may_have_any_shape(shape):
+    learn = Learner(build_model("mlp", input_shape=(3,), classes=1), Shaped(shape), batch_size=5, verbose=False)
+    learn.fit_one_cycle(1, 0.01, out="run")
+    trained = load_run("run")
+    assert (trained.kind, trained.input_shape) == ("array", None)
+    assert torch.equal(trained.predict(torch.ones(2, 3)), learn.predict(torch.ones(2, 3)))
 
 
 def test_two_outputs_of_yes_or_no_are_probabilities():

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ..data.hub import HubDataset
+
 
 def needed_to_predict(model: nn.Module, data: Any, batches: Any, normalise: Any, loss: Any) -> dict[str, Any]:
     """How to make the model again, prepare its inputs and read its outputs, as plain data.
@@ -19,8 +21,9 @@ def needed_to_predict(model: nn.Module, data: Any, batches: Any, normalise: Any,
     """
     form = getattr(loss, "form", None)
     tensors, dataset = getattr(batches, "tensors", None), getattr(batches, "dataset", None)
-    shape = tuple(tensors[0].shape[1:]) if tensors else getattr(dataset, "shape", None)
-    kind = "image" if getattr(normalise, "mean", ()) or len(getattr(dataset, "shape", ())) == 3 else "array"
+    of_images = dataset.shape if isinstance(dataset, HubDataset) else None  # that of others may be anything
+    shape = tuple(tensors[0].shape[1:]) if tensors else of_images
+    kind = "image" if getattr(normalise, "mean", ()) or of_images else "array"
     columns = getattr(data, "columns", None)
     return {
         "kind": kind if data is None else data.kind,
