@@ -36,7 +36,7 @@ from .training import evaluate as evaluation
 from .training import objectives as tasks
 from .training.loop import Charges, resolve, train, updates_per_epoch, watch
 from .training.options import TrainingOptions
-from .training.runtime import Runtime
+from .training.runtime import Runtime, weights_dtype
 from .training.setup import TrainingSetup
 from .training.signals import StopRequest, stop_requests
 from .training.state import TrainState
@@ -345,7 +345,8 @@ class Learner:
         load_weights(self.model, path)
         if units is None or not (differing := units.differing(before)):
             return
-        self.state.loss, batching = loss, units.for_batching(self._setup.batching)
+        self.state.loss = loss
+        batching = units.for_batching(self._setup.batching, weights_dtype(self.model))
         if batching is not self._setup.batching:
             self._setup.batching, self.train = batching, retransformed(self.train, batching.augment)
             self.valid = None if self.valid is None else retransformed(self.valid, batching.normalise)

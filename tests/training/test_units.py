@@ -54,6 +54,14 @@ def test_predictions_are_in_the_units_of_before_whatever_the_data_here(priced, o
     assert here.resolved["scales"]["targets"] == learn.resolved["scales"]["targets"]
 
 
+def test_a_model_in_float64_with_data_in_batches_takes_them(priced):
+    learn, folder = priced
+    here = learner(DataLoader(TensorDataset(AREA.double(), PRICE[:, None].double()), 20), model=net().double())
+    here.load(folder / "model.safetensors")
+    assert torch.allclose(here.predict(AREA.double()).float(), learn.predict(AREA), rtol=1e-4)
+    assert here.evaluate((AREA, PRICE))["loss"] == pytest.approx(learn.evaluate((AREA, PRICE))["loss"], rel=1e-3)
+
+
 def test_training_goes_on_in_these_units(priced):
     _, folder = priced
     here = learner((AREA * 7 + 1000, PRICE))

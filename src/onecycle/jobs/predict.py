@@ -27,7 +27,7 @@ from ..text import count
 from ..training.evaluate import predict
 from ..training.losses import Form
 from ..training.probe import described
-from ..training.runtime import Runtime
+from ..training.runtime import Runtime, weights_dtype
 from .job import Job
 from .samples import Accepted, unused
 
@@ -171,9 +171,9 @@ class TrainedModel:
         """Numbers of another type than the model's weights in that, where it is a model of numbers."""
         if self.kind not in ("array", "table") or not isinstance(inputs, tuple) or not isinstance(inputs[0], Tensor):
             return inputs
-        weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        dtype = weights_dtype(self.model)
         codes = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in self.model.modules())
-        return inputs if weight is None or codes else (inputs[0].to(weight.dtype), *inputs[1:])
+        return inputs if dtype is None or codes else (inputs[0].to(dtype), *inputs[1:])
 
 
 def _paths(inputs: Any) -> list[str | Path] | None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from ..data.batches import Batches, OneShotBatches, first_batch
 from ..data.seeds import derive_seed, seeded
@@ -19,7 +18,7 @@ from .losses import shape
 from .means import RunningMeans, UpdateMeans
 from .metrics import read_meters
 from .objectives import Loss, Supervised, loss_module
-from .runtime import Runtime, generators
+from .runtime import Runtime, generators, weights_dtype
 from .step import compute, samples_in
 
 
@@ -183,7 +182,7 @@ def _hint(model: nn.Module, inputs: Any) -> str:
     if inputs.ndim == 3 and channels is not None and channels in (1, inputs.shape[0]):
         which = "x.unsqueeze(1) of grey ones" if channels == 1 else "x[None] of a single one"
         return f". Images are [n, channels, height, width]: give {which}"
-    dtype = next((p.dtype for p in model.parameters() if not is_lazy(p) and p.is_floating_point()), None)
+    dtype = weights_dtype(model)
     if dtype is None or inputs.dtype == dtype:
         return ""
     if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):

@@ -16,7 +16,7 @@ from ..errors import DataError, OneCycleError
 from .evaluate import described, evaluating, in_words
 from .objectives import Loss, Supervised, loss_module, means_of
 from .restore import untouched
-from .runtime import Runtime
+from .runtime import Runtime, weights_dtype
 from .state import training_mode
 from .step import compute, samples_in
 
@@ -45,8 +45,7 @@ def outputs_of(model: nn.Module, inputs: Any, runtime: Runtime) -> Any:
 
 def dtype_for(model: nn.Module, inputs: Tensor, runtime: Runtime) -> torch.dtype:
     """The type that `inputs` are given in: their own, or the model's where it takes no other."""
-    weights = (p for p in model.parameters() if not is_lazy(p) and p.is_floating_point())
-    dtype = next((p.dtype for p in weights), inputs.dtype)
+    dtype = weights_dtype(model) or inputs.dtype
     if inputs.dtype == dtype or is_unfinished(model):
         return inputs.dtype
     samples = runtime.move(inputs[:FEW])

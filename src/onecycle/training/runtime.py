@@ -21,6 +21,11 @@ from .options import PRECISIONS
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def weights_dtype(model: nn.Module) -> torch.dtype | None:
+    """The type of the first floating-point parameter; None where there is none yet."""
+    return next((p.dtype for p in model.parameters() if not is_lazy(p) and p.is_floating_point()), None)
+
+
 @dataclass(frozen=True)
 class Runtime:
     """A device, a precision and a memory format; make one with `Runtime.choose` or `Runtime.of`."""

@@ -81,8 +81,11 @@ class Units:
             )
         return replace(loss, scale=self.targets)
 
-    def for_batching(self, batching: BatchSettings) -> BatchSettings:
-        """The settings with inputs in these units. Images held as uint8 stay normalised in some way."""
+    def for_batching(self, batching: BatchSettings, dtype: torch.dtype | None) -> BatchSettings:
+        """The settings with inputs in these units, and of the model's `dtype` where they say none.
+
+        Images held as uint8 stay normalised in some way.
+        """
         known, augment = batching.normalise, batching.augment
         if self.pixels is not None:
             drawn = augment.augment if isinstance(augment, ImageTransform) else None
@@ -90,8 +93,8 @@ class Units:
             return replace(batching, normalise=plain, augment=replace(plain, augment=drawn))
         if isinstance(known, ImageTransform) or getattr(known, "scale", None) == self.inputs:
             return batching
-        dtype = known.dtype if isinstance(known, InputTransform) else torch.get_default_dtype()
-        transform = InputTransform(dtype, self.inputs)
+        dtype = known.dtype if isinstance(known, InputTransform) else dtype
+        transform = InputTransform(dtype or torch.get_default_dtype(), self.inputs)
         return replace(batching, normalise=transform, augment=transform)
 
 
