@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from onecycle.data import load
+from onecycle.data.csv_files import read_cells
 from onecycle.data.table_cells import dates_of, numbers_of, typed
 from onecycle.data.tables import read_rows
 from onecycle.errors import DataError
@@ -209,3 +211,93 @@ def test_numbers_too_large_for_what_they_are_trained_in():
         load(frame.assign(x=[2**70 + i for i in range(40)]), target="y")
     with pytest.raises(DataError, match="This Series cannot be read as a table"):
         load(frame["x"], target="y")
+
+
+def file(path: Path, cells: dict[str, list], separator: str = ",") -> Path:
+    pd.DataFrame(cells).to_csv(path, index=False, sep=separator)
+    return path
+
+
+def test_decimal_commas_are_those_of_the_training_table(tmp_path):
+    """Whatever a further table would prove by itself: in 1,234 the comma may be between thousands."""
+    sizes = ["5,123", "1,5"] * 20
+    train = file(tmp_path / "t.tsv", {"size": sizes, "y": sizes}, "\t")
+    valid = file(tmp_path / "v.tsv", {"size": ["1,234", "12,340"], "y": ["1,234", "12,340"]}, "\t")
+    data = load(train, target="y", valid=valid)
+    assert data.valid.targets.tolist() == pytest.approx([1.234, 12.34])
+    number = data.columns.numbers[0]
+    expected = number.encode(np.array([1.234, 12.34])).astype(np.float32)
+    assert number.comma and data.valid.inputs[:, 0].tolist() == expected.tolist()
+    kept = type(data.columns).from_dict(data.columns.to_dict())
+    assert read_rows([valid], kept)[0][:, 0].tolist() == expected.tolist()
+    points = file(tmp_path / "p.csv", {"size": ["1,234.5", "2.5"] * 20, "y": range(40)})
+    other = file(tmp_path / "o.csv", {"size": ["1,234"], "y": [1]}, ";")
+    data = load(points, target="y", valid=other)
+    assert data.columns.numbers[0].comma is False
+    assert data.valid.inputs[0, 0] == np.float32(data.columns.numbers[0].encode(np.array([1234.0]))[0])
+
+
+def test_where_training_has_no_comma_and_no_point_each_table_is_asked(tmp_path):
+    train = file(tmp_path / "t.csv", {"size": range(40), "y": range(40)}, ";")
+    valid = file(tmp_path / "v.csv", {"size": ["1,5", "2,25"], "y": [1, 2]}, ";")
+    data = load(train, target="y", valid=valid)
+    number = data.columns.numbers[0]
+    assert number.comma is None
+    assert data.valid.inputs[:, 0].tolist() == number.encode(np.array([1.5, 2.25])).astype(np.float32).tolist()
+    record = data.columns.to_dict()
+    for column in record["numbers"]:
+        del column["comma"]
+    assert type(data.columns).from_dict(record) == data.columns, "as a run recorded it before"
+
+
+def test_words_that_mean_nothing_among_numbers_are_words_among_words(tmp_path):
+    signs = {"x": np.arange(60.0), "y": ["+", "-", "--"] * 20}
+    assert load(file(tmp_path / "a.csv", signs), target="y").classes == ("+", "-", "--")
+    numbers = file(tmp_path / "b.csv", {"x": ["1.5", "-", "NaT"] * 20, "d": ["2021-04-03", "-", "<NA>"] * 20})
+    made = typed(read_cells(numbers).table, separator=",").table
+    assert made["x"].to_pylist()[:3] == [1.5, None, None] and made["d"].null_count == 40
+    codes = file(tmp_path / "c.csv", {"x": np.arange(60.0), "y": ["007", "07", "-"] * 20})
+    assert load(codes, target="y").classes == ("007", "07")
+
+
+def test_a_word_in_a_frame_is_a_word():
+    y = ["None", "Brick"] * 30
+    assert load(pd.DataFrame({"x": np.arange(60.0), "y": y}), target="y").classes == ("Brick", "None")
+    regions = pd.DataFrame({"region": ["NA", "EU", "US", ""] * 15, "y": np.arange(60.0) / 7})
+    data = load(regions, target="y", valid=regions[:4])
+    assert data.columns.categories[0].values == ("EU", "NA", "US")
+    assert data.valid.inputs[:, 0].tolist() == [3, 2, 4, 1]
+    assert load(regions, target="region", valid=regions[:4]).classes == ("EU", "NA", "US")
+
+
+def test_a_word_that_was_known_in_training_is_one_at_prediction(tmp_path):
+    frame = pd.DataFrame({"region": ["NA", "EU", "US"] * 20, "y": np.arange(60.0) / 7})
+    columns = load(frame, target="y").columns
+    rows, _ = read_rows([file(tmp_path / "a.csv", {"region": ["NA", "EU", "null"]})], columns)
+    assert rows[:, 0].tolist() == [3, 2, 1]
+    in_file = load(file(tmp_path / "b.csv", {"sign": ["+", "-", "NA"] * 20, "y": frame["y"]}), target="y").columns
+    rows, _ = read_rows([file(tmp_path / "c.csv", {"sign": ["-", "+", "NA"]})], in_file)
+    assert rows[:, 0].tolist() == [3, 2, 1]
+
+
+def test_cells_of_numbered_labels_are_no_decimal_numbers(tmp_path):
+    cells = {"x": np.arange(60.0), "y": ["1,3", "1", "3", "2,3", "2"] * 12}
+    labels = file(tmp_path / "a.csv", cells)
+    for task in (None, "multi-label"):
+        assert load(labels, target="y", task=task).classes == ("1", "2", "3")
+    several = file(tmp_path / "b.csv", cells, ";")
+    assert load(several, target="y", task="multi-label").classes == ("1", "2", "3")
+    assert load(several, target="y", task="classification").classes == ("1", "1,3", "2", "2,3", "3")
+    assert load(labels, target="y", task="classification").classes == ("1", "1,3", "2", "2,3", "3")
+    for source in (labels, several):
+        data = load(source, target="y", task="regression", valid=source)
+        assert data.valid.targets[:2].tolist() == pytest.approx([1.3, 1])
+    numbers = file(tmp_path / "c.csv", {"x": np.arange(60.0), "y": ["1.0", "0.0"] * 30})
+    assert load(numbers, target="y", task="classification").classes == ("0", "1")
+
+
+def test_numbers_to_be_predicted_with_decimal_commas_have_to_be_asked_for(tmp_path):
+    prices = file(tmp_path / "a.csv", {"x": np.arange(60.0), "y": [f"{i},75" for i in range(60)]})
+    with pytest.raises(DataError, match=r"too many for classes.*where a comma is a decimal one, task='regression'"):
+        load(prices, target="y")
+    assert load(prices, target="y", task="regression", valid=prices).valid.targets[:2].tolist() == [0.75, 1.75]

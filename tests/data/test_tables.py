@@ -2,6 +2,7 @@
 
 import gzip
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,8 @@ def test_a_file_and_a_frame_give_the_same(tmp_path):
     assert (first.kind, first.classes, first.name) == ("table", None, "table")
     for name in ("a.csv", "a.tsv", "a.parquet", "b.csv.gz"):
         data = load(tmp_path / name, target="price")
-        assert data.columns == first.columns, name
+        numbers = tuple(replace(column, comma=None) for column in data.columns.numbers)  # a frame has none
+        assert replace(data.columns, numbers=numbers) == first.columns, name
         assert torch.equal(data.train.inputs, first.train.inputs) and torch.equal(
             data.valid.targets, first.valid.targets
         )

@@ -203,3 +203,15 @@ def test_standardised_targets_are_the_same_when_a_run_goes_on():
 def test_an_unknown_option_that_is_asked_for_is_still_an_error_of_the_user():
     with pytest.raises(ConfigError, match="unknown option 'planets'"):
         Job.from_dict({"planets": 3})
+
+
+def test_a_table_of_which_commas_were_not_kept_goes_on():
+    rows = [f"{i},{i}.5" for i in range(40)]
+    Path("a.csv").write_text("\n".join(["x,y", *rows]))
+    job = Job("a.csv", target="y", budget="4 updates", lr_max=0.01)
+    run(job, "r", report=False)
+    facts = RUN.read("r")["facts"]
+    for column in facts["columns"]["numbers"]:
+        del column["comma"]
+    RUN.update("r", facts=facts, status="running", result=None)
+    assert run(job, "r", resume=True, report=False).updates == 4

@@ -11,9 +11,8 @@ import numpy as np
 
 from ..text import count, listed
 
-NULLS = (
-    "", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "NULL", "Null", "null", "None", "-", "--",
-)  # fmt: skip
+NULLS = ("?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None")  # among words in a file, beside ""
+NO_NUMBERS = (*NULLS, "<NA>", "NaT", "Null", "-", "--")  # among numbers, dates and truth values, in frames too
 PARSED = 0.95  # of the words of a column: so many are numbers, or dates, and it is a column of those
 ALL_KEPT = 20  # different words up to which a column of words stays one, although most of them are numbers
 EXACT = 2**53  # the whole numbers up to here are floats too
@@ -40,11 +39,20 @@ class Notation:
         kind: "words", "numbers", "dates" or "truths".
         day_first: of dates such as 03/04/2021, whether that is in April.
         lenient: of numbers, whether words that are none were among them: they are missing.
+        comma: of numbers, whether a comma is in decimal ones; None where nothing told: each further table is asked.
+        kept: of words, those that would be missing elsewhere, such as "NA" for a region.
+        codes: of words, whether all of them are numbers, such as 007: what is missing is as among numbers.
     """
 
     kind: str
     day_first: bool = False
     lenient: bool = False
+    comma: bool | None = None
+    kept: tuple[str, ...] = ()
+    codes: bool = False
+
+
+_WORDS = Notation("words")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,55 +72,31 @@ def typed(
     place: str = "",
     allow: float = 0.0,
     exact: Collection[str] = (),
+    task: str | None = None,
 ) -> Typed:
     """A table whose columns of words are numbers, dates or truth values where they stand for such.
 
     Without `known` it is decided what each column holds; with it, columns are read as that, and are left as words where
     more than a share `allow` of them is something else. `separator` is that of a file, whose whole numbers are numbers
-    however few; None: of a frame. The columns `exact` are to be predicted: codes and long numbers stay words there.
+    however few; None: of a frame. The columns `exact` are to be predicted: codes and long numbers stay words there, and
+    so does all but plain numbers and truth values where the `task` that is asked for is not "regression".
     """
-    import pyarrow as pa
-
     columns = {name: table[name] for name in table.column_names}
-    words = {name: cleaned(column) for name, column in columns.items() if _is_string(column)}
-    commas = _with_commas(words, separator)
-    notations, notes = dict(known or {}), []
-    for name, column in columns.items():
-        if name not in words:
-            as_words = None
-            if known is None:
-                as_words = _long_numbers(column)
-                notations[name] = Notation(_kind(column.type) if as_words is None else "words")
-                notes += [] if as_words is None else [_LONG.format(name)]
-            elif known.get(name) == Notation("words") and pa.types.is_integer(column.type):
-                as_words = column.cast(pa.string())  # to the last digit
-            columns[name] = column if as_words is None else as_words
-            continue
-        cells, comma = words[name], name in commas
-        if known is None:
-            columns[name], notations[name], said = _decided(name, cells, comma, separator is not None, name in exact)
-        else:
-            notation = known.get(name, Notation("words"))
-            columns[name], said = _read(name, cells, comma, notation, place, allow)
-            if said:
-                notations[name] = replace(notation, lenient=True)
-        notes += said
-    if known is None and (read := [name for name in words if name in commas and _any(words[name], r"^[^,]*\d,\d+$")]):
-        notes.insert(0, f"a comma in decimal numbers: {listed(read)}")
-    made = pa.table(list(columns.values()), names=list(columns))
-    return Typed(made, notations, tuple(notes))
+    words = {name: trimmed(column) for name, column in columns.items() if _is_string(column)}
+    if known is None:
+        return _decided(columns, words, separator, exact, task)
+    return _as_known(columns, words, known, separator, place, allow)
 
 
-def cleaned(column: Any) -> Any:
-    """An array of words without the space around them, null where nothing is said."""
+def trimmed(column: Any) -> Any:
+    """An array of words without the space around them, null where they are empty."""
     import pyarrow as pa
 
     pc = compute()
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
     column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    column = pc.utf8_trim_whitespace(column.cast(pa.string()))
-    return pc.if_else(pc.is_in(column, value_set=pa.array(NULLS)), None, column)
+    return _without(pc.utf8_trim_whitespace(column.cast(pa.string())), ("",))
 
 
 def numbers_of(words: Any, comma: bool = False) -> np.ndarray:
@@ -185,31 +169,121 @@ def dates_of(words: Any, day_first: bool = False) -> Any:
 # What a column holds
 
 
-def _decided(name: str, cells: Any, comma: bool, file: bool, exact: bool) -> tuple[Any, Notation, list[str]]:
-    """A column, what its words stand for, and notes."""
+def _decided(
+    columns: Mapping[str, Any],
+    words: Mapping[str, Any],
+    separator: str | None,
+    exact: Collection[str],
+    task: str | None,
+) -> Typed:
+    """The columns of a training table, each as what it holds."""
+    import pyarrow as pa
+
+    cells = {name: _without(column, NO_NUMBERS) for name, column in words.items()}
+    between = separator in (None, ",")  # so that a comma within a cell says nothing of the other columns
+    silent = task != "regression" and (task is not None or between)  # 1,3 may be two labels
+    commas = _with_commas({name: each for name, each in cells.items() if not (silent and name in exact)}, separator)
+    made, notations, notes = {}, {}, []
+    for name, column in columns.items():
+        if name in words:
+            stay = name in exact and task not in (None, "regression")
+            made[name], notations[name], said = _decided_column(
+                name, words[name], cells[name], name in commas, separator is not None, name in exact, stay
+            )
+        else:
+            long = _long_numbers(column)
+            made[name], notations[name] = (column, Notation(_kind(column.type))) if long is None else (long, _WORDS)
+            said = [] if long is None else [_LONG.format(name)]
+        notes += said
+    numbers = [name for name in words if notations[name].kind == "numbers"]
+    telling = {name for name in numbers if _any(cells[name], r"[.,]")}
+    for name in numbers:
+        if name in telling or (telling and not between):
+            notations[name] = replace(notations[name], comma=name in commas)
+    if read := [name for name in words if name in commas and _any(cells[name], r"^[^,]*\d,\d+$")]:
+        notes.insert(0, f"a comma in decimal numbers: {listed(read)}")
+    return Typed(pa.table(list(made.values()), names=list(made)), notations, tuple(notes))
+
+
+def _as_known(
+    columns: Mapping[str, Any],
+    words: Mapping[str, Any],
+    known: Mapping[str, Notation],
+    separator: str | None,
+    place: str,
+    allow: float,
+) -> Typed:
+    """The columns of a further table, read as those of the training table are."""
+    import pyarrow as pa
+
+    commas = _with_commas({name: _without(column, NO_NUMBERS) for name, column in words.items()}, separator)
+    made, notations, notes = dict(columns), dict(known), []
+    for name, column in columns.items():
+        notation = known.get(name, _WORDS)
+        if name in words:
+            if notation.comma is None:
+                notation = replace(notation, comma=name in commas)
+            made[name], said = _read(name, words[name], notation, separator is not None, place, allow)
+            if said:
+                notations[name] = replace(known[name], lenient=True)
+            notes += said
+        elif name in known and notation.kind == "words" and pa.types.is_integer(column.type):
+            made[name] = column.cast(pa.string())  # to the last digit
+    return Typed(pa.table(list(made.values()), names=list(made)), notations, tuple(notes))
+
+
+def _decided_column(
+    name: str, words: Any, cells: Any, comma: bool, file: bool, exact: bool, stay: bool
+) -> tuple[Any, Notation, list[str]]:
+    """A column, what its words stand for, and notes; `cells` are null where `words` are no numbers, such as "-".
+
+    With `stay`, words other than plain numbers and truth values stay words.
+    """
     import pyarrow as pa
 
     pc = compute()
     known = cells.drop_null()
     distinct = known.unique()
     rows, different = len(known), len(distinct)
-    if rows == 0:
+    if rows == 0 and (file or words.null_count == len(words)):
         return pa.nulls(len(cells)), Notation("numbers"), []
-    if file and different <= 4 and set(pc.utf8_lower(distinct).to_pylist()) <= {"true", "false"}:
+    if file and 0 < different <= 4 and set(pc.utf8_lower(distinct).to_pylist()) <= {"true", "false"}:
         return _truths(cells), Notation("truths"), []
     repeated = different <= max(ALL_KEPT, rows / 2)
-    if (exact or repeated) and _any(distinct, r"^[+-]?0\d+$"):
-        return cells, Notation("words"), []
+    codes = (exact or repeated) and _any(distinct, r"^[+-]?0\d+$")
+    if rows == 0 or codes or (stay and not pc.all(pc.match_substring_regex(distinct, PLAIN)).as_py()):
+        return *_words(words, cells, file), []
     if repeated and _any(distinct, r"^[+-]?\d{16,}$") and _beyond(distinct.to_pylist()):
-        return cells, Notation("words"), [_LONG.format(name)]
+        return *_words(words, cells, file), [_LONG.format(name)]
     numbers = numbers_of(cells, comma)
     strange = int((np.isnan(numbers) & cells.is_valid().to_numpy(zero_copy_only=False)).sum())
     plain = file and not (exact and _any(distinct, r"[^-+\d.,eEinftyINFTY]"))
     if (strange == 0 and plain) or (strange <= (1 - PARSED) * rows and different > ALL_KEPT):
         notation = Notation("numbers", lenient=strange > 0)
         return pa.array(numbers, from_pandas=True), notation, _strange(name, strange, rows, "number")
-    made = _dates(name, cells)
-    return made or (cells, Notation("words"), [])
+    return _dates(name, cells) or (*_words(words, cells, file), [])
+
+
+def _words(words: Any, cells: Any, file: bool) -> tuple[Any, Notation]:
+    """A column of words, null where nothing is said: in a frame that is null already, but among codes."""
+    if are_codes(cells):
+        return cells, Notation("words", codes=True)
+    made = _without(words, NULLS) if file else words
+    return made, Notation("words", kept=tuple(word for word in made.unique().to_pylist() if word in NO_NUMBERS))
+
+
+def are_codes(words: Any) -> bool:
+    """Whether all words of an array are numbers."""
+    distinct = words.drop_null().unique()
+    return len(distinct) > 0 and not np.isnan(numbers_of(distinct)).any()
+
+
+def _without(words: Any, nulls: Collection[str]) -> Any:
+    """Words, null where they are one of `nulls`."""
+    import pyarrow as pa
+
+    pc = compute()
+    return pc.if_else(pc.is_in(words, value_set=pa.array(nulls, pa.string())), None, words)
 
 
 def _dates(name: str, cells: Any) -> tuple[Any, Notation, list[str]] | None:
@@ -239,21 +313,23 @@ def _dates(name: str, cells: Any) -> tuple[Any, Notation, list[str]] | None:
     return made, Notation("dates", day_first, strange > 0), notes
 
 
-def _read(name: str, cells: Any, comma: bool, notation: Notation, place: str, allow: float) -> tuple[Any, list[str]]:
+def _read(name: str, words: Any, notation: Notation, file: bool, place: str, allow: float) -> tuple[Any, list[str]]:
     """A column of another table, read as `notation` says; as words where it does not hold that."""
     import pyarrow as pa
 
-    if cells.null_count == len(cells) and notation.kind != "words":
+    if notation.kind == "words":
+        nulls = NO_NUMBERS if notation.codes else NULLS if file else ()
+        return _without(words, [null for null in nulls if null not in notation.kept]), []
+    cells = _without(words, NO_NUMBERS)
+    if cells.null_count == len(cells):
         return pa.nulls(len(cells)), []
     if notation.kind == "truths":
         lower = compute().utf8_lower(cells)
         return (_truths(cells) if set(lower.drop_null().to_pylist()) <= {"true", "false"} else cells), []
     if notation.kind == "numbers":
-        made = pa.array(numbers_of(cells, comma), from_pandas=True)
-    elif notation.kind == "dates":
-        made = dates_of(cells, notation.day_first)
+        made = pa.array(numbers_of(cells, bool(notation.comma)), from_pandas=True)
     else:
-        return cells, []
+        made = dates_of(cells, notation.day_first)
     strange, rows = made.null_count - cells.null_count, len(cells) - cells.null_count
     if strange > allow * rows and not (strange and notation.lenient):
         return cells, []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..text import count, listed
-from .table_cells import ALL_KEPT, Notation, compute, dates_of, numbers_of
+from .table_cells import ALL_KEPT, NO_NUMBERS, Notation, are_codes, compute, dates_of, numbers_of
 
 FEW = 10  # different whole numbers that are categories too
 RARE = 3  # of a category of more than `ALL_KEPT` values, those in fewer rows share the code of unknown ones
@@ -36,6 +36,7 @@ class NumberColumn:
         flag: whether a flag says which are missing: some were in the training rows.
         edges: quantiles of the result, rising.
         words: whether words that are no numbers were among those of the training table: they count as missing.
+        comma: whether decimal numbers have a comma in files and in words; None: each table is asked.
     """
 
     name: str
@@ -46,6 +47,7 @@ class NumberColumn:
     flag: bool
     edges: tuple[float, ...] = ()
     words: bool = False
+    comma: bool | None = None
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Float64 [n], NaN where missing, as the numbers that a model sees. Squeezed as in Holzmueller, 2407.04491."""
@@ -64,6 +66,16 @@ class CategoryColumn:
     part: str
     values: tuple[str, ...]
     words: bool
+
+    @property
+    def notation(self) -> Notation:
+        """What words stand for in a further table."""
+        import pyarrow as pa
+
+        if not self.words:
+            return Notation("truths")
+        kept = tuple(value for value in self.values if value in NO_NUMBERS)
+        return Notation("words", kept=kept, codes=are_codes(pa.array(self.values, pa.string())))
 
     def encode(self, values: Any) -> np.ndarray:
         """The codes int64 [n] of an array of words, null where missing."""
@@ -113,8 +125,8 @@ class TableColumns:
             if name == target or name in leave_out:
                 continue
             found = _fit_column(name, table[name])
-            lenient = name in notations and notations[name].lenient
-            numbers += (replace(column, words=lenient) for column in found.numbers)
+            notation = notations.get(name, _ISO)
+            numbers += (replace(column, words=notation.lenient, comma=notation.comma) for column in found.numbers)
             categories += found.categories
             if found.why_not:
                 dropped[name] = found.why_not
@@ -133,8 +145,8 @@ class TableColumns:
     @property
     def notations(self) -> dict[str, Notation]:
         """What the words of each column stand for in a file, or in a frame."""
-        kinds = {column.name: Notation("words" if column.words else "truths") for column in self.categories}
-        kinds |= {column.name: Notation("numbers", lenient=column.words) for column in self.numbers}
+        kinds = {column.name: column.notation for column in self.categories}
+        kinds |= {each.name: Notation("numbers", lenient=each.words, comma=each.comma) for each in self.numbers}
         dates = {column.name: column.words for column in self.numbers if column.part}
         dates |= {column.name: dates.get(column.name, False) for column in self.categories if column.part}
         return kinds | {name: Notation("dates", name in self.day_first, lenient) for name, lenient in dates.items()}

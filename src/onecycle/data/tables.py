@@ -97,7 +97,7 @@ def table_splits(data: Any, options: TableOptions, beside: TableFolder | None = 
     Raises:
         DataError: no such target, or files that cannot be used.
     """
-    train = as_table(data, exact=_names(options.target))
+    train = as_table(data, exact=_names(options.target), task=options.task)
     tables, notations = {"train": train.table}, train.notations
     notes = [*(beside.notes if beside else ()), *train.notes]
     for split, source in {"valid": options.valid, "test": options.test}.items():
@@ -187,6 +187,7 @@ def as_table(
     place: str = "",
     allow: float = 0.0,
     exact: Sequence[str] = (),
+    task: str | None = None,
 ) -> Typed:
     """The pyarrow table of a file or a frame, its columns of words read as `table_cells.typed` says.
 
@@ -214,7 +215,7 @@ def as_table(
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DataError(f"The table has several columns called {listed(map(repr, twice))}. Give each its own name.")
     try:
-        made = typed(table, known, separator=separator, place=place, allow=allow, exact=exact)
+        made = typed(table, known, separator=separator, place=place, allow=allow, exact=exact, task=task)
     except pa.ArrowException as error:
         raise DataError(
             f"The table has values that cannot be read: {error}. Give each column values of one kind."
@@ -385,10 +386,11 @@ def _class_targets(
 ) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
     rows = sum(map(len, words.values()))
     if len(names) > max(CLASSES, rows / 4):
+        comma = "where a comma is a decimal one, task='regression'; " if "," in names[0] else ""
         raise DataError(
             f"the target has {len(names):,} different values in {rows:,} rows, too many for classes: the first are "
-            f"{listed(map(repr, names[:3]))}. Give a column of numbers, or of few words; where a cell has several "
-            f"labels, task={MULTI_LABEL!r}."
+            f"{listed(map(repr, names[:3]))}. Give a column of numbers, or of few words; {comma}where a cell has "
+            f"several labels, task={MULTI_LABEL!r}."
         )
     label = {name: i for i, name in enumerate(names)}
     targets = {split: torch.tensor([label[word] for word in each]) for split, each in words.items()}

@@ -64,7 +64,11 @@ def run(
         return result
     ready = prepare(job, verbose)
     learner, test_data = ready.learner, ready.data.test if test else None
-    config, note = _as_begun(ready.config, RUN.read(folder)["config"]) if resume else (ready.config, "")
+    config, facts, note = ready.config, ready.facts, ""
+    if resume:
+        record = RUN.read(folder)
+        config, note = _as_begun(config, record["config"])
+        facts = _facts_as_begun(facts, record["facts"])
     if note and verbose:
         notes([note])
     policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
@@ -75,7 +79,7 @@ def run(
         after = tested + (_seconds_to_draw() if report else 0.0)
     try:
         fitted = learner.fit(
-            job.budget, policy, job.lr_max, out=folder, resume=resume, config=config, facts=ready.facts,
+            job.budget, policy, job.lr_max, out=folder, resume=resume, config=config, facts=facts,
             began=began, after=after, **options,
         )  # fmt: skip
     except (TrainingError, Interrupted):
@@ -150,6 +154,16 @@ def _as_begun(config: dict[str, Any], recorded: Mapping[str, Any]) -> tuple[dict
     changed = [f"{name}={value!r}" for name, value in BEFORE.items() if name not in recorded]
     note = f"begun by an earlier version of onecycle: {listed(changed)}, as it was then" if changed else ""
     return {name: value for name, value in config.items() if name in recorded}, note
+
+
+def _facts_as_begun(facts: dict[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts without what was not kept of the numbers of a table when a run was begun."""
+    columns, before = facts.get("columns") or {}, recorded.get("columns") or {}
+    pairs = list(zip(columns.get("numbers", ()), before.get("numbers", ()), strict=False))
+    if len(pairs) != len(columns.get("numbers", ())) or not pairs:
+        return facts
+    numbers = [{name: value for name, value in now.items() if name in then} for now, then in pairs]
+    return {**facts, "columns": {**columns, "numbers": numbers}}
 
 
 def finished(job: Job, folder: Path, record: Mapping[str, Any]) -> Result | None:
