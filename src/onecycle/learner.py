@@ -377,7 +377,7 @@ class Learner:
         if not resume:
             return Recording.start(
                 folder, self.state, stack, config=config, facts=facts, resolved=resolved, notes=self.notes,
-                history=self.history, prediction=prediction,
+                history=self.history, prediction=prediction, say=self._note,
             )  # fmt: skip
         before = len(self.history.steps)
         recording = Recording.resume(

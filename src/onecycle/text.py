@@ -66,6 +66,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} {units[0]}" + (f" {whole % 60:02d} {units[1]}" if whole % 60 else "")
 
 
+def size(n: float) -> str:
+    """So many bytes in words, by powers of 1000.
+
+    >>> size(512), size(3_040_000), size(25e9)
+    ('512 bytes', '3.04 MB', '25 GB')
+    """
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n >= factor:
+            return f"{number(n / factor, 3)} {unit}"
+    return count(n, "byte")
+
+
 def measure(name: str, value: float) -> str:
     """A value of the metric `name`: accuracies in percent, all else as a number.
 

@@ -7,14 +7,21 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import forked
 import pytest
 import torch
 
-from onecycle import CheckpointError
-from onecycle.records.checkpoint import checkpoints, latest, load, save, try_out
+from onecycle import CheckpointError, Supervised, TrainState
+from onecycle.optim.muon import Muon
+from onecycle.records.checkpoint import checkpoints, growth, latest, load, save, try_out
+from onecycle.records.files import RUN
+from onecycle.records.run import Recording
 
 
 def state(value: float = 1.0) -> dict:
@@ -242,6 +249,61 @@ def test_what_cannot_be_written_or_read_back_is_met_there(content, model, said, 
     with pytest.raises(CheckpointError, match=rf"cannot be written to {tmp_path}/run and read back: .*{said}"):
         try_out(content, model(), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_above_that_were_made_are_removed_too(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        try_out({"thread": Unwritable()}, torch.nn.Linear(3, 2), tmp_path / "a/b/c")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+
+
+def wide(optimizer) -> TrainState:
+    model = torch.nn.Linear(1000, 250, bias=False)
+    return TrainState(model, optimizer(model.parameters()), Supervised(torch.nn.functional.mse_loss))
+
+
+def adamw(parameters):
+    return torch.optim.AdamW(parameters)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "free", "said"),
+    [
+        (adamw, 9.2e6, None),  # 3 MB each, and two stay beside a third
+        (adamw, 8.8e6, "8.8 MB of free space, and its checkpoints will take about 9.01 MB, 2 of 3 MB and one more"),
+        (adamw, 3.2e6, "3.2 MB of free space"),
+        (adamw, 1e6, None),  # less than was just written: the system does not know
+        (partial(torch.optim.SGD, lr=0.1), 3.2e6, None),
+        (partial(torch.optim.SGD, lr=0.1, momentum=0.9), 5.8e6, "about 6.01 MB, 2 of 2 MB"),
+    ],
+)
+def test_room_is_for_the_checkpoints_that_stay_and_one_more(optimizer, free, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    state, notes = wide(optimizer), []
+    with ExitStack() as stack:
+        Recording.start(tmp_path / "run", state, stack, config={}, say=notes.append)
+    assert RUN.read(tmp_path / "run")["notes"] == notes and len(notes) == (said is not None)
+    assert said is None or said in notes[0]
+
+
+def test_a_disk_without_room_for_one_checkpoint_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2.9e6))
+    mend = "2.9 MB of free space, and one checkpoint will take about 3 MB: free some space"
+    with pytest.raises(CheckpointError, match=mend), ExitStack() as stack:
+        Recording.start(tmp_path / "above/run", wide(adamw), stack, config={})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("optimizer", [adamw, partial(torch.optim.SGD, lr=0.1, momentum=0.9), Muon])
+def test_the_growth_is_what_the_first_update_adds(optimizer, tmp_path):
+    state = wide(optimizer)
+    expected = growth(state.optimizer)
+    sizes = [(save(state.state_dict(), tmp_path / "before", 1) / "state.pt").stat().st_size]
+    state.model(torch.ones(1, 1000)).sum().backward()
+    state.optimizer.step()
+    sizes.append((save(state.state_dict(), tmp_path / "after", 1) / "state.pt").stat().st_size)
+    assert sizes[1] - sizes[0] == pytest.approx(expected, rel=0.01) and growth(state.optimizer) == 0
 
 
 TRIED = FULL.replace("save({", "try_out({").replace(", sys.argv[1], 1)", ", torch.nn.Linear(3, 2), Path(sys.argv[1]))")

@@ -11,14 +11,17 @@ import io
 import pickle
 import shutil
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
+from .. import text
 from ..errors import CheckpointError
 from ..training.state import all_or_nothing
 from .files import CHECKPOINT, TRIAL, sync_file, sync_folder
@@ -26,8 +29,10 @@ from .files import CHECKPOINT, TRIAL, sync_file, sync_folder
 # What torch and pickle raise where something cannot be written.
 UNWRITTEN = (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, pickle.PicklingError)
 
+KEPT = 2  # checkpoints that stay
 
-def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int = 2) -> Path:
+
+def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int = KEPT) -> Path:
     """Write `state` as the checkpoint of `step` into `folder`, and remove all but the last `keep` up to it.
 
     Checkpoints beyond `step` are removed too: a run that goes on from an earlier one has left them behind.
@@ -61,34 +66,96 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
     return final
 
 
-def try_out(state: Mapping[str, Any], model: nn.Module, folder: Path) -> None:
+def try_out(
+    state: Mapping[str, Any], model: nn.Module, folder: Path, *, growth: int = 0, keep: int = KEPT
+) -> str | None:
     """Write into `folder` what a run writes there, a checkpoint and weights; read it back, and remove it.
 
-    So a disk that is full or cannot be written, and a state that cannot be, are met before the first update. The folder
-    is made if need be, and is as it was after an error.
+    So a disk that cannot be written or is full by now, and a state that cannot be saved, are met before the first
+    update. The folder is made if need be, with those above it; after an error all is as it was. A checkpoint is larger
+    by `growth` bytes later, and `keep` of them stay while one more is written: the note that is returned says where the
+    disk has no room for these.
 
     Raises:
-        CheckpointError: what cannot be written, or not be read back.
+        CheckpointError: what cannot be written, or not be read back; no room for a single checkpoint.
     """
-    place, there = folder / TRIAL, folder.exists()
+    with _trial(folder) as place:
+        try:
+            place.mkdir(parents=True)
+            free = _free(place)
+            _write_state(state, place / "state.pt")
+            _read_state(place / "state.pt", mmap=True)
+            _read_back(model, save_weights(model, place / "model.safetensors"))
+            sizes = {path.name: path.stat().st_size for path in place.iterdir()}
+        except (*UNWRITTEN, CheckpointError) as error:
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            said = str(reason).partition(". Give a path")[0].replace(f"{place}/", "")
+            raise CheckpointError(
+                f"what a run writes cannot be written to {folder} and read back: {said}. Free some space, give a "
+                "folder that can be written, or let the state of model and optimizer be tensors and plain data"
+            ) from error
+        return _without_room(folder, free, sizes.pop("state.pt"), sum(sizes.values()), growth, keep)
+
+
+@contextmanager
+def _trial(folder: Path) -> Iterator[Path]:
+    """A place in `folder` that is removed afterwards; after an error so is what was made of the folders above it."""
+    place, made = folder / TRIAL, [path for path in (folder, *folder.parents) if not path.exists()]
     shutil.rmtree(place, ignore_errors=True)
     try:
-        place.mkdir(parents=True)
-        _write_state(state, place / "state.pt")
-        _read_state(place / "state.pt")
-        _read_back(model, save_weights(model, place / "model.safetensors"))
-    except (*UNWRITTEN, CheckpointError) as error:
+        yield place
+    except BaseException:
         shutil.rmtree(place, ignore_errors=True)
-        if not there:
+        for path in made:
             with suppress(OSError):
-                folder.rmdir()
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        said = str(reason).partition(". Give a path")[0].replace(f"{place}/", "")
-        raise CheckpointError(
-            f"what a run writes cannot be written to {folder} and read back: {said}. Free some space, give a folder "
-            "that can be written, or let the state of model and optimizer be tensors and plain data"
-        ) from error
+                path.rmdir()
+        raise
     shutil.rmtree(place, ignore_errors=True)
+
+
+def growth(optimizer: Optimizer) -> int:
+    """About how many bytes of state an optimizer makes in its first update: momentum or moments for each parameter.
+
+    >>> weight = nn.Parameter(torch.zeros(1000))
+    >>> growth(torch.optim.AdamW([weight])), growth(torch.optim.SGD([weight], momentum=0.9))
+    (8000, 4000)
+    """
+    total = 0
+    for group in optimizer.param_groups:
+        by_momentum = "momentum" in group and "betas" not in group
+        copies = bool(group["momentum"]) + ("alpha" in group) if by_momentum else 2
+        fresh = (p for p in group["params"] if p.requires_grad and not is_lazy(p) and not optimizer.state.get(p))
+        total += copies * sum(p.nbytes for p in fresh)
+    return total
+
+
+def _free(folder: Path) -> int | None:
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free
+    return None
+
+
+def _without_room(folder: Path, free: int | None, trial: int, weights: int, growth: int, keep: int) -> str | None:
+    """The note on a disk without room for the checkpoints that stay beside each other; None where there is room.
+
+    A system that has none `free` though the trial was written does not know it.
+
+    Raises:
+        CheckpointError: there is none for one checkpoint.
+    """
+    one = trial + growth
+    needed = max((keep + 1) * one, keep * one + weights)
+    if free is None or not trial + weights <= free < needed:
+        return None
+    if free < one:
+        raise CheckpointError(
+            f"{folder} has {text.size(free)} of free space, and one checkpoint will take about {text.size(one)}: free "
+            "some space, or give a folder on another disk"
+        )
+    return (
+        f"{folder}: {text.size(free)} of free space, and its checkpoints will take about {text.size(needed)}, {keep} "
+        f"of {text.size(one)} and one more while that is written: free some space, or the run may end there"
+    )
 
 
 def _write_state(state: Mapping[str, Any], path: Path) -> None:
@@ -97,9 +164,10 @@ def _write_state(state: Mapping[str, Any], path: Path) -> None:
         sync_file(file)
 
 
-def _read_state(path: Path) -> Any:
+def _read_state(path: Path, *, mmap: bool = False) -> Any:
+    """What is saved at `path`, on the CPU; with `mmap` its tensors stay there, and need no memory."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path.parent} holds pickled code and is refused: only tensors and plain data are read from a checkpoint. "
@@ -111,19 +179,19 @@ def _read_state(path: Path) -> Any:
 
 def _read_back(model: nn.Module, path: Path) -> None:
     """Raise a CheckpointError where the weights in `path` are not those of the model."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
+    state = {_plain(name): value for name, value in model.state_dict().items()}
     try:
-        written = load_file(path)
         extra = torch.load(_extra(path), weights_only=True) if _extra(path).exists() else {}
+        with safe_open(str(path), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                written, value = file.get_tensor(name), state.get(name)  # one at a time: there may be no memory for all
+                same = not isinstance(value, Tensor) or (written.shape, written.dtype) == (value.shape, value.dtype)
+                if not (same or name in extra):
+                    raise CheckpointError(f"{name} is {written.dtype} {list(written.shape)} when it is read back")
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"the weights in {path} cannot be read back: {error}") from error
-    state = {_plain(name): value for name, value in model.state_dict().items()}
-    for name, value in state.items():
-        same = name in extra or not isinstance(value, Tensor) or name not in written  # shared with another name
-        if not (same or (written[name].shape, written[name].dtype) == (value.shape, value.dtype)):
-            raise CheckpointError(f"{name} is {written[name].dtype} {list(written[name].shape)} when it is read back")
 
 
 def load(path: str | Path) -> dict[str, Any]:

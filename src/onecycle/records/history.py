@@ -275,7 +275,8 @@ class Checkpointer:
     """
 
     def __init__(
-        self, state: TrainState, folder: str | Path, *, every: float = 30.0, share: float = 0.01, keep: int = 2,
+        self, state: TrainState, folder: str | Path, *, every: float = 30.0, share: float = 0.01,
+        keep: int = checkpoint.KEPT,
         before: Callable[[], None] | None = None,
     ):  # fmt: skip
         self._state, self._folder, self._keep = state, Path(folder), keep

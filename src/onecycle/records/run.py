@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,18 +133,23 @@ class Recording:
         cls, folder: Path, state: TrainState, stack: ExitStack, *, config: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None, resolved: Mapping[str, Any] | None = None, notes: Iterable[str] = (),
         history: History | None = None, prediction: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = lambda note: None,
     ) -> Recording:  # fmt: skip
         """Begin a new run in `folder`; `stack` closes its files. The other arguments are those of `create`.
 
-        `history` is where the run's records are kept beside those of other fits; a new one at default.
+        `history` is where the run's records are kept beside those of other fits; a new one at default. `say` is told
+        what becomes one more note.
 
         Raises:
-            CheckpointError: the folder holds another run, or cannot be written.
+            CheckpointError: the folder holds another run, or cannot be written; the disk has no room for a checkpoint.
         """
         RUN.claim(folder)
         now = state.state_dict()
         checkpoint.check_readable(now)
-        checkpoint.try_out(now, state.model, folder)
+        notes = list(notes)
+        if note := checkpoint.try_out(now, state.model, folder, growth=checkpoint.growth(state.optimizer)):
+            notes.append(note)
+            say(note)
         create(folder, config, facts=facts, resolved=resolved, notes=notes, prediction=prediction)
         return cls._open(folder, state, history or History(), stack)
 
