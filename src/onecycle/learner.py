@@ -182,7 +182,8 @@ class Learner:
             config: plain data kept with the run; resuming under another one stops and names what differs.
             facts: the same, about the data.
             observers: called with each event after the learner's own; one that raises `StopTraining` ends the fit well,
-                after the update under way and the end of its epoch.
+                after the update under way and the end of its epoch. A method ``begin`` gets what was measured before,
+                (update, means) pairs; it may end a run that is resumed, and none before its first update.
             began: when a time budget began, by `time.perf_counter`; None: with this call.
             after: seconds of a time budget to be left for what the caller does afterwards.
             options: keywords of the preset, such as ``momentum=(0.95, 0.85)``.
@@ -190,7 +191,7 @@ class Learner:
         Source: Smith, 1803.09820, section 4; Smith & Topin, 1708.07120.
 
         Raises:
-            ConfigError: a budget, a policy or a peak that cannot be used.
+            ConfigError: a budget, a policy or a peak that cannot be used; an end before the first update.
             NonFiniteLoss: the loss became NaN or infinite; the last good checkpoint stays.
             Interrupted: Ctrl-C or SIGTERM came; the update under way was finished and a checkpoint written.
             CheckpointError: `out` holds another run, or cannot be written.
@@ -229,6 +230,7 @@ class Learner:
             watchers += [*self._progress(stack, budget), *observers]
             with recording.kept() if recording else nullcontext():
                 watch(events, watchers, self.history.measured(), stop)
+                self.history.check_trained(stop.reason)
         noted = len(self.notes)
         result = self._beside_baseline(self._end_fit(policy, keeper, stop, recording))
         return (

@@ -60,6 +60,44 @@ def test_an_observer_ends_a_fit_well_fastai_457(at, tmp_path):
     assert learn.state.step == at + 7
 
 
+class AtOnce:
+    """Asks for the end as the fit begins."""
+
+    def __init__(self):
+        self.measured = []
+
+    def begin(self, measured):
+        self.measured = list(measured)
+        raise StopTraining("it was good before")
+
+    def __call__(self, event):
+        pass
+
+
+def test_an_end_before_the_first_update_is_refused(tmp_path):
+    learn = learner()
+    for _ in range(2):  # and after a whole fit, too
+        with pytest.raises(ConfigError, match=r"nothing was trained: an observer.*\(it was good before\)"):
+            learn.fit(5, lr_max=0.1, observers=[AtOnce()])
+        learn.fit(1, lr_max=0.1)
+    with pytest.raises(ConfigError, match="nothing was trained"):
+        learn.fit(5, lr_max=0.1, out=tmp_path / "run", observers=[AtOnce()])
+    assert RUN.read(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_run_that_is_resumed_may_be_ended_as_it_begins(tmp_path):
+    def power_cut(event):
+        if isinstance(event, Update) and event.step == 14:
+            raise KeyError
+
+    learn = learner()
+    with pytest.raises(KeyError):
+        learn.fit(5, lr_max=0.1, out=tmp_path / "run", observers=[power_cut])
+    again, at_once = learner(), AtOnce()
+    result = again.fit(5, lr_max=0.1, out=tmp_path / "run", observers=[at_once], resume=True)
+    assert result.updates > 0 and at_once.measured and RUN.read(tmp_path / "run")["status"] == "finished"
+
+
 @pytest.mark.parametrize("options", [{"evaluate_every": 5}, {"evaluate_every": 50}, {"valid": None}, {}])
 def test_a_fit_that_is_stopped_at_the_end_of_an_epoch_is_measured_there(options):
     def stop(event):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from .. import text
 from ..checks import one_of
-from ..errors import CheckpointError, MissingDependency
+from ..errors import CheckpointError, ConfigError, MissingDependency
 from ..training.loop import LOOK_EVERY, EpochEnd, Event, Update
 from . import checkpoint
 from .files import sync_file
@@ -103,6 +103,18 @@ class History:
         """Count what follows to another fit, unless the one before recorded nothing."""
         if any(records and records[-1]["fit"] == self._fit for records in (self.steps, self.epochs)):
             self._fit += 1
+
+    def check_trained(self, reason: str | None) -> None:
+        """Validate that the last fit has an update; `reason` is what it was ended for.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if not self.steps or self.steps[-1]["fit"] != self._fit:
+            raise ConfigError(
+                f"nothing was trained: an observer asked for the end before the first update ({reason}). Let its begin "
+                "raise StopTraining only where something was measured before, or leave that observer out"
+            )
 
     def extend(self, steps: Iterable[dict[str, Any]], epochs: Iterable[dict[str, Any]]) -> None:
         """Add records of the fit under way, such as those of a run that is resumed."""
