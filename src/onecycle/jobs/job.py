@@ -14,12 +14,10 @@ from ..schedules.budget import Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import peak_number, preset
 from ..text import listed
-from ..training.options import TrainingOptions, option
+from ..training.options import BEFORE, TrainingOptions, option
 
 SCHEDULE = "Schedule"
 DEFAULTS = ("auto", "default")
-# What there was before there were options for it, where that is not what is done by default since.
-BEFORE = {"standardise": False, "norm_statistics": "running"}
 
 
 @dataclass(frozen=True)

@@ -268,28 +268,27 @@ def predict_files(
     _check_top(top_k, trained.classes)
     if trained.label_sets and top_k > 1:
         raise ConfigError(f"top_k = {top_k}: this run gives each sample several labels, and all of them are named")
-    rows: list[dict[str, Any]] = []
-    for names, outputs in trained.of_files(files, skip_damaged=skip_damaged, say=say):
-        if trained.classes is None or trained.kind == "text":
-            rows += [{"file": name, "output": row.tolist()} for name, row in zip(names, outputs, strict=True)]
-            continue
-        if trained.label_sets:
-            rows += [_labelled(name, row, trained.classes) for name, row in zip(names, outputs.tolist(), strict=True)]
-            continue
-        best = outputs.topk(top_k, -1)
-        for name, labels, shares in zip(names, best.indices.tolist(), best.values.tolist(), strict=True):
-            row: dict[str, Any] = {"file": name}
-            for rank, (label, probability) in enumerate(zip(labels, shares, strict=True), 1):
-                end = "" if rank == 1 else f"_{rank}"
-                row |= {f"class{end}": trained.classes[label], f"probability{end}": probability}
-            rows.append(row)
-    return rows
+    return [
+        {"file": name, **_prediction(trained, outputs, top_k)}
+        for names, batch in trained.of_files(files, skip_damaged=skip_damaged, say=say)
+        for name, outputs in zip(names, batch, strict=True)
+    ]
 
 
-def _labelled(name: str, shares: Sequence[float], classes: Sequence[str]) -> dict[str, Any]:
-    labels = [label for label, share in zip(classes, shares, strict=True) if share > LIKELY]
-    each = {f"probability_{label}": share for label, share in zip(classes, shares, strict=True)}
-    return {"file": name, "labels": ";".join(labels), **each}
+def _prediction(trained: TrainedModel, outputs: Tensor, top_k: int) -> dict[str, Any]:
+    """The outputs for one sample as the fields of a record: the outputs, the labels, or the best classes."""
+    if trained.classes is None or trained.kind == "text":
+        return {"output": outputs.tolist()}
+    if trained.label_sets:
+        shares = dict(zip(trained.classes, outputs.tolist(), strict=True))
+        labels = [label for label, share in shares.items() if share > LIKELY]
+        return {"labels": ";".join(labels), **{f"probability_{label}": share for label, share in shares.items()}}
+    best = outputs.topk(top_k, -1)
+    fields: dict[str, Any] = {}
+    for rank, (label, probability) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True), 1):
+        end = "" if rank == 1 else f"_{rank}"
+        fields |= {f"class{end}": trained.classes[label], f"probability{end}": probability}
+    return fields
 
 
 def _check_top(top_k: int, classes: Sequence[str] | None) -> None:

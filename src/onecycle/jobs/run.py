@@ -27,8 +27,9 @@ from ..schedules.budget import Budget
 from ..schedules.policy import Policy
 from ..text import listed
 from ..training.metrics import Perplexity
+from ..training.options import BEFORE
 from .drawing import draw, write_page
-from .job import BEFORE, Job, completed
+from .job import Job, completed
 
 FIGURE = "curves.png"
 # Figure and page of a real run take so many times as long as those of a tiny one, at most.

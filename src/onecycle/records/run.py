@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError, Interrupted, NonFiniteLoss
+from ..training.options import BEFORE
 from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import save_weights
@@ -74,7 +75,10 @@ def check_same(
     known = [name for name in COME_TO if name in record["resolved"] and name in (resolved or {})]
     known += ["scales"] if resolved else []
     before, now = ({name: _rounded(one.get(name)) for name in known} for one in (record["resolved"], resolved or {}))
-    norms = record["resolved"].get("norm_statistics", "running"), (resolved or {}).get("norm_statistics")
+    norms = (
+        record["resolved"].get("norm_statistics", BEFORE["norm_statistics"]),
+        (resolved or {}).get("norm_statistics"),
+    )
     if before and all(norms):  # earlier versions had running means alone; a model without norms has none
         before["norm_statistics"], now["norm_statistics"] = norms
     if lines := [line if len(line) <= LONG else f"{line[:LONG]} ..." for line in differing(before, now)]:

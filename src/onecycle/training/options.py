@@ -17,6 +17,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # How the statistics of batch norms come about: measured anew before each evaluation and at the end, or by momentum.
 NORM_STATISTICS = ("estimated", "running")
 CLASS_WEIGHTS = ("balanced",)
+# What there was before there were options for it, where that is not what is done by default since.
+BEFORE = {"standardise": False, "norm_statistics": "running"}
 
 
 def option(default: Any, help: str, group: str) -> Any:
