@@ -1,7 +1,10 @@
 """Which values are not standardised, by hand, and the way there and back."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from onecycle.data.batches import ImageTransform
 from onecycle.data.standardise import InputTransform, Scale, TransformedBatches, scale_of
@@ -89,3 +92,14 @@ def test_batches_that_come_as_they_are_get_the_transform():
     batches = TransformedBatches(Given(), InputTransform(torch.float32, Scale((5.0,), (2.0,))))
     (first, label), second = batches.epoch(0)
     assert len(batches) == 2 and first.tolist() == [[0.0]] and label.tolist() == [1] and second.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("fake_first", [True, False])
+def test_a_trace_with_fake_tensors_leaves_none_for_real_ones(fake_first):
+    scale, images = Scale((5.0 + fake_first,), (2.0,)), ImageTransform((0.5 + fake_first / 8,), (0.25,))
+    for fake in (fake_first, not fake_first, fake_first):
+        with FakeTensorMode() if fake else nullcontext():
+            x = scale(torch.full((3,), 7.0))
+            pixels = images((torch.zeros(2, 1, 2, 2, dtype=torch.uint8),), torch.Generator())[0]
+        assert [type(values) is FakeTensor for values in (x, pixels)] == [fake] * 2
+        assert fake or torch.equal(x, torch.full((3,), (2.0 - fake_first) / 2))

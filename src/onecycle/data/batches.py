@@ -406,10 +406,10 @@ class ImageTransform:
         scales = tuple(1 / (255 * std) for std in self.std)
         shifts = tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
         if len(scales) == 1:  # Passes over memory are what this costs: one fewer than below.
-            x = torch.add(constant(shifts, torch.float32, images.device)[0], images, alpha=scales[0])
+            x = torch.add(constant(shifts, images, torch.float32)[0], images, alpha=scales[0])
         else:
             x = images.float()
-            scale, shift = (constant(numbers, x.dtype, x.device)[:, None, None] for numbers in (scales, shifts))
+            scale, shift = (constant(numbers, x)[:, None, None] for numbers in (scales, shifts))
             x.mul_(scale).add_(shift)
         return (x if self.augment is None else self.augment(x, generator), *rest)
 

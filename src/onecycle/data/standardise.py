@@ -44,7 +44,7 @@ class Scale:
 
     def _on(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation as the values are."""
-        return tuple(constant(numbers, values.dtype, values.device) for numbers in (self.mean, self.std))  # type: ignore[return-value]
+        return constant(self.mean, values), constant(self.std, values)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -89,12 +89,22 @@ def scale_of(values: Tensor, what: str) -> tuple[Scale, str] | None:
     return scale, f"the {what}"
 
 
-@lru_cache(maxsize=256)
-def constant(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers as a tensor on the device, made once: a copy at each batch would make an accelerator wait.
+def constant(numbers: tuple[float, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers as a tensor of the type and on the device of another one, made once and shared: do not write to it.
 
-    It is shared, and so is not to be written to.
+    A copy at each batch would make an accelerator wait. Beside a tensor of another class, such as the fake ones of a
+    trace, it is made anew, since what is kept for others is no use there, nor this for others.
     """
+    dtype = dtype or like.dtype
+    return (
+        _kept(numbers, dtype, like.device)
+        if type(like) is Tensor
+        else torch.tensor(numbers, dtype=dtype, device=like.device)
+    )
+
+
+@lru_cache(maxsize=32)
+def _kept(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # within which it could not be used in training later
         return torch.tensor(numbers, dtype=dtype, device=device)
 
