@@ -62,6 +62,20 @@ def test_separators(tmp_path, text, separator, first):
     assert [column[0].as_py() for column in cells.table.columns] == first
 
 
+@pytest.mark.parametrize(
+    ("text", "separator", "columns"),
+    [
+        ("size\n1,5\n2,5\n", "\t", 1),
+        ("a,b\tc\n1,5\t2,5\n3,5\t4,5\n", "\t", 2),
+        ("a,b\n1,2\n", ",", 2),
+        ("a;b\n1,5;2\n", ";", 2),
+    ],
+)
+def test_a_file_by_the_name_of_tabs_is_split_at_them(tmp_path, text, separator, columns):
+    cells = read(tmp_path / "a.tsv", text)
+    assert (cells.separator, cells.table.num_columns) == (separator, columns)
+
+
 def test_quotes_that_are_part_of_a_text(tmp_path):
     """A quote that begins a text and is not closed in its line would make one cell of many rows."""
     lines = [f"{'ab'[i % 2]}\t{chr(34) * (i in (3, 9))}text {i}" for i in range(20)]

@@ -22,7 +22,7 @@ from onecycle.errors import ConfigError, DataError
 
 def fit(columns: dict, target: str = "y") -> tuple[TableColumns, tuple[str, ...]]:
     read = typed(pa.table(columns))
-    made, notes = TableColumns.fit(read.table, target, notations=read.notations)
+    made, notes = TableColumns.fit(read.table, (target,), notations=read.notations)
     return made, (*read.notes, *notes)
 
 
@@ -327,7 +327,7 @@ def test_files_that_cannot_be_used(tmp_path, text, message):
 def test_columns_of_pandas_may_be_numbers():
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 4)))
     columns = load(frame, target=3, leave_out=[1]).columns
-    assert (columns.target, columns.names) == ("3", ("0", "2"))
+    assert (columns.target, columns.names) == (("3",), ("0", "2"))
     with pytest.raises(DataError, match=r"This frame has no column '4'.* Known: 0, 1, 2, 3"):
         load(frame, target=4)
 

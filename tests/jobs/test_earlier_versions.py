@@ -205,13 +205,14 @@ def test_an_unknown_option_that_is_asked_for_is_still_an_error_of_the_user():
         Job.from_dict({"planets": 3})
 
 
-def test_a_table_of_which_commas_were_not_kept_goes_on():
-    rows = [f"{i},{i}.5" for i in range(40)]
-    Path("a.csv").write_text("\n".join(["x,y", *rows]))
-    job = Job("a.csv", target="y", budget="4 updates", lr_max=0.01)
+def test_a_table_of_whose_columns_less_was_kept_goes_on():
+    rows = [f"{i},{i}.5,{i % 7}.25" for i in range(40)]
+    Path("a.csv").write_text("\n".join(["x,y,z", *rows]))
+    job = Job("a.csv", target="y,z", budget="4 updates", lr_max=0.01)
     run(job, "r", report=False)
     facts = RUN.read("r")["facts"]
     for column in facts["columns"]["numbers"]:
         del column["comma"]
+    facts["columns"]["target"] = "y or z"
     RUN.update("r", facts=facts, status="running", result=None)
     assert run(job, "r", resume=True, report=False).updates == 4

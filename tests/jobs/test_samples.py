@@ -18,7 +18,7 @@ from onecycle.commands.app import main
 MEASURES = {"area": [30.0, 50.0], "rooms": [1, 3], "kind": ["flat", "house"]}
 
 
-def write(path: str, head: list[str], rows: list[list]) -> None:
+def write(path: str | Path, head: list[str], rows: list[list]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([head, *rows])
 
@@ -224,6 +224,15 @@ def test_columns_come_in_any_order_and_from_any_table(capsys):
     encoded = load("houses.csv", target="price").train.inputs[:3]
     assert trained.predict(encoded).shape == (3, 1)
     assert "is taken for rows that onecycle.load encoded" in capsys.readouterr().err
+
+
+def test_several_targets_are_no_extra_columns(tmp_path, capsys):
+    rows = [[i, i % 2, i // 2 % 2] for i in range(40)]
+    write(tmp_path / "scenes.csv", ["x", "sea", "snow"], rows)
+    job = Job(str(tmp_path / "scenes.csv"), target="sea,snow", budget="2 updates", lr_max=0.01)
+    run(job, tmp_path / "run", report=False)
+    load_run(tmp_path / "run").predict(tmp_path / "scenes.csv")
+    assert "not looked at" not in capsys.readouterr().err
 
 
 def test_extra_columns_of_a_file_are_named_by_the_command(capsys):

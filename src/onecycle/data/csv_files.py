@@ -50,33 +50,13 @@ def read_cells(path: Path) -> Cells:
         DataError: a file that is no text, rows of several lengths, a quote that is not closed, or a header that cannot
             be used.
     """
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
     text, encoding = _decoded(path)
     announced = re.match(r'"?sep=(.)"?\r?\n', text)  # as Excel writes and reads it
     text = text[announced.end() :] if announced else text
     if not text.partition("\n")[0].strip():
         raise DataError(f"{path} has nothing in its first line. Put the names of its columns there.")
-    separator = announced[1] if announced else separator_of(text)
-    raw = text.encode()
-    read = arrow_csv.ReadOptions(
-        autogenerate_column_names=True, block_size=min(2**31 - 1, max(2**20, 2 * len(raw))), encoding="utf-8"
-    )
-    parse = arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-    width = len(_records(text, separator, 1)[0])
-    convert = arrow_csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(width + 1)})
-    try:
-        table = arrow_csv.read_csv(pa.BufferReader(raw), read, parse, convert)
-    except (pa.ArrowException, OSError) as error:
-        if "Empty CSV" in str(error):
-            raise DataError(f"{path} has no rows below its header. Give a table with rows.") from error
-        quote = ' A quote (") may be left open there.' if "\n" in str(error) else ""
-        raise DataError(
-            f"{path} cannot be read as a table: {error}.{quote} Its columns seem to be separated by {separator!r}. "
-            "Mend this line, or save the file again."
-        ) from error
-    table, literal = _with_literal_quotes(table, text, separator)
+    separator = announced[1] if announced else separator_of(text, tabs=path.name.lower().endswith((".tsv", ".tsv.gz")))
+    table, literal = _with_literal_quotes(_parsed(path, text, separator), text, separator)
     header, table = [str(column[0].as_py()).strip() for column in table.columns], table.slice(1)
     kept = [i for i, name in enumerate(header) if name or any(map(str.strip, table.column(i).to_pylist()))]
     header, table = [header[i] for i in kept], table.select(kept)  # spreadsheets end with empty columns
@@ -89,16 +69,45 @@ def read_cells(path: Path) -> Cells:
     return Cells(table.rename_columns(header), separator, tuple(notes))
 
 
-def separator_of(text: str) -> str:
+def _parsed(path: Path, text: str, separator: str) -> Any:
+    """The cells of a text as a table of words, the header in the first row."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    raw = text.encode()
+    read = arrow_csv.ReadOptions(
+        autogenerate_column_names=True, block_size=min(2**31 - 1, max(2**20, 2 * len(raw))), encoding="utf-8"
+    )
+    parse = arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    width = len(_records(text, separator, 1)[0])
+    convert = arrow_csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(width + 1)})
+    try:
+        return arrow_csv.read_csv(pa.BufferReader(raw), read, parse, convert)
+    except (pa.ArrowException, OSError) as error:
+        if "Empty CSV" in str(error):
+            raise DataError(f"{path} has no rows below its header. Give a table with rows.") from error
+        quote = ' A quote (") may be left open there.' if "\n" in str(error) else ""
+        raise DataError(
+            f"{path} cannot be read as a table: {error}.{quote} Its columns seem to be separated by {separator!r}. "
+            "Mend this line, or save the file again."
+        ) from error
+
+
+def separator_of(text: str, tabs: bool = False) -> str:
     r"""What separates the columns, by the first rows: what makes all of them equally long, and then the longest.
+
+    `tabs` says that the file is called one of tabs: it has them, unless its header has none and something else fits.
 
     >>> separator_of("name;size, in cm\nash;1,5\n"), separator_of("a\tb\n1,5\t2\n"), separator_of("one\n1\n")
     (';', '\t', ',')
+    >>> separator_of("one\n1,5\n", tabs=True), separator_of("a,b\n1,5\n", tabs=True)
+    ('\t', ',')
     """
-
     records = {separator: _records(text, separator, LOOKED_AT) for separator in SEPARATORS}
     lengths = {separator: [len(record) for record in each if record] for separator, each in records.items()}
     alike = {separator: each[0] for separator, each in lengths.items() if len(set(each)) == 1 and each[0] > 1}
+    if tabs and ("\t" in text.partition("\n")[0] or not alike):
+        return "\t"
     if alike:  # a comma may be within numbers and words too
         return max(alike, key=lambda separator: (alike[separator], separator != ","))
     return max(SEPARATORS, key=lambda separator: len(records[separator][0]))

@@ -31,7 +31,7 @@ def listed_images(given: TableSplits, path: Path, options: TableOptions, how: De
         DataError: images that do not exist.
     """
     tables, classes = given.tables, given.classes
-    names = [name for name in tables["train"].column_names if name not in (given.target, *options.leave_out)]
+    names = [name for name in tables["train"].column_names if name not in (*given.target, *options.leave_out)]
     column = next((name for name in names if _lists_images(tables["train"][name], path.parent)), None)
     if column is None:
         return None

@@ -97,10 +97,10 @@ class TableColumns:
     """What a table's columns become, learned from its training rows alone.
 
     A row is float32 [numbers, flags of the missing ones, codes of the categories]. Of the dates `day_first` 3/4/2021 is
-    in April.
+    in April. `target` names what is predicted.
     """
 
-    target: str
+    target: tuple[str, ...]
     numbers: tuple[NumberColumn, ...]
     categories: tuple[CategoryColumn, ...]
     day_first: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class TableColumns:
     def fit(
         cls,
         table: Any,
-        target: str,
+        target: tuple[str, ...],
         leave_out: Sequence[str] = (),
         notations: Mapping[str, Notation] | None = None,
     ) -> tuple[Self, tuple[str, ...]]:
@@ -122,7 +122,7 @@ class TableColumns:
         categories: list[CategoryColumn] = []
         dropped: dict[str, str] = dict.fromkeys(leave_out, "as asked")
         for name in table.column_names:
-            if name == target or name in leave_out:
+            if name in target or name in leave_out:
                 continue
             found = _fit_column(name, table[name])
             notation = notations.get(name, _ISO)
@@ -134,7 +134,7 @@ class TableColumns:
         day_first = tuple(name for name in table.column_names if name in used and notations.get(name, _ISO).day_first)
         columns = cls(target, tuple(numbers), tuple(categories), day_first)
         if not (numbers or categories):
-            raise DataError(f"No column is left to learn from beside {target}: {_reasons(dropped)}.")
+            raise DataError(f"No column is left to learn from beside {listed(target)}: {_reasons(dropped)}.")
         return columns, tuple(_summary(columns, table, dropped))
 
     @property
@@ -185,19 +185,19 @@ class TableColumns:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
-        values = asdict(self)
+        values = {**asdict(self), "target": plain_target(self.target)}
         return values if self.day_first else {name: one for name, one in values.items() if name != "day_first"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From what `to_dict` gave.
 
-        >>> columns = TableColumns("y", (NumberColumn("x", "", 0.0, 0.0, 1.0, False, (0.0, 1.0)),), ())
+        >>> columns = TableColumns(("y",), (NumberColumn("x", "", 0.0, 0.0, 1.0, False, (0.0, 1.0)),), ())
         >>> TableColumns.from_dict(columns.to_dict()) == columns
         True
         """
         return cls(
-            values["target"],
+            target_names(values["target"]),
             tuple(NumberColumn(**{**each, "edges": tuple(each["edges"])}) for each in values["numbers"]),
             tuple(CategoryColumn(**{**each, "values": tuple(each["values"])}) for each in values["categories"]),
             tuple(values.get("day_first", ())),
@@ -205,6 +205,20 @@ class TableColumns:
 
 
 _ISO = Notation("dates")
+
+
+def plain_target(names: tuple[str, ...]) -> str | tuple[str, ...]:
+    """The names of the targets as a record has them: of one, the name."""
+    return names[0] if len(names) == 1 else names
+
+
+def target_names(recorded: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the targets from what `plain_target` gave.
+
+    >>> target_names(plain_target(("sea",))), target_names(plain_target(("sea", "snow")))
+    (('sea',), ('sea', 'snow'))
+    """
+    return (recorded,) if isinstance(recorded, str) else tuple(recorded)
 
 
 # What one column becomes

@@ -72,7 +72,7 @@ class TableSplits:
     """
 
     tables: dict[str, Any]
-    target: str
+    target: tuple[str, ...]
     targets: dict[str, Tensor]
     classes: tuple[str, ...] | None
     origin: str
@@ -133,7 +133,6 @@ def _with_targets(
     notations: Mapping[str, Notation],
 ) -> TableSplits:
     names = _target(tables, options.target, origin)
-    target = listed(names, "or")
     for name in options.leave_out:
         if name not in tables["train"].column_names or name in names:
             raise ConfigError(f"leave_out names no column beside the target: {name!r}. {_columns_of(tables['train'])}")
@@ -141,13 +140,13 @@ def _with_targets(
         tables[split], said = _with_target(table, names, split)
         notes += said
     if len(names) == 1:
-        made = _targets({split: table[target] for split, table in tables.items()}, options.task)
+        made = _targets({split: table[names[0]] for split, table in tables.items()}, options.task)
     else:
         each = {split: {name: table[name] for name in names} for split, table in tables.items()}
         made = target_columns(each, options.task)
         tables = {split: table.drop_columns(list(names)) for split, table in tables.items()}
     targets, classes, said = made
-    return TableSplits(tables, target, targets, classes, origin, (*notes, said), notations)
+    return TableSplits(tables, names, targets, classes, origin, (*notes, said), notations)
 
 
 def encoded_table(given: TableSplits, options: TableOptions) -> RawData:
@@ -155,7 +154,7 @@ def encoded_table(given: TableSplits, options: TableOptions) -> RawData:
     tables, target, classes = given.tables, given.target, given.classes
     parts = _numbered_rows(tables, given.targets)
     column = options.text_column or text_column(tables["train"], target, options.leave_out)
-    if column is not None and (column not in tables["train"].column_names or column == target):
+    if column is not None and (column not in tables["train"].column_names or column in target):
         raise ConfigError(f"text_column names no column beside the target: {column!r}. {_columns_of(tables['train'])}")
 
     def encode(parts: Mapping[str, Split | Stream]) -> Encoded:
@@ -432,8 +431,8 @@ def _leaks(columns: TableColumns, train: Any, targets: Tensor) -> list[str]:
             leaks.append(column.name)
     return (
         [
-            f"{listed(leaks)} alone tells {columns.target} in every training row: if it is not known beforehand, leave "
-            f"it out, leave_out={leaks!r} (--leave-out {','.join(leaks)})"
+            f"{listed(leaks)} alone tells {listed(columns.target)} in every training row: if it is not known "
+            f"beforehand, leave it out, leave_out={leaks!r} (--leave-out {','.join(leaks)})"
         ]
         if leaks
         else []

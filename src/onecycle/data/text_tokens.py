@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import DataError, MissingDependency
 from ..text import count, listed
 from .table_cells import Notation, compute
-from .table_columns import LONG_TEXT, plain_column
+from .table_columns import LONG_TEXT, plain_column, plain_target, target_names
 
 VOCABULARY = 8000
 LONGEST = 256
@@ -28,13 +28,13 @@ class TextTokens:
     `tokenizer` is the JSON of a byte-pair encoding of the `tokenizers` library, in lower case.
     """
 
-    target: str
+    target: tuple[str, ...]
     column: str
     length: int
     tokenizer: str
 
     @classmethod
-    def fit(cls, table: Any, target: str, column: str) -> tuple[Self, tuple[str, ...]]:
+    def fit(cls, table: Any, target: tuple[str, ...], column: str) -> tuple[Self, tuple[str, ...]]:
         """The tokens of a pyarrow table of training rows, and notes that say what they are.
 
         Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 1508.07909.
@@ -97,20 +97,20 @@ class TextTokens:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
-        return asdict(self)
+        return {**asdict(self), "target": plain_target(self.target)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From what `to_dict` gave."""
-        return cls(**values)
+        return cls(**{**values, "target": target_names(values["target"])})
 
 
-def text_column(table: Any, target: str, leave_out: Sequence[str]) -> str | None:
+def text_column(table: Any, target: Sequence[str], leave_out: Sequence[str]) -> str | None:
     """The column of texts, where a table has nothing else to learn from."""
     import pyarrow as pa
 
     pc = compute()
-    names = [name for name in table.column_names if name != target and name not in leave_out]
+    names = [name for name in table.column_names if name not in (*target, *leave_out)]
     if len(names) != 1 or not pa.types.is_string((column := plain_column(table[names[0]])).type):
         return None
     length = pc.mean(pc.utf8_length(column)).as_py() or 0

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..data import Data, load
 from ..data.label_sets import has_label_sets
+from ..data.table_columns import target_names
 from ..errors import CheckpointError, Interrupted, TrainingError
 from ..learner import Learner
 from ..models import build
@@ -158,11 +159,13 @@ def _as_begun(config: dict[str, Any], recorded: Mapping[str, Any]) -> tuple[dict
 
 
 def _facts_as_begun(facts: dict[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts without what was not kept of the numbers of a table when a run was begun."""
+    """The facts without what was not kept of the columns of a table when a run was begun."""
     columns, before = facts.get("columns") or {}, recorded.get("columns") or {}
     pairs = list(zip(columns.get("numbers", ()), before.get("numbers", ()), strict=False))
     if len(pairs) != len(columns.get("numbers", ())) or not pairs:
         return facts
+    if before["target"] == listed(target_names(columns["target"]), "or"):  # so were several of them kept
+        columns = {**columns, "target": before["target"]}
     numbers = [{name: value for name, value in now.items() if name in then} for now, then in pairs]
     return {**facts, "columns": {**columns, "numbers": numbers}}
 

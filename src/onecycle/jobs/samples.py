@@ -182,7 +182,7 @@ class Accepted:
 
 def unused(names: Iterable[str], columns: TableColumns | TextTokens) -> list[str]:
     """A note on the columns of a table that are not looked at, but for the target; none where there are none."""
-    more = [name for name in names if name not in columns.names and name != columns.target]
+    more = [name for name in names if name not in (*columns.names, *columns.target)]
     return [
         f"not looked at: {listed(more)} (the model was not trained on {'it' if len(more) == 1 else 'them'})"
     ] * bool(more)
