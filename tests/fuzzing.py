@@ -423,7 +423,7 @@ def check_epoch(case: Case, x: Tensor, batches: Sequence[Any]) -> None:
     assert not even or max(sizes) - min(sizes) <= 1, f"uneven: {sizes}"
     samples = [sample for inputs, _ in batches for sample in inputs]
     seen, known = (sorted(sample.float().flatten().tolist() for sample in part) for part in (samples, x))
-    assert np.allclose(seen, known, 1e-4, 1e-5), "each sample once"
+    assert np.allclose(seen, known, 1e-3, 1e-5), "each sample once"  # of standardised ones, to float32's rounding
 
 
 def reference(case: Case, trained: Trained, nudge: float = 0.0, draw: int = 0) -> Expected:
