@@ -95,12 +95,8 @@ def constant(numbers: tuple[float, ...], like: Tensor, dtype: torch.dtype | None
     A copy at each batch would make an accelerator wait. Beside a tensor of another class, such as the fake ones of a
     trace, it is made anew, since what is kept for others is no use there, nor this for others.
     """
-    dtype = dtype or like.dtype
-    return (
-        _kept(numbers, dtype, like.device)
-        if type(like) is Tensor
-        else torch.tensor(numbers, dtype=dtype, device=like.device)
-    )
+    make = _kept if type(like) is Tensor else torch.tensor
+    return make(numbers, dtype=dtype or like.dtype, device=like.device)
 
 
 @lru_cache(maxsize=32)

@@ -77,7 +77,7 @@ def try_out(
     disk has no room for these.
 
     Raises:
-        CheckpointError: what cannot be written, or not be read back; no room for a single checkpoint.
+        CheckpointError: what cannot be written, or not be read back; no room for one checkpoint and the weights.
     """
     with _trial(folder) as place:
         try:
@@ -141,16 +141,16 @@ def _without_room(folder: Path, free: int | None, trial: int, weights: int, grow
     A system that has none `free` though the trial was written does not know it.
 
     Raises:
-        CheckpointError: there is none for one checkpoint.
+        CheckpointError: there is none for one checkpoint and the weights.
     """
     one = trial + growth
     needed = max((keep + 1) * one, keep * one + weights)
     if free is None or not trial + weights <= free < needed:
         return None
-    if free < one:
+    if free < one + weights:
         raise CheckpointError(
-            f"{folder} has {text.size(free)} of free space, and one checkpoint will take about {text.size(one)}: free "
-            "some space, or give a folder on another disk"
+            f"{folder} has {text.size(free)} of free space, and one checkpoint and the weights will take about "
+            f"{text.size(one + weights)}: free some space, or give a folder on another disk"
         )
     return (
         f"{folder}: {text.size(free)} of free space, and its checkpoints will take about {text.size(needed)}, {keep} "

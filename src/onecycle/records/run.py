@@ -145,7 +145,8 @@ class Recording:
         what becomes one more note.
 
         Raises:
-            CheckpointError: the folder holds another run, or cannot be written; the disk has no room for a checkpoint.
+            CheckpointError: the folder holds another run, or cannot be written; the disk has no room for
+                one checkpoint and the weights.
         """
         RUN.claim(folder)
         now = state.state_dict()
