@@ -301,3 +301,8 @@ def test_numbers_to_be_predicted_with_decimal_commas_have_to_be_asked_for(tmp_pa
     with pytest.raises(DataError, match=r"too many for classes.*where a comma is a decimal one, task='regression'"):
         load(prices, target="y")
     assert load(prices, target="y", task="regression", valid=prices).valid.targets[:2].tolist() == [0.75, 1.75]
+    halves = [f"{i},5" for i in range(60)]
+    several = file(tmp_path / "b.csv", {"x": np.arange(60.0), "y": halves, "z": halves})
+    with pytest.raises(DataError, match=r"y holds '0,5'.*where a comma is a decimal one, with task='regression'"):
+        load(several, target="y,z")
+    assert load(several, target="y,z", task="regression").train.targets.shape == (54, 2)

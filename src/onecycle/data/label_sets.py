@@ -126,8 +126,9 @@ def _numbers(name: str, column: Any) -> np.ndarray:
         return values
     words = column.cast(pa.string()).to_pylist()
     if strange := [word for word in words if str(word).lower() not in WORDS]:
+        comma = "; where a comma is a decimal one, with task='regression'" if "," in str(strange[0]) else ""
         raise DataError(
             f"the target {name} holds {strange[0]!r}. Several columns are predicted where each holds 0 and 1 (yes, "
-            "no), or numbers. Give one target, or mend it."
+            f"no), or numbers{comma}. Give one target, or mend it."
         )
     return np.array([WORDS[word.lower()] for word in words])

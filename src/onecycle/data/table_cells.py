@@ -275,7 +275,8 @@ def _words(words: Any, cells: Any, file: bool) -> tuple[Any, Notation]:
 def are_codes(words: Any) -> bool:
     """Whether all words of an array are numbers."""
     distinct = words.drop_null().unique()
-    return len(distinct) > 0 and not np.isnan(numbers_of(distinct)).any()
+    parts = (distinct[:ALL_KEPT], distinct)  # of most words the first ones tell
+    return len(distinct) > 0 and not any(np.isnan(numbers_of(part)).any() for part in parts)
 
 
 def _without(words: Any, nulls: Collection[str]) -> Any:

@@ -104,7 +104,8 @@ def table_splits(data: Any, options: TableOptions, beside: TableFolder | None = 
         if source is not None:
             further = as_table(source, notations, place=split, allow=STRANGE)
             if beside and source == beside.splits.get(split) and not _is_measurable(further.table, options.target):
-                notes.append(f"left out: {source.name} (no {options.target} to measure by; onecycle predict takes it)")
+                what = options.target if isinstance(options.target, str) else listed(options.target or (), "or")
+                notes.append(f"left out: {source.name} (no {what} to measure by; onecycle predict takes it)")
                 continue
             tables[split], notations = further.table, further.notations
             notes += (note for note in further.notes if note not in notes)
