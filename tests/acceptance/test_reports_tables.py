@@ -12,6 +12,7 @@ import pytest
 import onecycle
 from onecycle.commands.app import main
 from onecycle.errors import DataError
+from onecycle.jobs.predict import predict_files
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +145,19 @@ def test_numbers_that_are_too_many_to_be_binned_are_said():
         model = onecycle.build_model("tabular", input_shape=data.input_shape, classes=2, columns=data.columns)
         notes = onecycle.Learner(model, data, verbose=False).notes
         assert [note for note in notes if "binned" in note] == said
+
+
+def test_rows_unlike_those_of_training_are_said():
+    rows = [f"{number / 10},{'uvw'[number % 3]},{'no' if number % 2 else 'yes'}" for number in range(120)]
+    Path("train.csv").write_text("\n".join(["size,kind,answer", *rows]))
+    onecycle.run(onecycle.Job("train.csv", target="answer", budget="1 epochs"), "run", verbose=False, report=False)
+    Path("new.csv").write_text("size,kind\n3,u\n4,zz\n9000,v\n,w\n")
+    said: list[str] = []
+    assert len(predict_files("run", ["new.csv"], say=said.append)) == 4
+    assert said == [
+        "1 of 4 values of kind unknown, or rare, in training",
+        "1 of 4 values of size far from all that was seen in training",
+    ]
+    said.clear()
+    predict_files("run", ["train.csv"], say=said.append)
+    assert not said

@@ -13,6 +13,7 @@ import torch
 import onecycle
 from onecycle.commands.app import main
 from onecycle.errors import ConfigError, DataError
+from onecycle.jobs.predict import predict_files
 
 pytest.importorskip("tokenizers")
 
@@ -55,6 +56,12 @@ def test_a_column_of_texts_from_file_to_prediction(capsys):
     predictions = json.loads(capsys.readouterr().out)["predictions"]
     assert np.mean([p["class"] for p in predictions] == [*new["topic"], "wood"]) > 0.9
     assert predictions[-1]["file"] == "one.txt" and predictions[-1]["class"] == "wood"
+    said: list[str] = []
+    predict_files("run", ["new.csv"], say=said.append)
+    assert not said
+    Path("greek.txt").write_text("τότε είδαμε το δέντρο")
+    predict_files("run", ["one.txt", "greek.txt"], say=said.append)
+    assert said == ["1 of 2 texts mostly of characters unknown in training"]
     facts = json.loads(Path("run/run.json").read_text())["facts"]
     assert facts["kind"] == "texts" and facts["columns"]["column"] == "review"
     assert onecycle.load_run("run").predict(new).shape == (40, 2)

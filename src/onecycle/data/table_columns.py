@@ -21,6 +21,7 @@ BINS = 16
 LONG_TEXT = 40  # characters on average from which on words that differ are texts
 PARTS = {"year": "year", "month": "month", "weekday": "day_of_week", "hour": "hour"}  # of a date, by pyarrow's name
 BOOLEANS = (("true", "1"), ("false", "0"), ("1", "true"), ("0", "false"))  # as files say it, and as training rows did
+FAR = 10.0  # scales from the center from which on a number is unlike those of training
 UNKNOWN, MISSING = 0, 1  # the codes of what was not in the training rows, and of what is not there
 
 
@@ -51,8 +52,7 @@ class NumberColumn:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Float64 [n], NaN where missing, as the numbers that a model sees. Squeezed as in Holzmueller, 2407.04491."""
-        z = (np.where(np.isnan(values), self.median, values) - self.center) / self.scale
-        return z / np.sqrt(1 + (z / 3) ** 2)
+        return squeezed((np.where(np.isnan(values), self.median, values) - self.center) / self.scale)
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,18 @@ class TableColumns:
         parts += [column.encode(_words(table[column.name], column.part, place)) for column in self.categories]
         return torch.from_numpy(np.stack([part.astype(np.float32) for part in parts], 1))
 
+    def unlike(self, rows: Tensor) -> tuple[str, ...]:
+        """Notes on what is unlike the training rows in `rows` that `encode` gave: unknown words, numbers far off."""
+        numbers, codes = rows[:, : len(self.numbers)], rows[:, rows.shape[1] - len(self.categories) :]
+        strange: dict[str, int] = {}
+        for column, each in zip(self.categories, codes.T, strict=True):
+            if column.words and (unknown := int((each == UNKNOWN).sum())):
+                strange[f"of {column.name} unknown, or rare, in training"] = unknown
+        for column, each in zip(self.numbers, numbers.T, strict=True):
+            if far := int((each.abs() > squeezed(np.float64(FAR))).sum()):
+                strange[f"of {column.name} far from all that was seen in training"] = far
+        return tuple(f"{n} of {count(len(rows), 'value')} {what}" for what, n in strange.items())
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         values = {**asdict(self), "target": plain_target(self.target)}
@@ -202,6 +214,11 @@ class TableColumns:
             tuple(CategoryColumn(**{**each, "values": tuple(each["values"])}) for each in values["categories"]),
             tuple(values.get("day_first", ())),
         )
+
+
+def squeezed(z: Any) -> Any:
+    """Standardised numbers brought smoothly into -3 to 3."""
+    return z / np.sqrt(1 + (z / 3) ** 2)
 
 
 _ISO = Notation("dates")

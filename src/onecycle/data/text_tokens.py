@@ -92,6 +92,12 @@ class TextTokens:
             row[1 : 1 + len(known)] = known
         return ids
 
+    def unlike(self, rows: Tensor) -> tuple[str, ...]:
+        """A note on texts that are mostly unknown characters, in `rows` that `encode` gave."""
+        unknown = (rows == SPECIAL.index("[UNK]")).sum(1)
+        strange = int((2 * unknown > (rows > 0).sum(1) - 1).sum())
+        return (f"{strange} of {count(len(rows), 'text')} mostly of characters unknown in training",) * bool(strange)
+
     def _made(self) -> Any:
         return _library().Tokenizer.from_str(self.tokenizer)
 

@@ -135,6 +135,8 @@ class TrainedModel:
                 say(note)
 
         rows, counts = read_rows(paths, columns, tell)
+        for note in columns.unlike(rows):
+            say(note)
         named = zip(map(str, paths), counts, strict=True)
         return [file if n == 1 else f"{file}[{i}]" for file, n in named for i in range(n)], self._predicted(rows)
 

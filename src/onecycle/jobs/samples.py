@@ -94,7 +94,10 @@ class Accepted:
         table = as_table(frame, columns.notations).table
         for note in unused(table.column_names, columns):
             say(note)
-        return columns.encode(table, "the table")
+        rows = columns.encode(table, "the table")
+        for note in columns.unlike(rows):
+            say(note)
+        return rows
 
     def _listed(self, inputs: Any) -> Any:
         if not inputs or isinstance(inputs, set | frozenset):
