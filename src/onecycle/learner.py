@@ -317,8 +317,15 @@ class Learner:
 
         Batch norms within them keep their statistics: they are in evaluation mode until `unfreeze`.
         """
+        before = {p: p.requires_grad for p in self.model.parameters()}
         optimizers.freeze(self._layers, len(self._layers) - 1 if layers is None else layers)
-        optimizers.check_steps(self.optimizer, self.model)
+        try:
+            optimizers.check_steps(self.optimizer, self.model)
+            optimizers.check_clip(self.state.clip, self.model)
+        except ConfigError:
+            for parameter, trained in before.items():
+                parameter.requires_grad_(trained)
+            raise
         for norm in self._still:
             norm.train()
         self._still = [norm for norm in optimizers.norms_of_frozen_layers(self.model) if norm.training]

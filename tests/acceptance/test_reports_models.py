@@ -129,6 +129,13 @@ def test_sparse_embeddings_allennlp_2312():
         learn.fit(1, lr_max=0.01)
         with pytest.raises(ConfigError, match=r"gradients of 0 are sparse.*sparse=False"):
             learn.unfreeze()
+        assert not frozen[0].weight.requires_grad, "what was refused leaves the layers as they were"
+        learn.fit(1, lr_max=0.01)
+    frozen = model()
+    frozen[0].requires_grad_(False)
+    learn = learner(frozen, data, optimizer=torch.optim.SGD(frozen.parameters(), lr=0.1), clip=0.1)
+    with pytest.raises(ConfigError, match=r"clip=0\.1 is for dense gradients"):
+        learn.unfreeze()
     net = model()
     before = net[0].weight.clone()
     learn = learner(net, data, optimizer=torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9))

@@ -161,3 +161,53 @@ def test_rows_unlike_those_of_training_are_said():
     said.clear()
     predict_files("run", ["train.csv"], say=said.append)
     assert not said
+
+
+def sizes(sign: str, rows: range) -> list[str]:
+    return [f"{number / 8:.3f}".replace(".", sign) for number in rows]
+
+
+def test_a_table_that_proves_another_decimal_sign_is_read_by_it():
+    def text(separator: str, sign: str, rows: range) -> str:
+        lines = [f"{size}{separator}{number / 4}" for size, number in zip(sizes(sign, rows), rows, strict=True)]
+        return "\n".join(
+            [f"size{separator}price", *(lines if sign == "." else [line.replace(".", ",") for line in lines])]
+        )
+
+    Path("semi.csv").write_text(text(";", ",", range(1, 200)))
+    Path("dot.csv").write_text(text(",", ".", range(1, 60)))
+    data = onecycle.load("semi.csv", target="price", valid="dot.csv")
+    alike = onecycle.load("dot.csv", target="price", valid="dot.csv")
+    assert data.valid.targets.tolist() == alike.valid.targets.tolist() == [number / 4 for number in range(1, 60)]
+    assert any("point in decimal numbers, unlike in training: size and price" in note for note in data.notes)
+    whole = onecycle.load("semi.csv", target="price", valid="semi.csv")
+    assert (data.valid.inputs == whole.valid.inputs[:59]).all()
+
+
+def test_a_target_has_decimal_commas_where_another_column_proves_them():
+    frame = pd.DataFrame({"area": sizes(",", range(1, 200)), "price": [f"{n % 17},{n % 10}" for n in range(1, 200)]})
+    assert onecycle.load(frame, target="price").classes is None
+    with pytest.raises(DataError, match=r"where a comma is a decimal one, task='regression'"):
+        onecycle.load(frame.assign(area=range(1, 200)), target="price")
+
+
+def test_what_is_missing_among_words_of_training_is_so_in_a_frame_to_predict():
+    rows = [f"{number},{('x', 'NA', 'z')[number % 3]},{number % 3}" for number in range(90)]
+    Path("train.csv").write_text("\n".join(["n,kind,y", *rows]))
+    onecycle.run(onecycle.Job("train.csv", target="y", budget="1 epochs"), "run", verbose=False, report=False)
+    trained = onecycle.load_run("run")
+    given = pd.DataFrame({"n": [3, 4], "kind": ["x", "NA"]})
+    given.to_csv("new.csv", index=False)
+    assert trained.predict(given).tolist() == trained.predict("new.csv").tolist()
+
+
+def test_the_cell_that_is_no_number_is_named():
+    Path("semi.csv").write_text(
+        "\n".join(["size;y", *(f"{size};{n % 2}" for n, size in enumerate(sizes(",", range(90))))])
+    )
+    onecycle.run(onecycle.Job("semi.csv", target="y", budget="1 epochs"), "run", verbose=False, report=False)
+    Path("new.csv").write_text(
+        "size\n1,5\nx\n3,5\n".replace("size", "size;n").replace("\n", ";1\n").replace("n;1", "n", 1)
+    )
+    with pytest.raises(DataError, match=r"1 cell that is no number, the first in row 2: 'x'"):
+        predict_files("run", ["new.csv"])

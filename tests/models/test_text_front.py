@@ -37,6 +37,11 @@ def test_tokens_are_left_out_in_training_alone_and_never_all():
     assert torch.allclose(trained.mean(0), made(ids), atol=0.03)
 
 
+def test_weights_of_half_precision():
+    made = front().bfloat16()
+    assert made(torch.tensor([[2, 5, 7, 0]])).dtype == torch.bfloat16
+
+
 def test_order_is_learned_where_the_words_are_the_same():
     """Which of two words comes first, among others: counted words cannot tell."""
     generator = torch.Generator().manual_seed(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ EXACT = 2**53  # the whole numbers up to here are floats too
 PLAIN = r"^-?\d+(\.\d+)?([eE][+-]?\d+)?$"  # as programs write numbers
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 INFINITE = r"^[+-]?([iI]nf|INF|[iI]nfinity)$"
+COMMA = r"(^|[^\d,])(0,\d+|\d+,(\d{1,2}|\d{4,})|\d{4,},\d+)$|\d\.\d{3},\d+$"  # which nothing but a decimal one is
 TIME = r"^(?P<h>\d{1,3}):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d(?:\.\d+)?))?$"
 DATE = (
     r"^(?P<a>\d{1,4})(?P<by>[./-])(?P<b>\d{1,2})(?P<again>[./-])(?P<c>\d{4}|\d{2}|\d)"
@@ -181,8 +182,10 @@ def _decided(
 
     cells = {name: _without(column, NO_NUMBERS) for name, column in words.items()}
     between = separator in (None, ",")  # so that a comma within a cell says nothing of the other columns
-    silent = task != "regression" and (task is not None or between)  # 1,3 may be two labels
-    commas = _with_commas({name: each for name, each in cells.items() if not (silent and name in exact)}, separator)
+    others = {name: each for name, each in cells.items() if name not in exact}
+    commas = _with_commas(others, separator)
+    if task == "regression" or (task is None and (commas or not between)):  # else 1,3 may be two labels
+        commas = _with_commas(cells, separator)
     made, notations, notes = {}, {}, []
     for name, column in columns.items():
         if name in words:
@@ -216,19 +219,26 @@ def _as_known(
     """The columns of a further table, read as those of the training table are."""
     import pyarrow as pa
 
-    commas = _with_commas({name: _without(column, NO_NUMBERS) for name, column in words.items()}, separator)
-    made, notations, notes = dict(columns), dict(known), []
+    cells = {name: _without(column, NO_NUMBERS) for name, column in words.items()}
+    commas = _with_commas(cells, separator)
+    sign = _decimal_comma(cells[name] for name in words if known.get(name, _WORDS).kind == "numbers")
+    made, notations, notes, otherwise = dict(columns), dict(known), [], []
     for name, column in columns.items():
         notation = known.get(name, _WORDS)
         if name in words:
             if notation.comma is None:
                 notation = replace(notation, comma=name in commas)
-            made[name], said = _read(name, words[name], notation, separator is not None, place, allow)
+            elif sign is not None and sign is not notation.comma:
+                notation = replace(notation, comma=sign)
+                otherwise.append(name)
+            made[name], said = _read(name, words[name], notation, place, allow)
             if said:
                 notations[name] = replace(known[name], lenient=True)
             notes += said
         elif name in known and notation.kind == "words" and pa.types.is_integer(column.type):
             made[name] = column.cast(pa.string())  # to the last digit
+    if otherwise:
+        notes.append(f"a {'comma' if sign else 'point'} in decimal numbers, unlike in training: {listed(otherwise)}")
     return Typed(pa.table(list(made.values()), names=list(made)), notations, tuple(notes))
 
 
@@ -314,13 +324,12 @@ def _dates(name: str, cells: Any) -> tuple[Any, Notation, list[str]] | None:
     return made, Notation("dates", day_first, strange > 0), notes
 
 
-def _read(name: str, words: Any, notation: Notation, file: bool, place: str, allow: float) -> tuple[Any, list[str]]:
+def _read(name: str, words: Any, notation: Notation, place: str, allow: float) -> tuple[Any, list[str]]:
     """A column of another table, read as `notation` says; as words where it does not hold that."""
     import pyarrow as pa
 
     if notation.kind == "words":
-        nulls = NO_NUMBERS if notation.codes else NULLS if file else ()
-        return _without(words, [null for null in nulls if null not in notation.kept]), []
+        return _without(words, [null for null in NO_NUMBERS if null not in notation.kept]), []
     cells = _without(words, NO_NUMBERS)
     if cells.null_count == len(cells):
         return pa.nulls(len(cells)), []
@@ -383,12 +392,20 @@ def _with_commas(columns: Mapping[str, Any], separator: str | None) -> set[str]:
     columns = {name: words for name, words in columns.items() if pc.any(pc.match_substring(words, ",")).as_py()}
     if any(_any(words, r"^\D{0,3}\d{1,3}(,\d{3})+(\.\d+|,\d{3})$") for words in columns.values()):
         return set()
-    proof = r"\d,\d+$" if separator == ";" else r"(^|[^\d,])(0,\d+|\d+,(\d{1,2}|\d{4,})|\d{4,},\d+)$|\d\.\d{3},\d+$"
+    proof = r"\d,\d+$" if separator == ";" else COMMA
     proven = {name for name, words in columns.items() if _any(words, proof) and _mostly_numbers(words)}
     if separator in (None, ",") or not proven:
         return proven
     points = any(_any(words, r"^[+-]?\d+\.(\d{1,2}|\d{4,})$") for words in every.values())
     return proven if points else set(every)
+
+
+def _decimal_comma(columns: Iterable[Any]) -> bool | None:
+    """Whether decimal numbers have a comma in a table, where its cells prove that they do, or that they do not."""
+    point = r"^[+-]?(0\.\d+|\d+\.(\d{1,2}|\d{4,}))$"
+    columns = list(columns)
+    commas, points = (any(_any(words, pattern) for words in columns) for pattern in (COMMA, point))
+    return None if commas == points else commas
 
 
 def _mostly_numbers(words: Any) -> bool:

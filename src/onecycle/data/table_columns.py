@@ -177,7 +177,9 @@ class TableColumns:
                 f"{place} lacks {count(len(missing), 'column')} that the model was trained on: {listed(missing)}. "
                 f"Its columns are {listed(table.column_names)}."
             )
-        values = [_numbers(table[each.name], each.part, each.name, place, each.words) for each in self.numbers]
+        values = [
+            _numbers(table[each.name], each.part, each.name, place, each.words, each.comma) for each in self.numbers
+        ]
         parts = [column.encode(each) for column, each in zip(self.numbers, values, strict=True)]
         parts += [np.isnan(each) for column, each in zip(self.numbers, values, strict=True) if column.flag]
         parts += [column.encode(_words(table[column.name], column.part, place)) for column in self.categories]
@@ -363,7 +365,9 @@ def _fit_dates(name: str, column: Any) -> _Fitted:
 # A column as an array
 
 
-def _numbers(column: Any, part: str, name: str, place: str, words: bool = False) -> np.ndarray:
+def _numbers(
+    column: Any, part: str, name: str, place: str, words: bool = False, comma: bool | None = None
+) -> np.ndarray:
     """Float64 [n], NaN where missing; with `words`, words that are no numbers are missing too."""
     import pyarrow as pa
 
@@ -377,7 +381,7 @@ def _numbers(column: Any, part: str, name: str, place: str, words: bool = False)
             return seconds.cast(pa.float64()).to_numpy(zero_copy_only=False) / 86_400_000
         column = getattr(pc, PARTS[part])(column).cast(pa.float64())
     elif pa.types.is_string(kind):
-        column = _parsed_column(column, strictly_of="" if words else f"{name} in {place}")
+        column = _parsed_column(column, strictly_of="" if words else f"{name} in {place}", comma=bool(comma))
     elif pa.types.is_null(kind) or pa.types.is_boolean(kind):
         column = column.cast(pa.uint8()).cast(pa.float64()) if pa.types.is_boolean(kind) else column.cast(pa.float64())
     elif not pa.types.is_floating(kind):
@@ -422,11 +426,11 @@ def _dates(column: Any, name: str, place: str) -> Any:
     return made
 
 
-def _parsed_column(column: Any, strictly_of: str = "") -> Any:
+def _parsed_column(column: Any, strictly_of: str = "", comma: bool = False) -> Any:
     """Words as numbers, null where they are none; with `strictly_of`, a DataError about those."""
     import pyarrow as pa
 
-    values = numbers_of(column)
+    values = numbers_of(column, comma)
     strange = np.isnan(values) & ~column.is_null().to_numpy(zero_copy_only=False)
     if strictly_of and strange.any():
         first, n = int(strange.argmax()), int(strange.sum())

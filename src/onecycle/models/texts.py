@@ -47,7 +47,7 @@ class TextFront(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
-        there = (ids != 0).float()
+        there = (ids != 0).to(self.bag.weight.dtype)
         kept = F.dropout(there, LEFT_OUT, self.training)
         kept[:, 0] = there[:, 0]  # the token that begins a text, so that something is left of each
         x = self.dropout(self.tokens(ids) + self.positions.weight[: ids.shape[1]])

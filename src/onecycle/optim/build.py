@@ -259,6 +259,15 @@ def sparse_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name or type(layer).__name__: layer for name, layer in trained}
 
 
+def check_clip(clip: float | None, model: nn.Module) -> None:
+    """Refuse to clip sparse gradients, whose norm torch does not take."""
+    if clip is not None and (sparse := sparse_layers(model)):
+        raise ConfigError(
+            f"clip={clip} is for dense gradients, and those of {next(iter(sparse))} are sparse: leave out clip, or "
+            "build the embedding with sparse=False"
+        )
+
+
 def _refuse_closures(optimizer: Any) -> None:
     kind = optimizer if isinstance(optimizer, type) else type(optimizer)
     if issubclass(kind, torch.optim.LBFGS):

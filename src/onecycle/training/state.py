@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..checks import one_of, share, unwrapped
 from ..errors import CheckpointError, ConfigError
-from ..optim.build import check_same_model, sparse_layers
+from ..optim.build import check_clip, check_same_model
 from ..optim.groups import plain_settings
 from ..text import listed
 from .means import RunningMeans, diverged
@@ -108,11 +108,7 @@ class TrainState:
         one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS)
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is the largest norm of the gradient, above 0; received {self.clip}")
-        if self.clip is not None and (sparse := sparse_layers(self.model)):
-            raise ConfigError(
-                f"clip={self.clip} is for dense gradients, and those of {next(iter(sparse))} are "
-                "sparse: leave out clip, or build the embedding with sparse=False"
-            )
+        check_clip(self.clip, self.model)
         self.runtime = Runtime.of(self.model) if self.runtime is None else self.runtime
         self.forward = self.model if self.forward is None else self.forward
         for module in self.modules[1:]:

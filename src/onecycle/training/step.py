@@ -17,6 +17,8 @@ from .runtime import Runtime
 from .state import TrainState
 
 OVERFLOWS_ALLOWED = 30
+# Errors that are no matter of the optimizer; the second is of torch 2.8 and later.
+OF_DEVICE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 
 
 def samples_in(batch: Any) -> int:
@@ -162,7 +164,7 @@ def _step(step: Callable[[], Any], optimizer: Optimizer) -> None:
     try:
         step()
     except (RuntimeError, ValueError) as error:
-        if not fresh or isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+        if not fresh or isinstance(error, OF_DEVICE):
             raise
         name = type(optimizer).__name__
         raise ConfigError(f"{name} cannot update these parameters: {error}. Give another optimizer") from error
