@@ -9,7 +9,7 @@ from training_makers import blobs
 
 from onecycle import ConfigError
 from onecycle.data import Split
-from onecycle.data.batches import BatchSettings
+from onecycle.data.batch_settings import BatchSettings
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (12, 2, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

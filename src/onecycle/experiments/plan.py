@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from ..data import load
-from ..data.batches import fitting_batch_size
+from ..data.batch_settings import fitting_batch_size
 from ..errors import ConfigError, OneCycleError, TrainingError
 from ..jobs.job import Job
 from ..jobs.run import prepare

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import whole
-from ..data.batches import BatchSettings, ImageTransform
+from ..data.batch_settings import BatchSettings
+from ..data.batches import ImageTransform
 from ..data.images import undecodable
 from ..data.inputs import CHUNK, input_files, read_batches, unlike_training
 from ..data.standardise import InputTransform, Scale

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..data.batches import BATCH_SIZE
+from ..data.batch_settings import BATCH_SIZE
 from ..errors import CheckpointError, DataError
 from ..experiments import plan
 from ..experiments.comparison import conduct

@@ -11,18 +11,8 @@ import torch
 from torch import nn
 
 from ..data.arrays import in_memory
-from ..data.batches import (
-    BATCH_SIZE,
-    Batches,
-    BatchSettings,
-    OneShotBatches,
-    first_batch,
-    fitting_batch_size,
-    left_out,
-    samples_listed,
-    samples_of,
-    targets_in_memory,
-)
+from ..data.batch_settings import BATCH_SIZE, BatchSettings, fitting_batch_size, left_out, samples_listed, samples_of
+from ..data.batches import Batches, OneShotBatches, first_batch, targets_in_memory
 from ..data.hub import hub_kind, named_splits
 from ..data.label_sets import has_label_sets
 from ..data.splits import Data

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 import torch
 
-from ..data.batches import Batches, BatchSettings, DatasetBatches, ImageTransform, TensorBatches
+from ..data.batch_settings import BatchSettings
+from ..data.batches import Batches, DatasetBatches, ImageTransform, TensorBatches
 from ..data.standardise import InputTransform, Scale, TransformedBatches
 from ..errors import CheckpointError
 from .objectives import Loss, Supervised
