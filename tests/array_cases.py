@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from table_cases import outcome
 from torch import Tensor, nn
 
 from onecycle import Learner, OneCycleError, as_batches, load
@@ -169,9 +170,4 @@ def _check_same(read: Tensor, known: np.ndarray, what: str) -> None:
 
 def run(seed: int, root: Path) -> str:
     """What came of the case of a seed: "read", "refused: ..." or "fault: ..."."""
-    try:
-        return check(draw(seed), root)
-    except AssertionError as error:
-        return f"fault: {error}"
-    except Exception as error:
-        return f"fault: {type(error).__name__}: {error}"
+    return outcome(lambda: check(draw(seed), root))

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pandas as pd
 from PIL import Image
-from table_cases import quote
+from table_cases import outcome, quote
 
 from onecycle import OneCycleError, load
 
@@ -130,9 +130,4 @@ def check(seed: int, root: Path) -> str:
 
 def run(seed: int, root: Path) -> str:
     """What came of the case of a seed: "read" or "fault: ..."."""
-    try:
-        return check(seed, root)
-    except AssertionError as error:
-        return f"fault: {error}"
-    except Exception as error:
-        return f"fault: {type(error).__name__}: {error}"
+    return outcome(lambda: check(seed, root))

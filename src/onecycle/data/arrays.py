@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import warnings
+from collections.abc import Iterable
 from numbers import Number
 from typing import Any
 
@@ -82,7 +84,7 @@ def _of_objects(array: Any) -> Any:
     """The numbers in an array of objects, NaN where None is."""
     import numpy as np
 
-    flat = [np.nan if value is None or type(value).__name__ == "NAType" else value for value in array.ravel().tolist()]
+    flat = _with_nan(array.ravel().tolist())
     if not all(isinstance(value, Number) for value in flat):
         if all(isinstance(value, str) for value in flat):
             return array.astype(str)
@@ -140,5 +142,10 @@ def _numbers(column: Any) -> Any:
         return values
     if values.dtype != object or "categor" in str(column.dtype).lower():
         return None
-    known = [np.nan if value is None or type(value).__name__ == "NAType" else value for value in values]
+    known = _with_nan(values)
     return np.array(known, np.float64) if all(isinstance(value, Number) for value in known) else None
+
+
+def _with_nan(values: Iterable[Any]) -> list[Any]:
+    """The values, NaN in place of None and of the NA of pandas."""
+    return [math.nan if value is None or type(value).__name__ == "NAType" else value for value in values]

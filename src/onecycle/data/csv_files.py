@@ -6,6 +6,8 @@ import codecs
 import csv
 import io
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +87,7 @@ def _parsed(path: Path, text: str, separator: str) -> Any:
         return arrow_csv.read_csv(pa.BufferReader(raw), read, parse, convert)
     except (pa.ArrowException, OSError) as error:
         if "Empty CSV" in str(error):
-            raise DataError(f"{path} has no rows below its header. Give a table with rows.") from error
+            raise without_rows(path) from error
         quote = ' A quote (") may be left open there.' if "\n" in str(error) else ""
         raise DataError(
             f"{path} cannot be read as a table: {error}.{quote} Its columns seem to be separated by {separator!r}. "
@@ -169,12 +171,21 @@ def decoded_text(raw: bytes) -> tuple[str, str] | None:
     return None
 
 
+def without_rows(path: Path) -> DataError:
+    """The error about a file that has a header at most."""
+    return DataError(f"{path} has no rows below its header. Give a table with rows.")
+
+
+def check_names(place: str, names: Sequence[str]) -> None:
+    """Raise a DataError for columns of one name."""
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
+        raise DataError(f"{place} has several columns called {listed(map(repr, twice))}. Give each its own name.")
+
+
 def _check_header(path: Path, header: list[str], table: Any) -> None:
     if table.num_rows == 0:
-        raise DataError(f"{path} has no rows below its header. Give a table with rows.")
-    if len(set(header)) < len(header):
-        twice = sorted({name for name in header if header.count(name) > 1})
-        raise DataError(f"{path} has several columns called {listed(map(repr, twice))}. Give each its own name.")
+        raise without_rows(path)
+    check_names(str(path), header)
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in header):
         raise DataError(f"{path} has numbers in its first line: {listed(header)}. Put the names of its columns there.")
 

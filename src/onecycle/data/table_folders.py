@@ -26,7 +26,9 @@ def table_folder(root: Path) -> TableFolder | None:
     Raises:
         DataError: several tables for one split.
     """
-    tables = [path for path in sorted(root.iterdir()) if path.is_file() and _is_table(path)]
+    tables = [
+        path for path in sorted(root.iterdir()) if path.is_file() and not path.name.startswith(".") and is_table(path)
+    ]
     named = {path: SPLIT_NAMES.get(path.name.lower().partition(".")[0]) for path in tables}
     splits = {split: [path for path in tables if named[path] == split] for split in ("train", "valid", "test")}
     if twice := next((paths for paths in splits.values() if len(paths) > 1), None):
@@ -42,5 +44,6 @@ def table_folder(root: Path) -> TableFolder | None:
     return TableFolder(used, tuple(notes))
 
 
-def _is_table(path: Path) -> bool:
-    return not path.name.startswith(".") and (is_table_file(path) or path.suffix.lower() == ".parquet")
+def is_table(path: Path) -> bool:
+    """Whether the name of a file is that of a table."""
+    return is_table_file(path) or path.suffix.lower() == ".parquet"

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checks import is_whole, one_of
 from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed, number
-from .csv_files import read_cells
+from .csv_files import check_names, read_cells, without_rows
 from .label_sets import MULTI_LABEL, label_sets, target_columns
 from .splits import Encoded, RawData, Split, Stream
 from .table_cells import Notation, Typed, compute, numbers_of, typed
@@ -203,17 +203,14 @@ def as_table(
             raise DataError(f"{path} does not exist, or is no file. Give a .csv, .tsv or .parquet file.")
         if path.suffix.lower() == ".parquet":
             table = _read_parquet(path)
+            if table.num_rows == 0:
+                raise without_rows(path)
         else:
             cells = read_cells(path)
             table, separator, notes = cells.table, cells.separator, cells.notes
-        if table.num_rows == 0:
-            raise DataError(f"{path} has no rows below its header. Give a table with rows.")
     else:
         table = _of_frame(source)
-    names = table.column_names
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"The table has several columns called {listed(map(repr, twice))}. Give each its own name.")
+    check_names("The table", table.column_names)
     try:
         made = typed(table, known, separator=separator, place=place, allow=allow, exact=exact, task=task)
     except pa.ArrowException as error:

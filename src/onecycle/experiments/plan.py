@@ -91,10 +91,9 @@ def base_job(spec: Spec, setting: Setting) -> Job:
     if isinstance(values.get("augment"), str):
         values["augment"] = (values["augment"],)
     job = Job.from_dict({**values, "policy": spec.policies[0]})
-    if fraction != 1:
-        whole = _train_samples(job.data, tuple(job.load_options.items()))
-        job = replace(job, limit=max(1, round(fraction * whole)))
-    return job
+    if fraction == 1:
+        return job
+    return replace(job, limit=max(1, round(fraction * _train_samples(job.data, tuple(job.load_options.items())))))
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from ..data.images import DOUBTFUL, SUFFIXES, opens, pixels
 from ..data.inputs import ARRAYS
 from ..data.npz import as_inputs
 from ..data.table_columns import TableColumns
+from ..data.table_folders import is_table
 from ..data.tables import as_table, is_frame
 from ..data.text_tokens import TextTokens
 from ..errors import DataError
 from ..text import count, listed, number
 from ..training.probe import described
 
-TABLES = (".csv", ".tsv", ".parquet")
 FEW_LEVELS = 2  # values that an image may have, and be normalised all the same, though they are whole numbers
 SHOWN = 60  # characters of what is taken for a path
 Say = Callable[[str], None]
@@ -177,7 +177,7 @@ class Accepted:
                     raise self.refused(f"{_short(path)!r}, which is no file", mend)
                 if suffix in ARRAYS or suffix in SUFFIXES | DOUBTFUL or opens(Path(path)):
                     raise self.refused(f"{path}, {'an array' if suffix in ARRAYS else 'an image'}")
-            elif suffix in TABLES and there:
+            elif is_table(Path(path)) and there:
                 raise self.refused(f"{path}, a table")
             elif self.kind == "array" and suffix not in ARRAYS and there:
                 raise self.refused(f"{path}, {'an image' if opens(Path(path)) else 'which is no array'}")

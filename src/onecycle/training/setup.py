@@ -27,6 +27,7 @@ from .objectives import Loss, pair
 from .options import TrainingOptions
 from .runtime import Runtime
 from .state import TrainState
+from .units import Units
 
 LABEL_METRICS = ("accuracy", "f1")  # of several labels a sample: most are 0, so that accuracy alone says little
 
@@ -209,10 +210,9 @@ class TrainingSetup:
 
     def _scales(self, loss: Loss) -> dict[str, Any]:
         """The scales of inputs and targets, and the type that inputs are cast to, as plain data."""
-        known: dict[str, Any] = {"targets": getattr(loss, "scale", None)}
-        dtype = {}
-        if isinstance(transform := self.batching.normalise, InputTransform):
-            known, dtype = {"inputs": transform.scale, **known}, {"dtype": str(transform.dtype)[6:]}
+        units, transform = Units.of(self.batching, loss), self.batching.normalise
+        known = {"inputs": units.inputs, "targets": units.targets}
+        dtype = {"dtype": str(transform.dtype)[6:]} if isinstance(transform, InputTransform) else {}
         return {**{name: scale.to_dict() for name, scale in known.items() if scale is not None}, **dtype}
 
     @property
