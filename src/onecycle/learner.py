@@ -20,6 +20,7 @@ from .errors import ConfigError, DataError, did_you_mean
 from .optim import build as optimizers
 from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS
+from .records import extension as extensions
 from .records.best import KeepBest
 from .records.checkpoint import load_weights, read_metadata, save_weights
 from .records.files import RUN
@@ -103,6 +104,7 @@ class Learner:
         self.verbose = verbose
         self.notes: list[str] = []
         self.history = History()
+        self._ended: extensions.Extended | None = None  # what an extension goes on from
         self.runtime = Runtime.choose(given.device, given.precision)
         if not isinstance(model, nn.Module):
             kind = f"the class {model.__name__}: give an instance" if isinstance(model, type) else f"{model!r}"
@@ -163,6 +165,7 @@ class Learner:
         observers: Iterable[Observer] = (),
         began: float | None = None,
         after: float = 0.0,
+        extends: extensions.Extended | None = None,
         **options: Any,
     ) -> Result:
         """Train by `policy` up to the peak `lr_max` inside `budget`; each call is a run of its own.
@@ -186,6 +189,7 @@ class Learner:
                 (update, means) pairs; it may end a run that is resumed, and none before its first update.
             began: when a time budget began, by `time.perf_counter`; None: with this call.
             after: seconds of a time budget to be left for what the caller does afterwards.
+            extends: what the run goes on from, kept with it; see `extend`.
             options: keywords of the preset, such as ``momentum=(0.95, 0.85)``.
 
         Source: Smith, 1803.09820, section 4; Smith & Topin, 1708.07120.
@@ -201,6 +205,8 @@ class Learner:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
         budget, folder = Budget.parse(budget), None if out is None else Path(out)
         policy = self._policy(policy, lr_max, budget, folder if resume else None, options)
+        if extends is not None and not policy.layers:
+            policy = replace(policy, layers=extends.layers)
         if policy.layers:
             optimizers.split_by_layer(self.optimizer, self._layers, policy.layers)
         evaluate, keeper = None if self.valid is None else self.evaluate, self._keeper()
@@ -224,18 +230,20 @@ class Learner:
             if folder is not None:
                 config = config or {"budget": str(budget)}
                 recording = self._recording(
-                    folder, resume, config, facts, self._resolved(policy, budget, config), stack
+                    folder, resume, config, facts, self._resolved(policy, budget, config), stack, extends
                 )
             watchers = [*keeper, self.history, *(recording.watchers if recording else ())]
             watchers += [*self._progress(stack, budget), *observers]
+            self._ended = None
             with recording.kept() if recording else nullcontext():
                 watch(events, watchers, self.history.measured(), stop)
                 self.history.check_trained(stop.reason)
         noted = len(self.notes)
         result = self._beside_baseline(self._end_fit(policy, keeper, stop, recording))
-        return (
-            recording.finished(result, self.model, self._units.metadata(), self.notes[noted:]) if recording else result
-        )
+        if recording:
+            result = recording.finished(result, self.state, self._units.metadata(), self.notes[noted:])
+        self._ended = extensions.ended(self.state, result, _peak_of(policy), policy.layers)
+        return result
 
     def fit_one_cycle(
         self,
@@ -252,9 +260,60 @@ class Learner:
         Raises:
             ConfigError: no budget or two; and as `fit`.
         """
-        if (epochs is None) == (budget is None):
-            raise ConfigError(f"give epochs or a budget, one of them; received epochs={epochs!r}, budget={budget!r}")
-        return self.fit(epochs if budget is None else budget, "one_cycle", lr_max, **keywords)
+        return self.fit(_one_of_two(epochs, budget), "one_cycle", lr_max, **keywords)
+
+    def extend(
+        self,
+        epochs: float | None = None,
+        lr_max: float | slice | str = "auto",
+        *,
+        budget: Any = None,
+        run: str | Path | None = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        policy: str | Policy | Callable[[int | None], Policy] = "extension",
+        **keywords: Any,
+    ) -> Result:
+        """Go on from the end of the last fit, or of a finished run on disk, for `epochs` more or inside `budget`.
+
+        The learning rate rises to the peak of before once more and falls in a straight line (the preset "extension");
+        the data come in orders of their own. The `run` is never changed; `out` is a new folder, which can be extended
+        again.
+
+        Args:
+            lr_max: the peak. "auto": that of before; else as for `fit`.
+            run: the folder of a finished run. The learner is made as that of the run was, and has not been trained.
+                None: go on from the learner's own last fit.
+            out, resume: a folder for the extension; go on with one that was stopped, in a learner as new.
+            policy: another shape, as for `fit`.
+            keywords: the other arguments of `fit`.
+
+        Raises:
+            ConfigError: nothing to go on from, no budget or two, or no peak; and as `fit`.
+            CheckpointError: a `run` that is not finished, or of another model, other data or options; and as `fit`.
+        """
+        budget, resumed = _one_of_two(epochs, budget), Path(out) if resume and out is not None else None
+        if out is not None and not resume:
+            RUN.claim(out)
+        extends = self._extended(run, resumed)
+        if lr_max != "auto":
+            extends = replace(extends, layers=())
+        elif isinstance(policy, str):
+            lr_max = extends.peak()
+        self._note(extends.goes_on(Budget.parse(budget), self._updates_per_epoch))
+        return self.fit(budget, policy, lr_max, out=out, resume=resume, extends=extends, **keywords)
+
+    def _extended(self, run: str | Path | None, resumed: Path | None) -> extensions.Extended:
+        """What is gone on from, with this learner brought to its end; `resumed` is an extension that was stopped."""
+        if run is None and resumed is None:
+            if self._ended is None:
+                raise ConfigError("there is nothing to extend: fit first, or give run=FOLDER, that of a finished run")
+            return self._ended
+        self._ended = extends = extensions.prepare(self.state, self.resolved, run, resumed, self.load)
+        for records in extensions.records_before(extends):
+            self.history.begin_fit()
+            self.history.extend(*records)
+        return extends
 
     def range_test(
         self,
@@ -377,7 +436,7 @@ class Learner:
 
     def _recording(
         self, folder: Path, resume: bool, config: Mapping[str, Any], facts: Mapping[str, Any] | None,
-        resolved: dict[str, Any], stack: ExitStack,
+        resolved: dict[str, Any], stack: ExitStack, extends: extensions.Extended | None,
     ) -> Recording:  # fmt: skip
         prediction = None  # the configuration and the facts of a job say it
         if facts is None:
@@ -387,6 +446,7 @@ class Learner:
             return Recording.start(
                 folder, self.state, stack, config=config, facts=facts, resolved=resolved, notes=self.notes,
                 history=self.history, prediction=prediction, say=self._note,
+                extends=None if extends is None else extends.to_dict(),
             )  # fmt: skip
         before = len(self.history.steps)
         recording = Recording.resume(
@@ -528,6 +588,12 @@ class Learner:
 
 def _peak_of(policy: Policy) -> float | None:
     return getattr(policy.schedules["lr"], "peak", None)
+
+
+def _one_of_two(epochs: float | None, budget: Any) -> Any:
+    if (epochs is None) == (budget is None):
+        raise ConfigError(f"give epochs or a budget, one of them; received epochs={epochs!r}, budget={budget!r}")
+    return epochs if budget is None else budget
 
 
 def _document(learner: type[Learner]) -> None:

@@ -168,7 +168,7 @@ def test_killed_at_random_moments_and_resumed_each_time(name, finished):
         "between the records and their checkpoint": ("records.checkpoint.save", 4, "before"),
         "right after a checkpoint": ("records.checkpoint.save", 4, "after"),
         "while a manifest is written": ("records.files.write_json", 5, "before"),
-        "before a checkpoint gets its name": ("records.checkpoint._fingerprint", 4, "after"),
+        "before a checkpoint gets its name": ("records.checkpoint.fingerprint", 4, "after"),
         "while an old checkpoint is removed": ("records.checkpoint.remove", 2, "before"),
         "between the last update of an epoch and its end": ("training.loop._end_epoch", 2, "before"),
         "before the validation of an epoch": ("learner.Learner.evaluate", 2, "before"),

@@ -87,7 +87,7 @@ def test_every_option_reaches_its_setting(training):
     job, out, resume, verbose, report = training[0]
     assert vars(job) == {
         "data": "cifar10", "model": "resnet9", "model_options": {"hidden": 32, "dropout": 0.2},
-        "policy_options": {"peak_at": 0.3}, "budget": "2.5 epochs",
+        "policy_options": {"peak_at": 0.3}, "budget": "2.5 epochs", "extend": None,
         "lr_max": 0.3, "policy": "fastai", "optimizer": "adamw", "momentum": (0.95, 0.85),
         "weight_decay": 0.01, "batch_size": 128, "smoothing": 0.1, "augment": ("flip", "crop"), "accumulate": 2,
         "clip": 1.0, "seed": 3, "limit": 100, "image_size": 32, "fit": "pad", "skip_damaged": True,

@@ -17,6 +17,7 @@ from onecycle.schedules.presets import (
     author,
     clr,
     cosine,
+    extension,
     fastai,
     linear,
     one_cycle,
@@ -151,6 +152,18 @@ TABLES = {
         (0.8,) * 5,
     ),
     "constant": (presets.constant(0.1), (0, 0.5, 1), (0.1, 0.1, 0.1), None),
+    "extension": (
+        extension(2.0),
+        (0, 0.05, 0.1, 0.55, 0.775, 1),
+        (0.1, 1.05, 2, 1.001, 0.5015, 0.002),
+        None,
+    ),
+    "extension with everything chosen": (
+        extension(1.0, warmup=0.5, lr_start=0.2, lr_end=0.1, momentum=(0.9, 0.8)),
+        (0, 0.25, 0.5, 0.75, 1),
+        (0.2, 0.6, 1, 0.55, 0.1),
+        (0.9, 0.85, 0.8, 0.85, 0.9),
+    ),
     "constant after a warm-up": (presets.constant(0.1, warmup=0.5), (0, 0.25, 0.5, 1), (0, 0.05, 0.1, 0.1), None),
 }
 
@@ -185,7 +198,7 @@ def test_preset_is_in_proportion_to_its_peak(name):
     assert by_update(small, "lr", 40) == pytest.approx([v / 4 for v in by_update(large, "lr", 40)])
 
 
-@pytest.mark.parametrize("name", ["one_cycle", "paper", "author", "fastai", "torch", "clr"])
+@pytest.mark.parametrize("name", ["one_cycle", "paper", "author", "fastai", "torch", "clr", "extension"])
 def test_momentum_is_cycled_held_or_left_alone(name):
     assert by_update(preset(name, 1.0, 21, momentum=0.9), "momentum", 21) == [0.9] * 21
     assert "momentum" not in preset(name, 1.0, 21, momentum=None).schedules
@@ -412,6 +425,7 @@ def test_author_is_what_the_author_logged(log):
         (lambda: wsd(0.1, decay=0), "warmup and decay are shares"),
         (lambda: step(0.1, at=(0.7, 0.5)), "progress must increase"),
         (lambda: step(0.1, factor=-0.1), "factor is a finite number of at least 0; received -0.1"),
+        (lambda: extension(0.1, warmup=0), "warmup is a share of the run, above 0 and below 1; received 0"),
         (lambda: linear(0.1, warmup=1), "warmup is a share of the run, at least 0 and below 1; received 1"),
         (lambda: cosine(0.1, lr_end=math.inf), "lr_end is a finite number"),
         (lambda: cosine(0.1, momentum=(0.95, 0.85)), "no cycle for momentum to follow: give one number"),

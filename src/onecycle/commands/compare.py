@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # Fields of a job that a comparison has other words for, or that have no value in one word: those are for --set.
 # (`target` is an accuracy here: the column of a table is ``--set target=NAME``.)
 ELSEWHERE = (
-    "data", "budget", "policy", "policy_options", "lr_max", "model_options", "seed", "augment", "compile", "target",
-    "skip_damaged",
+    "data", "budget", "policy", "policy_options", "lr_max", "extend", "model_options", "seed", "augment", "compile",
+    "target", "skip_damaged",
 )  # fmt: skip
 
 

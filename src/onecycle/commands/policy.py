@@ -29,7 +29,7 @@ def policy(
     Parameters
     ----------
     name
-        one_cycle, paper, author, fastai, torch, clr, wsd, step, cosine, linear or constant.
+        one_cycle, paper, author, fastai, torch, clr, wsd, step, cosine, linear, constant or extension.
     lr_max
         Peak learning rate.
     epochs

@@ -42,11 +42,17 @@ def train(
         Go on with the run in this folder, exactly where its last checkpoint is.
     """
     began = time.perf_counter()  # importing torch counts
+    from ..jobs.extend import extension_of
     from ..jobs.run import free_folder, job_of, run
 
     values = settings(data, given(options))
     out, no_report = destination(values, out, no_report)
-    if resume is None:
+    extended = values.pop("extend", None)
+    if extended is not None and resume is not None:
+        raise ConfigError(f"give --extend or --resume, one of them: --resume {resume} goes on with an extension too")
+    if extended is not None:
+        job = extension_of(extended, values)
+    elif resume is None:
         job = Job.from_dict(values)
     elif out is not None and out != resume:
         raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")

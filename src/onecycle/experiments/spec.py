@@ -25,7 +25,7 @@ IN_SHELL = ("fraction", "batch_size", "weight_decay", "dropout", "optimizer", "m
 LISTED = "leave_out"
 # Fields of a job that a comparison has its own words for.
 OWN_WORDS = {"budget": "epochs", "policy": "policies", "seed": "seeds"}
-ALLOWED = (*(f.name for f in fields(Job) if f.name not in OWN_WORDS), "fraction", *MODEL_OPTIONS)
+ALLOWED = (*(f.name for f in fields(Job) if f.name not in {*OWN_WORDS, "extend"}), "fraction", *MODEL_OPTIONS)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class Job(TrainingOptions):
             one; or "default", the optimizer's.
         policy: a preset's name, or a policy as `Policy.to_dict` gives it, which has its own peak.
         policy_options: keywords of the preset, such as ``{"peak_at": 0.3}``.
+        extend: the folder of a finished run of the same data, model and options, which is gone on from; see
+            `onecycle.jobs.extend.extension_of`.
         momentum: a number, or ``(high, low)`` for a cycle against the learning rate.
 
     Raises:
@@ -72,6 +74,12 @@ class Job(TrainingOptions):
         "default, the optimizer's.",
         SCHEDULE,
     )
+    extend: str | None = option(
+        None,
+        "Go on from the end of the finished run in this folder, for --epochs or --budget more; all other options are "
+        "those of that run.",
+        SCHEDULE,
+    )
     limit: int | None = option(None, "Use only so many training samples, evenly from all classes.", "Data")
     image_size: int | None = option(
         None, "Side in pixels that images are brought to; by default what is common among them.", "Data"
@@ -93,7 +101,7 @@ class Job(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        data = str(self.data) if isinstance(self.data, PathLike) else self.data
+        data, extend = (str(one) if isinstance(one, PathLike) else one for one in (self.data, self.extend))
         budget = Budget.parse(self.budget)
         self._keep(
             data=word("data", data, "a name or a path"),
@@ -103,6 +111,7 @@ class Job(TrainingOptions):
             budget=self.budget if isinstance(self.budget, str) else str(budget),
             lr_max=self.lr_max if isinstance(self.lr_max, str) else peak_number(self.lr_max),
             policy_options=unless_none(keywords, "policy_options", self.policy_options, '{"peak_at": 0.3}'),
+            extend=unless_none(word, "extend", extend, "the folder of a finished run"),
             limit=unless_none(whole, "limit", self.limit, what="the number of training samples"),
             image_size=unless_none(whole, "image_size", self.image_size, what="the side of the images in pixels"),
             fit=word("fit", self.fit, "crop, pad or squash"),

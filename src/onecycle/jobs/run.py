@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ from ..learner import Learner
 from ..models import build
 from ..optim.build import recipe
 from ..records import run as runs
-from ..records.files import RUN, plain, write_jsonl
+from ..records.files import RUN, differing, plain, write_jsonl
 from ..records.history import History, Result
 from ..records.progress import notes
 from ..schedules.budget import Budget
@@ -49,6 +50,7 @@ def run(
 ) -> Result:
     """Train as `job` says, in the folder `out`, and measure the test set once, at the end.
 
+    A job that extends a finished run goes on from its end, in a folder of its own; that run is not changed.
     With `resume`, the run in `out` goes on from its last good checkpoint and ends as if it had never stopped; one that
     has ended gives its result. Without `test` the test set is left alone, as by a run that something is chosen by;
     without `report` no figure and no page is written. A time budget is charged with all of that, from `began` on (by
@@ -66,11 +68,7 @@ def run(
         return result
     ready = prepare(job, verbose)
     learner, test_data = ready.learner, ready.data.test if test else None
-    config, facts, note = ready.config, ready.facts, ""
-    if resume:
-        record = RUN.read(folder)
-        config, note = _as_begun(config, record["config"])
-        facts = _facts_as_begun(facts, record["facts"])
+    config, facts, note = _as_recorded(ready, folder if resume else None, job.extend)
     if note and verbose:
         notes([note])
     policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
@@ -80,8 +78,9 @@ def run(
         tested = 0.0 if test_data is None else learner.evaluation_seconds(test_data)
         after = tested + (_seconds_to_draw() if report else 0.0)
     try:
-        fitted = learner.fit(
-            job.budget, policy, job.lr_max, out=folder, resume=resume, config=config, facts=facts,
+        begin = learner.fit if job.extend is None else partial(learner.extend, run=job.extend)
+        fitted = begin(
+            budget=job.budget, policy=policy, lr_max=job.lr_max, out=folder, resume=resume, config=config, facts=facts,
             began=began, after=after, **options,
         )  # fmt: skip
     except (TrainingError, Interrupted):
@@ -170,6 +169,30 @@ def _facts_as_begun(facts: dict[str, Any], recorded: Mapping[str, Any]) -> dict[
     return {**facts, "columns": {**columns, "numbers": numbers}}
 
 
+def _as_recorded(ready: Prepared, resumed: Path | None, extended: str | None) -> tuple[dict[str, Any], Any, str]:
+    """Configuration and facts of a run as they are kept with it, and a note on those that were kept otherwise once."""
+    if resumed is None:
+        if extended is not None:
+            _check_same_data(extended, ready.facts)
+        return ready.config, ready.facts, ""
+    record = RUN.read(resumed)
+    config, note = _as_begun(ready.config, record["config"])
+    return config, _facts_as_begun(ready.facts, record["facts"]), note
+
+
+def _check_same_data(extended: str, facts: dict[str, Any]) -> None:
+    """Check that the data have the facts that those of the run in this folder, which is to be extended, had.
+
+    Raises:
+        CheckpointError: they have others; the message names what differs.
+    """
+    before = RUN.read(extended)["facts"]
+    if lines := differing(before, _facts_as_begun(facts, before)):
+        raise CheckpointError(
+            f"{extended} was trained on other data: {'; '.join(lines)}. Give the data as they were, or begin a new run"
+        )
+
+
 def finished(job: Job, folder: Path, record: Mapping[str, Any]) -> Result | None:
     """The result of the run of this very job in `folder`, with this ``run.json``, if it has come to its end.
 
@@ -215,7 +238,11 @@ def _facts(data: Data) -> dict[str, Any]:
 
 
 def free_folder(job: Job) -> Path:
-    """``runs/DATA-MODEL-1``, or the next number that is free."""
+    """``runs/DATA-MODEL-1``, or the next number that is free; ``RUN-extended-1`` of one that extends a run."""
+    if job.extend is not None:
+        path = Path(job.extend)
+        stem = re.sub(r"-extended-\d+$", "", path.name or path.resolve().name)
+        return next(new for i in range(1, 10**9) if not (new := path.parent / f"{stem}-extended-{i}").exists())
     stem = "-".join(Path(part).resolve().stem.replace(":", "-") for part in (job.data, job.model) if part)
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
 

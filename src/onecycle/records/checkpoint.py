@@ -49,7 +49,7 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
             shutil.rmtree(leftover)
         beside.mkdir()
         _write_state(state, beside / "state.pt")
-        CHECKPOINT.write(beside, {"step": step, **_fingerprint(beside / "state.pt")})
+        CHECKPOINT.write(beside, {"step": step, **fingerprint(beside / "state.pt")})
         if final.exists():
             remove(final)
         beside.rename(final)
@@ -202,7 +202,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     manifest = CHECKPOINT.read(path)
-    if _fingerprint(path / "state.pt") != {key: manifest.get(key) for key in ("bytes", "sha256")}:
+    if fingerprint(path / "state.pt") != {key: manifest.get(key) for key in ("bytes", "sha256")}:
         raise CheckpointError(f"{path} is damaged: state.pt is not what its manifest says")
     state = _read_state(path / "state.pt")
     if not isinstance(state, dict):
@@ -374,7 +374,12 @@ def remove(path: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def fingerprint(path: Path) -> dict[str, Any]:
+    """The size of a file in ``bytes``, and its ``sha256``.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ..errors import CheckpointError, Interrupted, NonFiniteLoss
 from ..training.options import BEFORE
 from ..training.state import TrainState
@@ -31,6 +29,7 @@ LONG = 200  # characters of one such difference
 def create(
     folder: str | Path, config: Mapping[str, Any], *, facts: Mapping[str, Any] | None = None,
     resolved: Mapping[str, Any] | None = None, notes: Iterable[str] = (), prediction: Mapping[str, Any] | None = None,
+    extends: Mapping[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Make `folder` the home of a new run and write its ``run.json``.
 
@@ -40,6 +39,7 @@ def create(
         resolved: what the configuration came to, such as the peak learning rate that was found.
         notes: sentences about what was decided.
         prediction: what it takes to predict with the model, where `config` and `facts` do not say it.
+        extends: what it goes on from, see `onecycle.records.extension`.
 
     Raises:
         CheckpointError: the folder holds another run or other files, or cannot be written.
@@ -47,6 +47,8 @@ def create(
     record = {"status": "running", "config": dict(config), "resolved": dict(resolved or {}), "facts": dict(facts or {})}
     if prediction is not None:
         record["prediction"] = dict(prediction)
+    if extends is not None:
+        record["extends"] = dict(extends)
     folder = RUN.claim(folder)
     RUN.write(folder, {**record, "notes": list(notes), **origin(), "result": None, "error": None})
     return folder
@@ -72,7 +74,27 @@ def check_same(
             f"{folder} was started with another configuration: {'; '.join(lines)}. Resume with the same one, or "
             "start a new run"
         )
-    known = [name for name in COME_TO if name in record["resolved"] and name in (resolved or {})]
+    if lines := options_differing(record, resolved):
+        raise CheckpointError(
+            f"{folder} cannot be continued like this: its options came to something else, {'; '.join(lines)}. Give the "
+            "data and the options that it was begun with, go on with the version of onecycle that began it, or start a "
+            "new run"
+        )
+
+
+def options_differing(
+    record: Mapping[str, Any],
+    resolved: Mapping[str, Any] | None,
+    *,
+    leave: Iterable[str] = (),
+    more: Iterable[str] = (),
+) -> list[str]:
+    """What the options of a run came to and are `resolved` to now, where that differs; nothing where neither is known.
+
+    Compared is `COME_TO`, but what is in `leave`, and what is in `more`.
+    """
+    names = [name for name in (*COME_TO, *more) if name not in leave]
+    known = [name for name in names if name in record["resolved"] and name in (resolved or {})]
     known += ["scales"] if resolved else []
     before, now = ({name: _rounded(one.get(name)) for name in known} for one in (record["resolved"], resolved or {}))
     norms = (
@@ -81,12 +103,7 @@ def check_same(
     )
     if before and all(norms):  # earlier versions had running means alone; a model without norms has none
         before["norm_statistics"], now["norm_statistics"] = norms
-    if lines := [line if len(line) <= LONG else f"{line[:LONG]} ..." for line in differing(before, now)]:
-        raise CheckpointError(
-            f"{folder} cannot be continued like this: its options came to something else, {'; '.join(lines)}. Give the "
-            "data and the options that it was begun with, go on with the version of onecycle that began it, or start a "
-            "new run"
-        )
+    return [line if len(line) <= LONG else f"{line[:LONG]} ..." for line in differing(before, now)]
 
 
 def _rounded(value: Any) -> Any:
@@ -137,10 +154,11 @@ class Recording:
         cls, folder: Path, state: TrainState, stack: ExitStack, *, config: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None, resolved: Mapping[str, Any] | None = None, notes: Iterable[str] = (),
         history: History | None = None, prediction: Mapping[str, Any] | None = None,
-        say: Callable[[str], None] = lambda note: None,
+        say: Callable[[str], None] = lambda note: None, extends: Mapping[str, Any] | None = None,
     ) -> Recording:  # fmt: skip
         """Begin a new run in `folder`; `stack` closes its files. The other arguments are those of `create`.
 
+        One that `extends` another has its first checkpoint at once, and needs nothing of that one from then on.
         `history` is where the run's records are kept beside those of other fits; a new one at default. `say` is told
         what becomes one more note.
 
@@ -155,8 +173,13 @@ class Recording:
         if note := checkpoint.try_out(now, state.model, folder, growth=checkpoint.growth(state.optimizer)):
             notes.append(note)
             say(note)
-        create(folder, config, facts=facts, resolved=resolved, notes=notes, prediction=prediction)
-        return cls._open(folder, state, history or History(), stack)
+        create(
+            folder, config, facts=facts, resolved=resolved, notes=notes, prediction=prediction, extends=extends
+        )  # fmt: skip
+        recording = cls._open(folder, state, history or History(), stack)
+        if extends is not None:
+            recording.checkpointer.save()
+        return recording
 
     @classmethod
     def resume(
@@ -170,10 +193,10 @@ class Recording:
             CheckpointError: no run there, one with another configuration, only damaged checkpoints, or none for a
                 model that is no longer as it began.
         """
-        check_same(folder, RUN.read(folder), config, facts, resolved)
+        check_same(folder, record := RUN.read(folder), config, facts, resolved)
         saved = checkpoint.latest(folder / "checkpoints")
         steps = epochs = 0
-        if saved is None and state.step:
+        if saved is None and state.step != (record.get("extends") or {}).get("updates", 0):
             raise CheckpointError(
                 f"{folder} has no checkpoint yet, and this model has been trained since: give a fresh one to begin the "
                 "run anew"
@@ -215,11 +238,14 @@ class Recording:
             self._failed(error)
             raise
 
-    def finished(self, result: Result, model: nn.Module, metadata: Mapping[str, str], notes: Iterable[str]) -> Result:
+    def finished(self, result: Result, state: TrainState, metadata: Mapping[str, str], notes: Iterable[str]) -> Result:
         """The result of the run with its folder, after the weights and the result are written there."""
-        save_weights(model, self.folder / "model.safetensors", metadata)
+        save_weights(state.model, self.folder / "model.safetensors", metadata)
         said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *notes]))
-        RUN.update(self.folder, status="finished", result=result_before_test(result.to_dict()), notes=said)
+        RUN.update(
+            self.folder, status="finished", result=result_before_test(result.to_dict()), notes=said,
+            position={"updates": state.at.step, "passes": state.at.epoch},
+        )  # fmt: skip
         return replace(result, folder=self.folder)
 
     def _failed(self, error: BaseException) -> None:

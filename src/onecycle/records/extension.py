@@ -1,0 +1,201 @@
+"""What an extension goes on from: the end of a finished run on disk, or of the fits of a learner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ConfigError
+from ..schedules.budget import Budget
+from ..text import count
+from ..training.state import Position, TrainState
+from .checkpoint import checkpoints, fingerprint
+from .files import CHECK, COMPARISON, REPRODUCTION, RUN, read_jsonl
+from .history import Result
+from .run import is_over, options_differing
+
+WEIGHTS = "model.safetensors"
+Load = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Extended:
+    """The end that an extension goes on from.
+
+    `updates`, `passes` and `epochs` are those of the model's whole life: passes over the data are counted whole, so
+    that the next one has an order of its own, and epochs as what was trained. `lr_max` is the peak of the last cycle
+    (None: it had none), and `layers` its factors by layer group. `run` is the folder, None of fits without one, and
+    `sha256` that of the weights in it.
+    """
+
+    run: str | None
+    updates: int
+    passes: int
+    epochs: float
+    lr_max: float | None
+    layers: tuple[float, ...] = ()
+    sha256: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the ``extends`` of a ``run.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Extended:
+        """From what `to_dict` gave."""
+        return cls(**{**values, "layers": tuple(values.get("layers", ()))})
+
+    def peak(self) -> float:
+        """The peak of before.
+
+        Raises:
+            ConfigError: there was none.
+        """
+        if self.lr_max is None:
+            raise ConfigError("give lr_max: what is extended had no peak, its learning rate was a function of its own")
+        return self.lr_max
+
+    def goes_on(self, budget: Budget, per_epoch: int | None) -> str:
+        """A sentence: what was before, and where it is known what it is with the budget's epochs and updates more.
+
+        >>> Extended("runs/first", 400, 20, 20.0, 0.1).goes_on(Budget(epochs=10), 20)
+        'goes on from runs/first: 20 epochs and 400 updates before, 30 epochs and 600 updates in all'
+        """
+        known = [(self.epochs, self.updates, "before")]
+        more = budget.total_updates(per_epoch)
+        if more is not None and per_epoch:
+            known += [(self.epochs + more / per_epoch, self.updates + more, "in all")]
+        said = [f"{count(epochs, 'epoch')} and {count(updates, 'update')} {when}" for epochs, updates, when in known]
+        return f"goes on from {self.run or 'the fit before'}: {', '.join(said)}"
+
+
+def ended(state: TrainState, result: Result, lr_max: float | None, layers: tuple[float, ...]) -> Extended:
+    """The end of a fit that came to this `result`, with the peak and the factors by layer of its policy."""
+    epochs = state.step * result.epochs / result.updates
+    run = None if result.folder is None else str(result.folder)
+    return Extended(run, state.step, state.at.epoch, epochs, lr_max, layers)
+
+
+def prepare(
+    state: TrainState, resolved: Mapping[str, Any], run: str | Path | None, resumed: Path | None, load: Load
+) -> Extended:
+    """Bring a fresh `state` to the end of the finished `run`, whose weights `load` reads; what is gone on from.
+
+    An extension that is `resumed` says itself what that is, and where it has a checkpoint nothing is brought anywhere.
+
+    Raises:
+        ConfigError: the state was trained before.
+        CheckpointError: the run is not finished, has been changed since, or came from another model, data or options.
+    """
+    if state.step:
+        raise ConfigError("this learner was trained before: give one as new, or leave out run to extend its own fit")
+    extends = finished_run(run or "") if resumed is None else _begun_from(resumed)
+    if resumed is not None:
+        if checkpoints(resumed / "checkpoints"):
+            return extends
+        _check_unchanged(extends)
+    weights = Path(extends.run or "")
+    _check_alike(weights, resolved)
+    if any(module.state_dict() for module in state.modules[1:]):
+        raise CheckpointError(
+            f"the loss has parameters of its own, which {weights / WEIGHTS} does not hold: extend the learner that was "
+            "trained, or load its weights and fit"
+        )
+    load(weights / WEIGHTS)
+    state.end_run()
+    state.at = Position(step=extends.updates, epoch=extends.passes)
+    return extends
+
+
+def finished_run(folder: str | Path) -> Extended:
+    """The end of the finished run in `folder`.
+
+    Raises:
+        CheckpointError: no run there, or one that did not come to its end; the message says what to do.
+    """
+    folder = Path(folder)
+    others = [kind.what for kind in (COMPARISON, CHECK, REPRODUCTION) if kind.exists(folder)]
+    if others and not RUN.exists(folder):
+        raise CheckpointError(f"{folder} holds a {others[0]}, and what can be extended is one run: name its folder")
+    record = RUN.read(folder)
+    _check_finished(folder, record)
+    result, before = record["result"], record.get("extends") or {}
+    counted = {
+        "updates": before.get("updates", 0) + result["updates"],
+        "passes": before.get("passes", 0) + len(read_jsonl(folder / "epochs.jsonl")),
+    }
+    at, schedule = record.get("position") or counted, record["resolved"].get("schedule") or {}
+    epochs = before.get("epochs", 0) + result["epochs"]
+    peak, sha256 = record["resolved"].get("lr_max"), fingerprint(folder / WEIGHTS)["sha256"]
+    return Extended(str(folder), at["updates"], at["passes"], epochs, peak, tuple(schedule.get("layers", ())), sha256)
+
+
+def _check_finished(folder: Path, record: Mapping[str, Any]) -> None:
+    in_python = not record["facts"]
+    finish = f"fit(..., out={str(folder)!r}, resume=True)" if in_python else f"onecycle train --resume {folder}"
+    status = record["status"]
+    if status == "failed":
+        raise CheckpointError(
+            f"{folder} failed ({record.get('error')}), and an extension goes on from a finished run: mend that and "
+            f"finish it by {finish}, or begin a new run"
+        )
+    if status != "finished" or (not in_python and not is_over(record)):
+        how = "was interrupted" if status == "interrupted" else "is under way in another process, or was killed"
+        raise CheckpointError(
+            f"{folder} is not finished: it {how}. An extension goes on from a finished run: finish it by {finish}"
+        )
+    if not (folder / WEIGHTS).exists():
+        raise CheckpointError(f"{folder} has no {WEIGHTS}, which an extension begins with: restore it, or train anew")
+
+
+def _check_alike(folder: str | Path, resolved: Mapping[str, Any]) -> None:
+    """Check that the options of a learner came to what those of the run in `folder` came to, which it is to go on from.
+
+    Raises:
+        CheckpointError: they came to something else; it is named.
+    """
+    of_schedule = ("lr_max", "updates", "schedule")
+    if lines := options_differing(RUN.read(folder), resolved, leave=of_schedule, more=("optimizer",)):
+        raise CheckpointError(
+            f"{folder} cannot be extended like this: its options came to something else, {'; '.join(lines)}. Give the "
+            "model, the data and the options that it had; or load its weights and fit"
+        )
+
+
+def _begun_from(folder: str | Path) -> Extended:
+    """What the extension in `folder` goes on from.
+
+    Raises:
+        CheckpointError: no run there, or one that is no extension.
+    """
+    record = RUN.read(folder)
+    if not record.get("extends"):
+        raise CheckpointError(f"{folder} is no extension: go on with it by fit(..., resume=True), as it began")
+    return Extended.from_dict(record["extends"])
+
+
+def _check_unchanged(extended: Extended) -> None:
+    """Check that the weights of a run that is to be gone on from are those that they were.
+
+    Raises:
+        CheckpointError: they are others, or are no longer there.
+    """
+    path = Path(extended.run or "") / WEIGHTS
+    if extended.run is None or not path.exists() or fingerprint(path)["sha256"] != extended.sha256:
+        what = "the fit before it was not kept" if extended.run is None else f"{path} is not what it was"
+        raise CheckpointError(
+            f"this extension was killed before its first checkpoint, and {what}: remove its folder and extend again"
+        )
+
+
+def records_before(extended: Extended) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """The records of updates and of epochs of the runs before, the first run's first; of those that are still there."""
+    folders: list[Path] = []
+    run = extended.run
+    while run is not None and RUN.exists(run) and Path(run) not in folders:
+        folders.append(Path(run))
+        run = (RUN.read(run).get("extends") or {}).get("run")
+    for folder in reversed(folders):
+        yield read_jsonl(folder / "steps.jsonl"), read_jsonl(folder / "epochs.jsonl")
