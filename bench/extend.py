@@ -163,6 +163,7 @@ CORE = (
 )  # fmt: skip
 
 ENDS = (*CORE[:2], "end, up to the peak, hold 20 %, down")
+TWICE = "end, up to the peak, down, and that twice"
 
 
 def fresh(learn):
@@ -224,13 +225,14 @@ def run(case, seed, factor, ways, done):
         trained(learn := learner(case, seed), first + more, onecycle.one_cycle)
         note("from scratch", learn, began)
     for way in wanted:
-        share, make = CANDIDATES[way]
+        share, make = CANDIDATES[CORE[0] if way == TWICE else way]
         began = time.process_time()
         learn = learner(case, seed)
         learn.state.load_state_dict(states[shares[share]])
         if "fresh" in way:
             fresh(learn)
-        trained(learn, more, make)
+        for part in (more // 2, more - more // 2) if way == TWICE else (more,):
+            trained(learn, part, make)
         note(way, learn, began)
 
 
@@ -242,7 +244,15 @@ def main_run(options):
             if options.pairs and i not in options.pairs:
                 continue
             began = time.process_time()
-            ways = ENDS if options.end else CORE if options.core or seed else tuple(CANDIDATES)
+            ways = (
+                (TWICE, CORE[0])
+                if options.twice
+                else ENDS
+                if options.end
+                else CORE
+                if options.core or seed
+                else tuple(CANDIDATES)
+            )
             run(case, seed, options.factor, ways, done)
             print(seed, case.name, f"{time.process_time() - began:.1f} s of CPU", flush=True)
 
@@ -291,6 +301,7 @@ if __name__ == "__main__":
         action="store_true",
         help="only from the end up to the peak, in three ways",
     )
+    parser.add_argument("--twice", action="store_true", help="only in one extension and in two of half its length")
     parser.add_argument("--factor", type=float, default=1.0, help="the extension, in times the first run")
     arguments = parser.parse_args()
     sys.exit(main_run(arguments) if arguments.what == "run" else main_table(arguments))

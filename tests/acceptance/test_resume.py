@@ -236,6 +236,41 @@ def test_a_damaged_last_checkpoint_costs_only_time(finished):
     assert_same_run("run", finished("sgd"))
 
 
+def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    """What is in the files of a folder, and when each was written."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def extended(finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Path]:
+    """A job that goes on from a finished run, and the folder of its uninterrupted run."""
+    home = tmp_path_factory.mktemp("extended")
+    (home / "nets.py").write_text(NETS)
+    job = replace(SGD, budget="1.5 epochs", policy="extension", extend=str(finished("sgd")))
+    assert child(job, "run", home=home) == 0
+    return job, home / "run"
+
+
+@pytest.mark.parametrize(
+    ("window", "die"),
+    {
+        "before its first checkpoint": ("records.checkpoint.save", 1, "before"),
+        "right after its first checkpoint": ("records.checkpoint.save", 1, "after"),
+        "in the middle": ("training.loop._end_epoch", 1, "before"),
+        "before its weights have their name": ("safetensors.save_model", 2, "after"),
+    }.items(),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_extension_is_killed_and_resumed_and_leaves_its_run_alone(window, die, finished, extended):
+    job, whole = extended
+    before = contents(finished("sgd"))
+    assert child(job, "run", die=die) == -signal.SIGKILL, f"never came to {window}"
+    assert child(job, "run", True) == 0
+    assert_same_run("run", whole)
+    assert [row["step"] for row in read_jsonl(whole / "steps.jsonl")] == list(range(15))
+    assert contents(finished("sgd")) == before
+
+
 def test_a_finished_run_gives_its_result_again(finished, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in finished("sgd").rglob("*")}
     monkeypatch.setattr(job_run, "load", lambda *_, **__: pytest.fail("nothing is left to do"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from onecycle import CheckpointError, ConfigError, Job, run
+from onecycle.commands.app import main
 from onecycle.jobs.extend import extension_of
 from onecycle.jobs.run import free_folder, job_of
 from onecycle.records.files import RUN, read_jsonl
@@ -49,6 +50,23 @@ def test_it_runs_from_there_in_a_folder_of_its_own(trained):
     assert len(read_jsonl(Path("more/steps.jsonl"))) == result.updates
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
     assert job_of("more") == job and run(job, "more", resume=True).updates == result.updates
+
+
+def test_from_the_shell(trained, capsys):
+    Path("first").symlink_to(trained)
+    main(["train", "--extend", "first", "--epochs", "1", "--no-report"])
+    said = capsys.readouterr()
+    assert "note: goes on from first: 2 epochs and 40 updates before, 3 epochs and 60 updates in all" in said.err
+    assert "The run is in first-extended-1" in said.out
+    for more, wanted in (
+        (["--extend", "first", "--resume", "first-extended-1"], "give --extend or --resume, one of them"),
+        (["--extend", "first", "--budget", "1m", "--model", "lenet"], "model: 'mlp', now 'lenet'"),
+        (["digits", "--extend", "first"], "give --epochs, or a --budget"),
+        (["--extend", "first", "--epochs", "1", "--out", "first"], "first holds another run"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["train", *more])
+        assert stop.value.code == 2 and wanted in capsys.readouterr().err
 
 
 def test_folders_of_extensions_are_numbered_beside_their_run():

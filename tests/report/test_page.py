@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import sys
 from html import unescape
 
@@ -18,6 +19,7 @@ from onecycle.records.read import read, read_rows
 from onecycle.records.statistics import mean_band, student
 from onecycle.report import page as page_module
 from onecycle.report.content import (
+    Group,
     axes,
     command,
     compared,
@@ -531,6 +533,26 @@ def test_a_run_in_words(tmp_path):
     assert of_run(failed).startswith("b: It failed: the loss became NaN; 3 updates are recorded. Setting: ")
     running = only(write_run(tmp_path / "c", updates=1, status="running", result=None))
     assert of_run(running).startswith("c: It has no end yet; 1 update is recorded. Setting: ")
+
+
+def test_a_run_that_goes_on_from_another_says_so_and_has_its_curves_before_its_own(tmp_path):
+    first = write_run(tmp_path / "a", updates=40)
+    extends = {"run": str(first), "updates": 40, "epochs": 4.0}
+    more = write_run(tmp_path / "b", updates=8, extends=extends)
+    last = write_run(tmp_path / "c", updates=4, extends={"run": str(more), "updates": 48, "epochs": 8.0})
+    run = only(last)
+    assert f"4 updates in 0.4 s. It goes on from {more}: 12 epochs and 52 updates in all. Setting: mlp" in of_run(run)
+    assert [row["fit"] for row in run.whole.epochs] == [0] * 10 + [1] * 2 + [2]
+    seconds = [row["seconds"] for row in run.whole.steps]
+    assert len(seconds) == 52 and seconds == sorted(seconds) and len(run.steps) == 4
+    plots = Plots()
+    drawn = draw_runs(plots, [Group("c", (run,), {})])
+    lines = [line.x for i in drawn["figures"] for line in plots.figures[i].series]
+    assert max(map(max, lines)) == 51 and max(map(len, lines)) == 52
+    validated = [line for line in lines if line[-1] == 51 and len(line) == 13]
+    assert validated, "each epoch of each run was measured"
+    shutil.rmtree(first)
+    assert len(only(last).whole.steps) == 12, "what is gone is left out"
 
 
 def test_of_many_runs_the_best_by_validation_have_a_sentence(tmp_path):

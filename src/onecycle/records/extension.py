@@ -12,7 +12,7 @@ from ..schedules.budget import Budget
 from ..text import count
 from ..training.state import Position, TrainState
 from .checkpoint import checkpoints, fingerprint
-from .files import CHECK, COMPARISON, REPRODUCTION, RUN, read_jsonl
+from .files import CHECK, COMPARISON, REPRODUCTION, RUN, read_jsonl, runs_before
 from .history import Result
 from .run import is_over, options_differing
 
@@ -192,10 +192,5 @@ def _check_unchanged(extended: Extended) -> None:
 
 def records_before(extended: Extended) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     """The records of updates and of epochs of the runs before, the first run's first; of those that are still there."""
-    folders: list[Path] = []
-    run = extended.run
-    while run is not None and RUN.exists(run) and Path(run) not in folders:
-        folders.append(Path(run))
-        run = (RUN.read(run).get("extends") or {}).get("run")
-    for folder in reversed(folders):
+    for folder in runs_before({"extends": extended.to_dict()}):
         yield read_jsonl(folder / "steps.jsonl"), read_jsonl(folder / "epochs.jsonl")

@@ -113,6 +113,15 @@ REPRODUCTION = Kind("reproduction.json", 1, "reproduction", ("protocol",))
 CHECKPOINT = Kind("manifest.json", 1, "checkpoint")
 
 
+def runs_before(record: Mapping[str, Any]) -> list[Path]:
+    """The folders of the runs that the run of a ``run.json`` goes on from, the first one first: those still there."""
+    folders: list[Path] = []
+    while (run := (record.get("extends") or {}).get("run")) and RUN.exists(run) and Path(run) not in folders:
+        folders.insert(0, Path(run))
+        record = RUN.read(run)
+    return folders
+
+
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The keys in which two records differ, each with both values.
 

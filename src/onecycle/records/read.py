@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from .curve import Curve
-from .files import CHECK, COMPARISON, RUN, read_jsonl
+from .files import CHECK, COMPARISON, RUN, read_jsonl, runs_before
 
 KINDS = (RUN, CHECK, COMPARISON)
 # What the runs of a comparison are measured by, the first that there is: accuracies, which are compared, else losses.
@@ -64,11 +64,23 @@ class Recorded:
 
 @dataclass(frozen=True)
 class RecordedRun(Recorded):
-    """A run: ``run.json`` and its rows, read up to the first damaged line."""
+    """A run: ``run.json`` and its rows, read up to the first damaged line; and those `before` that it goes on from."""
 
     steps: Sequence[Mapping[str, float]]
     epochs: Sequence[Mapping[str, float]]
     damage: Sequence[str] = ()
+    before: Sequence[RecordedRun] = ()
+
+    @property
+    def whole(self) -> RecordedRun:
+        """The run with the rows of those before it in front of its own, each with the number of its ``fit``."""
+        steps: list[Mapping[str, float]] = []
+        epochs: list[Mapping[str, float]] = []
+        for fit, run in enumerate((*self.before, self)):
+            spent = steps[-1].get("seconds", 0.0) if steps else 0.0
+            steps += [{"fit": fit, **row, "seconds": row.get("seconds", 0.0) + spent} for row in run.steps]
+            epochs += [{"fit": fit, **row} for row in run.epochs]
+        return replace(self, steps=steps, epochs=epochs) if self.before else self
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,16 @@ def read(folders: Sequence[str | Path]) -> Records:
 
 
 def read_run(folder: Path, name: str) -> RecordedRun:
-    """A run of which ``run.json`` is whole."""
+    """A run of which ``run.json`` is whole, and those that it goes on from, as far as they are still there."""
+    run = _read_run(folder, name)
+    try:
+        before = [_read_run(one, one.name) for one in runs_before(run.record)]
+    except CheckpointError:
+        before = []
+    return replace(run, before=before)
+
+
+def _read_run(folder: Path, name: str) -> RecordedRun:
     record = RUN.read(folder)
     steps, steps_damage = read_rows(folder / "steps.jsonl")
     epochs, epochs_damage = read_rows(folder / "epochs.jsonl")

@@ -82,7 +82,17 @@ def of_run(run: RecordedRun) -> str:
     names = [settings.get(name) for name in ("policy", "optimizer", "budget")]
     setting = [*subject, *(name for name in names if isinstance(name, str)), lr and f"peak learning rate {lr:.3g}"]
     words = ", ".join(word for word in setting if word)
-    return f"{run.name}: {outcome(run)}" + (f" Setting: {words}." if words else "")
+    return f"{run.name}: {outcome(run)}{_in_all(run)}" + (f" Setting: {words}." if words else "")
+
+
+def _in_all(run: RecordedRun) -> str:
+    """What a run goes on from, and the epochs and updates of both; nothing for one that begins by itself."""
+    extends = part(run.record, "extends")
+    if not extends:
+        return ""
+    epochs, updates = ((number(extends.get(k)) or 0) + (number(run.result.get(k)) or 0) for k in ("epochs", "updates"))
+    whole = f"{text.count(epochs, 'epoch')} and {text.count(updates, 'update')} in all"
+    return f" It goes on from {extends.get('run') or 'a fit before it'}: {whole}."
 
 
 def outcome(run: RecordedRun) -> str:

@@ -88,6 +88,7 @@ def history_figure(steps: Sequence[Row], epochs: Sequence[Row], *, title: str | 
 
 def draw_runs(plots: Plots, groups: Sequence[Group], looks: Sequence[Key] | None = None) -> dict[str, list[int]]:
     """``keys`` of the legend (or `looks`, one a group), ``figures`` of measures over time, ``schedules`` of values."""
+    groups = [replace(group, runs=tuple(run.whole for run in group.runs)) for group in groups]
     looks = looks or [Key(group.label, *style(i)) for i, group in enumerate(groups)]
     known = [(group, key) for group, key in zip(groups, looks, strict=True) if _some_rows(group)]
     if not known:
@@ -135,7 +136,7 @@ def curve(
 def _measured(run: RecordedRun) -> list[Row]:
     """The rows with validation measures, of updates and of epochs, by update."""
     rows = [row for row in (*run.steps, *run.epochs) if any(name.startswith("valid_") for name in row)]
-    return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
+    return [row for _, row in sorted({(row.get("fit", 0), row["step"]): row for row in rows}.items())]
 
 
 def clock(group: Group) -> dict[str, Any]:
