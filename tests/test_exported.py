@@ -29,6 +29,7 @@ EXPECTED = (
     "RangeTest",
     "Result",
     "Runtime",
+    "Search",
     "Supervised",
     "TrainState",
     "TrainingError",
@@ -46,6 +47,7 @@ EXPECTED = (
     "range_test",
     "reproduce",
     "run",
+    "search",
     "train",
     "untouched",
 )

@@ -36,10 +36,13 @@ from onecycle import (
 from onecycle.data import Split
 from onecycle.errors import NonFiniteLoss
 from onecycle.optim.build import RECIPES
+from onecycle.records.files import RUN, read_jsonl
+from onecycle.search import api, pilots, trial
 from onecycle.training.metrics import accuracy
 from onecycle.training.options import TrainingOptions
 
 X, Y = blobs(48)
+MANY = X.repeat(25, 1), Y.repeat(25)
 VALID = blobs(21, seed=1)
 
 
@@ -731,11 +734,89 @@ def test_what_was_spent_before_is_charged_too(monkeypatch):
     assert clock.now == 100 + 1.5 and learn.history.steps[-1]["lr"] == pytest.approx(1e-4)
 
 
-def test_a_range_test_that_would_take_too_much_of_a_time_budget_is_left_out(monkeypatch):
+def test_a_time_budget_too_small_for_pilots_takes_the_default_peak(monkeypatch):
+    """Of 20 s at an eighth a pass, 160 updates: one of them tells the pace."""
     clock = Ticks(monkeypatch)
-    monkeypatch.setattr("onecycle.search.trial.time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("it is left out"))
-    learn = learner((X.repeat(25, 1), Y.repeat(25)), valid=None, loss=clock.loss, norm_statistics="running")
-    result = learn.fit_one_cycle(budget="70 s")
-    assert "no range test: it would take about 9.4 s of 1 min 10 s" in learn.notes
-    assert result.lr_max == RECIPES["sgd"].lr_max and clock.now == 70
+    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    learn = learner(MANY, valid=None, loss=clock.loss, norm_statistics="running")
+    clock.now = 0.0
+    result = learn.fit_one_cycle(budget="20 s")
+    assert "peak learning rate 0.2, the default: the budget is too small for pilots that can tell" in learn.notes
+    assert result.lr_max == RECIPES["sgd"].lr_max and clock.now == 20 and result.updates == 159
+
+
+def test_pilots_are_inside_a_time_budget(monkeypatch):
+    clock = Ticks(monkeypatch)
+    for module in (trial, pilots, api):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    learn = learner(MANY, valid=None, loss=clock.loss, norm_statistics="running")
+    clock.now = 0.0
+    result = learn.fit_one_cycle(budget="125 s")
+    (line,) = [note for note in learn.notes if "from 3 pilots of 16 updates" in note]
+    spent = 1000 - result.updates
+    assert clock.now == 125 and 48 <= spent <= 0.1 * 1000 and "which took" in line
+
+
+def test_pilots_are_inside_a_budget_of_updates_and_leave_no_trace():
+    searched, given = learner(MANY), learner(MANY)
+    result = searched.fit("800 updates")
+    same = given.fit(f"{result.updates} updates", lr_max=result.lr_max)
+    spent = 800 - result.updates
+    assert 3 * 12 <= spent <= 80
+    assert differing(weights(searched.model), weights(given.model)) == [] and lrs(searched) == lrs(given)
+    assert (same.valid, same.train) == (result.valid, result.train)
+    assert learner(MANY).fit("800 updates", search=0).updates == 800
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, float("nan"), "much", None])
+def test_a_share_of_the_budget_for_pilots_that_is_none(share):
+    with pytest.raises(ConfigError, match=r"search is a share of the budget, at least 0 and below 1; received"):
+        learner().fit("800 updates", search=share)
+
+
+def test_an_optimizer_of_ones_own_gets_its_peak_from_pilots_where_there_is_room():
+    learn = learner(MANY, optimizer=torch.optim.RMSprop)
+    with pytest.raises(ConfigError, match=r"give lr_max: .* no default peak here, and the budget is too small"):
+        learn.fit("50 updates")
+    result = learn.fit("2000 updates")
+    assert 2000 - result.updates <= 200 and any("from 3 pilots of 32 updates" in note for note in learn.notes)
+
+
+def test_killed_in_a_pilot_a_run_makes_the_others_and_the_same_choice(tmp_path, monkeypatch):
+    whole = learner(MANY).fit("800 updates", out=tmp_path / "whole")
+    made = []
+
+    def power_cut(*args, was=pilots.trial, **keywords):
+        made.append(args)
+        if len(made) == 2:
+            raise RuntimeError("power cut")
+        return was(*args, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pilots, "trial", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            learner(MANY).fit("800 updates", out=tmp_path / "cut")
+    assert "lr_max" not in RUN.read(tmp_path / "cut")["resolved"]
+    first = read_jsonl(tmp_path / "cut" / "pilots.jsonl")
+    result = learner(MANY).fit("800 updates", out=tmp_path / "cut", resume=True)
+    after = read_jsonl(tmp_path / "cut" / "pilots.jsonl")
+    assert len(first) == 1 and after[0] == first[0] and len(after) == 3
+    untimed = [[{**pilot, "seconds": 0} for pilot in read_jsonl(tmp_path / name / "pilots.jsonl")]
+               for name in ("cut", "whole")]  # fmt: skip
+    assert untimed[0] == untimed[1] and result.lr_max == whole.lr_max and result.updates == whole.updates
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert files[0] == files[1]
+
+
+def test_a_run_whose_peak_was_found_goes_on_without_pilots(tmp_path, monkeypatch):
+
+    def power_cut(event):
+        if getattr(event, "step", 0) == 300:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        learner(MANY).fit("800 updates", out=tmp_path, observers=[power_cut])
+    found = RUN.read(tmp_path)["resolved"]
+    monkeypatch.setattr(pilots, "trial", lambda *_, **__: pytest.fail("searched again"))
+    result = learner(MANY).fit("800 updates", out=tmp_path, resume=True)
+    assert result.lr_max == found["lr_max"] and result.updates == 800 - found["search"]["updates"]

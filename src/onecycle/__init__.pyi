@@ -27,6 +27,8 @@ from .schedules.piecewise import Piecewise as Piecewise
 from .schedules.policy import Policy as Policy
 from .schedules.presets import one_cycle as one_cycle
 from .schedules.presets import preset as preset
+from .search.api import Search as Search
+from .search.api import search as search
 from .training.evaluate import evaluate as evaluate
 from .training.evaluate import predict as predict
 from .training.loop import EpochEnd as EpochEnd

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import one_of
+from .checks import one_of, share
 from .data.arrays import as_tensor
 from .errors import ConfigError, DataError, did_you_mean
 from .optim import build as optimizers
-from .range_test.api import RangeTest, range_test_of
+from .range_test.api import RangeTest, kind_of, range_test_of
 from .range_test.plan import EPOCHS
 from .records import extension as extensions
 from .records.best import KeepBest
@@ -30,12 +31,13 @@ from .records.run import Recording
 from .schedules.budget import Budget
 from .schedules.policy import Policy
 from .schedules.presets import PRESETS, preset
-from .search.peak import too_long, worth_a_test
+from .search.api import SHARE, PilotRecord, Search, peak_recorded, search_of, updates_within
+from .search.pilots import Pilot
 from .text import count, html_table, listed
 from .training import balance, norms
 from .training import evaluate as evaluation
 from .training import objectives as tasks
-from .training.loop import Charges, resolve, train, updates_per_epoch, watch
+from .training.loop import Charges, Event, resolve, train, updates_per_epoch, watch
 from .training.options import TrainingOptions
 from .training.runtime import Runtime, weights_dtype
 from .training.setup import TrainingSetup
@@ -45,6 +47,7 @@ from .training.units import Units, retransformed
 
 # A run of fewer updates says so.
 FEW = 100
+NO_DEFAULT = "give lr_max: an optimizer of your own has no default peak here"
 
 
 class Learner:
@@ -166,20 +169,21 @@ class Learner:
         began: float | None = None,
         after: float = 0.0,
         extends: extensions.Extended | None = None,
+        search: float = SHARE,
         **options: Any,
     ) -> Result:
         """Train by `policy` up to the peak `lr_max` inside `budget`; each call is a run of its own.
 
-        A time budget is charged with everything: the range test, evaluations, checkpoints, writing the weights.
+        The budget is charged with the pilots of a search, and a time budget with everything: evaluations, checkpoints,
+        writing the weights.
 
         Args:
             budget: epochs, ``"500 updates"``, ``"5m"``, or a `Budget`; see `Budget.parse`.
             policy: the name of a preset (see `onecycle.schedules.presets`); or a policy, or a function from the number
                 of updates to one, which have their own peak.
-            lr_max: the peak. "auto": from a range test, where the run is long enough to pay for one; else, and where
-                the test cannot tell, the optimizer's default. "default": that default. ``slice(a, b)`` spreads it over
-                the layer groups, from a (the input's) to b (the output's) in equal ratios; ``slice(b)`` gives all but
-                the last a tenth.
+            lr_max: the peak. "auto": from pilots, see `search`; where these cannot tell, the optimizer's default.
+                "default": that default. ``slice(a, b)`` spreads it over the layer groups, from a (the input's) to b
+                (the output's) in equal ratios; ``slice(b)`` gives all but the last a tenth.
             out: a folder for the run: records, checkpoints, weights. None: nothing is written.
             resume: go on with the run in `out`.
             config: plain data kept with the run; resuming under another one stops and names what differs.
@@ -190,6 +194,8 @@ class Learner:
             began: when a time budget began, by `time.perf_counter`; None: with this call.
             after: seconds of a time budget to be left for what the caller does afterwards.
             extends: what the run goes on from, kept with it; see `extend`.
+            search: the share of the budget that an automatic peak may spend on pilots, short runs at several peaks, see
+                `search`; 0 for none, and the optimizer's default peak.
             options: keywords of the preset, such as ``momentum=(0.95, 0.85)``.
 
         Source: Smith, 1803.09820, section 4; Smith & Topin, 1708.07120.
@@ -203,46 +209,48 @@ class Learner:
         began = time.perf_counter() if began is None else began
         if resume and out is None:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
-        budget, folder = Budget.parse(budget), None if out is None else Path(out)
-        policy = self._policy(policy, lr_max, budget, folder if resume else None, options)
-        if extends is not None and not policy.layers:
-            policy = replace(policy, layers=extends.layers)
-        if policy.layers:
-            optimizers.split_by_layer(self.optimizer, self._layers, policy.layers)
+        whole, folder = Budget.parse(budget), None if out is None else Path(out)
+        shape = self._shape(policy, lr_max, options, extends)
+        peak, spent = self._known_peak(policy, lr_max, search, folder if resume else None)
         evaluate, keeper = None if self.valid is None else self.evaluate, self._keeper()
-        updates = budget.total_updates(self._updates_per_epoch)
-        if updates is not None and updates < FEW:
-            self._note(
-                f"{count(updates, 'update')} are few: more epochs or a smaller batch_size would train it further"
-            )
         self.state.end_run()
         self.state.training_mode()
         with ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
-            evaluation = self.evaluation_seconds() + norms.seconds(self.state, self.train) if budget.seconds else 0.0
-            charges = Charges(began, evaluation, after)
-            events = train(
-                self.state, self.train, budget, policy, evaluate, evaluate_every=self.options.evaluate_every,
-                stop=stop, charges=charges,
-            )  # fmt: skip
+
+            def planned(peak: float, spent: int) -> tuple[Budget, Policy, Iterator[Event]]:
+                budget = whole.without(spent, self._updates_per_epoch)
+                policy = shape(peak, budget.total_updates(self._updates_per_epoch))
+                events = train(
+                    self.state, self.train, budget, policy, evaluate, evaluate_every=self.options.evaluate_every,
+                    stop=stop, charges=Charges(began, self._seconds_at_end(budget), after),
+                )  # fmt: skip
+                return budget, policy, events
+
+            budget, plan, events = planned(self._middle if peak is None else peak, spent)
             self.history.begin_fit()
-            recording = None
+            recording, config = None, config or {"budget": str(whole)}
             if folder is not None:
-                config = config or {"budget": str(budget)}
-                recording = self._recording(
-                    folder, resume, config, facts, self._resolved(policy, budget, config), stack, extends
-                )
-            watchers = [*keeper, self.history, *(recording.watchers if recording else ())]
-            watchers += [*self._progress(stack, budget), *observers]
+                about = self._resolved(None if peak is None else plan, budget, config)
+                recording = self._recording(folder, resume, config, facts, about, stack, extends)
             self._ended = None
             with recording.kept() if recording else nullcontext():
+                if peak is None:
+                    found, began = self._search(whole, search, shape, began, recording, stop)
+                    budget, plan, events = planned(found.lr_max, found.updates)
+                    if recording:
+                        about = {**self._resolved(plan, budget, config), "search": found.to_dict()}
+                        recording.decided(about, self.notes)
+                self._note_few(budget)
+                watchers = [*keeper, self.history, *(recording.watchers if recording else ())]
+                watchers += [*self._progress(stack, budget), *observers]
                 watch(events, watchers, self.history.measured(), stop)
                 self.history.check_trained(stop.reason)
         noted = len(self.notes)
-        result = self._beside_baseline(self._end_fit(policy, keeper, stop, recording))
+        result = self._beside_baseline(self._end_fit(plan, keeper, stop, recording))
         if recording:
             result = recording.finished(result, self.state, self._units.metadata(), self.notes[noted:])
-        self._ended = extensions.ended(self.state, result, _peak_of(policy), policy.layers)
+        self._ended = extensions.ended(self.state, result, _peak_of(plan), plan.layers)
         return result
 
     def fit_one_cycle(
@@ -434,6 +442,10 @@ class Learner:
     def _updates_per_epoch(self) -> int | None:
         return updates_per_epoch(self.train, self.state.accumulate)
 
+    def _seconds_at_end(self, budget: Budget) -> float:
+        """What follows the last update of a time budget."""
+        return self.evaluation_seconds() + norms.seconds(self.state, self.train) if budget.seconds else 0.0
+
     def _recording(
         self, folder: Path, resume: bool, config: Mapping[str, Any], facts: Mapping[str, Any] | None,
         resolved: dict[str, Any], stack: ExitStack, extends: extensions.Extended | None,
@@ -456,11 +468,18 @@ class Learner:
         self._note(f"{folder} goes on after {done}, from its last good checkpoint")
         return recording
 
-    def _resolved(self, policy: Policy, budget: Budget, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What the options of a run came to, as plain data; its model by the name that `config` has for it."""
-        updates, parts = budget.total_updates(self._updates_per_epoch), policy.to_dict()
-        shape = {name: part for name, part in parts.items() if not isinstance(part, str)}  # of a function it is none
-        run = {"lr_max": _peak_of(policy), "updates": updates, "schedule": shape}
+    def _resolved(self, policy: Policy | None, budget: Budget, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What the options of a run came to, as plain data; its model by the name that `config` has for it.
+
+        Without a policy, whose peak is still searched, what follows from that is left out.
+        """
+        run: dict[str, Any] = {}
+        if policy is not None:
+            updates, parts = budget.total_updates(self._updates_per_epoch), policy.to_dict()
+            shape = {
+                name: part for name, part in parts.items() if not isinstance(part, str)
+            }  # of a function it is none
+            run = {"lr_max": _peak_of(policy), "updates": updates, "schedule": shape}
         return {**run, **self.resolved, **({"model": config["model"]} if config.get("model") else {})}
 
     @property
@@ -527,53 +546,78 @@ class Learner:
             self._note(base.line(value))
         return replace(result, baseline=known)
 
-    def _policy(
+    def _shape(
         self,
         policy: str | Policy | Callable[[int | None], Policy],
-        lr_max: float | slice | str,
-        budget: Budget,
-        resumed: Path | None,
+        lr_max: Any,
         options: Mapping[str, Any],
-    ) -> Policy:
-        """The policy of a run; of one that is resumed, with the peak that was found for it before."""
-        updates = budget.total_updates(self._updates_per_epoch)
+        extends: extensions.Extended | None,
+    ) -> Callable[[float, int | None], Policy]:
+        """From a peak and a number of updates to the policy of a run; one of your own has its peak."""
         if not isinstance(policy, str):
             if lr_max != "auto" or options:
                 asked = {"lr_max": lr_max, **options}
                 given = ", ".join(f"{name}={value!r}" for name, value in asked.items() if value != "auto")
                 raise ConfigError(f"a policy of your own has its peak and its shape: leave out {given}")
-            return resolve(policy, updates)
+            return lambda peak, updates: resolve(policy, updates)
         one_of("preset", policy, PRESETS)
-        layers: tuple[float, ...] = ()
+        layers = () if extends is None else extends.layers
         if isinstance(lr_max, slice):
-            lr_max, layers = optimizers.layer_factors(lr_max, len(self._layers))
-        return replace(preset(policy, self._peak(lr_max, budget, resumed), updates, **options), layers=layers)
+            _, layers = optimizers.layer_factors(lr_max, len(self._layers))
+        if layers:
+            optimizers.split_by_layer(self.optimizer, self._layers, layers)
+        return lambda peak, updates: replace(preset(policy, peak, updates, **options), layers=layers)
 
-    def _peak(self, lr_max: Any, budget: Budget, resumed: Path | None) -> float:
-        """The peak as a number."""
-        if lr_max == "auto":
-            recorded = RUN.read(resumed)["resolved"].get("lr_max") if resumed else None
-            lr_max = recorded or self._tested_peak(budget) or "default"
-        if lr_max == "default":
+    def _known_peak(self, policy: Any, lr_max: Any, search: float, resumed: Path | None) -> tuple[float | None, int]:
+        """The peak as a number, None where it is to be searched, and the updates of the budget that it took."""
+        share("search", search, of="the budget")
+        if not isinstance(policy, str):
+            return math.nan, 0
+        if isinstance(lr_max, slice):
+            return optimizers.layer_factors(lr_max, len(self._layers))[0], 0
+        if lr_max == "auto" and resumed is not None:
+            return peak_recorded(RUN.read(resumed)["resolved"])
+        if lr_max == "auto" and search > 0:
+            return None, 0
+        if lr_max in ("auto", "default"):
             if self._recipe is None:
-                raise ConfigError("give lr_max: an optimizer of your own has no default peak here")
-            return self._recipe.lr_max
+                raise ConfigError(NO_DEFAULT)
+            return self._recipe.lr_max, 0
         if isinstance(lr_max, str) or lr_max is None:
             raise ConfigError(f'lr_max is a number, a slice, "auto" or "default"; received {lr_max!r}')
-        return lr_max
+        return lr_max, 0
 
-    def _tested_peak(self, budget: Budget) -> float | None:
-        """The peak from a range test, said in one line; None where it finds none, or where a test would not pay."""
-        if not worth_a_test(budget, self._updates_per_epoch):
-            return None
-        if (wait := too_long(self.state, self.train, budget)) is not None:
-            self._note(wait)
-            return None
-        test = self.range_test(epochs=budget.epochs or EPOCHS)
-        if test.lr_max is None and self._recipe is None:
-            raise ConfigError(f"give lr_max: {test.line()}; and an optimizer of your own has no default peak here")
-        self._note(test.line())
-        return test.lr_max
+    @property
+    def _middle(self) -> float:
+        """The peak that pilots are about: the optimizer's default, or for one of your own that of its kind."""
+        return optimizers.TYPICAL[kind_of(self.optimizer)].lr_max if self._recipe is None else self._recipe.lr_max
+
+    def _search(
+        self, budget: Budget, share: float, shape: Callable[[float, int | None], Policy], began: float,
+        recording: Recording | None, stop: StopRequest,
+    ) -> tuple[Search, float]:  # fmt: skip
+        """What pilots say of the peak, in a line too; and when the budget began, those of before counted."""
+        record = PilotRecord()
+        if recording:
+            record = PilotRecord([Pilot(**row) for row in recording.pilots()], recording.keep_pilot)
+            began -= sum(one.seconds for one in record.before)
+        updates = record.before[0].of if record.before else None
+        if updates is None:
+            updates = updates_within(self.state, self.train, budget, time.perf_counter() - began)
+        found = search_of(
+            self.state, self.train, self.valid, updates, self._middle, share=share, policy=shape, record=record,
+            stop=stop,
+        )  # fmt: skip
+        if not found.pilots and self._recipe is None:
+            raise ConfigError(f"{NO_DEFAULT}, and {found.reason}")
+        self._note(found.line())
+        return found, began
+
+    def _note_few(self, budget: Budget) -> None:
+        updates = budget.total_updates(self._updates_per_epoch)
+        if updates is not None and updates < FEW:
+            few = count(updates, "update")
+            self._note(f"{few} are few: more epochs or a smaller batch_size would train it further")
 
     def _note(self, *notes: str) -> None:
         self.notes += notes

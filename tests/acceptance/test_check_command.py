@@ -23,9 +23,10 @@ from onecycle.learner import Learner
 from onecycle.range_test.verdict import judge
 from onecycle.records.curve import Curve
 from onecycle.records.files import RUN, read_jsonl
+from onecycle.search import pilots
 
 QUICK = ["--model", "mlp", "--limit", "320", "--batch-size", "64"]
-LONG = ["--optimizer", "adamw", "--batch-size", "2", "--budget", "340 updates", "--augment", "none"]
+LONG = ["--optimizer", "sgd", "--batch-size", "16", "--budget", "500 updates", "--augment", "none"]
 
 
 @pytest.fixture(autouse=True)
@@ -202,14 +203,15 @@ def _read(terminal: int) -> bytes:
 def test_train_says_where_its_peak_is_from(capsys):
     main(["train", *QUICK[:-2], *LONG, "--out", "run"])
     out, err = capsys.readouterr()
-    said = re.search(r"note: peak learning rate (\S+), from a range test of (\d+) updates", err)
-    assert said and f"{RUN.read('run')['resolved']['lr_max']:.2g}" == said[1] and int(said[2]) <= 80
+    resolved = RUN.read("run")["resolved"]
+    said = re.search(r"note: peak learning rate (\S+?),? .*from 3 pilots of (\d+) updates", err)
+    assert said and f"{resolved['lr_max']:.2g}" == said[1] and 3 * int(said[2]) < resolved["search"]["updates"]
     assert "peak learning rate " in out
     assert RUN.read("run")["config"]["lr_max"] == "auto"
 
 
 def test_killed_and_resumed_it_keeps_the_peak_that_it_found(capsys, monkeypatch):
-    """A real kill -9 in the middle; the same weights as a run that was never stopped, and no second range test."""
+    """A real kill -9 in the middle; the same weights as a run that was never stopped, and no second search."""
     words = ["train", *QUICK[:-2], *LONG, "--device", "cpu"]
     halting = "import signal; from onecycle.commands import app; from onecycle.records import history\n"
     halting += "history.Recorder.__call__ = lambda self, event, was=history.Recorder.__call__: "
@@ -221,10 +223,10 @@ def test_killed_and_resumed_it_keeps_the_peak_that_it_found(capsys, monkeypatch)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     main([*words, "--out", "whole"])
-    monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("tested again"))
+    monkeypatch.setattr(pilots, "trial", lambda *_, **__: pytest.fail("searched again"))
     main(["train", "--resume", "cut"])
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
     cut, whole = ([r["loss"] for r in read_jsonl(Path(name) / "steps.jsonl")] for name in ("cut", "whole"))
-    assert cut == whole and len(cut) == 340
+    assert cut == whole and len(cut) == RUN.read("whole")["resolved"]["updates"]
     for key in ("train", "valid", "test", "lr_max", "updates"):
         assert RUN.read("cut")["result"][key] == RUN.read("whole")["result"][key]

@@ -34,6 +34,7 @@ from onecycle.records import run as runs
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.records.history import Result
 from onecycle.report import page as report_page
+from onecycle.search import pilots
 
 DRAW = job_run.draw
 TINY = Job(model="mlp", budget="1 epochs", limit=320, batch_size=64)
@@ -352,29 +353,32 @@ def test_a_budget_shorter_than_an_update_holds_one():
     assert run(replace(TINY, budget="0.000001s"), "run").updates == 1
 
 
-# The peak from a range test
+# The peak from pilots
 
 AUTO = Job(
-    model="mlp", budget="330 updates", limit=640, batch_size=4, augment=("none",), optimizer="adamw", lr_max="auto"
+    model="mlp", budget="640 updates", limit=640, batch_size=4, augment=("none",), optimizer="sgd", lr_max="auto"
 )
 
 
-def test_the_peak_of_a_range_test_is_that_of_the_run():
+def test_the_peak_that_pilots_found_is_that_of_the_run():
     found = run(AUTO, "auto")
-    assert found.lr_max == RUN.read("auto")["resolved"]["lr_max"] != RECIPES[AUTO.optimizer].lr_max
+    resolved = RUN.read("auto")["resolved"]
+    assert found.lr_max == resolved["lr_max"] == resolved["search"]["lr_max"]
+    assert found.updates == 640 - resolved["search"]["updates"] == resolved["updates"] < 640
     notes = RUN.read("auto")["notes"]
-    assert sum(f"peak learning rate {found.lr_max:.2g}, from a range test of" in note for note in notes) == 1
-    given = run(replace(AUTO, lr_max=found.lr_max), "given")
+    assert sum(f"peak learning rate {found.lr_max:.2g}" in note and "3 pilots of 12" in note for note in notes) == 1
+    given = run(replace(AUTO, lr_max=found.lr_max, budget=f"{found.updates} updates"), "given")
     assert Path("auto/model.safetensors").read_bytes() == Path("given/model.safetensors").read_bytes()
     assert (found.train, found.valid, found.test) == (given.train, given.valid, given.test)
 
 
-def test_without_one_the_peak_is_the_optimizers():
+def test_without_pilots_the_peak_is_the_optimizers():
     assert run(replace(AUTO, lr_max="default"), "run").lr_max == RECIPES[AUTO.optimizer].lr_max
-    assert not any("range test" in note for note in RUN.read("run")["notes"])
+    assert not any("pilots" in note for note in RUN.read("run")["notes"])
+    assert not Path("run/pilots.jsonl").exists()
 
 
-def test_a_run_that_goes_on_keeps_its_peak_without_another_test(monkeypatch):
+def test_a_run_that_goes_on_keeps_its_peak_without_other_pilots(monkeypatch):
     whole = run(AUTO, "whole")
     train = learner.train
 
@@ -389,7 +393,7 @@ def test_a_run_that_goes_on_keeps_its_peak_without_another_test(monkeypatch):
         patch.setattr(runs, "Checkpointer", functools.partial(runs.Checkpointer, every=0.1, share=1e9))
         with pytest.raises(RuntimeError, match="power cut"):
             run(AUTO, "cut")
-    monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("tested again"))
+    monkeypatch.setattr(pilots, "trial", lambda *_, **__: pytest.fail("searched again"))
     result = run(job_of("cut"), "cut", resume=True)
     assert job_of("cut") == AUTO
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()

@@ -37,6 +37,9 @@ RECIPES: dict[str, Recipe] = {
     "muon": Recipe(Muon, lr_max=0.04, momentum=0.8, weight_decay=0.1),
 }
 
+# By how an optimizer makes its update of a gradient.
+TYPICAL = {"gradient": RECIPES["sgd"], "adaptive": RECIPES["adamw"], "orthogonal": RECIPES["muon"]}
+
 
 def recipe(name: str) -> Recipe:
     """The recipe called `name`.

@@ -213,13 +213,13 @@ def range_test(
     """
     started = time.perf_counter()
     optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
-    _check_optimizers(optimizers)
+    check_optimizers(optimizers)
     updates, repeats, lr_low, lr_high, epochs = map(unwrapped, (updates, repeats, lr_low, lr_high, epochs))
     check_plan(updates, repeats, lr_low=lr_low, lr_high=lr_high, spacing=spacing, epochs=epochs)
     parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
     modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)
-    with stop_requests() as stop, _sampler_kept(batches):
-        source = _source(batches, seed)
+    with stop_requests() as stop, sampler_kept(batches):
+        source = source_of(batches, seed)
         swept = SweptStep(step, optimizers, source, evaluate, restart, modules, keep, seed, stop)
         scouted = scout(swept)
         per_epoch = updates_per_epoch(source)
@@ -265,7 +265,7 @@ def range_test_of(
         say(f"range test: takes about the time of {allowed} updates{more}")
     batch = samples_in(next(iter(train.epoch(0)), ())) * state.accumulate
     samples = min(SAMPLES[1], max(SAMPLES[0], allowed // repeats * batch // (2 * MEASUREMENTS)))
-    held_out = None if valid is None else [state.runtime.move(part) for part in _part(valid, samples)]
+    held_out = None if valid is None else [state.runtime.move(part) for part in part_of(valid, samples)]
     loss = replace(state.loss, meters={}) if hasattr(state.loss, "meters") else state.loss  # type: ignore[type-var]
     measure = None if held_out is None else partial(evaluation.evaluate, state.model, held_out, loss, state.runtime)
     probe = SharpnessProbe(*_training_loss(state, train)) if full else None
@@ -314,7 +314,7 @@ def _training_loss(state: TrainState, train: Batches) -> tuple[Callable[[], Tens
 
     In float32, whatever the precision of the training; and not of the compiled model, which has no second derivative.
     """
-    parts = [state.runtime.move(part) for part in _part(train, SHARPNESS_SAMPLES)]
+    parts = [state.runtime.move(part) for part in part_of(train, SHARPNESS_SAMPLES)]
     sizes = [samples_in(part) for part in parts]
 
     def loss() -> Tensor:
@@ -339,7 +339,7 @@ class _UpdateBatches:
         return groups_of(self.batches.epoch(epoch, start), self.size)
 
 
-def _part(batches: Batches, samples: int) -> list[Any]:
+def part_of(batches: Batches, samples: int) -> list[Any]:
     """Batches of about so many samples: evenly spaced where data have an index, else the first, which stay there."""
     if isinstance(batches, TensorBatches):
         index = _spaced(len(batches.tensors[0]), samples)
@@ -384,7 +384,7 @@ def _nothing_to_see(scouted: ScoutedRange, sweeps: Sequence[Sweep]) -> str | Non
     return None
 
 
-def _source(batches: Any, seed: int) -> Batches:
+def source_of(batches: Any, seed: int) -> Batches:
     source = as_batches(batches, seed=seed)
     if isinstance(source, OneShotBatches):
         raise DataError(
@@ -419,7 +419,7 @@ def _reordered(source: Batches, seed: int) -> Batches:
 
 
 @contextmanager
-def _sampler_kept(loader: Any) -> Iterator[None]:
+def sampler_kept(loader: Any) -> Iterator[None]:
     """A sampler whose order follows from its epoch is at that epoch again afterwards."""
     sampler = getattr(loader, "sampler", None)
     epoch = getattr(sampler, "epoch", None)
@@ -430,7 +430,7 @@ def _sampler_kept(loader: Any) -> Iterator[None]:
             sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-def _check_optimizers(optimizers: Sequence[Any]) -> None:
+def check_optimizers(optimizers: Sequence[Any]) -> None:
     if not optimizers or not all(isinstance(each, Optimizer) for each in optimizers):
         raise ConfigError(f"optimizer is a torch optimizer, or several; received {optimizers!r}")
     if not any(p.requires_grad for each in optimizers for group in each.param_groups for p in group["params"]):

@@ -23,6 +23,8 @@ COME_TO = (
     "parameters", "precision",
 )  # fmt: skip
 
+# Short runs before the run, a line each.
+PILOTS = "pilots.jsonl"
 LONG = 200  # characters of one such difference
 
 
@@ -217,6 +219,18 @@ class Recording:
         recorder = Recorder(folder)
         stack.callback(recorder.close)
         return cls(folder, history, recorder, Checkpointer(state, folder / "checkpoints", before=recorder.sync))
+
+    def pilots(self) -> list[dict[str, Any]]:
+        """The pilots that were made for the run, also before it was broken off."""
+        return read_jsonl(self.folder / PILOTS)
+
+    def keep_pilot(self, pilot: Mapping[str, Any]) -> None:
+        """Add one."""
+        write_jsonl(self.folder / PILOTS, [*self.pilots(), pilot])
+
+    def decided(self, resolved: Mapping[str, Any], notes: Iterable[str]) -> None:
+        """Record what the options of a run came to once its peak is known."""
+        RUN.update(self.folder, resolved=dict(resolved), notes=list(notes))
 
     @property
     def watchers(self) -> list[Observer]:

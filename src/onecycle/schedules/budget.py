@@ -79,6 +79,15 @@ class Budget:
             )
         return max(1, round((self.epochs or 0) * per_epoch))
 
+    def without(self, spent: int, per_epoch: int | None) -> Budget:
+        """What is left after so many updates; of a time budget, whose clock has run on, all of it.
+
+        >>> Budget(epochs=10).without(20, 100), Budget(epochs=10).without(0, 100).epochs
+        (Budget(epochs=None, updates=980, seconds=None), 10)
+        """
+        total = self.total_updates(per_epoch)
+        return self if total is None or not spent else Budget(updates=max(1, total - spent))
+
     def __str__(self) -> str:
         """In words that `parse` reads: ``1 epoch``, ``500 updates``, ``5 min``."""
         if self.seconds is None:

@@ -1,44 +1,123 @@
-"""Whether a range test pays for itself before a run whose peak is left to the library."""
+"""Which pilots are made for a run, and what they say of its peak: pure decisions, standard library only."""
 
 from __future__ import annotations
 
-from copy import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from ..data.batches import Batches, first_batch
-from ..range_test.plan import EPOCHS, FEWEST, SHARE, default_updates
-from ..schedules.budget import Budget
-from ..schedules.presets import preset
-from ..text import duration
-from ..training.loop import updates_per_epoch
-from ..training.state import TrainState
-from .trial import trial
+from .. import text
+from .pilots import JUDGING, Pilot, RunPilot
 
-# A range test is worth its while where the run is so many times as long as the shortest one, or takes a minute. Where
-# an epoch is so short that it would take more than its share, its curve is too coarse to be relied on unseen.
-WORTH, A_MINUTE = 5, 60.0
-# Of a time budget, the share that a range test may take.
-TEST_SHARE = 0.1
+# Pilots are at the default peak, and this factor below and above it; where none of these trains, further below.
+FACTOR, FURTHER = 3.0, 3
+# The length of a pilot: a share of the run's updates. By how an optimizer makes its update of a gradient: the least
+# length that tells something; and the gain that is evidence against the default, as a share of what the best pilot
+# learned. Plain gradient steps need another peak from net to net far more than the others, whose update does not grow
+# with the gradient.
+LENGTH = 1 / 64
+LEAST = {"gradient": 12, "adaptive": 32, "orthogonal": 32}
+EVIDENCE = {"gradient": 0.05, "adaptive": 0.15, "orthogonal": 0.15}
+# Of the way from the default, in the logarithm of the peak, to where the pilots are best: short runs bear other peaks
+# than long ones. All of it where the default pilot learned nothing.
+WAY = 0.6
+# A pilot has learned something where its loss is such a share below that of knowing nothing.
+LEARNED = 0.01
+# It is lost where its loss is such a share above both that of knowing nothing and that at the start.
+RISEN = 0.1
+# Nine of ten best peaks of a grid were within this factor of the one chosen.
+WITHIN = 5.0
 
 
-def worth_a_test(budget: Budget, per_epoch: int | None) -> bool:
-    """Whether a run of this budget and so many updates an epoch is long enough for a range test before it.
+@dataclass(frozen=True)
+class Choice:
+    """A peak, an interval that holds the best one in about nine of ten cases, and why."""
 
-    >>> worth_a_test(Budget.parse(10), 200), worth_a_test(Budget.parse(1), 10)
-    (True, False)
+    lr_max: float
+    low: float | None
+    high: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Held-out losses to compare with: of knowing `nothing`, and of the weights at the `start`."""
+
+    nothing: float
+    start: float
+
+    def lost(self, pilot: Pilot) -> bool:
+        """Whether a pilot came to nothing: its loss is not finite, or it rose."""
+        highest = max(self.nothing, self.start)
+        return pilot.loss is None or pilot.loss > highest + RISEN * abs(highest)
+
+
+def length(updates: int, allowed: int, kind: str) -> int:
+    """The updates of each pilot of a run; together they may take so many as `allowed`, and 0 would tell nothing.
+
+    >>> length(2000, 200, "adaptive"), length(500, 50, "gradient"), length(500, 50, "adaptive")
+    (32, 12, 0)
     """
-    updates = budget.total_updates(per_epoch)
-    short = updates < WORTH * FEWEST if updates is not None else (budget.seconds or 0) < A_MINUTE
-    return not short and (per_epoch is None or per_epoch * EPOCHS * SHARE >= FEWEST)
+    each = max(LEAST[kind], round(LENGTH * updates))
+    return each if math.ceil((3 + 4 * JUDGING) * each) <= allowed else 0
 
 
-def too_long(state: TrainState, train: Batches, budget: Budget) -> str | None:
-    """Why a range test would take too much of a time budget, by three updates that leave no trace; else None."""
-    if budget.seconds is None:
-        return None
-    plain = copy(state)
-    plain.norm_statistics = "running"  # as in a range test
-    few = trial(plain, [first_batch(train)] * 3, "3 updates", preset("constant", 1e-9))
-    wait = few.seconds / 3 * default_updates(updates_per_epoch(train, state.accumulate))
-    if wait <= TEST_SHARE * budget.seconds:
-        return None
-    return f"no range test: it would take about {duration(wait)} of {duration(budget.seconds)}"
+def search_peak(run: RunPilot, levels: Callable[[], Levels], default: float, updates: int, kind: str) -> Choice:
+    """Make pilots of so many updates with `run`, and choose a peak.
+
+    The default peak is tried first, then one below and one above it; where all are lost, peaks further below.
+    """
+    pilots = [run(lr, updates) for lr in (default, default / FACTOR, default * FACTOR)]
+    known = levels()
+    for _ in range(FURTHER):
+        if not all(known.lost(p) for p in pilots):
+            break
+        pilots.append(run(min(p.lr_max for p in pilots) / FACTOR, updates))
+    return choose(pilots, default, known, kind)
+
+
+def choose(pilots: Sequence[Pilot], default: float, levels: Levels, kind: str) -> Choice:
+    """The peak by what pilots came to."""
+    by_peak = sorted(pilots, key=lambda p: p.lr_max)
+    losses = {p.lr_max: p.loss for p in by_peak if p.loss is not None and not levels.lost(p)}
+    if not losses:
+        low = by_peak[0].lr_max
+        return Choice(low, None, low, "every pilot was lost: look at the data and the model, or give a smaller lr_max")
+    best, nothing = min(losses, key=losses.__getitem__), levels.nothing
+    if losses[best] >= nothing - LEARNED * abs(nothing):
+        why = "no pilot learned anything yet" if default in losses else "at the default the pilot was lost"
+        return _about(default if default in losses else best, why)
+    lost = default not in losses or losses[default] >= nothing
+    if not lost and _share(losses[best], losses[default], nothing) <= EVIDENCE[kind]:
+        said = "no other pilot was better" if best == default else f"{best:.2g} was no clear gain"
+        return _about(default, said)
+    peak = default * (_optimum(losses, best, nothing) / default) ** (1.0 if lost else WAY)
+    how = "learned nothing" if lost else f"came to {text.number(losses[default])}"
+    came = text.number(losses[best])
+    return _about(peak, f"{best:.2g} came to a held-out loss of {came}, the default {default:.2g} {how}")
+
+
+def _about(peak: float, reason: str) -> Choice:
+    peak = float(f"{peak:.3g}")
+    return Choice(peak, peak / WITHIN, peak * WITHIN, reason)
+
+
+def _share(best: float, default: float, nothing: float) -> float:
+    """How much more the best pilot learned than the default one, as a share of what it learned."""
+    if best > 0 and default > 0 and nothing > 0:  # on the way to a small loss each halving counts
+        best, default, nothing = math.log(best), math.log(default), math.log(nothing)
+    return (default - best) / (nothing - best)
+
+
+def _optimum(losses: dict[float, float], best: float, nothing: float) -> float:
+    """Where a parabola through the best pilot and its neighbours, over the logarithm of the peak, is lowest."""
+    peaks = list(losses)
+    i = peaks.index(best)
+    if not 0 < i < len(peaks) - 1:
+        return best
+    below, at, above = (min(losses[lr], 3 * abs(nothing)) for lr in peaks[i - 1 : i + 2])
+    if at > 0:
+        below, at, above = math.log(below), math.log(at), math.log(above)
+    bend = below - 2 * at + above
+    way = 0.0 if bend <= 0 else max(-0.5, min(0.5, (below - above) / (2 * bend)))
+    return best * FACTOR**way

@@ -14,6 +14,7 @@ from ..errors import NonFiniteLoss
 from ..schedules.policy import Policy
 from ..training.loop import Update, train
 from ..training.restore import modules_of, untouched
+from ..training.signals import StopRequest
 from ..training.state import TrainState
 
 
@@ -37,6 +38,7 @@ def trial(
     budget: Any,
     policy: Policy | Callable[[int | None], Policy],
     evaluate: Callable[[], dict[str, float]] | None = None,
+    stop: StopRequest | None = None,
 ) -> TrialResult:
     """Train from `state` within a budget, by the whole of a policy, and put everything back as it was, bit for bit.
 
@@ -48,9 +50,11 @@ def trial(
         state: what is trained; a run under way in it goes on afterwards as if there had been no trial.
         batches, budget, policy: as for `onecycle.train`.
         evaluate: called once, at the end, for the `valid` of the result.
+        stop: where a signal came, the trial is left after the update under way.
 
     Raises:
         ConfigError, DataError: as for `onecycle.train`.
+        Interrupted: `stop` has a signal.
 
     >>> import onecycle, torch
     >>> model = torch.nn.Linear(2, 1)
@@ -68,7 +72,7 @@ def trial(
         try:
             state.at = copy(state.at)
             state.end_run()
-            for event in train(state, batches, budget, policy):
+            for event in train(state, batches, budget, policy, stop=stop):
                 last = event if isinstance(event, Update) else last
             state.check_finite()
             valid = None if evaluate is None else evaluate()

@@ -15,7 +15,15 @@ from torch.nn import functional as F
 from .. import text
 from ..data.batches import Batches, DatasetBatches, ListBatches, targets_in_memory
 from ..errors import ConfigError
-from .losses import binary_cross_entropy, mean_squared_error, spatial_cross_entropy, unwrapped
+from .losses import (
+    binary_cross_entropy,
+    class_weights,
+    compares_numbers,
+    mean_squared_error,
+    setting,
+    spatial_cross_entropy,
+    unwrapped,
+)
 from .metrics import BalancedAccuracy
 from .objectives import Loss, Supervised
 
@@ -178,3 +186,51 @@ def baseline(
         spread = (valid.double() - train.double().mean(0)).square().mean()
         return Baseline("loss", float(spread), "the mean of the training targets", len(valid))
     return None
+
+
+def trivial_loss(loss: Loss, targets: Tensor | None) -> float | None:
+    """The training loss of the best answer that is always the same, about; None where that is not known.
+
+    So it is for targets that are one class each, 0 or 1, or numbers, with a criterion that can be asked for it. Numbers
+    are answered with their mean.
+
+    >>> targets = torch.tensor([0, 0, 0, 1])
+    >>> round(trivial_loss(Supervised(nn.CrossEntropyLoss()), targets), 4)  # the entropy of 3/4 and 1/4
+    0.5623
+    """
+    if not isinstance(loss, Supervised) or targets is None or not len(targets):
+        return None
+    counts = class_counts(loss, targets)
+    try:
+        with torch.no_grad():
+            if counts is not None:
+                return _of_classes(loss, counts)
+            if compares_numbers(loss.criterion):
+                scaled = targets if loss.scale is None else loss.scale(targets)
+                return float(loss.criterion(scaled.double().mean(0).expand(scaled.shape), scaled.double()))
+    except Exception:  # a criterion of one's own may ask for anything
+        return None
+    return None
+
+
+def _of_classes(loss: Supervised, counts: Tensor) -> float:
+    """The mean loss of the answer that fits these counts of classes best, each class as the criterion weighs it."""
+    logit = loss.form.kind != "classes"
+    weights = setting(loss.criterion, "pos_weight", None) if logit else class_weights(loss.criterion)
+    device = weights.device if isinstance(weights, Tensor) else "cpu"
+    counts = counts.to(device).double()
+    if logit and weights is not None:
+        weights = torch.cat([torch.ones_like(weights).reshape(1), weights.reshape(1)])
+    elif weights is not None:
+        counts = F.pad(counts, (0, len(weights) - len(counts)))
+    masses = counts if weights is None else counts * weights
+    smoothing = loss.smoothing or setting(loss.criterion, "label_smoothing", 0.0)
+    shares = ((1 - smoothing) * masses / masses.sum() + smoothing / len(masses)).clamp(min=1e-30).float()
+    answer = (shares[1] / shares[0]).log().reshape(1) if logit else shares.log()[None]
+    how = {"label_smoothing": loss.smoothing} if loss.smoothing else {}
+    there = counts.nonzero().flatten()
+    each = torch.stack([
+        loss.criterion(answer, (i.float() if logit else i).reshape(1), **how) for i in there
+    ])  # fmt: skip
+    weighs = counts if logit else masses  # a logit's weight of ones is in its loss, not in its mean
+    return float((each * weighs[there]).sum() / weighs[there].sum())

@@ -174,7 +174,7 @@ def form_of(criterion: Any) -> Form:
     if _among(plain, _CROSS) or _among(plain, _LOG_CLASSES):
         activation = "softmax" if _among(plain, _CROSS) else "exp"
         axis = -1 if plain is cross_entropy else 1
-        return Form("classes", axis, _setting(criterion, "ignore_index", IGNORED), activation)
+        return Form("classes", axis, setting(criterion, "ignore_index", IGNORED), activation)
     if _among(plain, _MARGINS):
         return Form("classes")
     if _among(plain, _ELEMENTS):
@@ -189,7 +189,7 @@ def compares_numbers(criterion: Any) -> bool:
 
 def class_weights(criterion: Any) -> Tensor | None:
     """The weights of the classes in a cross-entropy's mean, [classes], or None."""
-    return _setting(criterion, "weight", None)
+    return setting(criterion, "weight", None)
 
 
 def denominator(criterion: Any, form: Form, targets: Tensor) -> Tensor | None:
@@ -234,7 +234,7 @@ def criterion_of(loss: Any) -> Any:
 def check_weights(criterion: Any, outputs: Tensor) -> None:
     """Raise a ConfigError for weights of a criterion of elements that do not fit the outputs of one sample."""
     for name in ("weight", "pos_weight"):
-        weights = _setting(criterion, name, None)
+        weights = setting(criterion, name, None)
         if not isinstance(weights, Tensor) or weights.numel() == 1:
             continue
         each = outputs.shape[1:]
@@ -250,7 +250,7 @@ def check_weights(criterion: Any, outputs: Tensor) -> None:
 
 def check_reduction(criterion: Any) -> None:
     """Raise a ConfigError for a criterion that does not give the mean of its batch."""
-    reduction = _setting(criterion, "reduction", "mean")
+    reduction = setting(criterion, "reduction", "mean")
     if reduction not in ("mean", "batchmean"):
         raise ConfigError(f'a loss is the mean of its batch: give reduction="mean"; received {reduction!r}')
 
@@ -349,7 +349,7 @@ def _among(criterion: Any, known: tuple[Any, ...]) -> bool:
     return any(isinstance(criterion, one) if isinstance(one, type) else criterion is one for one in known)
 
 
-def _setting(criterion: Any, name: str, default: Any) -> Any:
+def setting(criterion: Any, name: str, default: Any) -> Any:
     """A setting of a criterion: an attribute of a module, a keyword of a partial."""
     while isinstance(criterion, partial):
         if name in criterion.keywords:

@@ -1,0 +1,253 @@
+"""The peak of a run by pilots inside its budget: of a state in training, and of anything that has a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from .. import checks, text
+from ..checks import number, whole
+from ..data.batches import Batches, first_batch
+from ..range_test.api import check_optimizers, kind_of, sampler_kept, source_of
+from ..range_test.sweep import SweptStep
+from ..schedules.budget import Budget
+from ..schedules.policy import Policy
+from ..schedules.presets import preset
+from ..training.loop import updates_per_epoch
+from ..training.restore import modules_of
+from ..training.signals import StopRequest, stop_requests
+from ..training.state import TrainState
+from .peak import Levels, length, search_peak
+from .pilots import Pilot, Pilots, RunPilot, StatePilots, StepPilots
+from .trial import trial
+
+# Of a run's budget, the share that pilots may take.
+SHARE = 0.1
+# Updates that the pace is measured by; and of a run, those below which there are no pilots whatever its pace is.
+PACE, FEWEST = 3, 200
+
+
+@dataclass(frozen=True)
+class Search:
+    """What pilots found out about a run.
+
+    Args:
+        lr_max: the peak to train with.
+        default: the peak that is taken without evidence.
+        low, high: an interval that holds the best peak in nine of ten cases; None where no pilot was made.
+        reason: why this peak, in words.
+        pilots: each of them, in order.
+        updates: what they cost, evaluations counted as updates.
+        budget: updates that run and pilots have together.
+        seconds: what they took.
+    """
+
+    lr_max: float
+    default: float
+    low: float | None
+    high: float | None
+    reason: str
+    pilots: tuple[Pilot, ...]
+    updates: int
+    budget: int
+    seconds: float
+
+    def __repr__(self) -> str:
+        return f"Search(lr_max={self.lr_max:.3g}, default={self.default:.3g}, pilots={len(self.pilots)})"
+
+    def _repr_html_(self) -> str:
+        rows = [(f"{p.lr_max:.3g}", f"{p.updates:,}", p.lost or text.number(p.loss or 0.0)) for p in self.pilots]
+        return text.html_table(rows, ("peak", "updates", "held-out loss"), title=self.line())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "pilots": [p.to_dict() for p in self.pilots]}
+
+    def line(self) -> str:
+        """The result in a line."""
+        if not self.pilots:
+            return f"peak learning rate {self.lr_max:.2g}, the default: {self.reason}"
+        lengths = sorted({p.updates for p in self.pilots})
+        spent = f"{text.count(len(self.pilots), 'pilot')} of {lengths[0]:,}" + (
+            f" to {lengths[-1]:,}" if len(lengths) > 1 else ""
+        )
+        which = ", the default" if self.lr_max == self.default else ""
+        between = "" if self.low is None or self.high is None else f" ({self.low:.2g} to {self.high:.2g})"
+        return (
+            f"peak learning rate {self.lr_max:.2g}{which}{between}, from {spent} updates, which took "
+            f"{text.percent(self.updates / self.budget, 1)} of the budget: {self.reason}"
+        )
+
+
+def search(
+    step: Callable[[Any], Any],
+    optimizer: Optimizer | Sequence[Optimizer],
+    batches: Any,
+    *,
+    updates: int,
+    lr_max: float | None = None,
+    evaluate: Callable[[], Mapping[str, float]] | None = None,
+    share: float = SHARE,
+    policy: str = "one_cycle",
+    model: nn.Module | Sequence[nn.Module] | None = None,
+    keep: Sequence[Any] = (),
+    seed: int = 0,
+) -> Search:
+    """Choose the peak of a 1cycle run of `updates` updates, for any loop, by short runs that leave no trace.
+
+    Each pilot is a complete short cycle from the weights as they are, over the same batches in the same order, so that
+    pilots are compared in pairs. Everything that training changes is put back afterwards, bit for bit.
+
+    Args:
+        step: ``step(batch)`` makes an update as your loop does (forward, backward, ``optimizer.step()``) and returns
+            the batch's mean loss. A call that only accumulates gradients makes no update.
+        optimizer: the optimizer that `step` steps, or several. Groups keep the ratios of their rates, and so do
+            optimizers; the peak is the first optimizer's largest.
+        batches: whatever `step` takes, in anything that `onecycle.as_batches` takes; gone through as often as needed.
+        updates: those that you have, the pilots' among them; train for ``updates - search.updates``.
+        lr_max: the peak that is left only for evidence; None: the learning rate that the optimizer has.
+        evaluate: measures the model as it stands on held-out data, on few batches, as often as there are pilots:
+            returns ``{"loss": ..., "accuracy": ...}`` or one of them. None: by the training losses of the last quarter.
+        share: of the updates that pilots may take.
+        policy: the name of a preset.
+        model, keep: as for `onecycle.range_test`.
+        seed: of the order and of what the step draws.
+
+    Raises:
+        ConfigError: arguments that cannot be used.
+        DataError: fewer than two batches, or an iterator, which cannot be put back.
+        Interrupted: Ctrl-C or SIGTERM came; everything is as before.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    >>> def step(batch):
+    ...     loss = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     return loss
+    >>> batches = list(torch.randn(200, 64, 4, generator=torch.Generator().manual_seed(0)))
+    >>> found = search(step, optimizer, batches, updates=1000)
+    >>> found.lr_max > 0.001, found.updates <= 100, model.weight.grad
+    (True, True, None)
+    """
+    optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
+    check_optimizers(optimizers)
+    whole("updates", updates, what="the number of updates, those of the pilots among them")
+    checks.share("share", share, of="the updates")
+    own = max(float(group["lr"]) for group in optimizers[0].param_groups)
+    default = number("lr_max", own if lr_max is None else lr_max, above=0, what="the peak without evidence")
+    parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
+    modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)
+    kind = kind_of(optimizers[0])
+    each = length(updates, int(share * updates), kind)
+    if not each:
+        return _too_few(default, updates)
+    with stop_requests() as stop, sampler_kept(batches):
+        swept = SweptStep(step, optimizers, source_of(batches, seed), evaluate, None, modules, keep, seed, stop)
+        pilots = StepPilots(swept, partial(preset, policy), updates)
+        return _searched(pilots, each, updates, default, PilotRecord(), kind)
+
+
+@dataclass
+class PilotRecord:
+    """The pilots of a run, those that were made before it was broken off among them: they are not made again.
+
+    Args:
+        before: in their order.
+        keep: called with each new one.
+    """
+
+    before: list[Pilot] = field(default_factory=list)
+    keep: Callable[[dict[str, Any]], None] = lambda made: None
+
+    def of(self, run: RunPilot, all_made: list[Pilot]) -> RunPilot:
+        """`run`, or what is known of it."""
+
+        def known(lr_max: float, updates: int) -> Pilot:
+            i = len(all_made)
+            old = self.before[i] if i < len(self.before) else None
+            made = old if old is not None and (old.lr_max, old.updates) == (lr_max, updates) else run(lr_max, updates)
+            if made is not old:
+                self.keep(made.to_dict())
+            all_made.append(made)
+            return made
+
+        return known
+
+
+def updates_within(state: TrainState, train: Batches, budget: Budget, spent: float) -> int:
+    """The updates of a run: those of its budget, or about as many as its seconds hold after those that are `spent`.
+
+    The pace is measured by an update that leaves no trace, and where there is time by a few more.
+    """
+    known = budget.total_updates(updates_per_epoch(train, state.accumulate))
+    if known is not None or budget.seconds is None:
+        return known or 1
+    plain = copy(state)
+    plain.norm_statistics = "running"
+    batch, updates = first_batch(train), 1
+    for few in (1, PACE):
+        seconds = trial(plain, [batch] * few * state.accumulate, f"{few} updates", preset("constant", 1e-9)).seconds
+        updates = max(1, int((budget.seconds - spent) * few / seconds))
+        if updates < FEWEST:
+            break
+    return updates
+
+
+def search_of(
+    state: TrainState,
+    train: Batches,
+    valid: Batches | None,
+    updates: int,
+    default: float,
+    *,
+    share: float = SHARE,
+    policy: Callable[[float, int], Policy],
+    record: PilotRecord | None = None,
+    stop: StopRequest | None = None,
+) -> Search:
+    """Choose the peak of a run of so many `updates`, its pilots included, for `state`; nothing is changed.
+
+    Args:
+        default: the peak that is taken without evidence.
+        share: of the updates that pilots may take.
+        policy: from a peak and a number of updates to the policy of a run.
+        record: of the pilots of a run that may be broken off.
+        stop: where a signal came, the search is left after the update under way.
+
+    Raises:
+        Interrupted: `stop` has a signal; everything is as before.
+        DataError: no batches.
+    """
+    kind = kind_of(state.optimizer)
+    each = length(updates, int(share * updates), kind)
+    if not each:
+        return _too_few(default, updates)
+    pilots = StatePilots(state, train, valid, policy, updates, each, stop)
+    return _searched(pilots, each, updates, default, record or PilotRecord(), kind)
+
+
+def _searched(pilots: Pilots, each: int, updates: int, default: float, record: PilotRecord, kind: str) -> Search:
+    started, made = time.perf_counter(), list[Pilot]()
+    choice = search_peak(record.of(pilots, made), lambda: Levels(*pilots.levels()), default, each, kind)
+    cost = sum(p.updates + pilots.evaluation for p in made) + pilots.evaluation
+    seconds = time.perf_counter() - started
+    return Search(choice.lr_max, default, choice.low, choice.high, choice.reason, tuple(made), cost, updates, seconds)
+
+
+def _too_few(default: float, updates: int) -> Search:
+    return Search(default, default, None, None, "the budget is too small for pilots that can tell", (), 0, updates, 0.0)
+
+
+def peak_recorded(resolved: Mapping[str, Any]) -> tuple[float | None, int]:
+    """The peak of a recorded run, None where it is not known yet, and the updates that pilots took of its budget."""
+    return resolved.get("lr_max"), (resolved.get("search") or {}).get("updates", 0)
