@@ -4,13 +4,17 @@
     python bench/range_test.py suggest [--part 0/2]   range tests, ours and the rules of other tools
     python bench/range_test.py cost                   its time beside that of a training
     python bench/range_test.py table                  spread and regret
+    python bench/range_test.py judged                 the same by three lengths of the test, on made pairs that no
+                                                      constant was fitted to (a quarter of an hour)
 
-Results go to bench/out; what is there is not run again. Set ONECYCLE_DATA to a folder with cifar10.
+Results go to bench/out; what is there is not run again. Set ONECYCLE_DATA to a folder with cifar10, and ONECYCLE_TAG to
+keep the judged tests of two versions apart.
 """
 
 import argparse
 import itertools
 import math
+import os
 import statistics
 import sys
 import time
@@ -18,6 +22,7 @@ import time
 import numpy as np
 import rivals
 import torch
+from judged_pairs import JUDGED_PAIRS
 from pairs import PEAK_PAIRS, keep, rows
 
 import onecycle
@@ -267,9 +272,99 @@ def fitted(truth, bases):
     return best[1:]
 
 
+# Of the judged pairs: updates of a test, epochs of a training, and the share of what is learned that a good one loses.
+LENGTHS, JUDGED_EPOCHS, JUDGED_SEEDS, GOOD = (64, 150, 400), 4, TEST_SEEDS[:3], 0.02
+TAG = os.environ.get("ONECYCLE_TAG", "now")
+
+
+def main_judged():
+    scores = {}
+    for optimizer, pair in itertools.product(OPTIMIZERS, JUDGED_PAIRS):
+        scores[pair.name, optimizer] = judged_truth(pair, optimizer)
+        judged_tests(pair, optimizer)
+    print("| pair | optimizer | best, good | updates | suggested: median (none) | spread | to the best | off good |")
+    print("|" + " --- |" * 8)
+    every = {}
+    for (pair, optimizer), peaks in scores.items():
+        best = max(peaks, key=peaks.__getitem__)
+        good = [p for p in peaks if peaks[p] >= peaks[best] - GOOD * (peaks[best] - min(peaks.values()))]
+        for length in LENGTHS:
+            cell = pair, optimizer, length
+            tests = [r for r in rows(f"judged-{TAG}") if (r["pair"], r["optimizer"], r["length"]) == cell]
+            tests = [r for r in tests if r["seed"] in JUDGED_SEEDS]
+            logs = [math.log10(r["test"]["lr_max"]) for r in tests if r["test"]["lr_max"]]
+            if not logs:
+                print(f"| {pair} | {optimizer} | {best:.2g} | {length} | none of {len(tests)} |")
+                continue
+            spread = statistics.stdev(logs) if len(logs) > 1 else math.nan
+            off = [max(x - math.log10(max(good)), math.log10(min(good)) - x, 0) for x in logs]
+            to_best = [x - math.log10(best) for x in logs]
+            every.setdefault((optimizer, length), []).append((spread, to_best, off, len(tests) - len(logs)))
+            print(
+                f"| {pair} | {optimizer} | {best:.2g}, {min(good):.2g} to {max(good):.2g} | {length} | "
+                f"{10 ** statistics.median(logs):.2g} ({len(tests) - len(logs)}) | {spread:.2f} | "
+                f"{10 ** statistics.median(to_best):.2f} | {statistics.mean(off):.2f} |"
+            )
+    print("\n| optimizer | updates | cells | spread: median, largest | to the best: mean | off it | off good | none |")
+    print("|" + " --- |" * 8)
+    for (optimizer, length), cells in every.items():
+        spreads = [c[0] for c in cells]
+        to_best, off = ([x for c in cells for x in c[i]] for i in (1, 2))
+        print(
+            f"| {optimizer} | {length} | {len(cells)} | {statistics.median(spreads):.2f}, {max(spreads):.2f} | "
+            f"{10 ** statistics.mean(to_best):.2f} | {statistics.mean(map(abs, to_best)):.2f} | "
+            f"{statistics.mean(off):.2f} | {sum(c[3] for c in cells)} of {len(to_best) + sum(c[3] for c in cells)} |"
+        )
+
+
+def judged_truth(pair, optimizer):
+    """Score over the peak: accuracy, or less the loss of a regression, in the mean over two seeds."""
+    done = {
+        (r["peak"], r["seed"]): r["score"]
+        for r in rows("judged-truth")
+        if (r["pair"], r["optimizer"]) == (pair.name, optimizer)
+    }
+
+    def measure(peak, seed):
+        if (peak, seed) not in done:
+            learn = pair.learner(seed, optimizer)
+            learn.valid = None
+            before = learn.evaluate(pair.splits()[2])
+            try:
+                learn.fit_one_cycle(JUDGED_EPOCHS, peak)
+                score = learn.evaluate(pair.splits()[2])
+            except onecycle.errors.NonFiniteLoss:
+                score = before
+            name, sign = ("accuracy", 1) if "accuracy" in before else ("loss", -1)
+            done[peak, seed] = sign * score[name] if math.isfinite(score[name]) else sign * before[name]
+            done[peak, seed] = max(done[peak, seed], sign * before[name])
+            row = {"pair": pair.name, "optimizer": optimizer, "peak": peak, "seed": seed, "score": done[peak, seed]}
+            keep("judged-truth", row)
+        return done[peak, seed]
+
+    grid = {MIDDLE[optimizer] * 2.0**i for i in range(-3, 4)}
+    while True:
+        ordered = sorted(grid)
+        means = {p: statistics.mean(measure(p, seed) for seed in SEEDS[:2]) for p in ordered}
+        at = ordered.index(max(means, key=means.__getitem__))
+        more = {ordered[0] / 2} if at < 2 else {ordered[-1] * 2} if at > len(ordered) - 3 else set()
+        if not more:
+            return means
+        grid |= more
+
+
+def judged_tests(pair, optimizer):
+    done = {(r["pair"], r["optimizer"], r["length"], r["seed"]) for r in rows(f"judged-{TAG}")}
+    for length, seed in itertools.product(LENGTHS, JUDGED_SEEDS):
+        if (pair.name, optimizer, length, seed) not in done:
+            test = pair.learner(seed, optimizer).range_test(build=pair.build, updates=length, epochs=JUDGED_EPOCHS)
+            row = {"pair": pair.name, "optimizer": optimizer, "length": length, "seed": seed, "test": test.to_dict()}
+            keep(f"judged-{TAG}", row)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("truth", "suggest", "cost", "table"))
+    parser.add_argument("what", choices=("truth", "suggest", "cost", "table", "judged"))
     parser.add_argument("--part", default="0/1", help="which share of the cells this process takes, as 0/2")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -279,4 +374,6 @@ if __name__ == "__main__":
         sys.exit(main_cost())
     if arguments.what == "suggest":
         sys.exit(main_suggest(arguments.part))
+    if arguments.what == "judged":
+        sys.exit(main_judged())
     main_table()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 import signal
 from contextlib import nullcontext
 
@@ -19,7 +18,7 @@ from onecycle import ConfigError, DataError, Interrupted, TrainingError
 from onecycle.data.batches import as_batches
 from onecycle.optim.muon import Muon
 from onecycle.range_test import sweep as sweeping
-from onecycle.range_test.sweep import START, STILL, DivergenceWatch, SweptStep, scout, sweep
+from onecycle.range_test.sweep import STILL, SweptStep, scout, sweep
 from onecycle.training.norms import batch_statistics
 from onecycle.training.restore import modules_of
 from onecycle.training.signals import StopRequest
@@ -67,70 +66,6 @@ def made_up(weight, optimizer, losses):
         return losses(float(optimizer.param_groups[0]["lr"]))
 
     return step
-
-
-# Watch
-
-
-def watched(losses):
-    """The index at which it is divergence; None if it never is."""
-    watch = DivergenceWatch()
-    return next((i for i, loss in enumerate(losses) if watch.diverged(loss)), None)
-
-
-def noisy(level, n=200, sd=0.1, seed=0):
-    draw = random.Random(seed)
-    return [level(k) + draw.gauss(0, sd) for k in range(n)]
-
-
-FALLS_AND_RISES = noisy(lambda k: 2 - min(k, 100) / 60 + (max(0, k - 130) / 25) ** 2)
-
-
-def test_a_rise_after_a_fall_is_divergence_once_it_is_back_at_the_start():
-    stop = watched(FALLS_AND_RISES)
-    assert stop is not None and 155 <= stop <= 170
-    assert sum(FALLS_AND_RISES[stop - 2 : stop + 1]) / 3 > sum(FALLS_AND_RISES[:START]) / START
-
-
-def test_four_times_the_best_is_no_divergence():
-    losses = [10.0] * 8 + [10 * 0.8**k for k in range(1, 30)] + [0.1 + k * 0.3 for k in range(30)]
-    assert max(losses[37:]) > 60 * min(losses) and watched(losses) is None
-    assert watched([*losses, *[10.5] * 5]) is not None
-
-
-def test_a_plain_rise_is_divergence():
-    stop = watched(noisy(lambda k: 1 + max(0, k - 50) * 0.1))
-    assert stop is not None and 51 < stop < 70
-
-
-@pytest.mark.parametrize("level", [2.3, 0.0, -100.0])
-def test_noise_and_a_slow_fall_are_no_divergence(level):
-    assert [watched(noisy(lambda k: level, sd=1.0, n=40, seed=s)) for s in range(20)].count(None) >= 18
-    assert watched(noisy(lambda k: level - k * 0.05, sd=0.3)) is None
-    assert watched([level] * 100) is None
-
-
-def test_one_bad_batch_is_no_divergence():
-    losses = noisy(lambda k: 1.0, sd=0.01, n=60)
-    losses[30] = 1.1
-    assert watched(losses) is None
-
-
-@pytest.mark.parametrize(("scale", "shift"), [(100, 0), (1e-3, 0), (1, -100), (0.01, -3), (5, 1000)])
-def test_scale_and_sign_of_the_loss_do_not_matter(scale, shift):
-    assert watched([scale * loss + shift for loss in FALLS_AND_RISES]) == watched(FALLS_AND_RISES)
-
-
-def test_it_needs_a_few_losses():
-    assert watched([1.0, 1e9, 1e9, 1e9, 1e9, 1e9]) is None
-
-
-def test_moved_says_whether_anything_happened():
-    for losses, moved in (([1.0] * 50, False), (noisy(lambda k: 1 - k / 50), True), (FALLS_AND_RISES, True)):
-        watch = DivergenceWatch()
-        for loss in losses[:150]:
-            watch.diverged(loss)
-        assert watch.moved == moved
 
 
 # Updates
@@ -395,6 +330,26 @@ def test_the_ends_follow_the_scale_of_the_loss(factor):
     plain, scaled = found(1.0), found(factor)
     assert scaled.still * factor == pytest.approx(plain.still, rel=1e-3)
     assert 0.45 < scaled.edge * factor / plain.edge < 2.2
+
+
+def test_a_net_that_dies_is_lost_though_its_loss_is_that_of_the_start():
+    """Where every unit is off for good, the last bias alone is trained on."""
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plain = supervised(model, optimizer)
+    losses = []
+
+    def step(batch):
+        losses.append(plain(batch))
+        if optimizer.param_groups[0]["lr"] > 0.05 and len(losses) > 1:
+            with torch.no_grad():
+                model[0].bias.fill_(-1e6)
+        return losses[-1]
+
+    found = scout(subject(step, optimizer, HARD))
+    assert found.lost and 0.05 < found.edge < 0.05 * 2**4
+    assert max(losses[-3:]) < 1.5 * losses[1], "by its gradients, not by its loss"
+    assert sweep(subject(step, optimizer, HARD), 0, RISING, 4).stopped == "diverged"
 
 
 def test_the_scout_stops_at_nan_and_calls_that_moved():

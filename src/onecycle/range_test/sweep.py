@@ -10,6 +10,7 @@ from itertools import count
 from statistics import median_low
 from typing import Any, NamedTuple, SupportsFloat
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,6 +25,7 @@ from ..training.norms import batch_statistics
 from ..training.restore import untouched
 from ..training.runtime import generators
 from ..training.signals import StopRequest
+from .watch import DivergenceWatch
 
 # Called after each update, with its learning rate and whether measurements are due there.
 SweepProbe = Callable[[float, bool], None]
@@ -32,8 +34,6 @@ SweepProbe = Callable[[float, bool], None]
 STILL, WILD = 1e-5, 30.0
 # The scout's learning rate grows by this factor at every update.
 SCOUT = 2.0
-# Losses at the start that its level and noise are read from.
-START = 4
 # The learning rate of a progress that is the learning rate.
 AS_GIVEN = Policy({"lr": lambda lr: lr})
 
@@ -43,35 +43,6 @@ class StepLosses(NamedTuple):
 
     minimised: Any
     recorded: Any
-
-
-class DivergenceWatch:
-    """Tells divergence by the loss at the start and its noise, whatever the loss's scale and sign.
-
-    The mean of the last three losses is, twice in a row, clearly above the start; or, once it had clearly fallen, back
-    at it.
-    """
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self._lowest = math.inf
-        self._above = 0
-        self.moved = False
-
-    def diverged(self, loss: float) -> bool:
-        """Take in the next loss, a finite number."""
-        self.losses.append(loss)
-        if len(self.losses) < START + 3:
-            return False
-        start = self.losses[:START]
-        level, noise = sum(start) / START, max(start) - min(start)
-        noise = max(noise, 1e-6 * max(1.0, abs(level)))
-        now = sum(self.losses[-3:]) / 3
-        self._lowest = min(self._lowest, now)
-        fell = self._lowest < level - 2 * noise
-        self._above = self._above + 1 if now > level + (0.0 if fell else 2 * noise) else 0
-        self.moved |= fell or self._above > 0
-        return self._above >= 2
 
 
 @dataclass
@@ -108,6 +79,8 @@ class SweptStep:
             run = SweepRun(self, repeat)
             for optimizer in self.optimizers:
                 stack.callback(optimizer.register_step_post_hook(run.on_step).remove)
+            if len(self.optimizers) == 1:  # where two play against each other, one may well win for a while
+                stack.callback(self.optimizers[0].register_step_pre_hook(run.before_step).remove)
             yield run
 
     @property
@@ -129,8 +102,13 @@ class SweepRun:
         self.swept, self.repeat = swept, repeat
         self.updates = 0
         self.recorded = math.nan  #: the loss of the last update as it is recorded
+        self.gradients: list[float] = []  #: the norm of each weight's gradient in the last update
         self._stepped: set[Optimizer] = set()
         self._stream = _recycled(swept.batches, repeat)
+
+    def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """The hook that measures the gradients."""
+        self.gradients = _gradient_norms(p for group in optimizer.param_groups for p in group["params"])
 
     def on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The hook that marks an optimizer as stepped, unless its step was skipped in fp16."""
@@ -232,7 +210,7 @@ def scout(swept: SweptStep) -> ScoutedRange:
         watch, lr = DivergenceWatch(), STILL / relative
         while lr < WILD / relative:
             loss = run.update(lr)
-            if not math.isfinite(loss) or watch.diverged(loss):
+            if not math.isfinite(loss) or watch.diverged(loss, run.gradients):
                 return ScoutedRange(STILL / relative, lr / SCOUT, lost=True, moved=True)
             lr *= SCOUT
         return ScoutedRange(STILL / relative, lr / SCOUT, lost=False, moved=watch.moved)
@@ -251,7 +229,7 @@ def sweep(swept: SweptStep, repeat: int, lrs: Sequence[float], every: int, probe
                 break
             lr.append(rate)
             loss.append(run.recorded)
-            if watch.diverged(value):
+            if watch.diverged(value, run.gradients):
                 stopped = "diverged"
             due = k % every == every - 1 or stopped != "end"
             if probe is not None:
@@ -267,6 +245,21 @@ def sweep(swept: SweptStep, repeat: int, lrs: Sequence[float], every: int, probe
     losses, accuracies = (tuple(m[name] for _, m in measured if name in m) for name in ("loss", "accuracy"))
     rates = tuple(rate for rate, _ in measured)
     return Sweep(tuple(lr), tuple(loss), rates, losses, accuracies, stopped, len(lr))
+
+
+@torch.no_grad()
+def _gradient_norms(parameters: Iterable[Tensor]) -> list[float]:
+    """The norm of each gradient, 0 where there is none; empty where one is not finite."""
+    gradients = [p.grad for p in parameters if p.requires_grad]
+    dense = [g.coalesce().values() if g is not None and g.is_sparse else g for g in gradients]
+    known = [torch.linalg.vector_norm(g).float() for g in dense if g is not None]
+    if not known:
+        return []
+    norms = torch.stack([norm.to(known[0].device) for norm in known]).tolist()
+    if not all(map(math.isfinite, norms)):
+        return []
+    measured = iter(norms)
+    return [0.0 if g is None else next(measured) for g in dense]
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
