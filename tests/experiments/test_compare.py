@@ -65,6 +65,14 @@ def measures(comparison: Comparison) -> list:
     return [(row["policy"], row["seed"], row["lr_max"], row["test_accuracy"]) for row in comparison.table]
 
 
+@pytest.mark.parametrize("asked", [UNTUNED, TUNED])
+def test_no_run_of_a_comparison_searches_its_peak(asked, made, tmp_path, monkeypatch):
+    """Its share of the budget would be another for each policy."""
+    monkeypatch.setattr(Learner, "_search", lambda *_: pytest.fail("searched"))
+    assert compare(out=tmp_path / "out", **asked).record["status"] == "finished"
+    assert made and all(isinstance(planned.job.lr_max, float) for planned in made)
+
+
 def test_given_peaks(tmp_path: Path):
     comparison = compare(out=tmp_path / "out", **UNTUNED)
     record = json.loads((tmp_path / "out/compare.json").read_text())

@@ -40,6 +40,7 @@ def test_a_file_says_the_same_as_keywords(tmp_path: Path):
     ("values", "message"),
     [
         ({"polices": ["step"]}, "unknown axis 'polices': did you mean policies"),
+        ({"search": 0.2}, "unknown axis 'search'"),
         ({"batchsize": [1, 2]}, "unknown axis 'batchsize': did you mean batch_size"),
         ({"policies": ["one_cycl"]}, "unknown policy 'one_cycl': did you mean one_cycle"),
         ({"policies": []}, "policies needs at least one value"),

@@ -31,7 +31,8 @@ from onecycle.records.files import RUN
 
 WORK = Job(model="small-cnn", budget="16 updates", limit=320, batch_size=64, lr_max=0.05, norm_statistics="running",
            standardise=False)  # fmt: skip
-LATER = ("standardise", "norm_statistics", "fit", "skip_damaged", "leave_out", "average", "class_weights", "keep_best")
+LATER = ("standardise", "norm_statistics", "fit", "skip_damaged", "leave_out", "average", "class_weights", "keep_best",
+         "search")  # fmt: skip
 
 
 class PowerCut(Exception): ...
@@ -94,6 +95,14 @@ def test_it_goes_on_as_it_would_have_then(begun, cut, capsys):
         result["seconds"] = result["samples_per_second"] = 0
     assert results[0] == results[1]
     assert run(job_of(cut), cut, resume=True).to_dict()["updates"] == 16, "and it is known as finished"
+
+
+def test_an_automatic_peak_stays_the_one_that_was_chosen_then(begun, cut, capsys):
+    RUN.update(cut, config={**RUN.read(cut)["config"], "lr_max": "auto"})
+    main(["train", "--resume", "cut", "--no-report"])
+    assert not (cut / runs.PILOTS).exists() and "pilot" not in capsys.readouterr().err
+    assert RUN.read(cut)["result"]["lr_max"] == 0.05
+    assert (cut / "model.safetensors").read_bytes() == (begun / "whole" / "model.safetensors").read_bytes()
 
 
 def test_what_is_now_done_by_default_is_another_run(cut):

@@ -318,6 +318,7 @@ def test_a_run_begun_in_python_is_gone_on_with_in_python():
         ({"optimizer": "sdg"}, "did you mean sgd"),
         ({"lr_max": -1.0}, "lr_max is the peak learning rate"),
         ({"budget": "soon"}, "cannot read the budget 'soon'"),
+        ({"search": 1}, "search is a share of the budget, at least 0 and below 1; received 1"),
     ],
 )
 def test_bad_settings_are_refused_before_the_data_are_read(change, said, monkeypatch):

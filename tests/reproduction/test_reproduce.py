@@ -43,6 +43,7 @@ def test_every_claim_and_line_of_a_protocol_is_about_runs_that_it_makes(name, si
     made = cells(protocol)
     for spec in specs(protocol).values():
         plan.check(spec)
+        assert spec.tune or all(spec.peak(policy) for policy in spec.policies), "no run searches its peak"
         job = plan.base_job(spec, plan.settings(spec)[0])  # what the plan is measured with
         preset(job.policy, 0.1, 10**6, **job.schedule_options)
     for claim in protocol.claims:

@@ -25,7 +25,11 @@ IN_SHELL = ("fraction", "batch_size", "weight_decay", "dropout", "optimizer", "m
 LISTED = "leave_out"
 # Fields of a job that a comparison has its own words for.
 OWN_WORDS = {"budget": "epochs", "policy": "policies", "seed": "seeds"}
-ALLOWED = (*(f.name for f in fields(Job) if f.name not in {*OWN_WORDS, "extend"}), "fraction", *MODEL_OPTIONS)
+# Those that it decides by itself: every run of a comparison has a peak of its own, and none is searched within it.
+DECIDED = ("lr_max", "search")
+ALLOWED = (
+    *(f.name for f in fields(Job) if f.name not in {*OWN_WORDS, *DECIDED, "extend"}), "fraction", *MODEL_OPTIONS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ def _check_axes(axes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} is no axis of a comparison: its values are given as {OWN_WORDS[name]}")
         if name == "model_options" and name in axes:
             raise ConfigError("options of a model are varied by their own names, such as dropout, not as model_options")
-        if name not in ALLOWED or name == "lr_max":
+        if name not in ALLOWED:
             known = [*ALLOWED, *(f.name for f in fields(Spec))]
             raise ConfigError(f"unknown axis {name!r}: {did_you_mean(str(name), dict.fromkeys(known))}")
     for name, values in axes.items():

@@ -8,9 +8,9 @@ from dataclasses import KW_ONLY, dataclass, fields
 from os import PathLike
 from typing import Any, Self
 
-from ..checks import flag, keywords, names, plain_data, unless_none, whole, word
+from ..checks import flag, keywords, names, plain_data, share, unless_none, whole, word
 from ..errors import CheckpointError, ConfigError
-from ..schedules.budget import Budget
+from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import peak_number, preset
 from ..text import listed
@@ -30,8 +30,9 @@ class Job(TrainingOptions):
         model: a name or ``package.module:callable``, as in `onecycle.build_model`; None: one that suits the data.
         model_options: keywords of the model, such as ``{"dropout": 0.2}``.
         budget: what `Budget.parse` reads.
-        lr_max: the peak learning rate: a number; "auto", from a range test where the run is long enough to pay for
-            one; or "default", the optimizer's.
+        lr_max: the peak learning rate: a number; "auto", from pilots inside the budget, see `search`, where it is large
+            enough for some that can tell, else the optimizer's; or "default", the optimizer's.
+        search: the share of the budget that pilots may take, where the peak is "auto"; 0 for none.
         policy: a preset's name, or a policy as `Policy.to_dict` gives it, which has its own peak.
         policy_options: keywords of the preset, such as ``{"peak_at": 0.3}``.
         extend: the folder of a finished run of the same data, model and options, which is gone on from; see
@@ -70,10 +71,14 @@ class Job(TrainingOptions):
     )
     lr_max: float | str = option(
         "auto",
-        "Peak learning rate: a number; auto, from a range test where the run is long enough to pay for one; or "
-        "default, the optimizer's.",
+        "Peak learning rate: a number; auto, from short pilots where the budget is large enough; or default, the "
+        "optimizer's.",
         SCHEDULE,
     )
+    search: float = option(
+        SHARE, "Share of the budget that pilots may take to choose an automatic peak; 0: none, the default peak.",
+        SCHEDULE,
+    )  # fmt: skip
     extend: str | None = option(
         None,
         "Go on from the end of the finished run in this folder, for --epochs or --budget more; all other options are "
@@ -110,6 +115,7 @@ class Job(TrainingOptions):
             model_options=unless_none(keywords, "model_options", self.model_options, '{"dropout": 0.2}'),
             budget=self.budget if isinstance(self.budget, str) else str(budget),
             lr_max=self.lr_max if isinstance(self.lr_max, str) else peak_number(self.lr_max),
+            search=share("search", self.search, of="the budget"),
             policy_options=unless_none(keywords, "policy_options", self.policy_options, '{"peak_at": 0.3}'),
             extend=unless_none(word, "extend", extend, "the folder of a finished run"),
             limit=unless_none(whole, "limit", self.limit, what="the number of training samples"),

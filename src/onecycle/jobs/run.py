@@ -81,7 +81,7 @@ def run(
         begin = learner.fit if job.extend is None else partial(learner.extend, run=job.extend)
         fitted = begin(
             budget=job.budget, policy=policy, lr_max=job.lr_max, out=folder, resume=resume, config=config, facts=facts,
-            began=began, after=after, **options,
+            began=began, after=after, search=job.search, **options,
         )  # fmt: skip
     except (TrainingError, Interrupted):
         if report:

@@ -11,6 +11,8 @@ from ..checks import number, unwrapped, whole
 from ..errors import ConfigError
 from ..text import count, duration
 
+# Of the budget of a run, the share that the pilots which choose its peak may take.
+SHARE = 0.1
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 _NUMBER = r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d*)?|\.\d+)"
 _COUNT = re.compile(rf"\s*{_NUMBER}\s*(epochs?|updates?)?\s*", re.IGNORECASE)

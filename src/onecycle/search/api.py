@@ -17,7 +17,7 @@ from ..checks import number, whole
 from ..data.batches import Batches, first_batch
 from ..range_test.api import check_optimizers, kind_of, sampler_kept, source_of
 from ..range_test.sweep import SweptStep
-from ..schedules.budget import Budget
+from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import preset
 from ..training.loop import updates_per_epoch
@@ -28,8 +28,6 @@ from .peak import Levels, length, search_peak
 from .pilots import Pilot, Pilots, RunPilot, StatePilots, StepPilots
 from .trial import trial
 
-# Of a run's budget, the share that pilots may take.
-SHARE = 0.1
 # Updates that the pace is measured by; and of a run, those below which there are no pilots whatever its pace is.
 PACE, FEWEST = 3, 200
 
