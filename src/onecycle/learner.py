@@ -464,8 +464,8 @@ class Learner:
         recording = Recording.resume(
             folder, self.state, stack, config=config, facts=facts, resolved=resolved, history=self.history
         )
-        done = count(len(self.history.steps) - before, "update")
-        self._note(f"{folder} goes on after {done}, from its last good checkpoint")
+        if done := len(self.history.steps) - before:
+            self._note(f"{folder} goes on after {count(done, 'update')}, from its last good checkpoint")
         return recording
 
     def _resolved(self, policy: Policy | None, budget: Budget, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,8 @@ def test_every_option_reaches_its_setting(training):
         "--smoothing", "0.1", "--augment", "flip, crop", "--accumulate", "2", "--clip", "1", "--seed", "3", "--limit",
         "100", "--image-size", "32", "--fit", "pad", "--skip-damaged", "--precision", "bf16", "--device",
         "cpu", "--compile", "--workers", "2", "--model-options.hidden", "32", "--model-options.dropout", "0.2",
-        "--policy-options.peak_at", "0.3", "--target", "price", "--valid", "v.csv", "--test", "t.csv", "--task",
+        "--policy-options.peak_at", "0.3", "--search", "0.2", "--balance",
+        "--target", "price", "--valid", "v.csv", "--test", "t.csv", "--task",
         "regression", "--leave-out", "id,name", "--text-column", "review",
         "--no-standardise", "--average", "0.99", "--evaluate-every",
         "50", "--keep-best", "loss", "--norm-statistics", "running", "--class-weights", "balanced",
@@ -87,7 +88,7 @@ def test_every_option_reaches_its_setting(training):
     job, out, resume, verbose, report = training[0]
     assert vars(job) == {
         "data": "cifar10", "model": "resnet9", "model_options": {"hidden": 32, "dropout": 0.2},
-        "policy_options": {"peak_at": 0.3}, "budget": "2.5 epochs", "extend": None,
+        "policy_options": {"peak_at": 0.3}, "budget": "2.5 epochs", "extend": None, "search": 0.2, "balance": True,
         "lr_max": 0.3, "policy": "fastai", "optimizer": "adamw", "momentum": (0.95, 0.85),
         "weight_decay": 0.01, "batch_size": 128, "smoothing": 0.1, "augment": ("flip", "crop"), "accumulate": 2,
         "clip": 1.0, "seed": 3, "limit": 100, "image_size": 32, "fit": "pad", "skip_damaged": True,

@@ -18,6 +18,7 @@ from .printing import degraded_output
 from .report import report
 from .reproduce import reproduce
 from .runs import runs
+from .search import search
 from .train import train
 
 app = App(
@@ -27,7 +28,7 @@ app = App(
     result_action="return_value",  # `main` ends the process, and says how to go on after a Ctrl-C
     suppress_keyboard_interrupt=False,
 )
-for command in (check, train, predict, compare, reproduce, report, runs, policy, data):
+for command in (check, train, search, predict, compare, reproduce, report, runs, policy, data):
     app.command(command)
 app.register_install_completion_command(help="Install the completion of commands and options for this shell.")
 

@@ -25,8 +25,8 @@ IN_SHELL = ("fraction", "batch_size", "weight_decay", "dropout", "optimizer", "m
 LISTED = "leave_out"
 # Fields of a job that a comparison has its own words for.
 OWN_WORDS = {"budget": "epochs", "policy": "policies", "seed": "seeds"}
-# Those that it decides by itself: every run of a comparison has a peak of its own, and none is searched within it.
-DECIDED = ("lr_max", "search")
+# Those that it decides by itself: every run of a comparison has its peak, and none is searched within it.
+DECIDED = ("lr_max", "search", "balance")
 ALLOWED = (
     *(f.name for f in fields(Job) if f.name not in {*OWN_WORDS, *DECIDED, "extend"}), "fraction", *MODEL_OPTIONS,
 )  # fmt: skip

@@ -34,6 +34,8 @@ class Job(TrainingOptions):
             enough for some that can tell, else the optimizer's; or "default", the optimizer's.
         search: the share of the budget that pilots may take, where the peak is "auto"; 0 for none.
         policy: a preset's name, or a policy as `Policy.to_dict` gives it, which has its own peak.
+        balance: whether pilots try weight decay, dropout, batch size and label smoothing too, those that are left at
+            their defaults.
         policy_options: keywords of the preset, such as ``{"peak_at": 0.3}``.
         extend: the folder of a finished run of the same data, model and options, which is gone on from; see
             `onecycle.jobs.extend.extension_of`.
@@ -79,6 +81,10 @@ class Job(TrainingOptions):
         SHARE, "Share of the budget that pilots may take to choose an automatic peak; 0: none, the default peak.",
         SCHEDULE,
     )  # fmt: skip
+    balance: bool = option(
+        False, "Let pilots try weight decay, dropout, batch size and label smoothing too, as onecycle search does.",
+        SCHEDULE,
+    )  # fmt: skip
     extend: str | None = option(
         None,
         "Go on from the end of the finished run in this folder, for --epochs or --budget more; all other options are "
@@ -115,6 +121,7 @@ class Job(TrainingOptions):
             model_options=unless_none(keywords, "model_options", self.model_options, '{"dropout": 0.2}'),
             budget=self.budget if isinstance(self.budget, str) else str(budget),
             lr_max=self.lr_max if isinstance(self.lr_max, str) else peak_number(self.lr_max),
+            balance=flag("balance", self.balance),
             search=share("search", self.search, of="the budget"),
             policy_options=unless_none(keywords, "policy_options", self.policy_options, '{"peak_at": 0.3}'),
             extend=unless_none(word, "extend", extend, "the folder of a finished run"),

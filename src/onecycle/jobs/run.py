@@ -32,6 +32,7 @@ from ..training.metrics import Perplexity
 from ..training.options import BEFORE
 from .drawing import draw, write_page
 from .job import Job, completed
+from .search import dropouts, search_balance, seconds_before, settings_of
 
 FIGURE = "curves.png"
 # Figure and page of a real run take so many times as long as those of a tiny one, at most.
@@ -69,18 +70,28 @@ def run(
     ready = prepare(job, verbose)
     learner, test_data = ready.learner, ready.data.test if test else None
     config, facts, note = _as_recorded(ready, folder if resume else None, job.extend)
-    if note and verbose:
-        notes([note])
+    notes([note] * bool(note and verbose))
     policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
     options = job.schedule_options if isinstance(policy, str) else {}
+    budget, lr_max = Budget.parse(job.budget), job.lr_max
+    began -= seconds_before(folder)
+    settings: Mapping[str, Any] = {} if job.extend is None else settings_of(job.extend)
+    if job.balance and job.extend is None:
+        about = {"config": config, "facts": facts, "samples": len(ready.data.train), "began": began}
+        searched = search_balance(job, learner, ready.with_settings, folder, **about)
+        resume, budget, lr_max = True, searched.budget(budget), searched.peak
+        settings = searched.settings
+    if settings:
+        learner = ready.with_settings(settings)
+        learner.verbose = verbose
     after = 0.0
-    if Budget.parse(job.budget).seconds is not None:
+    if budget.seconds is not None:
         tested = 0.0 if test_data is None else learner.evaluation_seconds(test_data)
         after = tested + (_seconds_to_draw() if report else 0.0)
     try:
         begin = learner.fit if job.extend is None else partial(learner.extend, run=job.extend)
         fitted = begin(
-            budget=job.budget, policy=policy, lr_max=job.lr_max, out=folder, resume=resume, config=config, facts=facts,
+            budget=budget, policy=policy, lr_max=lr_max, out=folder, resume=resume, config=config, facts=facts,
             began=began, after=after, search=job.search, **options,
         )  # fmt: skip
     except (TrainingError, Interrupted):
@@ -98,22 +109,31 @@ def run(
 class Prepared:
     """What a job comes to: its data, a learner, the model anew from a seed, and what is recorded of them."""
 
+    job: Job
     data: Data
     learner: Learner
     build: Callable[[int], nn.Module]
     config: dict[str, Any]
     facts: dict[str, Any]
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Learner:
+        """A learner for the same data, with the same initial weights, and with these settings: see `BalanceSearch`."""
+        others = {name: value for name, value in settings.items() if name != "dropout"}
+        learner = prepare(replace(self.job, **others), data=self.data).learner
+        for layer in dropouts(learner.model) if "dropout" in settings else ():
+            layer.p = settings["dropout"]
+        return learner
 
-def prepare(job: Job, verbose: bool = False) -> Prepared:
-    """Read the data and build the model and its learner.
+
+def prepare(job: Job, verbose: bool = False, data: Data | None = None) -> Prepared:
+    """Read the data, where they are not given, and build the model and its learner.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
     """
     if isinstance(job.optimizer, str):
         recipe(job.optimizer)  # before the data are read
-    data = load(job.data, seed=job.seed, **job.load_options)
+    data = load(job.data, seed=job.seed, **job.load_options) if data is None else data
     name = job.model or _default_model(data)
 
     def anew(seed: int) -> nn.Module:
@@ -123,7 +143,7 @@ def prepare(job: Job, verbose: bool = False) -> Prepared:
         )
 
     learner = Learner(anew(job.seed), data, metrics=_metrics(data), verbose=verbose, **job.learner_keywords())
-    return Prepared(data, learner, anew, plain({**asdict(job), "model": name}), plain(_facts(data)))
+    return Prepared(job, data, learner, anew, plain({**asdict(job), "model": name}), plain(_facts(data)))
 
 
 def _metrics(data: Data) -> Any:

@@ -199,7 +199,7 @@ def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | No
         if width is None or len(lines[0]) + len(GAP) + wide <= width:
             lines = [line + GAP + cell.rjust(wide) for line, cell in zip(lines, cells, strict=True)]
     said = (
-        f"{text.count(result['updates'], 'update')} ({text.count(result['epochs'], 'epoch')}) in "
+        f"{text.count(result['updates'], 'update')} ({text.count(round(result['epochs'], 2), 'epoch')}) in "
         f"{text.duration(result['seconds'])}, {text.rate(result['samples_per_second'])} {unit}/s, "
         f"peak learning rate {text.number(result['lr_max'])}"
     )

@@ -1,0 +1,189 @@
+"""onecycle search: pilots of other settings inside the budget, killed in one of them and resumed, lost ones too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import forked
+import pytest
+
+from onecycle import Job, run
+from onecycle.commands.app import main
+from onecycle.jobs import run as job_run
+from onecycle.jobs import search as job_search
+from onecycle.jobs.run import job_of
+from onecycle.jobs.search import defaults
+from onecycle.records.files import RUN, read_jsonl
+from onecycle.records.run import PILOTS
+from onecycle.search import balance
+from onecycle.search.balance import Candidate
+
+WORDS = ["digits", "--model", "small-cnn", "--limit", "320", "--batch-size", "32", "--lr-max", "0.04", "--epochs", "12",
+         "--search", "0.9", "--no-report"]  # fmt: skip
+WORK = Job(model="small-cnn", limit=320, batch_size=32, lr_max=0.04, budget="12 epochs", search=0.9, balance=True)
+SHORTEST = 4
+# A model that has no room for a batch of more than 20
+NET = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, input_shape, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, classes))
+
+    def forward(self, x):
+        if self.training and len(x) > 20:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.body(x)
+"""
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(balance, "LEAST", SHORTEST)
+    monkeypatch.setattr(job_run, "draw", lambda *_: None)
+
+
+def child(resume: bool = False, **problems: object) -> int:
+    """The exit code of the run in a process of its own, with the problems of `faults.run`."""
+    code = (
+        f"from onecycle import Job; import faults; from onecycle.search import balance; balance.LEAST = {SHORTEST}; "
+        f"import onecycle.jobs.search; faults.run({WORK!r}, 'run', {resume!r}, {problems!r})"
+    )
+    process = forked.Popen(["-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    return process.wait(300)
+
+
+def plain(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_pilots_of_other_settings_inside_the_budget(capsys):
+    main(["search", *WORDS, "--out", "run", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    search, record = said["search"], RUN.read("run")
+    assert search == record["resolved"]["search"] and job_of("run") == WORK
+    rows, made = search["pilots"], read_jsonl(Path("run") / PILOTS)
+    assert len(rows) == len(made) and [row["updates"] for row in rows] == [row["updates"] for row in made]
+    names = {name for row in rows for name in row["setting"]}
+    assert names == {"weight_decay", "dropout", "smoothing"}, "the batch size was given"
+    assert {"setting", "lr_max", "updates", "loss", "accuracy", "kept", "why"} == set(rows[0])
+    assert search["updates"] <= 0.9 * 120
+    assert said["updates"] == 120 - search["updates"] == len(read_jsonl(Path("run/steps.jsonl")))
+    assert any(note.startswith(("settings: the defaults", "weight decay", "dropout", "smoothing"))
+               for note in record["notes"])  # fmt: skip
+
+
+def test_the_table_of_pilots_and_the_result(capsys):
+    main(["search", *WORDS, "--out", "run"])
+    out = capsys.readouterr().out
+    heads, *lines = out.splitlines()
+    assert heads.split() == ["setting", "peak", "updates", "loss", "accuracy", "kept", "why"]
+    assert lines[0].startswith("defaults") and any(line.startswith("weight decay 0.025") for line in lines)
+    assert "The run is in run" in out
+
+
+def test_a_budget_that_is_too_small_is_said_and_the_defaults_are_taken(capsys):
+    main(["search", *WORDS[:-3], "--no-report", "--out", "run"])
+    captured = capsys.readouterr()
+    assert "settings: the defaults: the budget is too small for pilots that can tell" in captured.err
+    assert not (Path("run") / PILOTS).exists() and "setting" not in captured.out
+    run(replace(WORK, search=0.1, balance=False), "plain")
+    assert Path("run/model.safetensors").read_bytes() == Path("plain/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "die",
+    [
+        ("training.loop.update", 1, "before"),
+        ("training.loop.update", 15, "before"),
+        ("records.run.Recording.keep_pilot", 5, "after"),
+        ("records.run.Recording.decided", 1, "before"),
+        ("records.run.Recording.decided", 1, "after"),
+    ],
+)
+def test_killed_and_resumed_by_either_command(die, whole, capsys):
+    assert child(die=die) == -signal.SIGKILL
+    main(["runs", ".", "--json"])
+    assert json.loads(capsys.readouterr().out)["runs"][0]["status"] == "running"
+    command = "search" if die[1] == 1 else "train"
+    main([command, "--resume", "run", "--no-report"])
+    assert plain(read_jsonl(Path("run") / PILOTS)) == plain(read_jsonl(whole / PILOTS))
+    got, wanted = (RUN.read(folder)["resolved"] for folder in ("run", whole))
+    assert {**got["search"], "seconds": 0} == {**wanted["search"], "seconds": 0}
+    assert Path("run/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(balance, "LEAST", SHORTEST)
+        run(WORK, folder, report=False)
+    return folder
+
+
+def test_a_pilot_that_runs_out_of_memory_is_lost_and_the_search_goes_on():
+    Path("nets.py").write_text(NET)
+    job = replace(WORK, model="nets:Small", batch_size=None, budget="40 epochs", search=0.5)
+    assert run(job, "run", report=False).updates
+    rows = RUN.read("run")["resolved"]["search"]["pilots"]
+    lost = [row for row in rows if row["loss"] is None]
+    assert [(row["setting"], row["kept"], row["why"]) for row in lost] == [({"batch_size": 32}, False, "out of memory")]
+    assert {"batch_size": 8} in [row["setting"] for row in rows] and len(rows) > 6
+
+
+@pytest.mark.parametrize(
+    ("chosen", "known"),
+    [
+        (Candidate("weight_decay", 0.025), {"weight_decay": 0.025}),
+        (Candidate("smoothing", 0.2), {"smoothing": 0.2}),
+        (Candidate("batch_size", 8), {"batch_size": 8, "lr_max": 0.0283}),
+        (Candidate("dropout", 0.3), {}),
+    ],
+)
+def test_what_was_chosen_is_trained_with_resumed_and_extended(chosen, known, monkeypatch):
+    monkeypatch.setattr(job_search, "balance", lambda run, *_: (chosen, "it is", [run(None, 4)]))
+    seen = []
+    built = job_run.Prepared.with_settings
+    monkeypatch.setattr(
+        job_run.Prepared, "with_settings", lambda self, s: seen.append((s, built(self, s))) or seen[-1][1]
+    )
+    result = run(replace(WORK, batch_size=None), "run", report=False)
+    record = RUN.read("run")
+    assert record["resolved"]["search"]["settings"] == {chosen.name: chosen.value}
+    assert {name: record["resolved"][name] for name in known} == known
+    assert {chosen.name: chosen.value} in [settings for settings, _ in seen]
+    if chosen.name == "dropout":
+        assert job_search.dropout_of(seen[-1][1].model) == 0.3
+    spent = record["resolved"]["search"]["updates"]
+    ratio = chosen.value / 16 if chosen.name == "batch_size" else 1
+    assert result.updates == round((240 - spent) / ratio)
+    main(["train", "--extend", "run", "--epochs", "1", "--out", "more", "--no-report"])
+    after = RUN.read("more")["resolved"]
+    assert {name: after[name] for name in known} == known and "search" not in after
+    assert seen[-1][0] == {chosen.name: chosen.value}
+
+
+def test_what_is_given_stays(tmp_path):
+    ready = job_run.prepare(WORK)
+    assert defaults(WORK, ready.learner) == {"weight_decay": 0.1, "dropout": 0.0, "smoothing": 0.1}
+    given = replace(WORK, weight_decay=0.1, smoothing=0.1, batch_size=None, model_options={"dropout": 0.2})
+    ready = job_run.prepare(given)
+    assert defaults(given, ready.learner) == {"batch_size": 16}
+    assert defaults(replace(given, budget="500 updates"), ready.learner) == {}, "other batches are more data there"
+
+
+def test_a_run_without_search_is_not_resumed_by_it(capsys):
+    run(replace(WORK, balance=False, budget="4 updates"), "run", report=False)
+    with pytest.raises(SystemExit):
+        main(["search", "--resume", "run"])
+    assert "balance: False, now True" in capsys.readouterr().err
