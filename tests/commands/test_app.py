@@ -416,7 +416,7 @@ def test_what_a_check_says(testing, capsys):
     lines = out.splitlines()
     assert err == "" and lines[0] == "digits, small-cnn, muon"
     for line in (
-        "Super-convergence looks possible (score 0.93 of 1).",
+        "Keeps its accuracy at large learning rates (score 0.93 of 1).",
         "- the accuracy stays within 3 % of its best over 1.2 decades of the learning rate",
         "- next: less weight decay",
         "lr_max  0.23    the peak for a 1cycle run of 10 epochs (standard error over the repeats: a factor of 1.20)",
@@ -444,7 +444,7 @@ def test_what_a_check_says_fits_the_terminal(width, ascii):
 def test_what_a_check_says_of_a_curve_alone():
     nothing = dict.fromkeys(("lr_max", "lr_min", "edge", "reason", "command"))
     text = "\n".join(cli_text.check_lines({**RESULT, **nothing, "cost": {}}))
-    assert "Super-convergence looks possible" in text
+    assert "Keeps its accuracy at large learning rates" in text
     assert not any(word in text for word in ("lr_max", "It took", "To train"))
 
 

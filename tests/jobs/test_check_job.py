@@ -97,7 +97,7 @@ def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
     monkeypatch.setattr(check_job, "draw", DRAW)
     pytest.importorskip("plotly")
     check(TINY, "out", repeats=1)
-    assert "Super-convergence: <strong>" in Path("out/report.html").read_text()
+    assert "its accuracy at large learning rates</strong>" in Path("out/report.html").read_text()
 
 
 def test_a_check_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from onecycle.range_test.peak import landmarks, suggest
+from onecycle.range_test.peak import density, landmarks, suggest
 from onecycle.records.curve import Curve, Sweep
 
 RATES = [10 ** (-5 + k / 20) for k in range(121)]
@@ -54,3 +54,87 @@ def test_a_rise_alone_gives_no_number(noise):
     assert landmarks(sweep).edge == RATES[-1]
     found = suggest(Curve((sweep,)))
     assert found.lr_max is None and found.reason
+
+
+@pytest.mark.parametrize("n", [8, 12, 16, 18, 40, 150])
+@pytest.mark.parametrize("held_out", [True, False])
+@pytest.mark.parametrize(
+    "course", [lambda t: t, lambda t: t**4, lambda t: 1 - math.exp(-4 * t), lambda t: float(t > 0.5)],
+    ids=["line", "late", "early", "sudden"],
+)  # fmt: skip
+def test_a_clean_fall_is_one_whatever_the_spacing(n, held_out, course):
+    rates = [10 ** (-4 + 4 * k / (n - 1)) for k in range(n)]
+    losses = [0.965 - 0.45 * course(k / (n - 1)) for k in range(n)]
+    sweep = Sweep(rates, [1.0] * n, rates, losses) if held_out else Sweep(rates, losses)
+    marks = landmarks(sweep)
+    assert marks.lowest is not None and marks.half is not None and rates[0] < marks.half <= rates[-1]
+
+
+@pytest.mark.parametrize("n", [8, 16, 40, 150])
+@pytest.mark.parametrize("held_out", [True, False])
+def test_noise_alone_is_no_fall(n, held_out):
+    draw = random.Random(0)
+    rates = [10 ** (-4 + 4 * k / (n - 1)) for k in range(n)]
+    for kind in (lambda: draw.gauss(0, 1), lambda: draw.lognormvariate(0, 1)):
+        courses = [[kind() for _ in rates] for _ in range(50)]
+        sweeps = [Sweep(rates, [1.0] * n, rates, y) if held_out else Sweep(rates, y) for y in courses]
+        assert sum(landmarks(sweep).lowest is not None for sweep in sweeps) <= 2
+
+
+def valley_of(density, dense, edge):
+    """Falls to its lowest and diverges, all the earlier the more updates a decade there are, as a training does."""
+    n = int(density * 7) + 1
+    rates = [10 ** (-6 + k / density) for k in range(n)]
+    shift = dense * math.log10(density / 10)
+    rates = [rate for rate in rates if math.log10(rate) + shift < edge]
+    return Sweep(rates, valley(math.log10(rate) + shift for rate in rates), stopped="diverged")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dense", "edge"), [("adaptive", 0.6, 0.5), ("orthogonal", 0.6, 0.5), ("gradient", 0.5, -0.9)]
+)
+def test_the_length_of_a_sweep_does_not_matter(kind, dense, edge):
+    curves = [Curve((valley_of(each, dense, edge),)) for each in (5, 10, 20, 40)]
+    peaks = [suggest(curve, kind=kind).lr_max for curve in curves]
+    assert max(peaks) / min(peaks) < 2, "they are 2.8 and 3.5 apart at one factor for all"
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "orthogonal", "gradient"])
+@pytest.mark.parametrize("low", [-2.9, -1.5])
+def test_a_peak_is_never_above_where_the_loss_is_lowest(kind, low):
+    losses = [2 - max(0.0, min(x, low) + 4) / (low + 4) + max(0.0, x - low) * 0.9 for x in map(math.log10, RATES)]
+    sweeps = (Sweep(RATES, losses, stopped="diverged"), Sweep(RATES, losses))
+    lowest = landmarks(sweeps[0]).lowest
+    assert abs(math.log10(lowest) - low) < 0.3
+    assert all(
+        suggest(Curve((sweep,)), kind=kind).lr_max < 1.001 * lowest
+        for sweep in sweeps[: 1 if kind == "gradient" else 2]
+    )
+
+
+def test_a_peak_of_plain_gradient_steps_comes_from_all_sweeps_and_not_from_the_scout():
+    def at(*edges, scouted):
+        sweeps = []
+        for edge in edges:
+            rates = [rate for rate in RATES if rate <= edge]
+            sweeps.append(Sweep(rates, [2 - 0.2 * k / len(rates) for k in range(len(rates))], stopped="diverged"))
+        return suggest(Curve(tuple(sweeps), scouted), kind="gradient")
+
+    assert at(0.1, 1.0, scouted=1.0).lr_max == at(0.1, 1.0, scouted=2.0).lr_max
+    assert at(0.1, 1.0, scouted=1.0).lr_max < at(1.0, 1.0, scouted=1.0).lr_max
+    assert at(0.1, 1.0, scouted=1.0).decades > 0.2 and at(1.0, 1.0, scouted=1.0).decades == 0
+
+
+def test_density_is_that_of_the_decade_below():
+    even = [10 ** (-3 + k / 8) for k in range(33)]
+    assert density(even, 1.0) == pytest.approx(8) == density(even, even[3])
+    linear = [k / 100 for k in range(1, 101)]
+    assert density(linear, 1.0) == pytest.approx(90) and density(linear, 0.5) == pytest.approx(45)
+    assert density(even, even[0]) == pytest.approx(8) == density(even, 100.0)
+
+
+def test_a_clean_valley_of_few_points_is_read_though_it_diverges_by_more_than_it_fell():
+    rates = [1e-3 * 1.74**k for k in range(14)]
+    held_out = [2.299, 2.29, 2.273, 2.244, 2.192, 2.107, 1.949, 1.654, 1.079, 0.804, 2.218, 5.622, 7.071, 24.27]
+    marks = landmarks(Sweep(rates, [1.0] * 14, rates, held_out, stopped="diverged"))
+    assert marks.lowest == pytest.approx(rates[9]) and rates[6] < marks.half < rates[8]

@@ -20,7 +20,7 @@ def curve_of(height, rates=EXPONENTIAL, repeats=1, noise=0.0, updates=0, stopped
     accuracies = [tuple(height(r) + draw.gauss(0, noise) for r in rates) for _ in range(repeats)]
     losses = tuple(1.0 for _ in range(updates))
     steps = tuple(rates[0] * 1.001**k for k in range(updates))
-    return Curve(tuple(Sweep(steps, losses, rates, (), values, stopped, updates or None) for values in accuracies))
+    return Curve(tuple(Sweep(steps, losses, rates, (), values, stopped, updates or 40_000) for values in accuracies))
 
 
 def rises(lr):
@@ -79,13 +79,13 @@ def test_a_short_sweep_is_no_yes_where_every_update_is_measured():
 def test_a_table_that_does_not_say_how_many_updates_it_took(tmp_path: Path):
     rows = [f"{500 * k},{lr},{rises(lr)}" for k, lr in enumerate(EXPONENTIAL)]
     path = tmp_path / "curve.csv"
-    for cut, updates, said in ((0, 40_000, False), (1, None, True)):
+    for cut, updates, said, answer in ((0, 40_000, False, "possible"), (1, None, True, "unclear")):
         lines = [",".join(line.split(",")[cut:]) for line in ("iteration,lr,test_accuracy", *rows)]
         path.write_text("\n".join(lines) + "\n")
         curve = Curve.from_csv(path)
         assert curve.sweeps[0].updates == updates
         verdict = judge(curve)
-        assert verdict.answer == "possible"
+        assert verdict.answer == answer
         assert any("does not say how many updates" in reason for reason in verdict.reasons) is said
 
 
@@ -130,3 +130,22 @@ def test_repeats_that_disagree_are_named():
     verdict = judge(Curve((good, bad)))
     assert any("the repeats disagree" in reason for reason in verdict.reasons)
     assert judge(Curve((good, bad))).score < judge(Curve((good, good))).score
+
+
+def test_a_log_that_begins_late_has_the_updates_from_there_on(tmp_path: Path):
+    path = tmp_path / "curve.csv"
+    rows = [f"{100_000 + k},{lr},{rises(lr)}" for k, lr in enumerate(EXPONENTIAL)]
+    path.write_text("\n".join(["iteration,lr,test_accuracy", *rows]) + "\n")
+    assert Curve.from_csv(path).sweeps[0].updates == 80
+    assert judge(Curve.from_csv(path)).answer == "unclear"
+
+
+@pytest.mark.parametrize("n", [5, 13, 23, 31])
+@pytest.mark.parametrize("updates", [None, 23])
+def test_a_few_points_are_no_yes_however_they_are_recorded(n, updates):
+    rates = tuple(10 ** (-3 + 4 * k / (n - 1)) for k in range(n))
+    for sweep in (
+        Sweep(rates, (), rates, (), tuple(map(rises, rates)), updates=updates),
+        Sweep(rates, (1.0,) * n, rates, (), tuple(map(rises, rates)), updates=updates),
+    ):
+        assert judge(Curve((sweep,))).answer == "unclear"

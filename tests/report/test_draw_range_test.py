@@ -188,9 +188,9 @@ class TestFigure:
     @pytest.mark.parametrize(
         ("answer", "words"),
         [
-            ("possible", "Super-convergence looks possible"),
-            ("not possible", "Super-convergence does not look possible"),
-            ("unclear", "It is unclear whether super-convergence is possible"),
+            ("possible", "Keeps its accuracy at large learning rates"),
+            ("not possible", "Does not keep its accuracy at large learning rates"),
+            ("unclear", "Unclear whether it keeps its accuracy at large learning rates"),
         ],
     )
     def test_the_title_is_the_verdict_and_what_was_tested(self, answer, words):

@@ -316,7 +316,8 @@ def test_a_range_test_is_drawn_with_its_range(tmp_path):
     assert [figure.marks for figure in figures] == [(1.0,), (1.0,), (), ()]
     assert "shaded. Dotted: training diverges above 1." in figures[0].caption
     assert of_test(test) == (
-        "mlp on digits: super-convergence is possible; peak learning rate 0.5 (range 0.01 to 0.5), by a range test."
+        "mlp on digits: keeps its accuracy at large learning rates; peak learning rate 0.5 (range 0.01 to 0.5), "
+        "by a range test."
     )
 
 
@@ -739,7 +740,7 @@ def test_everything_of_the_page_is_in_one_file(tmp_path):
     assert len(own) < 150_000
     assert not re.findall(r'(?:src|href)="(?!#|data:)', own)
     assert not re.search("https?://", own)
-    assert "Super-convergence: <strong>possible</strong>" in own
+    assert "<strong>Keeps its accuracy at large learning rates</strong>" in own
     assert "onecycle train digits --seed 0" in own
 
 

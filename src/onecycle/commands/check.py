@@ -62,7 +62,7 @@ def check(
     no_report: NoReport = False,
     json: Json = False,
 ) -> None:
-    """Test which learning rates a model can take, and whether it can super-converge. Nothing is kept of the training.
+    """Test which learning rates a model can take, and if it keeps its accuracy at large ones. The training is not kept.
 
     Parameters
     ----------

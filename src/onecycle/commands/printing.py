@@ -134,7 +134,7 @@ def print_json(value: Any) -> None:
 
 def check_lines(result: Mapping[str, Any], width: int | None = None, *, ascii: bool = False) -> list[str]:
     """What a check found, as lines no wider than `width`: plot, verdict, numbers, cost and what to do next."""
-    from ..report.draw_range_test import ANSWERS
+    from ..report.content import ANSWERS
     from ..report.terminal import range_text
 
     verdict, cost = result["verdict"], result["cost"]

@@ -33,7 +33,7 @@ def check(
     verbose: bool = False,
     report: bool = True,
 ) -> RangeTest:
-    """Test the learning rates of what `job` describes: which peak it can take, and whether it can super-converge.
+    """Test the learning rates of what `job` describes: which peak it takes, and if large ones keep its accuracy.
 
     Of the job count the data, the model, the optimizer and what changes an update, and the epochs of its budget, 10
     where it is not in epochs; its peak and its policy do not. The sweep's ends, `lr_low` and `lr_high`, are chosen

@@ -55,7 +55,7 @@ class RangeTest:
 
     Args:
         curve: what was measured.
-        verdict: whether super-convergence looks possible.
+        verdict: whether it keeps its accuracy at large learning rates, a condition of super-convergence.
         lr_max: the peak for a 1cycle run of `epochs` epochs; None where the curve does not tell, with the `reason`.
         lr_min: where the learning rate begins to matter.
         edge: where training diverges.
@@ -90,10 +90,12 @@ class RangeTest:
         return f"RangeTest(lr_max={peak}, verdict={self.verdict.answer!r}, updates={self.cost.get('updates')})"
 
     def _repr_html_(self) -> str:
+        from ..report.content import ANSWERS
+
         rates = {"peak": self.lr_max, "it begins to matter at": self.lr_min, "edge of divergence": self.edge}
         rows = [(name, text.number(lr, 3)) for name, lr in rates.items() if lr is not None]
         reason = [("no peak", self.reason)] if self.reason else []
-        return text.html_table([*rows, *reason, ("super-convergence", self.verdict.answer)], title=self.title)
+        return text.html_table([*rows, *reason, ("verdict", ANSWERS[self.verdict.answer])], title=self.title)
 
     def peak(self, epochs: float) -> float | None:
         """The peak for a run of another length, in epochs.

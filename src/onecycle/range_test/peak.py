@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import geometric_mean, median, stdev
 
 from ..checks import one_of
-from ..records.curve import Curve, Sweep, fit
+from ..records.curve import BANDWIDTH, SCOUT, Curve, Sweep, fit
 
-# A loss has fallen where that is so many times its standard error; a smoothed loss is the mean of about so many.
-CLEAR, NEAR = 5.0, 6
+# A loss has fallen where that is so many times its standard error, and more where few losses tell the noise:
+# 1 + FEW / losses.
+CLEAR, FEW = 5.0, 4.0
 # Held-out measurements that make a curve of their own.
 ENOUGH = 6
+# Updates a decade of the scout.
+SCOUT_DENSITY = 1 / math.log10(SCOUT)
 
 
 @dataclass(frozen=True)
 class PeakRule:
     """The peak for 4 epochs is `factor` times a landmark; for others it goes with a power of the epochs.
 
-    The power is `normed` where batch norms follow the weights, else `plain`.
+    That power is `normed` where batch norms follow the weights, else `plain`. The landmark is that of a sweep of
+    `DENSITY` updates a decade: one that has more of them gets as far at smaller learning rates, by the power `dense`.
     """
 
     landmark: str
     factor: float
+    dense: float
     normed: float
     plain: float
+
+    def basis(self, landmark: float, density: float) -> float:
+        """The landmark's learning rate, as it would be in a sweep of `DENSITY` updates a decade."""
+        return landmark * (density / DENSITY) ** self.dense
 
     def peak(self, basis: float, epochs: float, batch_norm: bool) -> float:
         """The peak from the landmark's learning rate."""
         return self.factor * basis * (epochs / 4) ** (self.normed if batch_norm else self.plain)
 
 
+# Updates a decade of the sweeps that landmarks are compared at: about those that the factors were fitted to.
+DENSITY = 10.0
 # By how an optimizer makes its update of a gradient: in proportion ("gradient": SGD), scaled for each weight
 # ("adaptive": Adam and its kin), or a matrix's made orthogonal ("orthogonal": Muon). Fitted to bench/range_test.py, see
-# docs/log.md.
+# docs/log.md; SGD's factor to the edge that the scout finds.
 RULES = {
-    "gradient": PeakRule("edge", factor=0.17, normed=0.52, plain=0.0),
-    "adaptive": PeakRule("most", factor=3.2, normed=0.37, plain=-0.13),
-    "orthogonal": PeakRule("most", factor=1.6, normed=0.0, plain=0.0),
+    "gradient": PeakRule("edge", factor=0.17 * (DENSITY / SCOUT_DENSITY) ** 0.5, dense=0.5, normed=0.52, plain=0.0),
+    "adaptive": PeakRule("most", factor=3.2, dense=0.6, normed=0.37, plain=-0.13),
+    "orthogonal": PeakRule("most", factor=1.6, dense=0.6, normed=0.0, plain=0.0),
 }
 
 
@@ -94,23 +107,65 @@ def landmarks(sweep: Sweep) -> Landmarks:
     edge = sweep.lr[-1] if sweep.lr and sweep.stopped != "end" else None
     if len(x) < ENOUGH:
         return Landmarks(math.nan, math.nan, None, None, None, 0.0, math.inf, None, None, edge)
-    lines = [fit(x, y, a) for a in x]
+    spacing = max((x[-1] - x[0]) / (len(x) - 1), 1e-9)
+    width = BANDWIDTH if held_out else max(BANDWIDTH, spacing)
+    lines = [fit(x, y, a, width) for a in x]
     s = [line.value for line in lines]
     start = max(2 if held_out else 4, len(x) // 8)
     level = math.fsum(y[:start]) / start
-    noise = 1.4826 * median(abs(b - v) for b, v in zip(y, s, strict=True))
-    noise = max(noise, 1e-6 * max(1.0, abs(level)))
     low = min(range(len(s)), key=s.__getitem__)
+    down = y[: max(low + 1, ENOUGH, len(y) // 3)]  # what follows may be a divergence, and no noise
+    noise = max(_noise(down), 1e-6 * max(1.0, abs(level)))
     drop = level - s[low]
-    clear = CLEAR * noise * math.sqrt(1 / start + 1 / NEAR)
+    near = max(1.0, 2 * math.sqrt(math.pi) * width / spacing)  # losses that a smoothed one is the mean of
+    clear = CLEAR * (1 + FEW / len(down)) * noise * math.sqrt(1 / start + 1 / near)
+    about = median(b for a, b in points if abs(a - x[low]) <= width)  # a single low loss is no fall
+    if drop < clear or median(y[:start]) - about < clear / 2:
+        return Landmarks(level, noise, None, None, None, 0.0, math.inf, None, None, edge)
     steepest = min(range(low + 1), key=lambda i: lines[i].slope)
     slope, error = lines[steepest].slope, lines[steepest].error
-    if drop < clear or slope >= 0 or (math.isfinite(error) and slope > -3 * error):
-        return Landmarks(level, noise, None, None, None, 0.0, math.inf, None, None, edge)
-    down = x[: low + 1], [-v for v in s[: low + 1]]
-    half, most = (_crossing(*down, share * drop - level) for share in (0.5, 0.8))
+    fall = x[: low + 1], [-v for v in s[: low + 1]]
+    half, most = (_crossing(*fall, share * drop - level) for share in (0.5, 0.8))
     rise = _crossing(x[low:], s[low:], s[low] + drop / 4) if max(s[low:]) - s[low] > clear else None
     return Landmarks(level, noise, half, most, 10 ** x[steepest], slope, error, 10 ** x[low], rise, edge)
+
+
+def density(rates: Sequence[float], at: float) -> float:
+    """Updates that a sweep through `rates` [n] makes in the decade below `at`, or that it would from where it begins.
+
+    >>> round(density([10 ** (k / 7) for k in range(20)], 50.0), 9)
+    7.0
+    """
+    x = [math.log10(rate) for rate in rates if rate > 0]
+    if len(x) < 2:
+        return DENSITY
+    top = min(max(math.log10(at), x[1]), x[-1])
+    bottom = max(top - 1, x[0])
+    return (_index(x, top) - _index(x, bottom)) / (top - bottom)
+
+
+def _index(x: Sequence[float], at: float) -> float:
+    """How many of the rising `x` [n] come before `at`, by straight lines between them."""
+    i = min(max(1, bisect_left(x, at)), len(x) - 1)
+    return i - 1 + (at - x[i - 1]) / (x[i] - x[i - 1])
+
+
+def _noise(y: Sequence[float]) -> float:
+    """The standard deviation of `y` [n] about its course, whatever that is, by its steps but for the largest ones.
+
+    Either by how the steps bend, as they do not where the course is straight; or by how far they are from the usual
+    one, as few are where the course is a sudden fall.
+    """
+    steps = [b - a for a, b in pairwise(y)]
+    usual = median(steps)
+    bends = _trimmed([abs(b - a) for a, b in pairwise(steps)]) / math.sqrt(6)
+    return 1.585 * min(bends, _trimmed([abs(step - usual) for step in steps]) / math.sqrt(2))
+
+
+def _trimmed(sizes: Sequence[float]) -> float:
+    """Their mean without the largest eighth, at least one."""
+    kept = sorted(sizes)[: -max(1, len(sizes) // 8)]
+    return math.fsum(kept) / len(kept)
 
 
 def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_norm: bool = False) -> Suggestion:
@@ -118,9 +173,10 @@ def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_n
 
     Where the size of an update does not grow with the gradient's (Adam, Muon and their kin), what limits the peak is
     how fast the weights move: it is a multiple of the learning rate by which the loss has fallen most of its way. With
-    plain gradient steps it is the edge of divergence: the peak is a share of where the scout lost the loss. Weights
-    that batch norms follow grow under large steps, and longer runs then bear larger ones (1706.05350); without, the
-    peak stays or falls with the length of the run (2409.19913).
+    plain gradient steps it is the edge of divergence: the peak is a share of where the sweeps lost the loss. Both
+    depend on how many updates a sweep makes, which is made up for. Weights that batch norms follow grow under large
+    steps, and longer runs then bear larger ones (1706.05350); without, the peak stays or falls with the length of the
+    run (2409.19913). It is never above where the loss is lowest, if that is followed by a rise or by divergence.
 
     Args:
         curve: of a range test.
@@ -134,13 +190,21 @@ def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_n
     rule, marks = RULES[one_of("kind of optimizer", kind, RULES)], [landmarks(sweep) for sweep in curve.sweeps]
     edges = [m.edge for m in marks if m.edge is not None]
     edge = geometric_mean(edges) if edges else None
-    halves, mosts = ([r for m in marks if (r := getattr(m, name))] for name in ("half", "most"))
-    basis = mosts if rule.landmark == "most" else [curve.scouted] if curve.scouted else edges
+    halves = [m.half for m in marks if m.half is not None]
+    basis = [
+        rule.basis(at, density(sweep.lr or sweep.valid_lr, at))
+        for m, sweep in zip(marks, curve.sweeps, strict=True)
+        if (at := getattr(m, rule.landmark)) is not None
+    ]
+    if rule.landmark == "edge" and not basis and curve.scouted:
+        basis = [rule.basis(curve.scouted, SCOUT_DENSITY)]
     reason = _missing(curve, marks, basis)
     if reason is not None:
         return Suggestion(edge=edge, reason=reason)
     peak = rule.peak(geometric_mean(basis), epochs, batch_norm)
-    peak = min([peak, *edges])  # the scout is fast, and can miss a divergence that takes time
+    lowest = [m.lowest for m in marks if m.lowest is not None and (m.rise is not None or m.edge is not None)]
+    bounds = [*edges, geometric_mean(lowest)] if lowest else edges
+    peak = min(peak, *bounds) if bounds else peak
     error = stdev(map(math.log10, basis)) / math.sqrt(len(basis)) if len(basis) > 1 else None
     return Suggestion(peak, min([geometric_mean(halves), peak / 3] if halves else [peak / 3]), edge, None, error)
 

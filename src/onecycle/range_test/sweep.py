@@ -19,7 +19,7 @@ from ..data.seeds import derive_seed, seeded, seeded_everywhere
 from ..errors import ConfigError, DataError, Interrupted, TrainingError
 from ..optim.driver import stepped
 from ..optim.groups import write
-from ..records.curve import Sweep
+from ..records.curve import SCOUT, Sweep
 from ..schedules.policy import Policy
 from ..training.norms import batch_statistics
 from ..training.restore import untouched
@@ -32,8 +32,6 @@ SweepProbe = Callable[[float, bool], None]
 
 # An update that changes the weights by this share does not move the loss; one that changes them by so much has lost it.
 STILL, WILD = 1e-5, 30.0
-# The scout's learning rate grows by this factor at every update.
-SCOUT = 2.0
 # The learning rate of a progress that is the learning rate.
 AS_GIVEN = Policy({"lr": lambda lr: lr})
 

@@ -1,4 +1,4 @@
-"""Can this model super-converge on these data? Read from the curve of a range test. Standard library only."""
+"""Does a model keep its accuracy at large learning rates? Read from a range test's curve. Standard library only."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ BANDWIDTH = 0.06
 
 @dataclass(frozen=True)
 class Verdict:
-    """An answer with its grounds.
+    """Whether accuracy is kept at large learning rates, as super-convergence needs it: an answer with its grounds.
 
     Args:
-        answer: "possible", "not possible" or "unclear".
+        answer: "possible" where it is kept, "not possible" where it is not, or "unclear".
         score: the share of the best accuracy, above chance, that is kept on average at 3 to 10 times the learning rate
             which first gets to nine tenths of it; 0.5 where the curve does not say.
         reasons: what in the curve speaks for it, in words.
@@ -53,14 +53,15 @@ class Plateau:
 def judge(curve: Curve) -> Verdict:
     """Read a curve as Smith & Topin do: held-out accuracy that stays high over large learning rates, or collapses.
 
-    A plateau in sweeps of fewer than 1,000 updates is "unclear": short sweeps look flat. A "possible" says that large
-    learning rates do no harm: a condition for super-convergence, not a promise. Whether it pays against a well-tuned
-    schedule has to be measured, see docs/log.md, "The verdict".
+    A plateau in sweeps of fewer than 1,000 updates, or of an unknown number, is "unclear": short sweeps look flat. A
+    "possible" says that large learning rates do no harm: a condition for super-convergence, not a promise. Whether it
+    pays against a well-tuned schedule has to be measured, see docs/log.md, "The verdict".
 
     Source: Smith & Topin, 1708.07120, section 3 and figures 2 and 12.
 
     >>> rates = tuple(k / 100 for k in range(1, 301))
-    >>> judge(Curve((Sweep(rates, (), rates, (), tuple(min(0.1 + 4 * r, 0.8) for r in rates)),))).answer
+    >>> sweep = Sweep(rates, (), rates, (), tuple(min(0.1 + 4 * r, 0.8) for r in rates), updates=3000)
+    >>> judge(Curve((sweep,))).answer
     'possible'
     >>> judge(Curve((Sweep(rates, (), rates, (), tuple(0.8 if 0.1 < r < 0.3 else 0.1 for r in rates)),))).answer
     'not possible'
@@ -77,11 +78,12 @@ def judge(curve: Curve) -> Verdict:
         return _unclear("the sweep ends before large learning rates are reached", "go further with --lr-high", *reasons)
     if kept <= LOW:
         return Verdict("not possible", kept, reasons, _advice("not possible"))
-    counts = [sweep.updates for sweep in curve.sweeps if sweep.updates is not None]
-    if accuracy and not counts:
-        reasons += (f"the record does not say how many updates a sweep took: a plateau counts from {LONG:,} on",)
-    if accuracy and min(counts, default=LONG) < LONG:
-        reasons += (f"a sweep of {min(counts)} updates looks flatter than a long one, from {LONG:,} on it would count",)
+    fewest = min(sweep.updates or max(len(sweep.lr), len(sweep.valid_lr)) for sweep in curve.sweeps)
+    if accuracy and fewest < LONG and any(sweep.updates is None for sweep in curve.sweeps):
+        unknown = "the record does not say how many updates a sweep took, which a column iteration does"
+        reasons += (f"{unknown}: a plateau counts from {LONG:,} on",)
+    elif accuracy and fewest < LONG:
+        reasons += (f"a sweep of {fewest} updates looks flatter than a long one, from {LONG:,} on it would count",)
     elif accuracy and kept >= FLAT:
         return Verdict("possible", kept, reasons, _advice("possible"))
     return Verdict("unclear", kept, reasons, _advice("unclear"))

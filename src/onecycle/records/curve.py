@@ -15,6 +15,8 @@ from ..errors import DataError
 
 # Standard deviation of the smoothing kernel, in decades of learning rate.
 BANDWIDTH = 0.12
+# The scout's learning rate grows by this factor at every update.
+SCOUT = 2.0
 
 
 class Fit(NamedTuple):
@@ -134,7 +136,8 @@ class Curve:
     def from_csv(cls, path: str | Path) -> Curve:
         """A curve from a table with a column ``lr`` and any of ``train_loss``, ``test_loss``, ``test_accuracy``.
 
-        A column ``iteration`` has the number of updates before each row; without one that number is not known.
+        A column ``iteration`` counts the updates, of which those from the first row to the last one are the sweep's;
+        without one that number is not known.
 
         Rows without a learning rate, or that repeat or go back below one, are left out: so a log that goes on after the
         learning rate's peak is read up to the peak.
@@ -168,8 +171,9 @@ def _sweep_of(rows: Sequence[Mapping[str, str]]) -> Sweep:
         return tuple(float(row[name]) for row in rising)
 
     rates, iteration = column("lr"), rising[-1].get("iteration")
+    begun = float(rising[0].get("iteration") or 0)
     measured = (rates, column("test_loss"), column("test_accuracy"))
-    return Sweep(rates, column("train_loss"), *measured, updates=int(float(iteration)) if iteration else None)
+    return Sweep(rates, column("train_loss"), *measured, updates=int(float(iteration) - begun) if iteration else None)
 
 
 def fit(x: Sequence[float], y: Sequence[float], at: float, bandwidth: float = BANDWIDTH) -> Fit:

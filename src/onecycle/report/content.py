@@ -25,6 +25,13 @@ from ..records.read import (
 )
 from ..records.statistics import bounds_of, student
 
+# What the answers of a range test's verdict say. That accuracy is kept is a condition of super-convergence, no more.
+ANSWERS = {
+    "possible": "Keeps its accuracy at large learning rates",
+    "not possible": "Does not keep its accuracy at large learning rates",
+    "unclear": "Unclear whether it keeps its accuracy at large learning rates",
+}
+
 # With more groups than this, only the best get a sentence each; the others are in the table.
 SENTENCES, BEST = 12, 3
 # Facts that decide whether two measures are of the same thing; the mean and the spread of the pixels follow the seed.
@@ -135,12 +142,18 @@ def of_group(group: Group) -> str:
     return f"{group.label}: {', '.join(said) or 'finished'}."
 
 
+def verdict_of(result: Mapping[str, Any]) -> str | None:
+    """What the verdict of a range test says; None where it has none."""
+    answer = part(result, "verdict").get("answer")
+    return ANSWERS.get(answer, answer) if isinstance(answer, str) and answer else None
+
+
 def of_test(test: RecordedTest) -> str:
     """A range test in words."""
     result, said = test.result, []
     lr, low = number(result.get("lr_max")), number(result.get("lr_min"))
-    if answer := part(result, "verdict").get("answer"):
-        said.append(f"super-convergence is {answer}")
+    if verdict := verdict_of(result):
+        said.append(verdict[0].lower() + verdict[1:])
     if lr:
         said.append(f"peak learning rate {lr:.3g}" + (f" (range {low:.3g} to {lr:.3g})" if low else ""))
     else:

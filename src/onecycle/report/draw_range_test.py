@@ -13,17 +13,13 @@ from ..errors import ConfigError
 from ..records.curve import Band, Curve, Sweep
 from ..records.read import RecordedTest, items, number, part
 from ..text import number as short
+from .content import ANSWERS
 from .matplotlib import draw
 from .spec import LOG_FROM, TRAIN, VALID, VALUES, Figure, Key, Plots, Series, ends, mode, numbers, spans_decades
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-ANSWERS = {
-    "possible": "Super-convergence looks possible",
-    "not possible": "Super-convergence does not look possible",
-    "unclear": "It is unclear whether super-convergence is possible",
-}
 TITLE = 90  # A longer line of the title is broken at its colon.
 # A loss at the start is the median of so many values: the very first can be far off.
 START = 5

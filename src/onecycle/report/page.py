@@ -18,7 +18,7 @@ from urllib.parse import quote
 from ..errors import ConfigError, MissingDependency
 from ..records.files import REPRODUCTION, RUN
 from ..records.read import KINDS, RecordedComparison, RecordedRun, Records, items, part, read
-from .content import compared, groups, notices, summary, title
+from .content import compared, groups, notices, summary, title, verdict_of
 from .draw_comparison import draw_comparison, run_keys
 from .draw_range_test import draw_test
 from .draw_run import draw_runs
@@ -196,7 +196,7 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
     tests = [
         {
             "name": test.name,
-            "verdict": part(test.result, "verdict").get("answer"),
+            "verdict": verdict_of(test.result),
             "reasons": items(part(test.result, "verdict"), "reasons"),
             "advice": items(part(test.result, "verdict"), "advice"),
             "plots": draw_test(plots, test),
