@@ -543,7 +543,7 @@ def test_a_signal_ends_after_the_update(number):
 
 
 def test_a_loss_that_diverges_says_where_and_what_to_try():
-    learn = learner((X * 1e4, X[:, 0]), None, nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1)))
+    learn = learner((X * 1e4, X[:, 0]), None, nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1)), rescue=False)
     with pytest.raises(NonFiniteLoss, match=r"at update \d+, at learning rate .*smaller lr_max.*clip=1.0"):
         learn.fit_one_cycle(5, 100.0)
 

@@ -37,7 +37,7 @@ from .text import count, html_table, listed
 from .training import balance, norms
 from .training import evaluate as evaluation
 from .training import objectives as tasks
-from .training.loop import Charges, Event, resolve, train, updates_per_epoch, watch
+from .training.loop import Charges, Event, Update, resolve, train, updates_per_epoch, watch
 from .training.options import TrainingOptions
 from .training.runtime import Runtime, weights_dtype
 from .training.setup import TrainingSetup
@@ -130,7 +130,7 @@ class Learner:
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             torch.compile(self.model) if given.compile and compiled is None else compiled, average=given.average,
-            norm_statistics=given.norm_statistics,
+            norm_statistics=given.norm_statistics, rescue=given.rescue,
         )  # fmt: skip
         self._note(*notes)
 
@@ -202,7 +202,8 @@ class Learner:
 
         Raises:
             ConfigError: a budget, a policy or a peak that cannot be used; an end before the first update.
-            NonFiniteLoss: the loss became NaN or infinite; the last good checkpoint stays.
+            NonFiniteLoss: the loss became NaN or infinite, and the run could not be rescued or was not to be; the last
+                good checkpoint stays.
             Interrupted: Ctrl-C or SIGTERM came; the update under way was finished and a checkpoint written.
             CheckpointError: `out` holds another run, or cannot be written.
         """
@@ -242,7 +243,7 @@ class Learner:
                         about = {**self._resolved(plan, budget, config), "search": found.to_dict()}
                         recording.decided(about, self.notes)
                 self._note_few(budget)
-                watchers = [*keeper, self.history, *(recording.watchers if recording else ())]
+                watchers = [self._say_rescue, *keeper, self.history, *(recording.watchers if recording else ())]
                 watchers += [*self._progress(stack, budget), *observers]
                 watch(events, watchers, self.history.measured(), stop)
                 self.history.check_trained(stop.reason)
@@ -618,6 +619,10 @@ class Learner:
         if updates is not None and updates < FEW:
             few = count(updates, "update")
             self._note(f"{few} are few: more epochs or a smaller batch_size would train it further")
+
+    def _say_rescue(self, event: Event) -> None:
+        if isinstance(event, Update) and event.rescue is not None:
+            self._note(str(event.rescue))
 
     def _note(self, *notes: str) -> None:
         self.notes += notes

@@ -47,6 +47,9 @@ def tiny(input_shape, classes):
         nn.Dropout(0.3), nn.Linear(256, classes),
     )
 
+def bare(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, classes))
+
 class Held(nn.Module):
     passes = 0
 
@@ -71,6 +74,8 @@ ADAMW = replace(
 )
 MUON = replace(SGD, optimizer="muon", lr_max="default", momentum=None, policy="paper", augment=None)
 JOBS = {"sgd": SGD, "adamw": ADAMW, "muon": MUON}
+# Lost again and again, and rescued.
+LOST = replace(SGD, model="nets:bare", lr_max=1e3, momentum=None, policy="constant", budget="30 updates", average=0.9)
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +97,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return home / "run"
 
     return run
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run that was rescued."""
+    home = tmp_path_factory.mktemp("lost")
+    (home / "nets.py").write_text(NETS)
+    assert child(LOST, "run", home=home) == 0
+    return home / "run"
 
 
 def start(work: Job, out: str, resume: bool = False, home: Path | None = None, **problems: Any) -> forked.Popen:
@@ -186,6 +200,29 @@ def test_killed_in_a_window(name, window, die, finished):
     assert child(JOBS[name], "run", die=die) == -signal.SIGKILL, f"never came to {window}"
     assert child(JOBS[name], "run", True) == 0
     assert_same_run("run", finished(name))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("what", "call"),
+    [
+        ("training.state.TrainState.go_back", 1), ("training.state.TrainState.go_back", 2),
+        ("records.checkpoint.save", 9), ("records.checkpoint.save", 16),
+    ],
+)  # fmt: skip
+def test_killed_about_a_rescue(what, call, when, lost):
+    assert child(LOST, "run", die=(what, call, when)) == -signal.SIGKILL
+    assert child(LOST, "run", True) == 0
+    assert (Path("run/model.safetensors")).read_bytes() == (lost / "model.safetensors").read_bytes()
+    got, wanted = (
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(folder / "steps.jsonl")]
+        for folder in (Path("run"), lost)
+    )
+    assert got == wanted
+    records = [RUN.read(folder) for folder in (Path("run"), lost)]
+    assert records[0]["result"]["rescues"] == records[1]["result"]["rescues"]
+    said = [[note for note in record["notes"] if note.startswith("rescued at")] for record in records]
+    assert said[0] == said[1] and len(said[0]) == len(records[0]["result"]["rescues"]) > 1
 
 
 @pytest.mark.parametrize("call", [2, 3, 9])  # the first one is a trial

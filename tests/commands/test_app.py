@@ -83,6 +83,7 @@ def test_every_option_reaches_its_setting(training):
         "regression", "--leave-out", "id,name", "--text-column", "review",
         "--no-standardise", "--average", "0.99", "--evaluate-every",
         "50", "--keep-best", "loss", "--norm-statistics", "running", "--class-weights", "balanced",
+        "--no-rescue",
         "--no-report", "--out", "here", "--json",
     ])  # fmt: skip
     job, out, resume, verbose, report = training[0]
@@ -96,7 +97,7 @@ def test_every_option_reaches_its_setting(training):
         "standardise": False, "target": "price", "valid": "v.csv", "test": "t.csv", "task": "regression",
         "leave_out": ("id", "name"), "text_column": "review",
         "average": 0.99, "evaluate_every": 50, "keep_best": "loss",
-        "norm_statistics": "running", "class_weights": "balanced",
+        "norm_statistics": "running", "class_weights": "balanced", "rescue": False,
     }  # fmt: skip
     assert (out, resume, verbose, report) == (Path("here"), False, False, False)
 

@@ -30,9 +30,9 @@ from onecycle.records import run as runs
 from onecycle.records.files import RUN
 
 WORK = Job(model="small-cnn", budget="16 updates", limit=320, batch_size=64, lr_max=0.05, norm_statistics="running",
-           standardise=False)  # fmt: skip
-LATER = ("standardise", "norm_statistics", "fit", "skip_damaged", "leave_out", "average", "class_weights", "keep_best",
-         "search")  # fmt: skip
+           standardise=False, rescue=False)  # fmt: skip
+LATER = ("standardise", "norm_statistics", "rescue", "fit", "skip_damaged", "leave_out", "average", "class_weights",
+         "keep_best", "search")  # fmt: skip
 
 
 class PowerCut(Exception): ...
@@ -85,7 +85,7 @@ def cut(begun) -> Path:
 def test_it_goes_on_as_it_would_have_then(begun, cut, capsys):
     assert job_of(cut) == WORK
     main(["train", "--resume", "cut", "--no-report"])
-    assert "begun by an earlier version of onecycle: standardise=False and norm_statistics='running'" in (
+    assert "begun by an earlier version of onecycle: standardise=False, norm_statistics='running' and rescue=False" in (
         capsys.readouterr().err
     )
     weights = [(place / "model.safetensors").read_bytes() for place in (begun / "whole", cut)]
@@ -109,10 +109,11 @@ def test_what_is_now_done_by_default_is_another_run(cut):
     files = {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()}
     said = (
         r"standardise: False, now True; norm_statistics: 'running', now 'estimated'\. Resume with the same one.*An "
-        r"earlier version of onecycle began it: what it did was standardise=False and norm_statistics='running'"
+        r"earlier version of onecycle began it: what it did was standardise=False, norm_statistics='running' and "
+        r"rescue=False"
     )
     with pytest.raises(CheckpointError, match=said):
-        run(replace(WORK, standardise=True, norm_statistics="estimated"), cut, resume=True)
+        run(replace(WORK, standardise=True, norm_statistics="estimated", rescue=False), cut, resume=True)
     assert files == {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()}
 
 

@@ -22,7 +22,7 @@ from onecycle.records.checkpoint import checkpoints
 from onecycle.records.files import read_jsonl
 from onecycle.records.history import Checkpointer, Recorder, Result
 from onecycle.schedules.presets import linear
-from onecycle.training.loop import LOOK_EVERY
+from onecycle.training.guard import LOOK_EVERY
 from onecycle.training.means import Reading
 from onecycle.training.objectives import Supervised
 

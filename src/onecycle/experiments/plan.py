@@ -75,6 +75,10 @@ def conditions(spec: Spec, setting: Setting) -> list[Condition]:
     return [Condition(policy, epochs, setting) for epochs in spec.epochs for policy in spec.policies]
 
 
+# A peak at which a run is lost is to be known by that.
+UNRESCUED = {"rescue": False}
+
+
 def job_for(spec: Spec, condition: Condition, lr_max: float, seed: int) -> Job:
     """One run of a condition."""
     base = base_job(spec, condition.setting)
@@ -83,7 +87,7 @@ def job_for(spec: Spec, condition: Condition, lr_max: float, seed: int) -> Job:
 
 def base_job(spec: Spec, setting: Setting) -> Job:
     """What all runs of a setting have in common."""
-    values: dict[str, Any] = {"data": spec.data, "model": spec.model, **spec.settings, **dict(setting)}
+    values: dict[str, Any] = {"data": spec.data, "model": spec.model, **UNRESCUED, **spec.settings, **dict(setting)}
     fraction = values.pop("fraction", 1)
     options = {name: values.pop(name) for name in MODEL_OPTIONS if name in values}
     if options:

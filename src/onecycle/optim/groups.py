@@ -35,9 +35,14 @@ def bind(policy: Policy, optimizer: Optimizer) -> None:
         _bind(optimizer, name)
 
 
-def write(policy: Policy, optimizer: Optimizer, progress: float) -> dict[str, float]:
-    """Write the values at `progress` into every parameter group, in place where they are tensors; return them."""
+def write(policy: Policy, optimizer: Optimizer, progress: float, factor: float = 1.0) -> dict[str, float]:
+    """Write the values at `progress` into every parameter group, in place where they are tensors; return them.
+
+    The learning rate is `factor` times the policy's.
+    """
     values = policy(progress)
+    if factor != 1.0:
+        values["lr"] *= factor
     for group in optimizer.param_groups:
         for name, value in values.items():
             if name + "_ratio" not in group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def ended(state: TrainState, result: Result, lr_max: float | None, layers: tuple
     """The end of a fit that came to this `result`, with the peak and the factors by layer of its policy."""
     epochs = state.step * result.epochs / result.updates
     run = None if result.folder is None else str(result.folder)
-    return Extended(run, state.step, state.at.epoch, epochs, lr_max, layers)
+    return Extended(run, state.step, state.at.epoch, epochs, _rescued(lr_max, result.rescues), layers)
 
 
 def prepare(
@@ -128,8 +128,14 @@ def finished_run(folder: str | Path) -> Extended:
     }
     at, schedule = record.get("position") or counted, record["resolved"].get("schedule") or {}
     epochs = before.get("epochs", 0) + result["epochs"]
-    peak, sha256 = record["resolved"].get("lr_max"), fingerprint(folder / WEIGHTS)["sha256"]
+    peak = _rescued(record["resolved"].get("lr_max"), result.get("rescues", ()))
+    sha256 = fingerprint(folder / WEIGHTS)["sha256"]
     return Extended(str(folder), at["updates"], at["passes"], epochs, peak, tuple(schedule.get("layers", ())), sha256)
+
+
+def _rescued(lr_max: float | None, rescues: Sequence[Mapping[str, Any]]) -> float | None:
+    """The peak as the rescues of a run left it."""
+    return lr_max * rescues[-1]["factor"] if lr_max and rescues else lr_max
 
 
 def _check_finished(folder: Path, record: Mapping[str, Any]) -> None:

@@ -10,14 +10,16 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from .. import text
 from ..checks import one_of
-from ..errors import CheckpointError, ConfigError, MissingDependency
-from ..training.loop import LOOK_EVERY, EpochEnd, Event, Update
+from ..errors import CheckpointError, ConfigError, MissingDependency, NonFiniteLoss
+from ..training.guard import LOOK_EVERY
+from ..training.loop import EpochEnd, Event, Update
+from ..training.rescue import Rescue
 from . import checkpoint
 from .files import sync_file
 from .read import comparable, main_value
@@ -38,8 +40,9 @@ class Result:
     `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end, and `test`
     once after the run, where there is such a split. Where labels are smoothed, ``train["loss"]`` is the loss that was
     minimised, and ``train["loss_unsmoothed"]`` compares with the validation loss. `baseline` is what is reached on the
-    validation data without learning, where that is known: a ``measure``, its ``value``, and ``by`` what. `folder` is
-    the run's, if it has one.
+    validation data without learning, where that is known: a ``measure``, its ``value``, and ``by`` what. `rescues` are
+    those of a run that was lost, each with its update ``step`` and what it went ``back_to``; see
+    `onecycle.training.rescue`. `folder` is the run's, if it has one.
     """
 
     train: dict[str, float]
@@ -51,21 +54,27 @@ class Result:
     samples_per_second: float
     test: dict[str, float] | None = None
     baseline: dict[str, Any] | None = None
+    rescues: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the ``result`` of a run's ``run.json``, and the folder where there is one."""
         names = ("train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second", "baseline")
         folder = {} if self.folder is None else {"folder": str(self.folder)}
-        return {**{name: getattr(self, name) for name in names}, **folder}
+        rescues = {"rescues": self.rescues} if self.rescues else {}
+        return {**{name: getattr(self, name) for name in names}, **rescues, **folder}
 
     def __repr__(self) -> str:
         split = next(split for split in ("test", "valid", "train") if getattr(self, split) is not None)
         name, value = main_value(comparable(getattr(self, split))) or ("loss", float("nan"))
         return (
             f"Result({split} {name} {text.measure(name, value)}, {text.count(self.updates, 'update')} in "
-            f"{text.duration(self.seconds)}, lr_max={text.number(self.lr_max)})"
+            f"{text.duration(self.seconds)}, lr_max={text.number(self.lr_max)}{self._rescued})"
         )
+
+    @property
+    def _rescued(self) -> str:
+        return f", rescued {text.count(len(self.rescues), 'time')}" if self.rescues else ""
 
     def _repr_html_(self) -> str:
         splits = {name: comparable(means) for name in ("train", "valid", "test") if (means := getattr(self, name))}
@@ -132,6 +141,11 @@ class History:
         return self._steps
 
     @property
+    def last_fit(self) -> list[dict[str, Any]]:
+        """The records of the last fit's updates."""
+        return [row for row in self.steps if row["fit"] == self._fit]
+
+    @property
     def epochs(self) -> list[dict[str, Any]]:
         """One record an epoch."""
         self._take()
@@ -139,7 +153,7 @@ class History:
 
     def result(self, lr_max: float | None, updates_per_epoch: int | None) -> Result:
         """What the last fit came to; without `lr_max` its peak is the largest learning rate that was used."""
-        epochs, steps = ([row for row in rows if row["fit"] == self._fit] for rows in (self.epochs, self.steps))
+        epochs, steps = [row for row in self.epochs if row["fit"] == self._fit], self.last_fit
         measured = self.measured()
         return Result(
             train=_means(epochs[-1], "train_"),
@@ -149,7 +163,12 @@ class History:
             updates=len(steps),
             seconds=steps[-1]["seconds"],
             samples_per_second=sum(row["samples"] for row in epochs) / sum(row["seconds"] for row in epochs),
+            rescues=[rescue.to_dict() for rescue in self.rescues()],
         )
+
+    def rescues(self) -> list[Rescue]:
+        """Those of the last fit."""
+        return [rescue for row in self.last_fit if (rescue := Rescue.of(row))]
 
     def measured(self) -> list[tuple[int, dict[str, float]]]:
         """What the last fit measured on the validation data: each with the number of the update before, in order."""
@@ -282,7 +301,8 @@ class Checkpointer:
     all saved. The last `keep` stay. `before` is called first (to write the records that a resumed run relies on).
 
     Raises:
-        NonFiniteLoss: a loss or a weight is not finite; nothing is saved, and the last good checkpoint stays.
+        NonFiniteLoss: a loss or a weight is not finite, in a run that is not rescued; nothing is saved, and the last
+            good checkpoint stays.
         CheckpointError: the disk is full or not writable.
     """
 
@@ -300,7 +320,11 @@ class Checkpointer:
         if since * self._share < self._cost:
             return
         if isinstance(event, EpochEnd) or since >= self._every:
-            self.save()
+            try:
+                self.save()
+            except NonFiniteLoss:
+                if self._state.watch is None:
+                    raise  # else the next update finds it, and goes back to what was kept
 
     def save(self) -> Path:
         """Save now."""

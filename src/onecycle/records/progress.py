@@ -203,9 +203,25 @@ def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | No
         f"{text.duration(result['seconds'])}, {text.rate(result['samples_per_second'])} {unit}/s, "
         f"peak learning rate {text.number(result['lr_max'])}"
     )
-    for line in (without_learning(result), said):
+    for line in (without_learning(result), rescued(result), said):
         lines += textwrap.wrap(line, width) if width else [line] if line else []
     return lines + ([f"The run is in {result['folder']}"] if result.get("folder") else [])
+
+
+def rescued(result: Mapping[str, Any]) -> str:
+    """How often a run was rescued, where it was.
+
+    >>> rescued({"rescues": [{"step": 21, "back_to": 0, "factor": 0.5}, {"step": 60, "back_to": 20, "factor": 0.25}]})
+    'rescued 2 times, at updates 21 and 60; in the end learning rates x 0.25'
+    """
+    rescues = result.get("rescues") or []
+    if not rescues:
+        return ""
+    steps = text.listed([str(rescue["step"]) for rescue in rescues])
+    return (
+        f"rescued {text.count(len(rescues), 'time')}, at update{'s' * (len(rescues) > 1)} {steps}; in the end learning "
+        f"rates x {rescues[-1]['factor']:.3g}"
+    )
 
 
 def without_learning(result: Mapping[str, Any]) -> str:

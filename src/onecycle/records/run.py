@@ -255,7 +255,8 @@ class Recording:
     def finished(self, result: Result, state: TrainState, metadata: Mapping[str, str], notes: Iterable[str]) -> Result:
         """The result of the run with its folder, after the weights and the result are written there."""
         save_weights(state.model, self.folder / "model.safetensors", metadata)
-        said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *notes]))
+        rescues = map(str, self.history.rescues())  # those before a kill too
+        said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *rescues, *notes]))
         RUN.update(
             self.folder, status="finished", result=result_before_test(result.to_dict()), notes=said,
             position={"updates": state.at.step, "passes": state.at.epoch},
@@ -264,8 +265,9 @@ class Recording:
 
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, Interrupted):
-            self.checkpointer.save()
-            error.args = (f"{error}. A checkpoint is written",)
+            with suppress(NonFiniteLoss):  # in the very update that was interrupted: it is made again
+                self.checkpointer.save()
+                error.args = (f"{error}. A checkpoint is written",)
         elif isinstance(error, KeyboardInterrupt):
             error.args = (f"stopped at once. {self.last_good()}",)
         elif isinstance(error, NonFiniteLoss):

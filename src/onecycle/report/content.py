@@ -109,7 +109,8 @@ def outcome(run: RecordedRun) -> str:
         status = run.record.get("status")
         updates = len(run.steps) or max((int(row["step"]) + 1 for row in run.epochs), default=0)
         ending = ENDINGS.get(str(status), f"Its status is {status}")
-        return f"{ending}{error}; {text.count(updates, 'update')} {'is' if updates == 1 else 'are'} recorded."
+        are = "is" if updates == 1 else "are"
+        return f"{ending}{error}; {text.count(updates, 'update')} {are} recorded{_rescued(run)}."
     samples: dict[str, Any] = dict(zip(("train", "valid", "test"), items(run.facts, "samples"), strict=False))
     measured = []
     for split, name in SPLITS.items():
@@ -123,7 +124,16 @@ def outcome(run: RecordedRun) -> str:
     took = text.count(updates, "update") if updates is not None else ""
     took += f" in {text.duration(seconds)}" if seconds is not None else ""
     sentence = "; ".join(words for words in (", ".join(measured), took) if words) or "finished"
-    return f"{sentence}."
+    return f"{sentence}{_rescued(run)}."
+
+
+def _rescued(run: RecordedRun) -> str:
+    """That a run was lost and went back to a good state, and where."""
+    lost = [str(int(row["step"])) for row in run.steps if "rescue_back_to" in row]
+    if not lost:
+        return ""
+    updates = f"update{'s' * (len(lost) > 1)} {text.listed(lost)}"
+    return f"; it was lost and rescued {text.count(len(lost), 'time')}, at {updates}"
 
 
 def of_group(group: Group) -> str:

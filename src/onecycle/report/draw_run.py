@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 KNOTS = 48
 # With label smoothing, the training loss on the scale of the validation loss: of updates and of epochs.
 UNSMOOTHED = {"loss": "loss_unsmoothed", "train_loss": "train_loss_unsmoothed"}
+# The column of updates before which the run was rescued.
+RESCUED = "rescue_back_to"
 MINIMISED = "training, minimised (with label smoothing)"
 
 
@@ -104,7 +106,8 @@ def draw_runs(plots: Plots, groups: Sequence[Group], looks: Sequence[Key] | None
         if len(lines) == 1:
             lines = [lines[0]._replace(key=plots.key(schedule_key(i, name)))]
         figure = schedule(name, _lines(lines, name, by_epoch=by_epoch))
-        schedules.append(plots.figure(replace(figure, named=len(lines) == 1)))
+        figure = replace(figure, named=len(lines) == 1)
+        schedules.append(plots.figure(_with_rescues(figure, groups[0]) if len(groups) == 1 else figure))
     return {"keys": keys, "figures": figures, "schedules": schedules}
 
 
@@ -192,8 +195,17 @@ def _one(plots: Plots, line: Timeline, metrics: Sequence[str]) -> tuple[list[int
                 keys[key] = keys[key] if key in keys else plots.key(key)
                 marks = "markers" if recorded and "middle" in how else mode(values["x"])
                 series.append(Series(keys[key], **values, clock=line.clock, mode=marks))
-        figures.append(plots.figure(_measure(name.capitalize(), name, series, [line])))
+        measure = _measure(name.capitalize(), name, series, [line])
+        figures.append(plots.figure(_with_rescues(measure, group)))
     return list(keys.values()), figures
+
+
+def _with_rescues(figure: Figure, group: Group) -> Figure:
+    """The figure with a mark where the run was lost and went back to a good state; of several runs there is none."""
+    runs = group.drawn
+    steps = runs[0].steps if len(runs) == 1 else ()
+    marks = [float(x) for x, row in zip(updates(steps), steps, strict=True) if RESCUED in row] if steps else []
+    return replace(figure, marks=tuple(marks), names=("rescued",)) if marks else figure
 
 
 def _several(plots: Plots, lines: Sequence[Timeline], metrics: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -238,7 +250,7 @@ def _metrics(groups: Sequence[Group]) -> list[str]:
     """The metrics and the loss that were recorded, accuracy first."""
     runs = [run for group in groups for run in group.drawn]
     names = [name for run in runs for row in run.steps[:1] for name in row if name not in value_names([row])]
-    names = [name for name in names if not name.startswith("valid_")]
+    names = [name for name in names if not name.startswith(("valid_", "rescue_"))]
     rows = [row for run in runs for row in (*run.epochs[:1], *run.epochs[-1:])]
     names += [name[6:] for row in rows for name in row if name.startswith(("train_", "valid_"))]
     known = dict.fromkeys(name for name in names if name not in (*COUNTS, "seconds", UNSMOOTHED["loss"]))

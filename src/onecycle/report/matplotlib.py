@@ -136,7 +136,8 @@ def _draw_panel(panel: Axes, plots: Plots, figure: Figure, mates: Sequence[Figur
     names = iter(figure.names)
     if figure.shade:
         panel.axvspan(*figure.shade, color=VALUES[0], alpha=0.18, linewidth=0, zorder=0, label=next(names, None))
-    for x, dash in zip(figure.marks, PLACES, strict=False):
+    for i, x in enumerate(figure.marks):
+        dash = PLACES[min(i, len(PLACES) - 1) if figure.kind != "time" else 0]
         panel.axvline(x, color="0.35", linewidth=1.3, linestyle=dash, label=next(names, None))
     if figure.level is not None:
         panel.axhline(figure.level, color="0.4", linewidth=1, linestyle=":")

@@ -72,8 +72,9 @@ class Figure:
     """One panel. `kind` of the horizontal axis: "time" (updates, epochs or seconds), "linear", "log" or "category".
 
     `log` and `percent` are about the vertical axis, `frame` is what it shows. `shade` is a range and `marks` are places
-    on the horizontal one, `level` one on the vertical; `names` are what a legend calls the shade and the marks, in this
-    order, and `bands` what it calls the bands. The lines of one that is `named` have no entry: its title says it all.
+    on the horizontal one (updates, where that is time), `level` one on the vertical; `names` are what a legend calls
+    the shade and the marks, in this order, as far as they have a name, and `bands` what it calls the bands. The lines
+    of one that is `named` have no entry: its title says it all.
     """
 
     title: str

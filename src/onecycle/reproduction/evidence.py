@@ -86,7 +86,7 @@ def _jobs(protocol: Protocol) -> dict[str, Job]:
     jobs = {}
     for name, part in protocol.parts.items():
         settings = {key: value for key, value in {**protocol.common, **part}.items() if key != "seeds"}
-        jobs[name] = Job.from_dict(settings)
+        jobs[name] = Job.from_dict({**plan.UNRESCUED, **settings})
     return jobs
 
 

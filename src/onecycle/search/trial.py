@@ -17,6 +17,9 @@ from ..training.restore import modules_of, untouched
 from ..training.signals import StopRequest
 from ..training.state import TrainState
 
+# What a training changes in a state, beside modules, optimizer and scaler; and what a trial sets.
+CHANGED = ("at", "begun", "means", "averages", "best", "watch", "kept", "rescue")
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -66,11 +69,11 @@ def trial(
     """
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     scaler = [] if state.scaler is None else [state.scaler]
-    before = state.at, state.begun, state.means, state.averages, state.best
+    before = {name: getattr(state, name) for name in CHANGED}
     start, last, lost, valid = time.perf_counter(), None, False, None
     with untouched([state.optimizer], [*modules_of(parameters), *state.modules], scaler):
         try:
-            state.at = copy(state.at)
+            state.at, state.rescue = copy(state.at), False  # a lost trial is a result
             state.end_run()
             for event in train(state, batches, budget, policy, stop=stop):
                 last = event if isinstance(event, Update) else last
@@ -79,6 +82,7 @@ def trial(
         except NonFiniteLoss:
             lost = True
         finally:
-            state.at, state.begun, state.means, state.averages, state.best = before
+            for name, value in before.items():
+                setattr(state, name, value)
     loss = math.nan if last is None or lost else last.loss
     return TrialResult(loss, valid, 0 if last is None else last.step + 1, time.perf_counter() - start, lost)

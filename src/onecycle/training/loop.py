@@ -10,16 +10,16 @@ from typing import Any
 
 from ..checks import whole
 from ..data.batches import Batches, as_batches
-from ..data.seeds import derive_seed, seeded
 from ..errors import ConfigError, DataError, Interrupted, StopTraining
-from ..optim.groups import bind, write
+from ..optim.groups import bind
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy, position
-from .means import Reading, RunningMeans
+from .guard import Guard
+from .means import Reading
 from .norms import SHARE, estimate_statistics
+from .rescue import Rescue
 from .signals import StopRequest
 from .state import Position, TrainState
-from .step import update
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Update:
     """One update was applied. `step` counts from 0 within the run; `values` are those that the update used.
 
     `valid` is what `evaluate` returned after it, where ``evaluate_every`` said so. `seconds` are those since the run's
-    first update, the evaluations and what the events' receivers did among them.
+    first update, the evaluations and what the events' receivers did among them. `rescue` says that the run was lost,
+    and went back to a good state right before this update.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Update:
     seconds: float
     reading: Reading
     valid: dict[str, float] | None = None
+    rescue: Rescue | None = None
 
     @property
     def loss(self) -> float:
@@ -57,12 +59,15 @@ class Update:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The update as a flat record, made once: step, epoch, values, loss, metrics, ``valid_*`` and seconds."""
+        """The update as a flat record, made once: step, epoch, values, loss, metrics, ``valid_*`` and seconds.
+
+        Of an update before which the run was rescued also ``rescue_back_to``, ``rescue_loss`` and ``rescue_factor``.
+        """
         if self.reading.row is None:
             self.reading.row = {
                 "step": self.step, "epoch": self.epoch, **self.values, **self.reading.numbers,
                 **{f"valid_{name}": value for name, value in (self.valid or {}).items()},
-                "seconds": round(self.seconds, 6),
+                **(self.rescue.row if self.rescue else {}), "seconds": round(self.seconds, 6),
             }  # fmt: skip
         return self.reading.row
 
@@ -95,8 +100,6 @@ class EpochEnd:
 
 
 Event = Update | EpochEnd
-# On an accelerator a loss is looked at once in so many updates, since looking waits for it.
-LOOK_EVERY = 50
 # How much the latest update counts in the running mean of what one takes.
 LATEST = 0.25
 
@@ -147,7 +150,7 @@ def train(
     Raises:
         ConfigError: a budget or a policy that does not fit.
         DataError: no batch, or fewer than the run needs.
-        NonFiniteLoss: the loss became NaN or infinite.
+        NonFiniteLoss: the loss became NaN or infinite, and the run could not be rescued or was not to be.
         Interrupted: `stop` has a signal.
 
     >>> import onecycle, torch
@@ -305,42 +308,41 @@ def _run(
     state: TrainState, source: Batches, policy: Policy, clock: _Clock, evaluations: _Evaluations
 ) -> Iterator[Event]:
     clock.start()
-    begun = clock.begun
-    look_every = 1 if state.runtime.device.type == "cpu" else LOOK_EVERY
+    begun, guard = clock.begun, Guard(state, source, policy, clock.total)
     state.training_mode()
+    guard.begin()
     values = policy(state.at.progress)
+    values["lr"] *= guard.factor
     # A state saved between the last update and the end of its epoch still owes that end.
     while (unfinished := not clock.finished()) or state.at.batch:
         started = time.perf_counter()
         rest = source.epoch(state.at.epoch, state.at.batch) if unfinished else iter(())
         for group in groups_of(rest, state.accumulate):
             step, progress = clock.updates, min(1.0, max(clock.share(), state.at.progress))
-            values = write(policy, state.optimizer, progress)
-            with seeded(state.generators, derive_seed(state.seed, "update", state.at.step)):
-                means = update(state, [state.runtime.move(batch) for batch in group])
-            reading = state.means.add(step, values["lr"], means)
-            if len(state.means.pending) >= look_every:
-                state.means.read()
+            values, samples, reading, rescue = guard.apply(step, progress, group)
             seconds = clock.updated(len(group), started, progress)
             state.follow()
             yield Update(
-                step, clock.total, state.at.epoch - begun.epoch, progress, values, means.samples, seconds, reading,
-                evaluations.after_update(),
+                step, clock.total, state.at.epoch - begun.epoch, progress, values, samples, seconds, reading,
+                evaluations.after_update(), rescue,
             )  # fmt: skip
             if clock.finished():
                 break
             started = time.perf_counter()
         if state.at.batch == 0:
             raise DataError("there are no batches to train on (an iterator can be gone through only once)")
-        yield _end_epoch(state, clock, values, evaluations)
+        yield _end_epoch(state, clock, values, evaluations, guard)
     evaluations.after_run()
-    state.begun = None
+    state.begun = state.watch = None
+    state.kept = []
 
 
-def _end_epoch(state: TrainState, clock: _Clock, values: dict[str, float], evaluations: _Evaluations) -> EpochEnd:
+def _end_epoch(
+    state: TrainState, clock: _Clock, values: dict[str, float], evaluations: _Evaluations, guard: Guard
+) -> EpochEnd:
     valid = evaluations.after_epoch()
     means, samples, seconds = state.means.means(), state.means.samples, state.means.seconds
-    state.means = RunningMeans()
+    guard.end_epoch(clock.finished())
     epoch = state.at.epoch - clock.begun.epoch
     state.at.epoch, state.at.batch = state.at.epoch + 1, 0
     return EpochEnd(epoch, clock.updates, means, valid, values, samples, seconds)

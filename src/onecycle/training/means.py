@@ -62,7 +62,8 @@ class RunningMeans:
     """Weighted means over the updates of an epoch, added in order: the same sums however often they are read.
 
     A mean weighs the samples of its update, or what it brings as its weight; one of weight 0 is left out, and where
-    nothing has any weight the mean is NaN.
+    nothing has any weight the mean is NaN. Where losses are `watched`, each that was read waits there with its update's
+    number and learning rate, and one that is not finite is left out of the means in place of an error.
     """
 
     sums: dict[str, float] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class RunningMeans:
     samples: int = 0
     seconds: float = 0.0
     pending: list[Reading] = field(default_factory=list)
+    watched: list[tuple[int, float, float]] | None = None
     _about: list[tuple[int, float, int, Reading | None]] = field(default_factory=list)
 
     def add(self, step: int, lr: float, update: UpdateMeans) -> Reading:
@@ -84,14 +86,20 @@ class RunningMeans:
         """Add what is pending.
 
         Raises:
-            NonFiniteLoss: where `strict`, naming the first update whose loss is NaN or infinite, and its learning rate.
+            NonFiniteLoss: where `strict` and not `watched`, naming the first update whose loss is NaN or infinite, and
+                its learning rate.
         """
         pending, about, self.pending, self._about = self.pending, self._about, [], []
         for reading, (step, lr, samples, weighing) in zip(pending, about, strict=True):
             numbers, weights = reading.numbers, {} if weighing is None else weighing.numbers
-            if strict and not math.isfinite(numbers["loss"]) and weights.get("loss", 1):
-                raise diverged(numbers["loss"], step, lr)
             self.samples += samples
+            if weights.get("loss", 1):
+                if strict and self.watched is None and not math.isfinite(numbers["loss"]):
+                    raise diverged(numbers["loss"], step, lr)
+                if self.watched is not None:
+                    self.watched.append((step, lr, numbers["loss"]))
+                    if not math.isfinite(numbers["loss"]):
+                        continue
             for name, value in numbers.items():
                 weight = weights.get(name, samples)
                 self.sums[name] = self.sums.get(name, 0.0) + (value * weight if weight else 0.0)

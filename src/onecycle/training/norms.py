@@ -39,7 +39,7 @@ def estimate_statistics(
     """
     if not _estimates(state, batches):
         return False
-    if within and not _keeps_its_place(batches, state.at.batch):
+    if within and not keeps_its_place(batches, state.at.batch):
         return True
     few = _few(batches, state.at.epoch if epoch is None else epoch, last)
     if state.averages is None:
@@ -60,7 +60,7 @@ def _estimates(state: TrainState, batches: Batches) -> bool:
     return state.norm_statistics != "running" and not once and bool(trained(state.model))
 
 
-def _keeps_its_place(batches: Batches, begun: int) -> bool:
+def keeps_its_place(batches: Batches, begun: int) -> bool:
     """Whether batches can be read again after `begun` of an epoch, which then goes on as if they had not been.
 
     An iterable may keep its place on itself, and workers that stay would begin the epoch anew.

@@ -18,7 +18,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 NORM_STATISTICS = ("estimated", "running")
 CLASS_WEIGHTS = ("balanced",)
 # What there was before there were options for it, where that is not what is done by default since.
-BEFORE = {"standardise": False, "norm_statistics": "running"}
+BEFORE = {"standardise": False, "norm_statistics": "running", "rescue": False}
 
 
 def option(default: Any, help: str, group: str) -> Any:
@@ -93,6 +93,12 @@ class RunOptions:
     keep_best: str | None = option(
         None, "End with the weights that had the best validation measure of this name, accuracy or loss, say.", "Run"
     )
+    rescue: bool = option(
+        True,
+        "Where the loss is not finite, or the model has unlearned, go back to a good state and on at smaller learning "
+        "rates.",
+        "Run",
+    )
     norm_statistics: str = option(
         "estimated",
         "Of batch norms: estimated anew from training data before each evaluation and at the end, or running means.",
@@ -130,6 +136,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             precision=one_of("precision", self.precision, PRECISIONS),
             device=unwrapped(device),
             compile=flag("compile", self.compile),
+            rescue=flag("rescue", self.rescue),
             norm_statistics=one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS),
             average=unless_none(share, "average", self.average, of="itself that a moving average keeps"),
             evaluate_every=unless_none(whole, "evaluate_every", self.evaluate_every, what="the number of updates"),

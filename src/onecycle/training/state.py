@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..checks import one_of, share, unwrapped
+from ..checks import flag, one_of, share, unwrapped
 from ..errors import CheckpointError, ConfigError
 from ..optim.build import check_clip, check_same_model
 from ..optim.groups import plain_settings
@@ -21,6 +21,7 @@ from ..text import listed
 from .means import RunningMeans, diverged
 from .objectives import Loss, loss_module
 from .options import NORM_STATISTICS
+from .rescue import Kept, Watch, can_keep, copied
 from .runtime import Runtime, generators
 
 Made = TypeVar("Made")
@@ -71,9 +72,12 @@ class TrainState:
         forward: what to call in the model's place, such as ``torch.compile(model)``.
         norm_statistics: those of batch norms are "estimated" anew from training data before each evaluation and at the
             end of a run, or "running" means.
+        rescue: where a run is lost, go back to a good state that was kept, and on at smaller learning rates; see
+            `onecycle.training.rescue`.
 
     `at` is the position over the model's whole life, `begun` where the run under way began (None: none is), `averages`
-    are the averaged weights and buffers by name, and `best` is the best model so far, where one is kept.
+    are the averaged weights and buffers by name, and `best` is the best model so far, where one is kept. `watch` is how
+    the run under way does, and `kept` are the good states that it can go back to, the latest last.
 
     Raises:
         ConfigError: accumulate below 1, clip not above 0, or an optimizer of another model.
@@ -92,8 +96,11 @@ class TrainState:
     means: RunningMeans = field(default_factory=RunningMeans)
     average: float | None = None
     norm_statistics: str = "estimated"
+    rescue: bool = True
     averages: dict[str, Tensor] | None = None
     best: dict[str, Any] | None = None
+    watch: Watch | None = None
+    kept: list[Kept] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.average is not None:
@@ -106,6 +113,7 @@ class TrainState:
                 f"accumulate is the number of batches for each update, at least 1; received {self.accumulate}"
             )
         one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS)
+        flag("rescue", self.rescue)
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is the largest norm of the gradient, above 0; received {self.clip}")
         check_clip(self.clip, self.model)
@@ -146,7 +154,15 @@ class TrainState:
             "at": asdict(self.at),
             "begun": None if self.begun is None else asdict(self.begun),
             "means": {name: copy.copy(getattr(self.means, name)) for name in MEANS},
+            "rescue": self._safety(),
         }
+
+    def _safety(self) -> dict[str, Any] | None:
+        """What rescues rest on, as tensors and plain data."""
+        if self.watch is None:
+            return None
+        kept = [{**vars(one), "watch": asdict(one.watch)} for one in self.kept]
+        return {"watch": asdict(self.watch), "kept": kept, "watched": list(self.means.watched or ())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state; all of it or, where it does not fit, nothing.
@@ -160,19 +176,56 @@ class TrainState:
         saved = _checked(state, self)
         try:
             with all_or_nothing(*self.modules, optimizer=self.optimizer):
-                for module, values in zip(self.modules, saved["modules"], strict=True):
-                    module.load_state_dict(values)
-                _check_same_kind(self.optimizer, saved["optimizer"])
-                self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))  # torch itself keeps the tensors
-                _keep_types(self.optimizer, saved["optimizer"])
-                if self.scaler is not None and saved["scaler"] is not None:
-                    self.scaler.load_state_dict(dict(saved["scaler"]))
+                self._load(saved["modules"], saved["optimizer"], saved["scaler"], saved["averages"])
+                for kept in saved["kept"]:
+                    _check_kept(kept, self.modules)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"this state is of another model or optimizer: {error}. {MEND}") from error
-        for name in ("averages", "best", "seed", "at", "begun", "means"):
+        for name in ("best", "seed", "at", "begun", "means", "watch", "kept"):
             setattr(self, name, saved[name])
-        if self.averages is not None:
-            self.averages = {name: tensor.to(self.runtime.device) for name, tensor in self.averages.items()}
+
+    def _load(
+        self, modules: Sequence[Mapping[str, Any]], optimizer: Mapping[str, Any], scaler: Mapping[str, Any] | None,
+        averages: Mapping[str, Tensor] | None,
+    ) -> None:  # fmt: skip
+        for module, values in zip(self.modules, modules, strict=True):
+            module.load_state_dict(values)
+        _check_same_kind(self.optimizer, optimizer)
+        self.optimizer.load_state_dict(copy.deepcopy(dict(optimizer)))  # torch itself keeps the tensors
+        _keep_types(self.optimizer, optimizer)
+        if self.scaler is not None and scaler is not None:
+            self.scaler.load_state_dict(dict(scaler))
+        device = self.runtime.device
+        self.averages = None if averages is None else {name: t.to(device, copy=True) for name, t in averages.items()}
+
+    def keep(self, *, proven: bool = False) -> None:
+        """Keep a copy of the state as it is now, to go back to; of those before the last proven one stays."""
+        if self.watch is None or not can_keep(self.modules):
+            return
+        copies: dict[Any, Tensor] = {}
+        parts = {
+            "modules": [module.state_dict() for module in self.modules],
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "averages": self.averages,
+        }
+        step = self.at.step - (self.at if self.begun is None else self.begun).step
+        kept = Kept(step, proven, replace(self.watch), **copied(parts, copies))
+        self.kept = [*[one for one in self.kept if one.proven][-1:], kept]
+
+    def prove(self) -> None:
+        """The losses after the latest state that was kept are well: go back to no earlier one."""
+        if self.kept and not self.kept[-1].proven:
+            self.kept = [replace(self.kept[-1], proven=True)]
+
+    def go_back(self) -> Kept:
+        """Bring back the last proven state that was kept, all but the position; return it."""
+        kept = next(one for one in reversed(self.kept) if one.proven)
+        self._load(kept.modules, kept.optimizer, kept.scaler, kept.averages)
+        if self.scaler is not None:
+            self.scaler._per_optimizer_states.clear()  # an update that was broken off leaves its stage
+        self.kept, self.watch = [kept], replace(kept.watch)
+        return kept
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -212,7 +265,8 @@ class TrainState:
 
     def end_run(self) -> None:
         """Give up the run under way, if there is one: the next `onecycle.train` begins a new one, with a new epoch."""
-        self.averages = self.best = None
+        self.averages = self.best = self.watch = None
+        self.kept = []
         if self.at.batch:
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
         self.begun, self.means = None, RunningMeans()
@@ -295,7 +349,8 @@ def _checked(state: Any, into: TrainState) -> dict[str, Any]:
         )
     state = _completed(state, into)
     kinds: dict[str, Any] = {"model": Mapping, "loss": list, "optimizer": Mapping, "seed": int}
-    kinds |= {"at": Mapping, "means": Mapping, **dict.fromkeys(("scaler", "begun", "averages", "best"), Mapping | None)}
+    optional = ("scaler", "begun", "averages", "best", "rescue")
+    kinds |= {"at": Mapping, "means": Mapping, **dict.fromkeys(optional, Mapping | None)}
     for name, kind in kinds.items():
         if not isinstance(state[name], kind):
             raise _unlike(f"{name} is a {type(state[name]).__name__}")
@@ -309,7 +364,9 @@ def _checked(state: Any, into: TrainState) -> dict[str, Any]:
         "at": _made(Position, state["at"], "at"),
         "begun": None if state["begun"] is None else _made(Position, state["begun"], "begun"),
         "means": _made(RunningMeans, state["means"], "means"),
+        **_checked_safety(state["rescue"], into),
     }  # fmt: skip
+    saved["means"].watched = saved.pop("watched")
     _check_averages(saved, into)
     if (best := saved["best"]) is not None:
         if lacking := [name for name in ("step", "epoch", "valid", "modules") if name not in best]:
@@ -326,11 +383,32 @@ def _checked(state: Any, into: TrainState) -> dict[str, Any]:
 def _completed(state: Mapping[str, Any], into: TrainState) -> dict[str, Any]:
     """A state that an earlier version may have saved, with what came later as it was in effect then."""
     empty = [{} for module in into.modules[1:] if not module.state_dict()]
-    state = {"loss": empty, "averages": None, "best": None, **state}
+    state = {"loss": empty, "averages": None, "best": None, "rescue": None, **state}
     means = state["means"]
     if isinstance(means, Mapping) and "weights" not in means and isinstance(means.get("sums"), Mapping):
         means = {**means, "weights": dict.fromkeys(means["sums"], means.get("samples", 0))}
     return {**state, "means": means}
+
+
+def _checked_safety(safety: Mapping[str, Any] | None, into: TrainState) -> dict[str, Any]:
+    """What rescues rest on, of a saved state; without one, or where there are to be none, a run begins it anew."""
+    if safety is None or not into.rescue:
+        return {"watch": None, "kept": [], "watched": None}
+    try:
+        kept = [Kept(**{**copied(one, {}), "watch": Watch(**one["watch"])}) for one in safety["kept"]]
+        watch, watched = Watch(**copy.deepcopy(dict(safety["watch"]))), [(*one,) for one in safety["watched"]]
+    except (TypeError, KeyError) as error:
+        raise _unlike(f"what it can be rescued by is of another kind: {error}") from error
+    return {"watch": watch, "kept": kept, "watched": watched}
+
+
+def _check_kept(kept: Kept, modules: Sequence[nn.Module]) -> None:
+    """Raise a CheckpointError for a kept state of other modules."""
+    if len(kept.modules) != len(modules):
+        raise _unlike(f"what it goes back to has {len(kept.modules)} modules, and here there are {len(modules)}")
+    for tensors, module in zip(kept.modules, modules, strict=True):
+        plain = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+        _check_tensors("kept weights", plain, module)
 
 
 def _check_averages(saved: Mapping[str, Any], into: TrainState) -> None:

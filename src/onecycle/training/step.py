@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import ConfigError, DataError, TrainingError
+from ..errors import ConfigError, DataError, NonFiniteLoss, TrainingError
 from .means import UpdateMeans
 from .objectives import BatchMeans, Loss, means_of
 from .runtime import Runtime
@@ -69,16 +69,18 @@ def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     fp16 is tried again on the same batches with the smaller scale, so that update k always means the same data.
 
     Raises:
-        TrainingError: the loss has no gradient, or the gradients overflow again and again.
+        TrainingError: the loss has no gradient.
+        NonFiniteLoss: the gradients overflow again and again.
     """
     for _ in range(OVERFLOWS_ALLOWED):
         result = _backward(state, group)
         if _apply(state):
             return result
-    raise TrainingError(
+    raise NonFiniteLoss(
         f"update {state.step} overflowed {OVERFLOWS_ALLOWED} times in a row in fp16: the gradients are not finite at "
-        'any scale. Use precision="bf16" or "fp32", a smaller lr_max, or clip=1.0'
-    )
+        'any scale. Use precision="bf16" or "fp32", a smaller lr_max, or clip=1.0',
+        step=state.step, lr=float(state.optimizer.param_groups[0]["lr"]),
+    )  # fmt: skip
 
 
 def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:

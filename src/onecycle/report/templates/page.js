@@ -139,7 +139,13 @@
     if (figure.shade)
       shapes.push({ type: "rect", x0: figure.shade[0], x1: figure.shade[1], yref: "paper", y0: 0, y1: 1,
                     fillcolor: "rgba(0,158,115,0.16)", line: { width: 0 }, layer: "below" });
-    for (const at of figure.marks) shapes.push({ ...line, x0: at, x1: at });
+    // Over time marks are at updates, by the clock of the lines, and have their name beside them.
+    const clock = figure.kind === "time" ? figure.series.find((series) => series.clock != null)?.clock : null;
+    const marked = clock == null ? figure.marks : placed({ clock, x: figure.marks }, axis);
+    marked.forEach((at, i) => {
+      const label = figure.kind === "time" && i === 0 ? { text: figure.names[0], textposition: "end", textangle: 0, font } : undefined;
+      if (at != null) shapes.push({ ...line, x0: at, x1: at, ...(label ? { label } : {}) });
+    });
     if (figure.level)
       shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: figure.level, y1: figure.level, line: line.line });
     return {
