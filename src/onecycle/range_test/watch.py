@@ -64,10 +64,10 @@ class DivergenceWatch:
         if min(newest[-ABOVE:]) > level + lost or min(newest[-2:]) > level + 2 * lost:
             return True
         width = max(5, n // 4)
-        self._lowest = min(self._lowest, median(self.losses[-width:]))
-        drop = level - self._lowest
-        self._fell = drop > clear * (0.75 + 4 / width)  # the median of a few can be low by chance
-        return self._fell and min(newest) > level - LEFT * drop
+        recent = median(self.losses[-width:])
+        if level - recent > clear * (0.75 + 4 / width):  # the median of a few can be low by chance
+            self._fell, self._lowest = True, min(self._lowest, recent)
+        return self._fell and min(newest) > level - LEFT * (level - self._lowest)
 
     def _died(self, gradients: Sequence[float]) -> bool:
         if len(gradients) != len(self._vanished):  # the first ones; others than before begin anew
