@@ -10,7 +10,9 @@ import argparse
 import itertools
 import math
 import time
+from statistics import mean, median
 
+import numpy as np
 import rivals
 import torch
 from pairs import keep, rows
@@ -228,9 +230,87 @@ def free(pair: SearchPair, what: str, updates: int, seed: int) -> float:
     return pair.test(learn)
 
 
+LOST = {"accuracy": 80.0, "loss": 100.0}
+
+
+class Truth:
+    """What runs at the peaks of the grid reached, for each cell (pair, optimizer, updates)."""
+
+    def __init__(self, pairs: list[SearchPair]):
+        self.measures = {pair.name: pair.measure for pair in pairs}
+        self.cells: dict[tuple[str, str, int], dict[float, list[dict]]] = {}
+        for row in rows("search_truth"):
+            cell = row["pair"], row["optimizer"], row["updates"]
+            if row["pair"] in self.measures:
+                self.cells.setdefault(cell, {}).setdefault(row["k"], []).append(row)
+
+    def best(self, cell: tuple[str, str, int]) -> tuple[float, float]:
+        """The best peak by validation, as a power of 2 of the default, and the mean test of its runs."""
+        sign = 1 if self.measures[cell[0]] == "accuracy" else -1
+        means = {
+            k: (mean(r["valid"] for r in runs), mean(r["test"] for r in runs)) for k, runs in self.cells[cell].items()
+        }
+        k = max((k for k in means if not math.isnan(means[k][0])), key=lambda k: sign * means[k][0])
+        return k, means[k][1]
+
+    def regret(self, cell: tuple[str, str, int], test: float) -> float:
+        """Of a test result."""
+        measure = self.measures[cell[0]]
+        if math.isnan(test):
+            return LOST[measure]
+        reference = self.best(cell)[1]
+        return min(LOST[measure], reference - test if measure == "accuracy" else 100 * (test / reference - 1))
+
+    def at(self, cell: tuple[str, str, int], lr: float | None) -> float:
+        """The regret at a peak, between those of the grid in straight lines, beyond them as at its end."""
+        lr = lr or RECIPES[cell[1]].lr_max  # no suggestion: the default
+        k, ks = math.log2(lr / RECIPES[cell[1]].lr_max), sorted(self.cells[cell])
+        regrets = [self.regret(cell, mean(r["test"] for r in self.cells[cell][one])) for one in ks]
+        return float(np.interp(k, ks, regrets))
+
+
+def regrets_of(truth: Truth) -> dict[str, dict[tuple[str, str, int], list[float]]]:
+    """By what chose the peak, the regrets of each cell."""
+    columns: dict[str, dict[tuple[str, str, int], list[float]]] = {}
+
+    def add(what: str, cell: tuple[str, str, int], lr: float | None = None, test: float | None = None) -> None:
+        if cell in truth.cells:
+            regret = truth.at(cell, lr) if test is None else truth.regret(cell, test)
+            columns.setdefault(what, {}).setdefault(cell, []).append(regret)
+
+    for cell in truth.cells:
+        add("the default peak", cell)
+    for row in rows("search_auto"):
+        add("pilots (auto)", (row["pair"], row["optimizer"], row["updates"]), test=row["test"])
+    for row, updates in itertools.product(rows("search_rivals"), LENGTHS):
+        for what, found in row["peaks"].items():
+            lr = found[str(updates)] if isinstance(found, dict) else found
+            add(what, (row["pair"], row["optimizer"], updates), lr)
+    for row, optimizer in itertools.product(rows("search_free"), OPTIMIZERS):
+        add(row["what"], (row["pair"], optimizer, row["updates"]), test=row["test"])
+    return columns
+
+
+def main_table(pairs: list[SearchPair], seed: int) -> None:
+    truth = Truth(pairs)
+    columns = regrets_of(truth)
+    for updates, measure in itertools.product(reversed(LENGTHS), ("accuracy", "loss")):
+        print(f"\n{updates} updates, {measure}\n| | {' | '.join(OPTIMIZERS)} |\n|{' --- |' * (1 + len(OPTIMIZERS))}")
+        for what, regrets in columns.items():
+            texts = []
+            for optimizer in OPTIMIZERS:
+                cells = [(pair.name, optimizer, updates) for pair in pairs if pair.measure == measure]
+                values = [mean(regrets[cell]) for cell in cells if cell in regrets]
+                texts.append(f"{mean(values):.2f} / {median(values):.2f} / {max(values):.1f}" if values else "")
+            print(f"| {what} | {' | '.join(texts)} |")
+
+
+WHAT = {"truth": main_truth, "pilots": main_pilots, "auto": main_auto, "rivals": main_rivals, "table": main_table}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("truth", "pilots", "auto", "rivals"))
+    parser.add_argument("what", choices=tuple(WHAT))
     parser.add_argument("--half", choices=("design", "judge"), default="design")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", default="0/1", help="of the pairs, such as 0/2")
@@ -238,9 +318,7 @@ def main() -> None:
     index, parts = map(int, given.part.split("/"))
     torch.set_num_threads(1)
     pairs = (DESIGN if given.half == "design" else JUDGE)[index::parts]
-    {"truth": main_truth, "pilots": main_pilots, "auto": main_auto, "rivals": main_rivals}[given.what](
-        pairs, given.seed
-    )
+    WHAT[given.what](pairs, given.seed)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from onecycle.records.files import RUN, read_jsonl
 from onecycle.search import pilots
 
 QUICK = ["--model", "mlp", "--limit", "320", "--batch-size", "64"]
-LONG = ["--optimizer", "sgd", "--batch-size", "16", "--budget", "500 updates", "--augment", "none"]
+LONG = ["--optimizer", "sgd", "--batch-size", "16", "--budget", "1100 updates", "--augment", "none"]
 
 
 @pytest.fixture(autouse=True)

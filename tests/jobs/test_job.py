@@ -357,7 +357,7 @@ def test_a_budget_shorter_than_an_update_holds_one():
 # The peak from pilots
 
 AUTO = Job(
-    model="mlp", budget="640 updates", limit=640, batch_size=4, augment=("none",), optimizer="sgd", lr_max="auto"
+    model="mlp", budget="1100 updates", limit=640, batch_size=4, augment=("none",), optimizer="sgd", lr_max="auto"
 )
 
 
@@ -365,9 +365,9 @@ def test_the_peak_that_pilots_found_is_that_of_the_run():
     found = run(AUTO, "auto")
     resolved = RUN.read("auto")["resolved"]
     assert found.lr_max == resolved["lr_max"] == resolved["search"]["lr_max"]
-    assert found.updates == 640 - resolved["search"]["updates"] == resolved["updates"] < 640
+    assert found.updates == 1100 - resolved["search"]["updates"] == resolved["updates"] < 1100
     notes = RUN.read("auto")["notes"]
-    assert sum(f"peak learning rate {found.lr_max:.2g}" in note and "3 pilots of 12" in note for note in notes) == 1
+    assert sum(f"peak learning rate {found.lr_max:.2g}" in note and "3 pilots of 17" in note for note in notes) == 1
     given = run(replace(AUTO, lr_max=found.lr_max, budget=f"{found.updates} updates"), "given")
     assert Path("auto/model.safetensors").read_bytes() == Path("given/model.safetensors").read_bytes()
     assert (found.train, found.valid, found.test) == (given.train, given.valid, given.test)

@@ -81,7 +81,7 @@ def test_it_moves_towards_the_minimum_and_never_past_it(way: float, bend: float,
 def test_pilots_stay_inside_what_is_allowed(updates: int, share: float, kind: str):
     allowed = int(share * updates)
     each = length(updates, allowed, kind)
-    assert each == 0 or (each >= LEAST[kind] and 3 * each + 4 * each // 4 <= allowed)
+    assert each == 0 or (each >= LEAST[kind] and 3 * each + 4 * each // 4 <= allowed and each <= updates / 60)
 
 
 def test_negative_losses_are_compared_as_they_are():

@@ -16,7 +16,7 @@ FACTOR, FURTHER = 3.0, 3
 # learned. Plain gradient steps need another peak from net to net far more than the others, whose update does not grow
 # with the gradient.
 LENGTH = 1 / 64
-LEAST = {"gradient": 12, "adaptive": 32, "orthogonal": 32}
+LEAST = {"gradient": 16, "adaptive": 30, "orthogonal": 30}
 EVIDENCE = {"gradient": 0.05, "adaptive": 0.15, "orthogonal": 0.15}
 # Of the way from the default, in the logarithm of the peak, to where the pilots are best: short runs bear other peaks
 # than long ones. All of it where the default pilot learned nothing.
@@ -55,11 +55,11 @@ class Levels:
 def length(updates: int, allowed: int, kind: str) -> int:
     """The updates of each pilot of a run; together they may take so many as `allowed`, and 0 would tell nothing.
 
-    >>> length(2000, 200, "adaptive"), length(500, 50, "gradient"), length(500, 50, "adaptive")
-    (32, 12, 0)
+    >>> length(2000, 200, "adaptive"), length(2000, 100, "gradient"), length(500, 50, "gradient")
+    (31, 25, 0)
     """
-    each = max(LEAST[kind], round(LENGTH * updates))
-    return each if math.ceil((3 + 4 * JUDGING) * each) <= allowed else 0
+    each = min(round(LENGTH * updates), int(allowed / (3 + 4 * JUDGING)))
+    return each if each >= LEAST[kind] else 0
 
 
 def search_peak(run: RunPilot, levels: Callable[[], Levels], default: float, updates: int, kind: str) -> Choice:
