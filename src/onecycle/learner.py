@@ -251,7 +251,7 @@ class Learner:
         result = self._beside_baseline(self._end_fit(plan, keeper, stop, recording))
         if recording:
             result = recording.finished(result, self.state, self._units.metadata(), self.notes[noted:])
-        self._ended = extensions.ended(self.state, result, _peak_of(plan), plan.layers)
+        self._ended = extensions.ended(self.state, result, extends, _peak_of(plan), plan.layers)
         return result
 
     def fit_one_cycle(
@@ -290,7 +290,8 @@ class Learner:
         again.
 
         Args:
-            lr_max: the peak. "auto": that of before; else as for `fit`.
+            lr_max: the peak. "auto": that of before, and less in an extension of fewer than two thirds of the updates
+                before: 1.5 times their ratio; else as for `fit`.
             run: the folder of a finished run. The learner is made as that of the run was, and has not been trained.
                 None: go on from the learner's own last fit.
             out, resume: a folder for the extension; go on with one that was stopped, in a learner as new.
@@ -301,16 +302,18 @@ class Learner:
             ConfigError: nothing to go on from, no budget or two, or no peak; and as `fit`.
             CheckpointError: a `run` that is not finished, or of another model, other data or options; and as `fit`.
         """
-        budget, resumed = _one_of_two(epochs, budget), Path(out) if resume and out is not None else None
+        limit = Budget.parse(_one_of_two(epochs, budget))
+        resumed = Path(out) if resume and out is not None else None
         if out is not None and not resume:
             RUN.claim(out)
         extends = self._extended(run, resumed)
+        lowered = lr_max == "auto" and isinstance(policy, str)
         if lr_max != "auto":
-            extends = replace(extends, layers=())
-        elif isinstance(policy, str):
-            lr_max = extends.peak()
-        self._note(extends.goes_on(Budget.parse(budget), self._updates_per_epoch))
-        return self.fit(budget, policy, lr_max, out=out, resume=resume, extends=extends, **keywords)
+            extends = replace(extends, layers=(), lr_max=lr_max if isinstance(lr_max, int | float) else None)
+        elif lowered:
+            lr_max = extends.peak(limit.total_updates(self._updates_per_epoch))
+        self._note(extends.goes_on(limit, self._updates_per_epoch, lowered))
+        return self.fit(limit, policy, lr_max, out=out, resume=resume, extends=extends, **keywords)
 
     def _extended(self, run: str | Path | None, resumed: Path | None) -> extensions.Extended:
         """What is gone on from, with this learner brought to its end; `resumed` is an extension that was stopped."""

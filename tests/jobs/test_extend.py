@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_but_the_schedule_is_as_it_was(trained):
     job = extension_of(trained, {"budget": "3 epochs"})
-    assert job == replace(WORK, budget="3 epochs", policy="extension", extend=str(trained))
+    assert job == replace(WORK, budget="3 epochs", policy="extension", lr_max="auto", extend=str(trained))
     own = {"lr": 0.1, "momentum": 0.9}
     assert extension_of(trained, {"budget": "1m", "policy": own}).lr_max == "auto"
     other = extension_of(trained, {"budget": "1m", "policy": "linear", "lr_max": 0.01, "seed": 3, "momentum": None})
@@ -43,10 +43,16 @@ def test_it_runs_from_there_in_a_folder_of_its_own(trained):
     job = extension_of(trained, {"budget": "1 epoch"})
     result = run(job, "more", report=False)
     record = RUN.read("more")
-    assert result.test is not None and result.lr_max == 0.03 and result.epochs == 1
+    assert result.test is not None and result.lr_max == 0.75 * 0.03 and result.epochs == 1
     assert record["extends"]["run"] == str(trained) and record["extends"]["epochs"] == 2
-    assert record["resolved"]["schedule"]["lr"]["points"] == [[0.0, 0.0015], [0.1, 0.03], [1.0, pytest.approx(3e-05)]]
-    assert any(note.endswith("in all") and note.startswith("goes on from") for note in record["notes"])
+    points = record["resolved"]["schedule"]["lr"]["points"]
+    assert [x for x, _ in points] == [0, 0.1, 1]
+    assert [y for _, y in points] == pytest.approx([0.0225 / 20, 0.0225, 0.0225 / 1000])
+    assert record["extends"]["lr_max"] == 0.03 and record["config"]["lr_max"] == "auto"
+    assert any(
+        note.endswith("so short an extension goes up to 75 % of the peak") and note.startswith("goes on from")
+        for note in record["notes"]
+    )
     assert len(read_jsonl(Path("more/steps.jsonl"))) == result.updates
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
     assert job_of("more") == job and run(job, "more", resume=True).updates == result.updates

@@ -11,7 +11,7 @@ from torch import nn
 
 from onecycle import CheckpointError, ConfigError, Learner, Policy, Supervised, TrainState
 from onecycle.records import extension
-from onecycle.records.extension import Extended, finished_run
+from onecycle.records.extension import Extended, finished_run, share_of_peak
 from onecycle.records.files import CHECK, RUN
 from onecycle.schedules.budget import Budget
 
@@ -90,7 +90,7 @@ def test_in_memory_the_peak_and_its_factors_by_layer_are_those_of_before():
     assert len({group["lr"] for group in learn.optimizer.param_groups}) > 1
     learn.extend(1, 0.05)
     assert len({group["lr"] for group in learn.optimizer.param_groups}) == 1
-    assert learn.extend(budget="4 updates").lr_max == 0.05
+    assert learn.extend(budget="12 updates").lr_max == 0.05, "two thirds of what was before, nearly"
 
 
 def test_by_layer_from_disk_too(tmp_path):
@@ -217,6 +217,20 @@ def test_a_loss_with_parameters_is_extended_in_memory_alone(tmp_path):
     learn.extend(1)
     with pytest.raises(CheckpointError, match="the loss has parameters of its own"):
         learner(loss=Scaled()).extend(1, run=tmp_path / "scaled")
+
+
+def test_a_short_extension_has_a_lower_peak_and_the_next_one_not(first, tmp_path):
+    short = learner()
+    assert short.extend(budget="3 updates", run=first, out=tmp_path / "short").lr_max == pytest.approx(
+        0.1 * 1.5 * 3 / 15
+    )
+    assert any(note.endswith("; so short an extension goes up to 30 % of the peak") for note in short.notes)
+    assert finished_run(tmp_path / "short").lr_max == 0.1 and short.extend(4).lr_max == 0.1
+    assert learner().extend(budget="3 updates", lr_max=0.1, run=first).lr_max == 0.1, "as it is told"
+    told = learner()
+    told.extend(3, 0.05, run=first, out=tmp_path / "told")
+    assert finished_run(tmp_path / "told").lr_max == 0.05
+    assert [share_of_peak(more, 15) for more in (1, 5, 10, 15, 150)] == [0.1, 0.5, 1, 1, 1]
 
 
 def test_the_sentence_leaves_out_what_is_not_known():

@@ -47,5 +47,5 @@ def extension_of(folder: str | Path, values: Mapping[str, Any]) -> Job:
     free = {name: value for name, value in values.items() if name in FREE}
     free = {"policy": "extension", "policy_options": None, "lr_max": "auto", **free}
     if isinstance(free["policy"], str) and free["lr_max"] == "auto":
-        free["lr_max"] = ended.peak()
+        ended.peak(None)  # where there is none it says so
     return replace(before, **free, extend=str(folder))

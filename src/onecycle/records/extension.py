@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from ..schedules.budget import Budget
-from ..text import count
+from ..text import count, percent
 from ..training.state import Position, TrainState
 from .checkpoint import checkpoints, fingerprint
 from .files import CHECK, COMPARISON, REPRODUCTION, RUN, read_jsonl, runs_before
@@ -25,9 +25,9 @@ class Extended:
     """The end that an extension goes on from.
 
     `updates`, `passes` and `epochs` are those of the model's whole life: passes over the data are counted whole, so
-    that the next one has an order of its own, and epochs as what was trained. `lr_max` is the peak of the last cycle
-    (None: it had none), and `layers` its factors by layer group. `run` is the folder, None of fits without one, and
-    `sha256` that of the weights in it.
+    that the next one has an order of its own, and epochs as what was trained. `lr_max` is the peak of before (None: it
+    had none; of a short extension the whole one), and `layers` its factors by layer group. `run` is the folder, None of
+    fits without one, and `sha256` that of the weights in it.
     """
 
     run: str | None
@@ -47,18 +47,20 @@ class Extended:
         """From what `to_dict` gave."""
         return cls(**{**values, "layers": tuple(values.get("layers", ()))})
 
-    def peak(self) -> float:
-        """The peak of before.
+    def peak(self, updates: int | None) -> float:
+        """The peak of an extension of so many `updates`: that of before, less where it is much shorter than what was.
 
         Raises:
             ConfigError: there was none.
         """
         if self.lr_max is None:
             raise ConfigError("give lr_max: what is extended had no peak, its learning rate was a function of its own")
-        return self.lr_max
+        return self.lr_max * (1.0 if updates is None else share_of_peak(updates, self.updates))
 
-    def goes_on(self, budget: Budget, per_epoch: int | None) -> str:
+    def goes_on(self, budget: Budget, per_epoch: int | None, lowered: bool = False) -> str:
         """A sentence: what was before, and where it is known what it is with the budget's epochs and updates more.
+
+        Where the peak may be `lowered`, so is that.
 
         >>> Extended("runs/first", 400, 20, 20.0, 0.1).goes_on(Budget(epochs=10), 20)
         'goes on from runs/first: 20 epochs and 400 updates before, 30 epochs and 600 updates in all'
@@ -68,14 +70,30 @@ class Extended:
         if more is not None and per_epoch:
             known += [(self.epochs + more / per_epoch, self.updates + more, "in all")]
         said = [f"{count(epochs, 'epoch')} and {count(updates, 'update')} {when}" for epochs, updates, when in known]
-        return f"goes on from {self.run or 'the fit before'}: {', '.join(said)}"
+        share = 1.0 if more is None else share_of_peak(more, self.updates)
+        short = f"; so short an extension goes up to {percent(share, 0)} of the peak" if lowered and share < 1 else ""
+        return f"goes on from {self.run or 'the fit before'}: {', '.join(said)}{short}"
 
 
-def ended(state: TrainState, result: Result, lr_max: float | None, layers: tuple[float, ...]) -> Extended:
-    """The end of a fit that came to this `result`, with the peak and the factors by layer of its policy."""
+def share_of_peak(more: int, before: int) -> float:
+    """The share of the peak that `more` updates go up to, after so many `before`: 1.5 times their ratio, at most all.
+
+    What is much shorter has not the time to make good for a whole peak (docs/log.md, "Going on from a finished run").
+
+    >>> share_of_peak(300, 300), round(share_of_peak(60, 300), 3)
+    (1.0, 0.3)
+    """
+    return min(1.0, 1.5 * more / before)
+
+
+def ended(
+    state: TrainState, result: Result, extends: Extended | None, lr_max: float | None, layers: tuple[float, ...]
+) -> Extended:
+    """The end of a fit that came to this `result`, with its peak and factors; `extends` is what it went on from."""
     epochs = state.step * result.epochs / result.updates
     run = None if result.folder is None else str(result.folder)
-    return Extended(run, state.step, state.at.epoch, epochs, _rescued(lr_max, result.rescues), layers)
+    peak = lr_max if extends is None or extends.lr_max is None else extends.lr_max
+    return Extended(run, state.step, state.at.epoch, epochs, _rescued(peak, result.rescues), layers)
 
 
 def prepare(
@@ -128,7 +146,7 @@ def finished_run(folder: str | Path) -> Extended:
     }
     at, schedule = record.get("position") or counted, record["resolved"].get("schedule") or {}
     epochs = before.get("epochs", 0) + result["epochs"]
-    peak = _rescued(record["resolved"].get("lr_max"), result.get("rescues", ()))
+    peak = _rescued(before.get("lr_max") or record["resolved"].get("lr_max"), result.get("rescues", ()))
     sha256 = fingerprint(folder / WEIGHTS)["sha256"]
     return Extended(str(folder), at["updates"], at["passes"], epochs, peak, tuple(schedule.get("layers", ())), sha256)
 
