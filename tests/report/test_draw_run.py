@@ -257,3 +257,19 @@ def test_what_was_validated_between_the_ends_of_epochs_is_drawn_too():
     figure = history_figure(steps, epochs)
     x, y = line(figure.axes[0], "validation")
     assert (list(x), list(y)) == ([2, 7], [0.9, 0.7]) and names(figure) == ["Loss", "Learning rate"]
+
+
+def test_a_rescue_is_marked_in_every_panel():
+    steps, epochs = recorded()
+    steps[20] |= {"rescue_back_to": 10, "rescue_loss": 2.3, "rescue_factor": 0.5}
+    figure = history_figure(steps, epochs)
+    assert names(figure) == names(history_figure(*recorded())), "it is no measure"
+    for panel in figure.axes:
+        assert [list(one.get_xdata()) for one in panel.get_lines() if one.get_label() == "rescued"] == [[20, 20]]
+    assert "rescued" in [text.get_text() for text in figure.legends[0].get_texts()]
+    plots = Plots()
+    draw_runs(plots, [Group("", (RecordedRun("", Path(), {}, steps, epochs),), {})])
+    assert all(one.marks == (20.0,) and one.names == ("rescued",) for one in plots.figures)
+    several = Plots()
+    draw_runs(several, [Group("", (RecordedRun("", Path(), {}, steps, epochs),) * 2, {})])
+    assert not any(one.marks for one in several.figures)

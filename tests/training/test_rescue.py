@@ -13,6 +13,7 @@ from training_makers import adamw, blobs, differing, seeded_net, sgd, weights
 from onecycle import EpochEnd, Learner, Supervised, TrainState, Update, preset, train
 from onecycle.errors import CheckpointError, NonFiniteLoss
 from onecycle.search.trial import trial
+from onecycle.training import guard
 from onecycle.training.balance import trivial_loss
 from onecycle.training.losses import cross_entropy
 from onecycle.training.rescue import BLOCK, LEAST, MOST, SELDOM, Rescue, Watch, smaller
@@ -312,3 +313,46 @@ def test_norms_and_their_statistics_come_back_too():
             kept = state.go_back()
             break
     assert differing(weights(seeded_net()), weights(model)) == [] and kept.step == 0 and not state.optimizer.state
+
+
+@pytest.fixture
+def looked_at_seldom(monkeypatch):
+    """As on an accelerator, where losses are looked at once in 10 updates."""
+    original = guard.Guard.__init__
+
+    def made(self, *given):
+        original(self, *given)
+        self._on_cpu, self._every = False, 10
+
+    monkeypatch.setattr(guard, "LOOK_EVERY", 10)
+    monkeypatch.setattr(guard.Guard, "__init__", made)
+
+
+@pytest.mark.usefixtures("looked_at_seldom")
+def test_where_losses_are_looked_at_seldom():
+    peak, whole = preset("one_cycle", 1e3), plain_state(task=SQUARES)
+    events = list(train(whole, NUMBERS, 5, peak))
+    rescues = [event.rescue for event in updates_of(events) if event.rescue]
+    assert rescues and all(rescue.step % 10 == 0 or rescue.step == 149 for rescue in rescues)
+    assert all(bool(torch.isfinite(p).all()) for p in whole.model.parameters())
+    ends = [event for event in events if isinstance(event, EpochEnd)]
+    assert all(math.isfinite(end.train["loss"]) for end in ends), "the lost updates are left out of the means"
+    for stop in (3, 9, 10, 14):
+        first, again = plain_state(task=SQUARES), plain_state(task=SQUARES)
+        for event in train(first, NUMBERS, 5, peak):
+            if isinstance(event, Update) and event.step == stop:
+                break
+        again.load_state_dict(copy.deepcopy(first.state_dict()))
+        list(train(again, NUMBERS, 5, peak))
+        assert differing(weights(whole.model), weights(again.model)) == [], stop
+
+
+@pytest.mark.usefixtures("looked_at_seldom")
+def test_bad_data_are_an_error_where_losses_are_looked_at_seldom():
+    bad = [(x.clone(), y) for x, y in DATA]
+    bad[17][0][3, 2] = math.nan
+    state, steps = plain_state(), []
+    with pytest.raises(NonFiniteLoss, match=r"were good.*look at their inputs and targets") as error:
+        steps += [event.step for event in train(state, bad, 5, HEALTHY)]
+    assert error.value.step < 30
+    assert all(bool(torch.isfinite(p).all()) for p in state.model.parameters())

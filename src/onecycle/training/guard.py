@@ -129,6 +129,8 @@ class Guard:
     def _not_finite(self) -> Lost | None:
         """The first loss that is not finite among those that were read and not looked at."""
         watched = self._state.means.watched or ()
+        if self._on_cpu and (not watched or math.isfinite(watched[-1][2])):  # those before were looked at
+            return None
         return next((Lost(*one, diverged(one[2], *one[:2])) for one in watched if not math.isfinite(one[2])), None)
 
     def _look(self, step: int, progress: float) -> Rescue | None:
