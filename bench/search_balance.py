@@ -29,7 +29,7 @@ from onecycle.search import balance
 from onecycle.search.balance import candidates
 
 SEEDS = range(3)
-SHARE, SHORTEST = 0.4, 8  # of the pilots here: at these small budgets none would be made otherwise
+SHARE, SHORTEST = 0.4, 6  # of the pilots here: at these small budgets none would be made otherwise
 
 
 def noisy(folder: Path) -> dict[str, str]:
@@ -49,8 +49,8 @@ def pairs(folder: Path) -> dict[str, Job]:
     common = {"lr_max": "default"}
     return {
         "mlp, 400 digits": Job("digits", model="mlp", limit=400, budget="48 epochs", **common),
-        "tabular, noisy classes": Job(**noisy(folder), budget="30 epochs", **common),
         "mlp, digits, sgd": Job("digits", model="mlp", optimizer="sgd", budget="30 epochs", **common),
+        "tabular, noisy classes": Job(**noisy(folder), budget="20 epochs", **common),
     }
 
 

@@ -22,6 +22,7 @@ from onecycle.records.files import RUN, read_jsonl
 from onecycle.records.run import PILOTS
 from onecycle.search import balance
 from onecycle.search.balance import Candidate
+from onecycle.training import loop
 
 WORDS = ["digits", "--model", "small-cnn", "--limit", "320", "--batch-size", "32", "--lr-max", "0.04", "--epochs", "12",
          "--search", "0.9", "--no-report"]  # fmt: skip
@@ -51,11 +52,13 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_run, "draw", lambda *_: None)
 
 
-def child(resume: bool = False, **problems: object) -> int:
-    """The exit code of the run in a process of its own, with the problems of `faults.run`."""
+def child(resume: bool = False, chosen: Candidate | None = None, out: str = "run", **problems: object) -> int:
+    """The exit code of the run in a process of its own, with the problems of `faults.run`; what it is to choose."""
+    choice = f"search.balance = lambda run, *_: ({chosen!r}, 'it is', [run(None, 4)]); " if chosen else ""
     code = (
-        f"from onecycle import Job; import faults; from onecycle.search import balance; balance.LEAST = {SHORTEST}; "
-        f"import onecycle.jobs.search; faults.run({WORK!r}, 'run', {resume!r}, {problems!r})"
+        "from onecycle import Job; import faults; from onecycle.jobs import search; "
+        "from onecycle.search import balance; from onecycle.search.balance import Candidate; "
+        f"balance.LEAST = {SHORTEST}; {choice}faults.run({WORK!r}, {out!r}, {resume!r}, {problems!r})"
     )
     process = forked.Popen(["-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     return process.wait(300)
@@ -131,6 +134,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("chosen", [Candidate("weight_decay", 0.4), Candidate("dropout", 0.2)])
+def test_killed_in_the_training_it_goes_on_with_what_was_chosen(chosen):
+    assert child(chosen=chosen, out="whole") == 0
+    assert child(chosen=chosen, die=("training.loop._end_epoch", 3, "before")) == -signal.SIGKILL
+    assert read_jsonl(Path("run/steps.jsonl"))
+    assert child(True) == 0, "nothing is chosen again"
+    assert RUN.read("run")["resolved"]["search"]["settings"] == {chosen.name: chosen.value}
+    assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+
+
 def test_a_pilot_that_runs_out_of_memory_is_lost_and_the_search_goes_on():
     Path("nets.py").write_text(NET)
     job = replace(WORK, model="nets:Small", batch_size=None, budget="40 epochs", search=0.5)
@@ -187,3 +200,46 @@ def test_a_run_without_search_is_not_resumed_by_it(capsys):
     with pytest.raises(SystemExit):
         main(["search", "--resume", "run"])
     assert "balance: False, now True" in capsys.readouterr().err
+
+
+def test_stopped_by_ctrl_c_in_a_pilot(whole, monkeypatch, capsys):
+    update, calls = loop.update, iter(range(10**9))
+
+    def interrupted(*args):
+        if next(calls) == 15:
+            signal.raise_signal(signal.SIGINT)
+        return update(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "update", interrupted)
+        with pytest.raises(SystemExit) as ended:
+            main(["search", *WORDS, "--out", "run"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 130 and "The pilots that were made are kept" in said
+    assert "To go on: onecycle search --resume run" in said
+    record, made = RUN.read("run"), read_jsonl(Path("run") / PILOTS)
+    assert record["status"] == "interrupted" and 0 < len(made) < len(read_jsonl(whole / PILOTS))
+    main(["search", "--resume", "run", "--no-report"])
+    assert plain(read_jsonl(Path("run") / PILOTS)) == plain(read_jsonl(whole / PILOTS))
+    assert Path("run/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_policy_of_its_own_has_its_peak_and_its_batch_size():
+    policy = {"lr": {"points": [[0, 0.01], [0.3, 0.04], [1, 0]], "easing": "linear"}}
+    run(replace(WORK, lr_max="auto", policy=policy, batch_size=None), "run", report=False)
+    search = RUN.read("run")["resolved"]["search"]
+    assert search["pilots"] and search["lr_max"] is None
+    assert {row["lr_max"] for row in search["pilots"]} == {None}
+    assert "batch_size" not in {name for row in search["pilots"] for name in row["setting"]}
+
+
+def test_a_time_budget_is_charged_with_the_pilots_of_before():
+    """What they took is known from their records, and after them from the run's."""
+    run(WORK, "run", report=False)
+    search = RUN.read("run")["resolved"]["search"]
+    assert job_search.seconds_before(Path("run")) == search["seconds"] > 0
+    resolved = {name: value for name, value in RUN.read("run")["resolved"].items() if name != "search"}
+    RUN.update("run", resolved=resolved)
+    made = [row["seconds"] for row in read_jsonl(Path("run") / PILOTS)]
+    assert job_search.seconds_before(Path("run")) == sum(made)
+    assert job_search.seconds_before(Path("none")) == 0.0

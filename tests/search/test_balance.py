@@ -90,3 +90,14 @@ def test_nothing_is_tried_beside_a_default_that_has_learned_nothing():
         run = pilots({(None, 10): share})
         assert balance(run, NOTHING, [DECAY], 10)[:2] == (None, "the default pilot learned nothing yet")
         assert run.made == [(None, 10)]
+
+
+@pytest.mark.parametrize(("more", "taken"), [(0.06, True), (0.03, False), (-0.02, False)])
+def test_label_smoothing_is_judged_by_accuracy_since_it_changes_the_loss(more, taken):
+    none = Candidate("smoothing", 0.0)
+    run = pilots({(None, 10): 0.5, (none, 10): 0.9, (None, 30): 0.7, (none, 30): 0.95}, {None: 0.8, none: 0.8 + more})
+    chosen, _, trials = balance(run, NOTHING, [none], 10)
+    assert chosen == (none if taken else None)
+    assert trials[1].why == f"{abs(100 * more):.1f} points {'more' if more > 0 else 'less'} accurate"
+    without = pilots({(None, 10): 0.5, (none, 10): 0.9})
+    assert "no accuracy to judge it by" in balance(without, NOTHING, [none], 10)[2][1].why

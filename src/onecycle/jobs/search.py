@@ -250,7 +250,7 @@ class _Searching:
             made = self._pilot(candidate, updates, peak, held)
             self.spent += updates + held.evaluation
             return Trial(
-                candidate, made.lr_max, made.updates, made.loss, made.valid.get("accuracy"), why=made.lost or ""
+                candidate, made.lr_max or None, made.updates, made.loss, made.valid.get("accuracy"), why=made.lost or ""
             )
 
         chosen, why, trials = balance(run, held.levels()[0], tried[:n], each)

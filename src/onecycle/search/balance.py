@@ -19,7 +19,7 @@ LONGER, FINALISTS = 3, 2
 # The shortest pilot that tells two settings apart, in updates, and the fewest candidates that are worth a search.
 LEAST, FEWEST = 64, 2
 # What a pilot has to learn more than the default one, as a share of what that learned, to be kept for the longer
-# pilots, and there to be taken.
+# pilots, and there to be taken. Of label smoothing it is the gain in accuracy: it changes what the loss means.
 KEPT, EVIDENCE = -0.01, 0.05
 
 
@@ -132,9 +132,12 @@ def balance(
 
 
 def _gain(one: Trial, default: Trial, nothing: float) -> float:
-    """How much more a pilot learned than the default one, as a share of what that learned."""
+    """How much more a pilot learned than the default one, as a share of what that learned; or its gain in accuracy."""
     if one.loss is None:
         return -math.inf
+    if _by_accuracy(one):
+        known = one.accuracy is not None and default.accuracy is not None
+        return one.accuracy - default.accuracy if known else -math.inf  # type: ignore[operator]
     if default.loss is None or default.loss >= nothing:
         return 0.0
     a, b, zero = one.loss, default.loss, nothing
@@ -143,9 +146,17 @@ def _gain(one: Trial, default: Trial, nothing: float) -> float:
     return (b - a) / (zero - b)
 
 
+def _by_accuracy(one: Trial) -> bool:
+    """Whether the held-out loss says nothing: without smoothing it is lower by itself."""
+    return one.candidate is not None and one.candidate.name == "smoothing"
+
+
 def _said(one: Trial, gain: float) -> str:
     if one.loss is None:
         return one.why or "lost"
+    if _by_accuracy(one):
+        more = "more" if gain >= 0 else "less"
+        return f"{abs(100 * gain):.1f} points {more} accurate" if math.isfinite(gain) else "no accuracy to judge it by"
     return f"learned {text.percent(abs(gain), 1)} {'more' if gain >= 0 else 'less'}"
 
 
@@ -155,7 +166,7 @@ def _verdict(one: Trial, default: Trial, before: float, gain: float) -> tuple[bo
     if one.loss is None or gain < EVIDENCE:
         return False, f"{said}: no evidence"
     if gain < before:
-        return False, f"{said}, after {text.percent(before, 1)} in the shorter pilot: a gain that fades"
+        return False, f"{said}, and {_said(one, before)} in the shorter pilot: a gain that fades"
     if one.accuracy is not None and default.accuracy is not None and one.accuracy < default.accuracy:
         return False, f"{said}, with a lower accuracy"
     return True, said
