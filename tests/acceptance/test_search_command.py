@@ -243,3 +243,10 @@ def test_a_time_budget_is_charged_with_the_pilots_of_before():
     made = [row["seconds"] for row in read_jsonl(Path("run") / PILOTS)]
     assert job_search.seconds_before(Path("run")) == sum(made)
     assert job_search.seconds_before(Path("none")) == 0.0
+
+
+def test_an_extension_searches_nothing(capsys):
+    Path("more.toml").write_text('extend = "run"\nepochs = 2\n')
+    with pytest.raises(SystemExit):
+        main(["search", "more.toml"])
+    assert "an extension has the settings of its run: onecycle train --extend run" in capsys.readouterr().err

@@ -19,7 +19,7 @@ SCHEDULE = GROUPS["Schedule"]
 HEADS = ("setting", "peak", "updates", "loss", "accuracy", "kept", "why")
 
 
-@options_of(Job, leave=("data", "balance"))
+@options_of(Job, leave=("data", "balance", "extend"))
 class SearchOptions:
     """What decides how a run goes."""
 
@@ -52,6 +52,8 @@ def search(
 
     values = {**settings(data, given(options)), "balance": True}
     out, no_report = destination(values, out, no_report)
+    if "extend" in values:
+        raise ConfigError(f"an extension has the settings of its run: onecycle train --extend {values['extend']}")
     if resume is None:
         job = Job.from_dict(values)
     elif out is not None and out != resume:
