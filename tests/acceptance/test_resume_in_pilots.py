@@ -16,15 +16,19 @@ from onecycle.commands.app import main
 from onecycle.jobs.run import job_of
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.records.run import PILOTS
-from onecycle.training import loop
+from onecycle.search import peak
+from onecycle.training import guard
 
-# Twelve updates a pilot, and 170 in all
+# Twelve updates a pilot, of 170 in all, which are fewer than pilots are made for
+LENGTH, LEAST = 1 / 14, 12
 WORK = Job(model="mlp", budget="170 updates", optimizer="sgd", limit=320, batch_size=32, search=0.3)
 
 
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(peak, "LENGTH", LENGTH)
+    monkeypatch.setitem(peak.LEAST, "gradient", LEAST)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def child(out: str, resume: bool = False, home: Path | None = None, **problems: object) -> int:
     """The exit code of the run in a process of its own, with the problems of `faults.run`."""
-    code = f"from onecycle import Job; import faults; faults.run({WORK!r}, {out!r}, {resume!r}, {problems!r})"
+    code = (
+        "from onecycle import Job; import faults; from onecycle.search import peak; "
+        f"peak.LENGTH = {LENGTH}; peak.LEAST['gradient'] = {LEAST}; "
+        f"faults.run({WORK!r}, {out!r}, {resume!r}, {problems!r})"
+    )
     process = forked.Popen(["-c", code], cwd=home, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     return process.wait(300)
 
@@ -61,7 +69,7 @@ def assert_same(folder: Path, expected: Path) -> None:
 @pytest.fixture
 def broken_off() -> Path:
     """A run that was killed in its second pilot."""
-    assert child("run", die=("training.loop.update", 18, "before")) == -signal.SIGKILL
+    assert child("run", die=("training.guard.update", 18, "before")) == -signal.SIGKILL
     return Path("run")
 
 
@@ -76,8 +84,8 @@ def test_pilots_cost_a_part_of_the_budget_and_are_recorded(whole):
 @pytest.mark.parametrize(
     ("moment", "die", "recorded"),
     [
-        ("in the first pilot", ("training.loop.update", 5, "before"), 0),
-        ("in the second", ("training.loop.update", 18, "before"), 1),
+        ("in the first pilot", ("training.guard.update", 5, "before"), 0),
+        ("in the second", ("training.guard.update", 18, "before"), 1),
         ("before one is recorded", ("records.run.Recording.keep_pilot", 3, "before"), 2),
         ("after the last", ("records.run.Recording.keep_pilot", 3, "after"), 3),
         ("before the peak is recorded", ("records.run.Recording.decided", 1, "before"), 3),
@@ -117,7 +125,7 @@ def test_what_reads_runs_copes_with_one_that_has_no_peak_yet(broken_off, capsys)
 def test_stopped_by_ctrl_c_and_resumed(whole, monkeypatch, capsys):
     words = ["digits", "--model", "mlp", "--budget", "170 updates", "--optimizer", "sgd", "--limit", "320",
              "--batch-size", "32", "--search", "0.3", "--no-report", "--out", "run"]  # fmt: skip
-    update, calls = loop.update, iter(range(10**9))
+    update, calls = guard.update, iter(range(10**9))
 
     def interrupted(*args):
         if next(calls) == 17:
@@ -125,7 +133,7 @@ def test_stopped_by_ctrl_c_and_resumed(whole, monkeypatch, capsys):
         return update(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "update", interrupted)
+        patch.setattr(guard, "update", interrupted)
         with pytest.raises(SystemExit) as ended:
             main(["train", *words])
     assert ended.value.code == 130
