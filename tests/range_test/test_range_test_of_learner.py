@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from training_makers import blobs, differing, seeded_net, weights
 
 from onecycle import ConfigError, DataError, Learner, TrainingError
-from onecycle.optim.build import RECIPES
 from onecycle.range_test.api import SAMPLES
 from onecycle.range_test.plan import FEWEST, MEASUREMENTS
 
@@ -303,37 +302,6 @@ def test_by_default_it_costs_under_a_twentieth_of_ten_epochs():
     assert learner((x, y)).range_test().cost["share"] <= 0.05
 
 
-# A peak for the fit
-
-
-@pytest.mark.parametrize("found", [0.0712, None])
-def test_the_peak_of_a_fit_is_the_one_that_the_range_test_finds_or_the_default(found, monkeypatch):
-    asked = []
-
-    def fixed(self, **options):
-        asked.append(options)
-        return replace(real(self, **options), lr_max=found, reason=None if found else "too noisy")
-
-    real = Learner.range_test
-    monkeypatch.setattr(Learner, "range_test", fixed)
-    data = blobs(3200)
-    learn, plain = learner(data), learner(data)
-    result = learn.fit_one_cycle(1)
-    assert result.lr_max == (found or RECIPES["sgd"].lr_max) and asked == [{"epochs": 1}]
-    lines = [note for note in learn.notes if "range test" in note]
-    assert len(lines) == 1 and "\n" not in lines[0] and ("0.071" if found else "too noisy") in lines[0]
-    plain.fit_one_cycle(1, result.lr_max)
-    assert differing(weights(learn.model), weights(plain.model)) == []
-
-
-def test_a_short_run_does_not_pay_for_a_test():
-    learn = learner()
-    applied = []
-    learn.optimizer.register_step_post_hook(lambda *_: applied.append(1))
-    assert learn.fit_one_cycle(1).updates == len(applied) == 30
-    assert not [note for note in learn.notes if "range test" in note]
-
-
 # What cannot be tested, and what can
 
 
@@ -374,25 +342,8 @@ def test_what_does_not_build_the_model_is_named(build):
 def test_it_says_how_long_it_takes_before_it_begins(capsys):
     learn = learner(blobs(1100), verbose=True)
     capsys.readouterr()
-    learn.fit_one_cycle(3)
-    said = capsys.readouterr().err
-    assert said.index("range test: takes about the time of 68 updates") < said.index("peak learning rate")
-
-
-def test_runs_and_epochs_that_are_too_short_take_the_optimizers_peak(monkeypatch):
-    monkeypatch.setattr(Learner, "range_test", lambda *_, **__: pytest.fail("tested"))
-    assert learner().fit_one_cycle(11).lr_max == 0.2  # 330 updates, but 30 an epoch
-    assert learner(blobs(1100)).fit_one_cycle(2).lr_max == 0.2  # 274 updates
-    assert learner(blobs(1100)).fit_one_cycle(budget="0.2s").lr_max == 0.2
-
-
-def test_an_optimizer_of_ones_own_needs_a_peak_where_the_test_finds_none(monkeypatch):
-    learn = learner(blobs(1100), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1))
-    monkeypatch.setattr(
-        learn, "range_test", lambda **_: replace(Learner.range_test(learn), lr_max=None, reason="it is flat")
-    )
-    with pytest.raises(ConfigError, match=r"give lr_max: .*: it is flat; and an optimizer of your own has no default"):
-        learn.fit_one_cycle(20)
+    learn.range_test()
+    assert "range test: takes about the time of 68 updates" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("train", [(X[:8], Y[:8]), [(X, Y)], iter([(X, Y)])], ids=["tensors", "list", "iterator"])
