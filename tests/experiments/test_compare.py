@@ -226,7 +226,7 @@ def test_a_failed_run_is_tried_once_more_and_then_shown(tmp_path: Path, monkeypa
 def test_a_trial_that_diverges_is_an_answer_and_is_not_tried_again(tmp_path: Path, made: list[PlannedRun]):
     task = PlannedRun(
         tmp_path / "trial",
-        Job(model="mlp", limit=160, batch_size=64, optimizer="sgd", budget="2 epochs", lr_max=1e30),
+        Job(model="mlp", limit=160, batch_size=64, optimizer="sgd", budget="2 epochs", lr_max=1e30, rescue=False),
         trial=True,
     )
     outcome = execute.execute(task)
