@@ -86,7 +86,7 @@ def test_what_knowing_nothing_costs_is_that_of_the_best_constant_answer():
 def test_a_signal_leaves_the_search_and_everything_as_before():
     state = new_state(sgd)
     before = weights(state.model)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match="stopped by SIGINT in a pilot, before the first update"):
         search_of(state, BATCHES, HELD_OUT, 1100, 0.1, policy=one_cycle, stop=StopRequest(signal=2))
     assert differing(weights(state.model), before) == [] and state.begun is None
 

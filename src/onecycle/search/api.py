@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from .. import checks, text
 from ..checks import number, whole
 from ..data.batches import Batches, first_batch
+from ..errors import Interrupted
 from ..range_test.api import check_optimizers, kind_of, sampler_kept, source_of
 from ..range_test.sweep import SweptStep
 from ..schedules.budget import SHARE, Budget
@@ -231,7 +232,11 @@ def search_of(
     if not each:
         return _too_few(default, updates)
     pilots = StatePilots(state, train, valid, policy, updates, each, stop)
-    return _searched(pilots, each, updates, default, record or PilotRecord(), kind)
+    try:
+        return _searched(pilots, each, updates, default, record or PilotRecord(), kind)
+    except Interrupted as stopped:
+        name = None if stop is None else stop.name
+        raise Interrupted(f"stopped by {name} in a pilot, before the first update", signal=stopped.signal) from None
 
 
 def _searched(pilots: Pilots, each: int, updates: int, default: float, record: PilotRecord, kind: str) -> Search:
