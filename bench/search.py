@@ -156,8 +156,9 @@ def main_auto(pairs: list[SearchPair], seed: int) -> None:
             row |= {"lr": result.lr_max, "trained": result.updates, "test": pair.test(learn)}
         except onecycle.errors.NonFiniteLoss:
             row |= {"lr": math.nan, "trained": 0, "test": math.nan}
-        keep("search_auto", row | {"line": learn.notes[-1], "cpu": time.process_time() - started})
-        print(row, learn.notes[-1], flush=True)
+        line = next((note for note in learn.notes if note.startswith("peak")), "")
+        keep("search_auto", row | {"line": line, "cpu": time.process_time() - started})
+        print(row, line, flush=True)
 
 
 def main_rivals(pairs: list[SearchPair], seed: int) -> None:

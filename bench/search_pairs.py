@@ -235,7 +235,7 @@ def shapes(train: int, side: int = 16):
 
 def mlp(*sizes: int, act: type[nn.Module] = nn.ReLU, norm: type[nn.Module] | None = None, dropout: float = 0.0):
     layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
+    for before, after in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(before, after), *([norm(after)] if norm else []), act()]
         layers += [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))

@@ -7,7 +7,7 @@ import functools
 import inspect
 import signal
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -37,6 +37,7 @@ from onecycle.data import Split
 from onecycle.errors import NonFiniteLoss
 from onecycle.optim.build import RECIPES
 from onecycle.records.files import RUN, read_jsonl
+from onecycle.records.read import main_value
 from onecycle.search import api, pilots, trial
 from onecycle.training.metrics import accuracy
 from onecycle.training.options import TrainingOptions
@@ -820,3 +821,32 @@ def test_a_run_whose_peak_was_found_goes_on_without_pilots(tmp_path, monkeypatch
     monkeypatch.setattr(pilots, "trial", lambda *_, **__: pytest.fail("searched again"))
     result = learner(MANY).fit("1100 updates", out=tmp_path, resume=True)
     assert result.lr_max == found["lr_max"] and result.updates == 1100 - found["search"]["updates"]
+
+
+def test_a_fit_with_pilots_forecasts_longer_ones(tmp_path):
+    learn = learner(MANY)
+    with pytest.raises(ConfigError, match="no fit to forecast from: fit first"):
+        learn.forecast()
+    result = learn.fit("1100 updates", out=tmp_path / "run")
+    made, record = learn.forecast(), RUN.read(tmp_path / "run")
+    assert learn.notes[-1] == made.line() == record["forecast"]["line"] == record["notes"][-1]
+    assert [e["updates"] for e in record["forecast"]["expected"]] == [e.updates for e in made.expected]
+    assert made.reason or made.expected[0].value == pytest.approx(main_value(result.valid)[1])
+    assert made.reason or made.expected[0].updates == 1100
+    learn.fit("20 updates", lr_max=0.1)
+    assert learn.forecast().line() == "forecast: cannot say: no pilots were made"
+
+
+def test_a_resumed_run_gives_the_same_forecast(tmp_path):
+    whole, cut, resumed = learner(MANY), learner(MANY), learner(MANY)
+    whole.fit("1100 updates", out=tmp_path / "whole")
+
+    def power_cut(event):
+        if len(cut.history.steps) == 500:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        cut.fit("1100 updates", out=tmp_path / "cut", observers=[power_cut])
+    resumed.fit("1100 updates", out=tmp_path / "cut", resume=True)
+    assert replace(resumed.forecast(), seconds=None) == replace(whole.forecast(), seconds=None)
+    assert resumed.forecast().n == 3

@@ -14,6 +14,7 @@ import pytest
 
 from onecycle import Job, run
 from onecycle.commands.app import main
+from onecycle.commands.search import needed_for
 from onecycle.jobs import run as job_run
 from onecycle.jobs import search as job_search
 from onecycle.jobs.run import job_of
@@ -21,7 +22,9 @@ from onecycle.jobs.search import defaults
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.records.run import PILOTS
 from onecycle.search import balance
+from onecycle.search import forecast as module
 from onecycle.search.balance import Candidate
+from onecycle.search.pilots import Pilot
 from onecycle.training import guard
 
 WORDS = ["digits", "--model", "small-cnn", "--limit", "320", "--batch-size", "32", "--lr-max", "0.04", "--epochs", "12",
@@ -91,6 +94,14 @@ def test_the_table_of_pilots_and_the_result(capsys):
     assert heads.split() == ["setting", "peak", "updates", "loss", "accuracy", "kept", "why"]
     assert lines[0].startswith("defaults") and any(line.startswith("weight decay 0.025") for line in lines)
     assert "The run is in run" in out
+
+
+def test_a_target_is_answered_by_the_forecast_or_with_why_there_is_none(capsys):
+    main(["search", *WORDS, "--out", "run", "--reach", "0.99"])
+    assert "accuracy 99.00 %: cannot say: no pilots of the peak were made" in capsys.readouterr().out
+    forecast = [Pilot(0.1, 32, 1.0, {"loss": 1.0, "accuracy": 0.5})], {"loss": 0.3, "accuracy": 0.9}, 1900
+    record = {**RUN.read("run"), "forecast": module.forecast(*forecast, passes=4.0, samples=5000).to_dict()}
+    assert needed_for(record, 0.905).factor == pytest.approx(1.2, abs=0.3)
 
 
 def test_a_budget_that_is_too_small_is_said_and_the_defaults_are_taken(capsys):

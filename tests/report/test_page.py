@@ -36,7 +36,15 @@ from onecycle.report.draw_range_test import draw_test
 from onecycle.report.draw_run import clock, curve, draw_runs
 from onecycle.report.page import EPOCHS, embedded, html, markdown, page
 from onecycle.report.spec import LEAST, MOST, Plots, budget, kept, style
-from onecycle.report.tables import comparison_table, epochs_table, origins, runs_table, speed_up_table, table
+from onecycle.report.tables import (
+    comparison_table,
+    epochs_table,
+    forecast_table,
+    origins,
+    runs_table,
+    speed_up_table,
+    table,
+)
 
 pytest.importorskip("jinja2")
 pytest.importorskip("plotly")
@@ -523,6 +531,22 @@ def test_failed_and_missing_runs_of_a_comparison(tmp_path):
 
 
 # Words and tables
+
+
+def test_a_forecast_in_words_and_as_a_table(tmp_path):
+    expected = [
+        {"factor": 2, "updates": 80, "value": 0.85, "low": 0.8, "high": 0.9},
+        {"factor": 4, "updates": 160, "value": 0.88, "low": None, "high": 0.95},
+    ]
+    forecast = {"measure": "accuracy", "n": 3, "line": "forecast: accuracy 85.0 %", "expected": expected}
+    folder = write_run(tmp_path / "a", updates=40, forecast=forecast)
+    assert " Forecast: accuracy 85.0 %. Setting: " in of_run(only(folder))
+    made = forecast_table(only(folder))
+    assert made.columns == ["times the budget", "updates", "valid accuracy", "90 % interval"]
+    assert [cell.text for cell in made.rows[0]] == ["2", "80", "85.00 %", "80.00 % to 90.00 %"]
+    assert made.words == "2 rows. From 3 pilots and the end of the run." and "Forecast of a" in html(read([folder]))
+    none = write_run(tmp_path / "b", forecast={"line": "forecast: cannot say: no pilot", "expected": []})
+    assert "cannot say: no pilot" in html(read([none])) and "Forecast of b" not in html(read([none]))
 
 
 def test_a_run_in_words(tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Annotated, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,6 +14,9 @@ from ..errors import ConfigError
 from ..jobs.job import Job
 from .options import GROUPS, Folder, Json, NoReport, destination, given, options_of, settings, source
 from .printing import going_on, page_line, print_json, print_table, terminal_width
+
+if TYPE_CHECKING:
+    from ..search.forecast import Needed
 
 SCHEDULE = GROUPS["Schedule"]
 HEADS = ("setting", "peak", "updates", "loss", "accuracy", "kept", "why")
@@ -32,6 +35,7 @@ def search(
     options: Annotated[SearchOptions, Parameter(name="*")] = SearchOptions(),
     out: Folder = None,
     resume: Folder = None,
+    reach: float | None = None,
     no_report: NoReport = False,
     json: Json = False,
 ) -> None:
@@ -45,6 +49,8 @@ def search(
         Folder of the run. Default: runs/DATA-MODEL-1, or the next free number.
     resume
         Go on with the run in this folder, exactly where its last pilot or checkpoint is.
+    reach
+        A value of the validation metric, such as 0.93: say at the end which budget is expected to reach it.
     """
     began = time.perf_counter()  # importing torch counts
     from ..jobs.run import free_folder, job_of, run
@@ -63,9 +69,11 @@ def search(
     folder = resume or out or free_folder(job)
     with going_on(["onecycle", "search", "--resume", str(folder)], folder / "run.json"):
         result = run(job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began)
-    searched = RUN.read(folder)["resolved"]["search"]
+    record = RUN.read(folder)
+    searched = record["resolved"]["search"]
+    needed = None if reach is None else needed_for(record, reach)
     if json:
-        print_json({**result.to_dict(), "search": searched})
+        print_json({**result.to_dict(), "search": searched, **({} if needed is None else {"needed": asdict(needed)})})
         return
     from ..records.progress import summary
 
@@ -73,6 +81,19 @@ def search(
         print_table(HEADS, rows(searched["pilots"]))
         print()
     print(*summary(result.to_dict(), width=terminal_width()), *page_line(folder), sep="\n")
+    if needed is not None:
+        print(needed.line())
+
+
+def needed_for(record: Mapping[str, Any], target: float) -> Needed:
+    """The budget that reaches a target, by the forecast of a run."""
+    from ..search.forecast import Forecast
+
+    known = record.get("forecast")
+    made = (
+        Forecast("accuracy", reason="no pilots of the peak were made") if known is None else Forecast.from_dict(known)
+    )
+    return made.budget_for(target)
 
 
 def rows(pilots: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

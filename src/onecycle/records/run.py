@@ -252,14 +252,18 @@ class Recording:
             self._failed(error)
             raise
 
-    def finished(self, result: Result, state: TrainState, metadata: Mapping[str, str], notes: Iterable[str]) -> Result:
-        """The result of the run with its folder, after the weights and the result are written there."""
+    def finished(
+        self, result: Result, state: TrainState, metadata: Mapping[str, str], notes: Iterable[str],
+        forecast: Mapping[str, Any] | None = None,
+    ) -> Result:  # fmt: skip
+        """The result of the run with its folder, after the weights, the result and the `forecast` are written there."""
         save_weights(state.model, self.folder / "model.safetensors", metadata)
         rescues = map(str, self.history.rescues())  # those before a kill too
         said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *rescues, *notes]))
         RUN.update(
             self.folder, status="finished", result=result_before_test(result.to_dict()), notes=said,
             position={"updates": state.at.step, "passes": state.at.epoch},
+            **({} if forecast is None else {"forecast": dict(forecast)}),
         )  # fmt: skip
         return replace(result, folder=self.folder)
 

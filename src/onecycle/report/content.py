@@ -89,7 +89,9 @@ def of_run(run: RecordedRun) -> str:
     names = [settings.get(name) for name in ("policy", "optimizer", "budget")]
     setting = [*subject, *(name for name in names if isinstance(name, str)), lr and f"peak learning rate {lr:.3g}"]
     words = ", ".join(word for word in setting if word)
-    return f"{run.name}: {outcome(run)}{_in_all(run)}" + (f" Setting: {words}." if words else "")
+    said = str(part(run.record, "forecast").get("line") or "")
+    foreseen = f" {said[:1].upper()}{said[1:]}." if said else ""
+    return f"{run.name}: {outcome(run)}{_in_all(run)}{foreseen}" + (f" Setting: {words}." if words else "")
 
 
 def _in_all(run: RecordedRun) -> str:

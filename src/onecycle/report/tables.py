@@ -22,6 +22,7 @@ GAP = "-"
 # Columns of a comparison's table that come first, and those of a speed-up that are put in words.
 FIRST = ("run", "status", "error")
 RESULT = ("needed", "speed_up", "low", "high", "more_than", "at_most", "claim", "tells")
+ENDS = ("value", "low", "high")
 NAMES = {"seconds": "time", "lr": "learning rate"}
 MAIN = ("data", "model", "budget", "policy", "lr_max", "optimizer", "batch_size", "seed")
 TITLES = ("Configuration", "Data", "Versions", "Hardware")
@@ -98,6 +99,18 @@ def epochs_table(run: RecordedRun) -> Table:
     without = any("train_loss_unsmoothed" in row for row in run.epochs)
     note = "The training loss is without label smoothing, as the validation loss is." if without else ""
     return replace(table(f"Epochs of {run.name}", rows), note=note)
+
+
+def forecast_table(run: RecordedRun) -> Table:
+    """What longer runs are expected to come to, a row a multiple of the budget."""
+    known = part(run.record, "forecast")
+    measure, rows = str(known.get("measure")), []
+    for one in items(known, "expected"):
+        value, low, high = ("" if (v := number(one.get(k))) is None else text.measure(measure, v) for k in ENDS)
+        row = {"times the budget": one.get("factor"), "updates": one.get("updates")}
+        rows.append({**row, f"valid_{measure}": value, "90 % interval": f"{low} to {high}"})
+    note = f"From {text.count(number(known.get('n')) or 0, 'pilot')} and the end of the run."
+    return replace(table(f"Forecast of {run.name}", rows), note=note)
 
 
 def comparison_table(comparison: RecordedComparison, at: Path | None = None) -> Table:
