@@ -132,6 +132,7 @@ def test_the_budget_for_a_target():
 def test_a_target_that_is_reached_already_takes_no_more():
     needed = said().budget_for(0.8)
     assert needed.factor == 1 and needed.updates == 2000
+    assert needed.line() == "accuracy 80.00 % is expected of this budget already, 2,000 updates"
 
 
 def test_a_target_beyond_what_is_known():

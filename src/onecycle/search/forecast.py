@@ -70,6 +70,8 @@ class Needed:
         target = f"{self.measure} {text.measure(self.measure, self.target)}"
         if self.factor is None or self.updates is None:
             return f"{target}: cannot say: {self.reason}"
+        if self.factor == 1:
+            return f"{target} is expected of this budget already, {text.count(self.updates, 'update')}"
         more = [] if self.epochs is None else [text.count(float(f"{self.epochs:.3g}"), "epoch")]
         more += [] if self.seconds is None else [text.duration(self.seconds)]
         about = f" ({', '.join(more)})" if more else ""
