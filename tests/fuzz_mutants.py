@@ -18,14 +18,14 @@ from onecycle.data import standardise
 from onecycle.optim import build, groups
 from onecycle.records import best
 from onecycle.schedules.budget import Budget
-from onecycle.training import balance, evaluate, loop, losses, norms, objectives, probe, state, step
+from onecycle.training import balance, evaluate, guard, loop, losses, norms, objectives, probe, state, step
 from onecycle.training.runtime import Runtime
 
 write, update, backward, apply, means, samples_in = (
-    loop.write, step.update, step._backward, step._apply, step._means, step.samples_in,
+    guard.write, step.update, step._backward, step._apply, step._means, step.samples_in,
 )  # fmt: skip
 make, parameter_groups, bind, measure, derive = (
-    build.build_optimizer, build.parameter_groups, groups._bind, evaluate.evaluate, loop.derive_seed,
+    build.build_optimizer, build.parameter_groups, groups._bind, evaluate.evaluate, guard.derive_seed,
 )  # fmt: skip
 follow, load, few, balanced, standard = (
     state.TrainState.follow, state.TrainState.load_state_dict, norms._few, balance.balanced,
@@ -34,8 +34,8 @@ follow, load, few, balanced, standard = (
 groups_of, total_updates, permutation = loop.groups_of, Budget.total_updates, torch.randperm
 
 
-def second_group_faster(policy: Any, optimizer: Any, progress: float) -> Any:
-    values = write(policy, optimizer, progress)
+def second_group_faster(policy: Any, optimizer: Any, progress: float, factor: float) -> Any:
+    values = write(policy, optimizer, progress, factor)
     for group in optimizer.param_groups[1:2]:
         group["lr"] = group["lr"] * 1.01
     return values
@@ -179,7 +179,7 @@ def broadcast(outputs: Any, targets: Any) -> Any:
 
 
 MUTANTS: dict[str, Any] = {
-    "the second group's rate is 1 % larger": lambda: patch.object(loop, "write", second_group_faster),
+    "the second group's rate is 1 % larger": lambda: patch.object(guard, "write", second_group_faster),
     "the rates of groups are all alike": lambda: patch.object(groups, "_bind", all_alike),
     "the schedule is one update late": lambda: patch.object(loop, "position", lambda k, n: k / max(n, 1)),
     "an update too many": lambda: patch.object(Budget, "total_updates", one_more),
@@ -191,8 +191,8 @@ MUTANTS: dict[str, Any] = {
     "a hundredth of the gradient before is kept": lambda: patch.object(step, "_backward", with_old_gradients),
     "gradients are clipped at 1 % more": lambda: patch.object(step, "_apply", clipped_at(1.01)),
     "gradients are not clipped": lambda: patch.object(step, "_apply", clipped_at(None)),
-    "weights grow by 1e-4 an update": lambda: patch.object(loop, "update", moved(1e-4)),
-    "weights grow by 1e-5 an update": lambda: patch.object(loop, "update", moved(1e-5)),
+    "weights grow by 1e-4 an update": lambda: patch.object(guard, "update", moved(1e-4)),
+    "weights grow by 1e-5 an update": lambda: patch.object(guard, "update", moved(1e-5)),
     "weight decay is 1 % larger": lambda: patch.object(build, "build_optimizer", made_with(decay_more)),
     "weight decay of biases": lambda: patch.object(build, "parameter_groups", decay_all),
     "no Nesterov momentum": lambda: patch.object(build, "build_optimizer", made_with(no_nesterov)),
@@ -202,8 +202,8 @@ MUTANTS: dict[str, Any] = {
     ),
     "modules in evaluation mode are trained": lambda: patch.object(state, "training_mode", nn.Module.train),
     "freeze does nothing": lambda: patch.object(build, "freeze", lambda *_: None),
-    "dropout of the update after": lambda: patch.object(loop, "derive_seed", lambda s, p, k: derive(s, p, k + 1)),
-    "the caller's generator is drawn from": lambda: patch.object(loop, "seeded", lambda *_: nullcontext()),
+    "dropout of the update after": lambda: patch.object(guard, "derive_seed", lambda s, p, k: derive(s, p, k + 1)),
+    "the caller's generator is drawn from": lambda: patch.object(guard, "seeded", lambda *_: nullcontext()),
     "trying the loss leaves a trace": lambda: patch.object(probe, "untouched", lambda *_: nullcontext()),
     "batches of an evaluation weigh alike": lambda: patch.object(evaluate, "samples_in", lambda batch: 1),
     "an evaluation leaves out its last batch": lambda: patch.object(evaluate, "evaluate", without_the_last),

@@ -232,6 +232,7 @@ class Learner:
                 return budget, policy, events
 
             budget, plan, events = planned(self._middle(None) if peak is None else peak, spent)
+            self._note_few(budget)
             self.history.begin_fit()
             recording, config = None, config or {"budget": str(whole)}
             if folder is not None:
@@ -245,7 +246,6 @@ class Learner:
                     if recording:
                         about = {**self._resolved(plan, budget, config), "search": found.to_dict()}
                         recording.decided(about, self.notes)
-                self._note_few(budget)
                 watchers = [self._say_rescue, *keeper, self.history, *(recording.watchers if recording else ())]
                 watchers += [*self._progress(stack, budget), *observers]
                 watch(events, watchers, self.history.measured(), stop)

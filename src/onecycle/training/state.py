@@ -324,7 +324,8 @@ def _keep_types(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
 
 def _check_same_kind(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     """torch itself takes over the settings of any optimizer, and fails at the next step."""
-    missing = [name for name in optimizer.defaults if not all(name in group for group in saved["param_groups"])]
+    groups, late = saved["param_groups"], {"differentiable"}  # which torch adds to the defaults when it loads a state
+    missing = [name for name in optimizer.defaults if name not in late and not all(name in group for group in groups)]
     if missing:
         raise ValueError(f"{type(optimizer).__name__} has settings that were not saved: {', '.join(missing)}")
     named = [p for group in optimizer.param_groups for p in group["params"]]
