@@ -215,7 +215,7 @@ class Learner:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
         whole, folder = Budget.parse(budget), None if out is None else Path(out)
         shape = self._shape(policy, lr_max, options, extends)
-        peak, spent = self._known_peak(policy, lr_max, search, whole, folder if resume else None)
+        peak, spent = self._known_peak(policy, lr_max, search, folder if resume else None)
         evaluate, keeper = None if self.valid is None else self.evaluate, self._keeper()
         self.state.end_run()
         self.state.training_mode()
@@ -231,7 +231,7 @@ class Learner:
                 )  # fmt: skip
                 return budget, policy, events
 
-            budget, plan, events = planned(self._middle(None) if peak is None else peak, spent)
+            budget, plan, events = planned(self._middle if peak is None else peak, spent)
             self._note_few(budget)
             self.history.begin_fit()
             recording, config = None, config or {"budget": str(whole)}
@@ -578,9 +578,7 @@ class Learner:
             optimizers.split_by_layer(self.optimizer, self._layers, layers)
         return lambda peak, updates: replace(preset(policy, peak, updates, **options), layers=layers)
 
-    def _known_peak(
-        self, policy: Any, lr_max: Any, search: float, budget: Budget, resumed: Path | None
-    ) -> tuple[float | None, int]:
+    def _known_peak(self, policy: Any, lr_max: Any, search: float, resumed: Path | None) -> tuple[float | None, int]:
         """The peak as a number, None where it is to be searched, and the updates of the budget that it took."""
         share("search", search, of="the budget")
         if not isinstance(policy, str):
@@ -594,15 +592,15 @@ class Learner:
         if lr_max in ("auto", "default"):
             if self._recipe is None:
                 raise ConfigError(NO_DEFAULT)
-            return self._middle(budget.total_updates(self._updates_per_epoch)), 0
+            return self._middle, 0
         if isinstance(lr_max, str) or lr_max is None:
             raise ConfigError(f'lr_max is a number, a slice, "auto" or "default"; received {lr_max!r}')
         return lr_max, 0
 
-    def _middle(self, updates: int | None) -> float:
+    @property
+    def _middle(self) -> float:
         """The peak that pilots are about: the optimizer's default, or for one of your own that of its kind."""
-        recipe = optimizers.TYPICAL[kind_of(self.optimizer)] if self._recipe is None else self._recipe
-        return recipe.peak(updates)
+        return (self._recipe or optimizers.TYPICAL[kind_of(self.optimizer)]).lr_max
 
     def _search(
         self, budget: Budget, share: float, shape: Callable[[float, int | None], Policy], began: float,
@@ -617,7 +615,7 @@ class Learner:
         if updates is None:
             updates = updates_within(self.state, self.train, budget, time.perf_counter() - began)
         found = search_of(
-            self.state, self.train, self.valid, updates, self._middle(updates), share=share, policy=shape,
+            self.state, self.train, self.valid, updates, self._middle, share=share, policy=shape,
             record=record, stop=stop,
         )  # fmt: skip
         self._pilots = list(found.pilots)

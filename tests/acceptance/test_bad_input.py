@@ -333,7 +333,7 @@ def test_a_changed_configuration(broken, refused):
 
 
 def test_a_loss_that_turns_nan(refused):
-    said = refused("train", *QUICK, "--lr-max", "1e20", "--out", "run", keeps=False)
+    said = refused("train", *QUICK, "--lr-max", "1e20", "--no-rescue", "--out", "run", keeps=False)
     match = re.fullmatch(
         r"the loss became (nan|inf) at update (\d+), at learning rate (\S+)\. Try a smaller lr_max \(such as (\S+)\), "
         r"clip=1\.0, or a longer warm-up; .*\. There is no checkpoint yet",
@@ -349,13 +349,21 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_checkpoint(capsys):
     """A rate that is fine for an epoch and then is not."""
     Path("mine.json").write_text('{"lr": {"points": [[0, 0.05], [0.6, 0.05], [0.61, 1e20], [1, 1e20]]}}')
     with pytest.raises(SystemExit) as stop:
-        main(["train", *QUICK, "--policy", "mine.json", "--out", "run"])
+        main(["train", *QUICK, "--policy", "mine.json", "--no-rescue", "--out", "run"])
     assert stop.value.code == 2
     (good,) = checkpoints("run/checkpoints")
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"The last good checkpoint is {good}")
     saved = latest("run/checkpoints")
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
     assert saved["at"]["step"] == 5
+
+
+def test_a_run_that_is_rescued_in_vain_is_an_error(refused):
+    """A rate that is far too large up to the last update."""
+    Path("mine.json").write_text('{"lr": {"points": [[0, 0.05], [0.6, 0.05], [0.61, 1e20], [1, 1e20]]}}')
+    said = refused("train", *QUICK, "--policy", "mine.json", "--out", "run", keeps=False)
+    assert re.match(r"the run was rescued \d times and is lost all the same: its validation loss is nan", said)
+    assert RUN.read("run")["status"] == "failed"
 
 
 # predict, policy, data

@@ -101,7 +101,7 @@ def test_each_preset(name, run_json):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_each_optimizer_at_its_own_peak(name, run_json):
-    assert run_json("train", *QUICK, "--optimizer", name)["lr_max"] == RECIPES[name].peak(5)
+    assert run_json("train", *QUICK, "--optimizer", name)["lr_max"] == RECIPES[name].lr_max
 
 
 @pytest.mark.parametrize("words", [["--precision", "bf16"], ["--precision", "fp16"], ["--device", "cpu"]])
@@ -170,7 +170,7 @@ def test_a_model_of_ones_own(run_json):
 def test_a_text_file_trains_the_character_model(capsys):
     """A text that is easy to learn: it repeats itself."""
     Path("verse.txt").write_text("the quick brown fox jumps over the lazy dog. " * 120)
-    main(["train", "verse.txt", "--epochs", "6", "--batch-size", "16", "--optimizer", "adamw", "--out", "run"])
+    main(["train", "verse.txt", "--epochs", "4", "--batch-size", "16", "--optimizer", "adamw", "--out", "run"])
     out, err = capsys.readouterr()
     assert out.splitlines()[0].split() == ["loss", "perplexity"]
     assert "valid perplexity" in err

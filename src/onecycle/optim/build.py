@@ -16,9 +16,6 @@ from ..checks import is_number, number, one_of, unless_none
 from ..errors import ConfigError
 from .muon import Muon, inner_matrices, weights_of
 
-# Updates from which on a run is no short one.
-LONG = 2000
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,15 +26,6 @@ class Recipe:
     momentum: float
     weight_decay: float
     options: dict[str, Any] = field(default_factory=dict)
-    short: float = 1.0
-
-    def peak(self, updates: int | None) -> float:
-        """The default peak of a run: `lr_max`, and up to `short` times that in runs of fewer than `LONG` updates.
-
-        >>> RECIPES["adamw"].peak(2000), RECIPES["adamw"].peak(500), RECIPES["muon"].peak(500)
-        (0.007, 0.014, 0.04)
-        """
-        return self.lr_max if updates is None else self.lr_max * min(self.short, max(1.0, (LONG / updates) ** 0.5))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -45,9 +33,7 @@ RECIPES: dict[str, Recipe] = {
         torch.optim.SGD, lr_max=0.2, momentum=0.9, weight_decay=5e-4, options={"nesterov": True, "fused": True}
     ),
     "adam": Recipe(torch.optim.Adam, lr_max=0.005, momentum=0.9, weight_decay=0.0, options={"fused": True}),
-    "adamw": Recipe(
-        torch.optim.AdamW, lr_max=0.007, momentum=0.9, weight_decay=0.05, options={"fused": True}, short=2.0
-    ),
+    "adamw": Recipe(torch.optim.AdamW, lr_max=0.007, momentum=0.9, weight_decay=0.05, options={"fused": True}),
     "muon": Recipe(Muon, lr_max=0.04, momentum=0.8, weight_decay=0.1),
 }
 

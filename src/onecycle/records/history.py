@@ -7,6 +7,7 @@ first one, where it has such a method, with what a run that is resumed has measu
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from .. import text
 from ..checks import one_of
-from ..errors import CheckpointError, ConfigError, MissingDependency, NonFiniteLoss
+from ..errors import CheckpointError, ConfigError, MissingDependency, NonFiniteLoss, TrainingError
 from ..training.guard import LOOK_EVERY
 from ..training.loop import EpochEnd, Event, Update
 from ..training.rescue import Rescue
@@ -114,15 +115,28 @@ class History:
             self._fit += 1
 
     def check_trained(self, reason: str | None) -> None:
-        """Validate that the last fit has an update; `reason` is what it was ended for.
+        """Validate that the last fit has an update, and was not rescued in vain; `reason` is what it was ended for.
 
         Raises:
             ConfigError: it has none.
+            TrainingError: it was rescued, and its last validation loss is not finite all the same.
         """
         if not self.steps or self.steps[-1]["fit"] != self._fit:
             raise ConfigError(
                 f"nothing was trained: an observer asked for the end before the first update ({reason}). Let its begin "
                 "raise StopTraining only where something was measured before, or leave that observer out"
+            )
+        self._check_saved()
+
+    def _check_saved(self) -> None:
+        """Raise a TrainingError where a fit was rescued, and its last validation loss is not finite all the same."""
+        rescues, measured = self.rescues(), self.measured()
+        loss = measured[-1][1].get("loss", 0.0) if measured else 0.0
+        if rescues and not math.isfinite(loss):
+            times = text.count(len(rescues), "time")
+            raise TrainingError(
+                f"the run was rescued {times} and is lost all the same: its validation loss is {loss}. Try a much "
+                "smaller lr_max, clip=1.0, or a longer warm-up"
             )
 
     def extend(self, steps: Iterable[dict[str, Any]], epochs: Iterable[dict[str, Any]]) -> None:

@@ -29,8 +29,8 @@ from .peak import Levels, length, search_peak
 from .pilots import Pilot, Pilots, RunPilot, StatePilots, StepPilots
 from .trial import trial
 
-# Updates that the pace is measured by; and of a run, those below which there are no pilots whatever its pace is.
-PACE, FEWEST = 3, 900
+# Updates that the pace is measured by, after one that is not to take more than such a share of a time budget.
+PACE, COLD = 3, 1 / 100
 
 
 @dataclass(frozen=True)
@@ -186,20 +186,22 @@ class PilotRecord:
 def updates_within(state: TrainState, train: Batches, budget: Budget, spent: float) -> int:
     """The updates of a run: those of its budget, or about as many as its seconds hold after those that are `spent`.
 
-    The pace is measured by an update that leaves no trace, and where there is time by a few more.
+    The pace is measured by updates that leave no trace; where the first one takes long, by that alone.
     """
     known = budget.total_updates(updates_per_epoch(train, state.accumulate))
     if known is not None or budget.seconds is None:
         return known or 1
     plain = copy(state)
     plain.norm_statistics = "running"
-    batch, updates = first_batch(train), 1
-    for few in (1, PACE):
-        seconds = trial(plain, [batch] * few * state.accumulate, f"{few} updates", preset("constant", 1e-9)).seconds
-        updates = max(1, int((budget.seconds - spent) * few / seconds))
-        if updates < FEWEST:
-            break
-    return updates
+    batch = first_batch(train)
+
+    def seconds(few: int) -> float:
+        return trial(plain, [batch] * few * state.accumulate, f"{few} updates", preset("constant", 1e-9)).seconds / few
+
+    pace = seconds(1)  # the first update pays for what is made once
+    if pace < COLD * budget.seconds:
+        pace = seconds(PACE)
+    return max(1, int((budget.seconds - spent) / pace))
 
 
 def search_of(
