@@ -310,6 +310,21 @@ def test_a_run_with_a_slice_is_resumed_to_the_bit(tmp_path):
     assert differing(begun(tmp_path / "broken", resume=True), whole) == []
 
 
+def test_the_default_peak_of_a_run_that_is_resumed_is_that_which_it_began_with(tmp_path):
+    """Another version may have another default."""
+
+    def stop(event):
+        if isinstance(event, Update) and event.step == 3:
+            raise KeyboardInterrupt
+
+    whole, broken, resumed = learner(), learner(), learner()
+    whole.fit(2, lr_max=0.0123)
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit(2, lr_max=0.0123, out=tmp_path / "run", observers=[stop])
+    assert resumed.fit(2, lr_max="default", out=tmp_path / "run", resume=True).lr_max == 0.0123
+    assert differing(weights(resumed.model), weights(whole.model)) == []
+
+
 def test_a_group_added_between_fits_is_trained():
     model = nn.Sequential(seeded_net(), nn.Identity())
     learn = learner(model=model)

@@ -585,7 +585,7 @@ class Learner:
             return math.nan, 0
         if isinstance(lr_max, slice):
             return optimizers.layer_factors(lr_max, len(self._layers))[0], 0
-        if lr_max == "auto" and resumed is not None:
+        if lr_max in ("auto", "default") and resumed is not None:
             return peak_recorded(RUN.read(resumed)["resolved"])
         if lr_max == "auto" and search > 0:
             return None, 0

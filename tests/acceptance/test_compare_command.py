@@ -115,6 +115,8 @@ def test_from_a_specification_to_a_page_and_again(capsys, tmp_path: Path):
     ("words", "message"),
     [
         (["--policies", "one_cycle,stepp"], "unknown policy 'stepp': did you mean step"),
+        (["--balance"], "Unknown option: --balance"),
+        (["--search", "0.2"], "Unknown option: --search"),
         (["--set", "batchsize=1,2"], "unknown axis 'batchsize': did you mean batch_size"),
         (["--set", "clip"], "a setting is NAME=VALUE"),
         (["--no-tune"], "without tuning, one_cycle, step, cosine, constant has no peak learning rate"),

@@ -241,8 +241,12 @@ def test_a_policy_of_its_own_has_its_peak_and_its_batch_size():
     run(replace(WORK, lr_max="auto", policy=policy, batch_size=None), "run", report=False)
     search = RUN.read("run")["resolved"]["search"]
     assert search["pilots"] and search["lr_max"] is None
-    assert {row["lr_max"] for row in search["pilots"]} == {None}
+    made = read_jsonl(Path("run") / PILOTS)
+    assert {row["lr_max"] for row in (*search["pilots"], *made)} == {0.04}, "each goes up to the policy's own"
     assert "batch_size" not in {name for row in search["pilots"] for name in row["setting"]}
+    assert RUN.read("run")["resolved"]["lr_max"] == 0.04
+    main(["train", "--extend", "run", "--epochs", "1", "--out", "more", "--no-report"])
+    assert RUN.read("more")["extends"]["lr_max"] == 0.04
 
 
 def test_a_time_budget_is_charged_with_the_pilots_of_before():
@@ -255,6 +259,23 @@ def test_a_time_budget_is_charged_with_the_pilots_of_before():
     made = [row["seconds"] for row in read_jsonl(Path("run") / PILOTS)]
     assert job_search.seconds_before(Path("run")) == sum(made)
     assert job_search.seconds_before(Path("none")) == 0.0
+
+
+def test_a_run_with_a_search_records_what_any_run_does():
+    run(WORK, "run", report=False)
+    run(replace(WORK, balance=False), "plain", report=False)
+    got, wanted = (RUN.read(folder)["resolved"] for folder in ("run", "plain"))
+    assert set(got) == {*wanted, "search"}
+    assert got["updates"] == got["search"]["left"] and got["lr_max"] == 0.04
+    assert got["schedule"]["lr"]["points"] == wanted["schedule"]["lr"]["points"]
+
+
+def test_an_extension_of_a_run_with_a_search_is_resumed_by_train_alone(capsys):
+    run(replace(WORK, search=0.0, budget="1 epoch"), "run", report=False)
+    main(["train", "--extend", "run", "--epochs", "1", "--out", "more", "--no-report"])
+    with pytest.raises(SystemExit):
+        main(["search", "--resume", "more"])
+    assert "an extension has the settings of its run: onecycle train --resume more" in capsys.readouterr().err
 
 
 def test_an_extension_searches_nothing(capsys):

@@ -40,7 +40,9 @@ def test_a_file_says_the_same_as_keywords(tmp_path: Path):
     ("values", "message"),
     [
         ({"polices": ["step"]}, "unknown axis 'polices': did you mean policies"),
-        ({"search": 0.2}, "unknown axis 'search'"),
+        ({"search": 0.2}, "search is no axis of a comparison, which tunes the peak of each policy itself"),
+        ({"settings": {"balance": True}}, "balance is no axis"),
+        ({"axes": {"lr_max": [0.1, 0.2]}}, "lr_max is no axis"),
         ({"batchsize": [1, 2]}, "unknown axis 'batchsize': did you mean batch_size"),
         ({"policies": ["one_cycl"]}, "unknown policy 'one_cycl': did you mean one_cycle"),
         ({"policies": []}, "policies needs at least one value"),

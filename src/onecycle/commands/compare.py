@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError, MissingDependency, TrainingError
 from ..experiments.options import Placement
-from ..experiments.spec import LISTED
+from ..experiments.spec import DECIDED, LISTED
 from ..jobs.job import Job
 from .options import GROUPS, Flag, Folder, Json, NoReport, Whole, destination, given, options_of, source, value
 from .printing import page_line, print_json, print_table
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Fields of a job that a comparison has other words for, or that have no value in one word: those are for --set.
 # (`target` is an accuracy here: the column of a table is ``--set target=NAME``.)
 ELSEWHERE = (
-    "data", "budget", "policy", "policy_options", "lr_max", "extend", "model_options", "seed", "augment", "compile",
+    "data", "budget", "policy", "policy_options", *DECIDED, "extend", "model_options", "seed", "augment", "compile",
     "target", "skip_damaged",
 )  # fmt: skip
 

@@ -65,7 +65,10 @@ def search(
     elif out is not None and out != resume:
         raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")
     else:
-        job = replace(job_of(resume), **values)
+        before = job_of(resume)
+        if before.extend is not None:
+            raise ConfigError(f"an extension has the settings of its run: onecycle train --resume {resume}")
+        job = replace(before, **values)
     folder = resume or out or free_folder(job)
     with going_on(["onecycle", "search", "--resume", str(folder)], folder / "run.json"):
         result = run(job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began)

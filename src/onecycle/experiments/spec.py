@@ -186,6 +186,11 @@ def _check_axes(axes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     for name in (*axes, *settings):
         if name in OWN_WORDS:
             raise ConfigError(f"{name} is no axis of a comparison: its values are given as {OWN_WORDS[name]}")
+        if name in DECIDED:
+            raise ConfigError(
+                f"{name} is no axis of a comparison, which tunes the peak of each policy itself and searches nothing "
+                "within its runs: leave it out, or give the peaks as lr_max without the tuning (--no-tune)"
+            )
         if name == "model_options" and name in axes:
             raise ConfigError("options of a model are varied by their own names, such as dropout, not as model_options")
         if name not in ALLOWED:

@@ -135,11 +135,12 @@ def search_balance(
         known = {**learner.resolved, "model": about["config"]["model"]}
         recording = make(folder, learner.state, stack, resolved=known, **about, **more)  # type: ignore[operator]
         stack.enter_context(_kept(folder))
-        searched = _Searching(job, learner, build, samples, recording, stop).search(began)
+        searching = _Searching(job, learner, build, samples, recording, stop)
+        searched = searching.search(began)
         chosen = build(searched.settings) if searched.settings else learner
-        resolved = {**chosen.resolved, "model": known["model"], "search": searched.to_dict()}
-        if searched.lr_max is not None:
-            resolved["lr_max"] = searched.lr_max
+        left = searched.budget(searching.whole)
+        plan = searching.policy(searched.lr_max, left.total_updates(_per_epoch(chosen)))
+        resolved = {**chosen._resolved(plan, left, about["config"]), "search": searched.to_dict()}
         recording.decided(resolved, [*RUN.read(folder)["notes"], searched.line()])
     if learner.verbose:
         notes([searched.line()])
@@ -189,7 +190,7 @@ class _Searching:
         self.default = defaults(job, learner)
         self.spent, self.rows = 0.0, list[dict[str, Any]]()
 
-    def policy(self, lr_max: float | None, updates: int) -> Policy:
+    def policy(self, lr_max: float | None, updates: int | None) -> Policy:
         if lr_max is None or not isinstance(self.job.policy, str):
             return Policy.from_dict(self.job.policy)  # type: ignore[arg-type]
         return preset(self.job.policy, lr_max, updates, **self.job.schedule_options)
@@ -204,8 +205,9 @@ class _Searching:
         chosen, why = self._balance(peak)
         settings = {} if chosen is None else {chosen.name: chosen.value}
         cost = round(self.spent)
+        peak = None if peak is None else self._peak_for(peak, chosen)
         return BalanceSearch(
-            self._peak_for(peak, chosen), settings, why, cost, self.of, self._left(cost, chosen),
+            peak, settings, why, cost, self.of, self._left(cost, chosen),
             time.perf_counter() - started, tuple(self.rows),
         )  # fmt: skip
 
@@ -250,7 +252,7 @@ class _Searching:
             made = self._pilot(candidate, updates, peak, held)
             self.spent += updates + held.evaluation
             return Trial(
-                candidate, made.lr_max or None, made.updates, made.loss, made.valid.get("accuracy"), why=made.lost or ""
+                candidate, made.lr_max, made.updates, made.loss, made.valid.get("accuracy"), why=made.lost or ""
             )
 
         chosen, why, trials = balance(run, held.levels()[0], tried[:n], each)
@@ -260,7 +262,8 @@ class _Searching:
 
     def _pilot(self, candidate: Candidate | None, updates: int, peak: float | None, held: StatePilots) -> Pilot:
         """A pilot, or what is known of it."""
-        setting, lr_max = _setting(candidate), self._peak_for(peak, candidate) or 0.0
+        setting = _setting(candidate)
+        lr_max = self._peak_of_policy() if peak is None else self._peak_for(peak, candidate)
         mine = max(1, round(updates / self._ratio(candidate)))
         for row in self.before:
             if "setting" in row and row["setting"] == setting and row["updates"] == mine:
@@ -290,14 +293,21 @@ class _Searching:
         """How many times as large as the default the batch is."""
         return candidate.value / self.default["batch_size"] if candidate and candidate.name == "batch_size" else 1.0
 
-    def _peak_for(self, peak: float | None, candidate: Candidate | None) -> float | None:
+    def _peak_of_policy(self) -> float:
+        return self.policy(None, None).schedules["lr"].peak  # type: ignore[union-attr]
+
+    def _peak_for(self, peak: float, candidate: Candidate | None) -> float:
         """The peak goes with the batch: in proportion for plain gradient steps, else by the square root."""
         power = 1.0 if kind_of(self.learner.optimizer) == "gradient" else 0.5
-        return peak if peak is None else float(f"{peak * self._ratio(candidate) ** power:.3g}")
+        return float(f"{peak * self._ratio(candidate) ** power:.3g}")
 
     def _left(self, spent: int, chosen: Candidate | None) -> int | None:
-        total = self.whole.total_updates(updates_per_epoch(self.learner.train, self.learner.state.accumulate))
+        total = self.whole.total_updates(_per_epoch(self.learner))
         return None if total is None else max(1, round((total - spent) / self._ratio(chosen)))
+
+
+def _per_epoch(learner: Learner) -> int | None:
+    return updates_per_epoch(learner.train, learner.state.accumulate)
 
 
 def _setting(candidate: Candidate | None) -> dict[str, Any]:
