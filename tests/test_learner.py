@@ -751,14 +751,14 @@ def test_what_was_spent_before_is_charged_too(monkeypatch):
 
 
 def test_a_time_budget_too_small_for_pilots_takes_the_default_peak(monkeypatch):
-    """Of 20 s at an eighth a pass, 160 updates: four of them tell the pace."""
+    """Of 20 s at an eighth a pass, 160 updates: five of them tell the pace."""
     clock = Ticks(monkeypatch)
     monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     learn = learner(MANY, valid=None, loss=clock.loss, norm_statistics="running")
     clock.now = 0.0
     result = learn.fit_one_cycle(budget="20 s")
     assert "peak learning rate 0.2, the default: the budget is too small for pilots that can tell" in learn.notes
-    assert result.lr_max == RECIPES["sgd"].lr_max and clock.now == 20 and result.updates == 156
+    assert result.lr_max == RECIPES["sgd"].lr_max and clock.now == 20 and result.updates == 155
 
 
 def test_pilots_are_inside_a_time_budget(monkeypatch):
@@ -770,7 +770,7 @@ def test_pilots_are_inside_a_time_budget(monkeypatch):
     result = learn.fit_one_cycle(budget="125 s")
     (line,) = [note for note in learn.notes if "from 3 pilots of 16 updates" in note]
     spent = 1000 - result.updates
-    assert clock.now == 125 and 48 <= spent <= 0.1 * 1000 and "which took" in line
+    assert clock.now == 125 and 48 <= spent - 5 <= 0.1 * 1000 and "which took" in line
 
 
 def test_pilots_are_inside_a_budget_of_updates_and_leave_no_trace():

@@ -130,6 +130,7 @@ class Learner:
         self._still: list[nn.Module] = []  # norms in evaluation mode since `freeze`
         self._layers = optimizers.layers_of(self.model, built, layer_groups)
         self._recipe = optimizers.RECIPES.get(given.optimizer) if isinstance(given.optimizer, str) else None
+        self._middle = _middle(built, self._recipe)
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             torch.compile(self.model) if given.compile and compiled is None else compiled, average=given.average,
@@ -210,10 +211,10 @@ class Learner:
             Interrupted: Ctrl-C or SIGTERM came; the update under way was finished and a checkpoint written.
             CheckpointError: `out` holds another run, or cannot be written.
         """
-        began = time.perf_counter() if began is None else began
         if resume and out is None:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
         whole, folder = Budget.parse(budget), None if out is None else Path(out)
+        began = _began(began, folder if resume and facts is None else None)  # a job counts it
         shape = self._shape(policy, lr_max, options, extends)
         peak, spent = self._known_peak(policy, lr_max, search, folder if resume else None)
         evaluate, keeper = None if self.valid is None else self.evaluate, self._keeper()
@@ -597,11 +598,6 @@ class Learner:
             raise ConfigError(f'lr_max is a number, a slice, "auto" or "default"; received {lr_max!r}')
         return lr_max, 0
 
-    @property
-    def _middle(self) -> float:
-        """The peak that pilots are about: the optimizer's default, or for one of your own that of its kind."""
-        return (self._recipe or optimizers.TYPICAL[kind_of(self.optimizer)]).lr_max
-
     def _search(
         self, budget: Budget, share: float, shape: Callable[[float, int | None], Policy], began: float,
         recording: Recording | None, stop: StopRequest,
@@ -616,7 +612,7 @@ class Learner:
             updates = updates_within(self.state, self.train, budget, time.perf_counter() - began)
         found = search_of(
             self.state, self.train, self.valid, updates, self._middle, share=share, policy=shape,
-            record=record, stop=stop,
+            record=record, stop=stop, seconds=budget.seconds or math.inf,
         )  # fmt: skip
         self._pilots = list(found.pilots)
         if not found.pilots and self._recipe is None:
@@ -673,6 +669,19 @@ class Learner:
 def _pilots_of(recording: Recording | None) -> list[Pilot]:
     """Those of the peak, in the order in which they were made."""
     return [Pilot(**one) for one in recording.pilots() if "setting" not in one] if recording else []
+
+
+def _middle(optimizer: torch.optim.Optimizer, recipe: optimizers.Recipe | None) -> float:
+    """The peak that pilots are about: the optimizer's default, or the rate that one of your own begins with."""
+    own = max(float(group["lr"]) for group in optimizer.param_groups)
+    return recipe.lr_max if recipe else own or optimizers.TYPICAL[kind_of(optimizer)].lr_max
+
+
+def _began(began: float | None, resumed: Path | None) -> float:
+    """When a budget began: before what the pilots of a run that is resumed took."""
+    now = time.perf_counter() if began is None else began
+    searched = {} if resumed is None else RUN.read(resumed)["resolved"].get("search") or {}
+    return now - searched.get("seconds", 0.0)
 
 
 def _peak_of(policy: Policy) -> float | None:

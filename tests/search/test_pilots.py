@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ import onecycle
 from onecycle import as_batches
 from onecycle.errors import ConfigError, Interrupted
 from onecycle.schedules.presets import preset
+from onecycle.search import api
 from onecycle.search import pilots as module
+from onecycle.search import trial as trials
 from onecycle.search.api import search_of
 from onecycle.search.pilots import StatePilots
+from onecycle.training import loop as training_loop
 from onecycle.training.norms import batch_statistics
 from onecycle.training.signals import StopRequest
 
@@ -158,3 +162,58 @@ def test_bad_arguments_of_any_loop(arguments, said):
     _, optimizer, step = loop()
     with pytest.raises(ConfigError, match=said):
         onecycle.search(step, optimizer, DATA, **arguments)
+
+
+# What it may cost
+
+
+def test_where_all_pilots_are_lost_the_share_holds_too():
+    state = new_state(sgd)
+    state.loss = lambda model, batch: model(batch[0]).square().mean() * 1e12
+    for share in (0.05, 0.07, 0.1):
+        found = search_of(state, BATCHES, HELD_OUT, 2000, 0.1, share=share, policy=one_cycle)
+        assert 0 < found.updates <= share * 2000 and 3 <= len(found.pilots) <= 6 and found.share <= share
+
+
+def test_large_batches_of_held_out_data_make_pilots_shorter_or_none():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*blobs(400, seed=1)), 80)
+    found = search_of(new_state(sgd), BATCHES, as_batches(loader), 2000, 0.1, policy=one_cycle)
+    assert found.updates <= 200
+    found = search_of(new_state(sgd), BATCHES, as_batches(loader), 1100, 0.1, share=0.06, policy=one_cycle)
+    assert found.updates <= 66
+
+
+def test_pilots_that_take_too_long_are_given_up(monkeypatch):
+    now = [0.0]
+
+    def loss(model, batch):
+        now[0] += 1.0
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    for one in (api, module, trials):
+        monkeypatch.setattr(one, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    state = new_state(sgd)
+    state.loss = loss
+    before = weights(state.model)
+    found = search_of(state, BATCHES, HELD_OUT, 2000, 0.1, policy=one_cycle, seconds=200)
+    assert now[0] <= 0.1 * 200 + 2 and found.lr_max == found.default and "more than their share" in found.line()
+    assert differing(weights(state.model), before) == []
+
+
+def test_the_pace_is_that_of_updates_after_the_first(monkeypatch):
+    """The first update takes 5 s, the others a quarter; what is made around them is not an update's."""
+    now, calls = [0.0], []
+
+    def loss(model, batch):
+        calls.append(1)
+        now[0] += 5.0 if len(calls) == 1 else 0.25
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    for one in (api, trials, training_loop):
+        monkeypatch.setattr(one, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    state = new_state(sgd)
+    state.loss = loss
+    assert api.updates_within(state, BATCHES, onecycle.Budget.parse("1000 s"), 0.0) == int((1000 - now[0]) / 0.25)
+    calls.clear()
+    now[0] = 0.0
+    assert api.updates_within(state, BATCHES, onecycle.Budget.parse("20 s"), 0.0) == 3 and len(calls) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 
 from .. import checks, text
 from ..checks import number, whole
-from ..data.batches import Batches, first_batch
+from ..data.batches import Batches, ListBatches, OneShotBatches
 from ..errors import Interrupted
 from ..range_test.api import check_optimizers, kind_of, sampler_kept, source_of
 from ..range_test.sweep import SweptStep
@@ -25,9 +26,9 @@ from ..training.loop import updates_per_epoch
 from ..training.restore import modules_of
 from ..training.signals import StopRequest, stop_requests
 from ..training.state import TrainState
-from .peak import Levels, length, search_peak
+from .peak import LEAST, Choice, Levels, length, search_peak
 from .pilots import Pilot, Pilots, RunPilot, StatePilots, StepPilots
-from .trial import trial
+from .trial import OutOfTime, trial
 
 # Updates that the pace is measured by, after one that is not to take more than such a share of a time budget.
 PACE, COLD = 3, 1 / 100
@@ -46,6 +47,7 @@ class Search:
         updates: what they cost, evaluations counted as updates.
         budget: updates that run and pilots have together.
         seconds: what they took.
+        share: of the budget that they took, of its time where that is what it is.
     """
 
     lr_max: float
@@ -57,6 +59,7 @@ class Search:
     updates: int
     budget: int
     seconds: float
+    share: float
 
     def __repr__(self) -> str:
         return f"Search(lr_max={self.lr_max:.3g}, default={self.default:.3g}, pilots={len(self.pilots)})"
@@ -81,7 +84,7 @@ class Search:
         between = "" if self.low is None or self.high is None else f" ({self.low:.2g} to {self.high:.2g})"
         return (
             f"peak learning rate {self.lr_max:.2g}{which}{between}, from {spent} updates, which took "
-            f"{text.percent(self.updates / self.budget, 1)} of the budget: {self.reason}"
+            f"{text.percent(self.share, 1)} of the budget: {self.reason}"
         )
 
 
@@ -153,7 +156,7 @@ def search(
     with stop_requests() as stop, sampler_kept(batches):
         swept = SweptStep(step, optimizers, source_of(batches, seed), evaluate, None, modules, keep, seed, stop)
         pilots = StepPilots(swept, partial(preset, policy), updates)
-        return _searched(pilots, each, updates, default, PilotRecord(), kind)
+        return _searched(pilots, each, updates, default, share, PilotRecord(), kind)
 
 
 @dataclass
@@ -193,15 +196,12 @@ def updates_within(state: TrainState, train: Batches, budget: Budget, spent: flo
         return known or 1
     plain = copy(state)
     plain.norm_statistics = "running"
-    batch = first_batch(train)
-
-    def seconds(few: int) -> float:
-        return trial(plain, [batch] * few * state.accumulate, f"{few} updates", preset("constant", 1e-9)).seconds / few
-
-    pace = seconds(1)  # the first update pays for what is made once
-    if pace < COLD * budget.seconds:
-        pace = seconds(PACE)
-    return max(1, int((budget.seconds - spent) / pace))
+    batches = ListBatches(train.peek((1 + PACE) * state.accumulate)) if isinstance(train, OneShotBatches) else train
+    started = time.perf_counter()
+    few = trial(plain, batches, "1 updates", preset("constant", 1e-9))
+    if few.seconds < COLD * budget.seconds:
+        few = trial(plain, batches, f"{1 + PACE} updates", preset("constant", 1e-9))
+    return max(1, int((budget.seconds - spent - (time.perf_counter() - started)) / max(few.pace, 1e-9)))
 
 
 def search_of(
@@ -215,6 +215,7 @@ def search_of(
     policy: Callable[[float, int], Policy],
     record: PilotRecord | None = None,
     stop: StopRequest | None = None,
+    seconds: float = math.inf,
 ) -> Search:
     """Choose the peak of a run of so many `updates`, its pilots included, for `state`; nothing is changed.
 
@@ -224,6 +225,7 @@ def search_of(
         policy: from a peak and a number of updates to the policy of a run.
         record: of the pilots of a run that may be broken off.
         stop: where a signal came, the search is left after the update under way.
+        seconds: of the run, where those are its budget: pilots that take more than their share of it are given up.
 
     Raises:
         Interrupted: `stop` has a signal; everything is as before.
@@ -233,24 +235,44 @@ def search_of(
     each = length(updates, int(share * updates), kind)
     if not each:
         return _too_few(default, updates)
-    pilots = StatePilots(state, train, valid, policy, updates, each, stop)
+    record = record or PilotRecord()
+    until = time.perf_counter() + share * seconds - sum(p.seconds for p in record.before)
+    pilots = StatePilots(state, train, valid, policy, updates, each, stop, until)
     try:
-        return _searched(pilots, each, updates, default, record or PilotRecord(), kind)
+        return _searched(pilots, each, updates, default, share, record, kind, seconds)
     except Interrupted as stopped:
         name = None if stop is None else stop.name
         raise Interrupted(f"stopped by {name} in a pilot, before the first update", signal=stopped.signal) from None
 
 
-def _searched(pilots: Pilots, each: int, updates: int, default: float, record: PilotRecord, kind: str) -> Search:
-    started, made = time.perf_counter(), list[Pilot]()
-    choice = search_peak(record.of(pilots, made), lambda: Levels(*pilots.levels()), default, each, kind)
-    cost = sum(p.updates + pilots.evaluation for p in made) + pilots.evaluation
-    seconds = time.perf_counter() - started
-    return Search(choice.lr_max, default, choice.low, choice.high, choice.reason, tuple(made), cost, updates, seconds)
+def _searched(
+    pilots: Pilots, each: int, updates: int, default: float, share: float, record: PilotRecord, kind: str,
+    seconds: float = math.inf,
+) -> Search:  # fmt: skip
+    started, made, judging = time.perf_counter(), list[Pilot](), pilots.evaluation
+    allowed = int(share * updates) - judging
+    each = min(each, allowed // 3 - judging)  # held-out batches may be larger than asked for
+    if each < LEAST[kind]:
+        return _too_few(default, updates)
+    most = allowed // (each + judging)
+    try:
+        choice = search_peak(
+            record.of(pilots, made), lambda: Levels(*pilots.levels()), default, each, kind, most
+        )  # fmt: skip
+    except OutOfTime:
+        choice = Choice(default, None, None, "pilots would have taken more than their share of the time")
+    cost = sum(p.updates + judging for p in made) + judging * bool(made)
+    took = time.perf_counter() - started + sum(p.seconds for p in record.before)
+    part = cost / updates if math.isinf(seconds) else took / seconds
+    return Search(
+        choice.lr_max, default, choice.low, choice.high, choice.reason, tuple(made), cost, updates, took, part
+    )  # fmt: skip
 
 
 def _too_few(default: float, updates: int) -> Search:
-    return Search(default, default, None, None, "the budget is too small for pilots that can tell", (), 0, updates, 0.0)
+    return Search(
+        default, default, None, None, "the budget is too small for pilots that can tell", (), 0, updates, 0.0, 0.0
+    )
 
 
 def peak_recorded(resolved: Mapping[str, Any]) -> tuple[float | None, int]:

@@ -62,16 +62,16 @@ def length(updates: int, allowed: int, kind: str) -> int:
     return each if each >= LEAST[kind] else 0
 
 
-def search_peak(run: RunPilot, levels: Callable[[], Levels], default: float, updates: int, kind: str) -> Choice:
-    """Make pilots of so many updates with `run`, and choose a peak.
+def search_peak(
+    run: RunPilot, levels: Callable[[], Levels], default: float, updates: int, kind: str, most: int = 3 + FURTHER
+) -> Choice:
+    """Make pilots of so many updates with `run`, `most` of them, and choose a peak.
 
     The default peak is tried first, then one below and one above it; where all are lost, peaks further below.
     """
     pilots = [run(lr, updates) for lr in (default, default / FACTOR, default * FACTOR)]
     known = levels()
-    for _ in range(FURTHER):
-        if not all(known.lost(p) for p in pilots):
-            break
+    while len(pilots) < min(most, 3 + FURTHER) and all(known.lost(p) for p in pilots):
         pilots.append(run(min(p.lr_max for p in pilots) / FACTOR, updates))
     return choose(pilots, default, known, kind)
 
@@ -92,13 +92,13 @@ def choose(pilots: Sequence[Pilot], default: float, levels: Levels, kind: str) -
         said = "no other pilot was better" if best == default else f"{best:.2g} was no clear gain"
         return _about(default, said)
     peak = default * (_optimum(losses, best, nothing) / default) ** (1.0 if lost else WAY)
+    peak = float(f"{peak:.3g}")
     how = "learned nothing" if lost else f"came to {text.number(losses[default])}"
     came = text.number(losses[best])
     return _about(peak, f"{best:.2g} came to a held-out loss of {came}, the default {default:.2g} {how}")
 
 
 def _about(peak: float, reason: str) -> Choice:
-    peak = float(f"{peak:.3g}")
     return Choice(peak, peak / WITHIN, peak * WITHIN, reason)
 
 

@@ -96,16 +96,17 @@ class Pilots(Protocol):
 class StatePilots:
     """Pilots of a state in training, each from its weights as they are and over the batches that its run begins with.
 
-    They are judged on a part of `valid`; without validation data on training batches that none of them comes to.
+    They are judged on a part of `valid`; without validation data on training batches that none of them comes to, where
+    there are so many. After `until`, by `time.perf_counter`, a pilot is broken off.
     """
 
     def __init__(
         self, state: TrainState, train: Batches, valid: Batches | None, policy: Callable[[float, int], Policy], of: int,
-        each: int, stop: StopRequest | None = None,
+        each: int, stop: StopRequest | None = None, until: float = math.inf,
     ):  # fmt: skip
         self._state = copy(state)
         self._state.norm_statistics = "running"  # held-out batches bring theirs
-        self._policy, self._of, self._stop = policy, of, stop
+        self._policy, self._of, self._stop, self._until = policy, of, stop, until
         if isinstance(train, OneShotBatches):  # what is read of it stays for the training
             train = ListBatches(train.peek((each + 1) * state.accumulate))
         self._train = train
@@ -140,7 +141,9 @@ class StatePilots:
     def __call__(self, lr_max: float, updates: int) -> Pilot:
         def run() -> tuple[Mapping[str, float] | None, int]:
             policy = self._policy(lr_max, updates)
-            result = trial(self._state, self._train, f"{updates} updates", policy, self._evaluate, stop=self._stop)
+            result = trial(
+                self._state, self._train, f"{updates} updates", policy, self._evaluate, self._stop, self._until
+            )
             return result.valid, result.updates
 
         return pilot(lr_max, updates, self._of, run)

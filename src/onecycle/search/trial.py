@@ -9,11 +9,13 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from ..data.batches import Batches
 from ..errors import NonFiniteLoss
 from ..schedules.policy import Policy
 from ..training.loop import Update, train
-from ..training.restore import modules_of, untouched
+from ..training.restore import untouched
 from ..training.signals import StopRequest
 from ..training.state import TrainState
 
@@ -21,11 +23,16 @@ from ..training.state import TrainState
 CHANGED = ("at", "begun", "means", "averages", "best", "watch", "kept", "rescue")
 
 
+class OutOfTime(Exception):
+    """A trial took longer than it may."""
+
+
 @dataclass(frozen=True)
 class TrialResult:
     """What a trial came to: its last training loss, what was measured on held-out batches, and what it took.
 
     Where `lost`, the loss or a weight became NaN or infinite after so many `updates`: `loss` is NaN and `valid` None.
+    `pace` are the seconds of an update, the first one aside where there are others.
     """
 
     loss: float
@@ -33,6 +40,7 @@ class TrialResult:
     updates: int
     seconds: float
     lost: bool
+    pace: float
 
 
 def trial(
@@ -42,6 +50,7 @@ def trial(
     policy: Policy | Callable[[int | None], Policy],
     evaluate: Callable[[], dict[str, float]] | None = None,
     stop: StopRequest | None = None,
+    until: float = math.inf,
 ) -> TrialResult:
     """Train from `state` within a budget, by the whole of a policy, and put everything back as it was, bit for bit.
 
@@ -54,10 +63,12 @@ def trial(
         batches, budget, policy: as for `onecycle.train`.
         evaluate: called once, at the end, for the `valid` of the result.
         stop: where a signal came, the trial is left after the update under way.
+        until: by `time.perf_counter`; later than that it is broken off.
 
     Raises:
         ConfigError, DataError: as for `onecycle.train`.
         Interrupted: `stop` has a signal.
+        OutOfTime: it took too long; everything is as before.
 
     >>> import onecycle, torch
     >>> model = torch.nn.Linear(2, 1)
@@ -67,16 +78,19 @@ def trial(
     >>> result.updates, result.lost, bool((model.weight == before).all())
     (3, False, True)
     """
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    forward = [state.forward] if isinstance(state.forward, nn.Module) else []
     scaler = [] if state.scaler is None else [state.scaler]
     before = {name: getattr(state, name) for name in CHANGED}
-    start, last, lost, valid = time.perf_counter(), None, False, None
-    with untouched([state.optimizer], [*modules_of(parameters), *state.modules], scaler):
+    start, first, last, lost, valid = time.perf_counter(), None, None, False, None
+    with untouched([state.optimizer], [*state.modules, *forward], scaler):
         try:
             state.at, state.rescue = copy(state.at), False  # a lost trial is a result
             state.end_run()
             for event in train(state, batches, budget, policy, stop=stop):
                 last = event if isinstance(event, Update) else last
+                first = last if first is None else first
+                if time.perf_counter() > until:
+                    raise OutOfTime
             state.check_finite()
             valid = None if evaluate is None else evaluate()
         except NonFiniteLoss:
@@ -85,4 +99,11 @@ def trial(
             for name, value in before.items():
                 setattr(state, name, value)
     loss = math.nan if last is None or lost else last.loss
-    return TrialResult(loss, valid, 0 if last is None else last.step + 1, time.perf_counter() - start, lost)
+    pace = (
+        0.0
+        if last is None or first is None
+        else (last.seconds - first.seconds) / last.step
+        if last.step
+        else last.seconds
+    )
+    return TrialResult(loss, valid, 0 if last is None else last.step + 1, time.perf_counter() - start, lost, pace)
