@@ -325,6 +325,25 @@ def test_the_default_peak_of_a_run_that_is_resumed_is_that_which_it_began_with(t
     assert differing(weights(resumed.model), weights(whole.model)) == []
 
 
+def test_a_call_that_cannot_be_used_leaves_its_folder_free(tmp_path):
+    learn = learner(optimizer=torch.optim.RMSprop)
+    learn.fit(1, lr_max=0.001)
+    with pytest.raises(ConfigError, match="give lr_max"):
+        learn.fit(2, out=tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+    assert learn.fit(2, lr_max=0.001, out=tmp_path / "run").updates
+
+    def wrong(event):
+        raise ConfigError("after an update")
+
+    with pytest.raises(ConfigError, match="after an update"):
+        learn.fit(1, lr_max=0.001, out=tmp_path / "tried", observers=[wrong])
+    assert RUN.read(tmp_path / "tried")["status"] == "failed"
+    with pytest.raises(ConfigError, match="after an update"):
+        learner().fit(1, lr_max=0.001, out=tmp_path / "tried", resume=True, observers=[wrong])
+    assert RUN.read(tmp_path / "tried")["status"] == "failed"
+
+
 def test_a_group_added_between_fits_is_trained():
     model = nn.Sequential(seeded_net(), nn.Identity())
     learn = learner(model=model)

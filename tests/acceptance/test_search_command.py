@@ -198,6 +198,28 @@ def test_what_was_chosen_is_trained_with_resumed_and_extended(chosen, known, mon
     assert seen[-1][0] == {chosen.name: chosen.value}
 
 
+def test_an_extension_goes_on_with_what_was_chosen_when_its_run_is_gone(monkeypatch):
+    chosen, seen = Candidate("dropout", 0.3), []
+    monkeypatch.setattr(job_search, "balance", lambda run, *_: (chosen, "it is", [run(None, 4)]))
+    run(WORK, "run", report=False)
+    main(["train", "--extend", "run", "--epochs", "2", "--out", "whole", "--no-report"])
+    die = ("records.history.Checkpointer.save", 1, "after")
+    code = (
+        "from onecycle.jobs.extend import extension_of; import faults; "
+        f"faults.run(extension_of('run', {{'budget': '2 epochs'}}), 'more', False, {{'die': {die!r}}})"
+    )
+    process = forked.Popen(["-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert process.wait(300) == -signal.SIGKILL
+    Path("run").rename("elsewhere")
+    built = job_run.Prepared.with_settings
+    monkeypatch.setattr(job_run.Prepared, "with_settings", lambda self, s: seen.append(s) or built(self, s))
+    main(["train", "--resume", "more", "--no-report"])
+    assert seen == [{"dropout": 0.3}]
+    assert Path("more/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    main(["train", "--extend", "more", "--epochs", "1", "--out", "last", "--no-report"])
+    assert seen[1:] == [{"dropout": 0.3}] and RUN.read("last")["extends"]["settings"] == {"dropout": 0.3}
+
+
 def test_what_is_given_stays(tmp_path):
     ready = job_run.prepare(WORK)
     assert defaults(WORK, ready.learner) == {"weight_decay": 0.1, "dropout": 0.0, "smoothing": 0.1}

@@ -659,6 +659,15 @@ def test_settings_are_shown_with_what_they_came_to(tmp_path):
     assert "default" not in text.split("<main")[1].split("<script")[0]
 
 
+def test_the_share_of_a_search_is_a_setting_and_what_it_found_is_none(tmp_path):
+    search = {"lr_max": 0.5, "pilots": [{"lr_max": 0.5}]}
+    python = only(write_run(tmp_path / "a", resolved={"lr_max": 0.5, "search": search}, config={"budget": "4 epochs"}))
+    assert "search" not in python.settings
+    job = only(write_run(tmp_path / "b", resolved={"search": search}, config={"budget": "4 epochs", "search": 0.1}))
+    assert job.settings["search"] == 0.1
+    assert "search.pilots" not in html(read([tmp_path / "a"]))
+
+
 def test_without_resolved_settings_the_result_says_the_peak(tmp_path):
     folder = write_run(tmp_path / "a", config={"data": "digits", "lr_max": "auto", "clip": None})
     (origin,) = origins(read([folder]))[1]

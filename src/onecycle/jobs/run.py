@@ -22,6 +22,7 @@ from ..learner import Learner
 from ..models import build
 from ..optim.build import recipe
 from ..records import run as runs
+from ..records.extension import settings_of
 from ..records.files import RUN, differing, plain, write_jsonl
 from ..records.history import History, Result
 from ..records.progress import notes
@@ -32,7 +33,7 @@ from ..training.metrics import Perplexity
 from ..training.options import BEFORE
 from .drawing import draw, write_page
 from .job import Job, completed
-from .search import dropouts, search_balance, seconds_before, settings_of
+from .search import dropouts, search_balance, seconds_before
 
 FIGURE = "curves.png"
 # Figure and page of a real run take so many times as long as those of a tiny one, at most.
@@ -75,7 +76,9 @@ def run(
     options = job.schedule_options if isinstance(policy, str) else {}
     budget, lr_max = Budget.parse(job.budget), job.lr_max
     began -= seconds_before(folder)
-    settings: Mapping[str, Any] = {} if job.extend is None else settings_of(job.extend)
+    settings: Mapping[str, Any] = {}
+    if job.extend is not None:
+        settings = settings_of(RUN.read(folder if resume else job.extend))
     if job.balance and job.extend is None:
         about = {"config": config, "facts": facts, "samples": len(ready.data.train), "began": began}
         searched = search_balance(job, learner, ready.with_settings, folder, **about)

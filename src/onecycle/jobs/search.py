@@ -147,14 +147,6 @@ def search_balance(
     return searched
 
 
-def settings_of(folder: str | Path) -> Mapping[str, Any]:
-    """The settings that the search of the run in `folder`, or of the one that it extends, moved from their defaults."""
-    record = RUN.read(folder)
-    if (extended := record["config"].get("extend")) is not None:
-        return settings_of(extended)
-    return (record["resolved"].get("search") or {}).get("settings", {})
-
-
 def seconds_before(folder: Path) -> float:
     """What the search of the run in `folder` took before now; 0 where there is none."""
     if not RUN.exists(folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class Extended:
     `updates`, `passes` and `epochs` are those of the model's whole life: passes over the data are counted whole, so
     that the next one has an order of its own, and epochs as what was trained. `lr_max` is the peak of before (None: it
     had none; of a short extension the whole one), and `layers` its factors by layer group. `run` is the folder, None of
-    fits without one, and `sha256` that of the weights in it.
+    fits without one, and `sha256` that of the weights in it. `settings` are those that its pilots moved
+    from their defaults, by name.
     """
 
     run: str | None
@@ -37,6 +38,7 @@ class Extended:
     lr_max: float | None
     layers: tuple[float, ...] = ()
     sha256: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the ``extends`` of a ``run.json``."""
@@ -148,7 +150,13 @@ def finished_run(folder: str | Path) -> Extended:
     epochs = before.get("epochs", 0) + result["epochs"]
     peak = _rescued(before.get("lr_max") or record["resolved"].get("lr_max"), result.get("rescues", ()))
     sha256 = fingerprint(folder / WEIGHTS)["sha256"]
-    return Extended(str(folder), at["updates"], at["passes"], epochs, peak, tuple(schedule.get("layers", ())), sha256)
+    layers, settings = tuple(schedule.get("layers", ())), settings_of(record)
+    return Extended(str(folder), at["updates"], at["passes"], epochs, peak, layers, sha256, settings)
+
+
+def settings_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings that pilots of the run of this ``run.json``, or of the one that it extends, moved, by name."""
+    return (record.get("extends") or record["resolved"].get("search") or {}).get("settings", {})
 
 
 def _rescued(lr_max: float | None, rescues: Sequence[Mapping[str, Any]]) -> float | None:

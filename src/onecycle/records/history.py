@@ -114,6 +114,11 @@ class History:
         if any(records and records[-1]["fit"] == self._fit for records in (self.steps, self.epochs)):
             self._fit += 1
 
+    @property
+    def trained(self) -> bool:
+        """Whether the last fit has an update."""
+        return bool(self.steps) and self.steps[-1]["fit"] == self._fit
+
     def check_trained(self, reason: str | None) -> None:
         """Validate that the last fit has an update, and was not rescued in vain; `reason` is what it was ended for.
 
@@ -121,7 +126,7 @@ class History:
             ConfigError: it has none.
             TrainingError: it was rescued, and its last validation loss is not finite all the same.
         """
-        if not self.steps or self.steps[-1]["fit"] != self._fit:
+        if not self.trained:
             raise ConfigError(
                 f"nothing was trained: an observer asked for the end before the first update ({reason}). Let its begin "
                 "raise StopTraining only where something was measured before, or leave that observer out"

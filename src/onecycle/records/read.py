@@ -53,7 +53,7 @@ class Recorded:
     def settings(self) -> dict[str, Any]:
         """The settings, and what those that were left open came to; None where that is not recorded."""
         known = {"lr_max": number(self.result.get("lr_max"))} | dict(self.resolved)
-        known = {name: value for name, value in known.items() if value is not None and name != "scales"}
+        known = {k: value for k, value in known.items() if value is not None and k not in ("scales", "search")}
         given = {name: value for name, value in self.config.items() if value not in (None, "auto", "default")}
         return {**self.config, **known, **given}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, Interrupted, NonFiniteLoss
+from ..errors import CheckpointError, ConfigError, Interrupted, NonFiniteLoss
 from ..training.options import BEFORE
 from ..training.state import TrainState
 from . import checkpoint
@@ -150,6 +150,7 @@ class Recording:
     history: History
     recorder: Recorder
     checkpointer: Checkpointer
+    resumed: bool = False
 
     @classmethod
     def start(
@@ -212,7 +213,7 @@ class Recording:
         RUN.update(folder, status="running", error=None)
         recorded = history or History()
         recorded.extend(read_jsonl(folder / "steps.jsonl"), read_jsonl(folder / "epochs.jsonl"))
-        return cls._open(folder, state, recorded, stack)
+        return replace(cls._open(folder, state, recorded, stack), resumed=True)
 
     @classmethod
     def _open(cls, folder: Path, state: TrainState, history: History, stack: ExitStack) -> Recording:
@@ -276,9 +277,18 @@ class Recording:
             error.args = (f"stopped at once. {self.last_good()}",)
         elif isinstance(error, NonFiniteLoss):
             error.args = (f"{error}. {self.last_good()}",)
+        if isinstance(error, ConfigError) and self._is_empty():  # so that the folder is free for the call once mended
+            for name in (RUN.file, "steps.jsonl", "epochs.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+            return
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(CheckpointError):
             RUN.update(self.folder, status=status, error=str(error) or type(error).__name__)
+
+    def _is_empty(self) -> bool:
+        """Whether the run was begun by this call, and nothing was tried in it yet."""
+        kept = checkpoint.checkpoints(self.folder / "checkpoints")
+        return not (self.resumed or self.history.trained or kept or self.pilots())
 
     def last_good(self) -> str:
         """In words, where the last checkpoint is."""
