@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from training_makers import blobs, differing, seeded_net, weights
 
+import onecycle
 from onecycle import ConfigError, DataError, Learner, TrainingError
 from onecycle.range_test.api import SAMPLES
 from onecycle.range_test.plan import FEWEST, MEASUREMENTS
@@ -370,3 +371,28 @@ def test_frozen_layers_stay_as_they_are():
 def test_a_compiled_model_is_tested_through_its_compiled_form(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model: model)
     assert learner(compile=True).range_test().curve.lr
+
+
+def swept(model, optimizer, updates, **options):
+    data = onecycle.load("digits")
+    net = onecycle.build_model(model, input_shape=data.input_shape, classes=data.n_classes, seed=0)
+    learn = Learner(net, data, optimizer=optimizer, batch_size=16, verbose=False)
+    return learn.range_test(updates=updates, **options)
+
+
+def test_a_sweep_that_begins_late_and_falls_cleanly_has_a_peak():
+    test = swept("small-cnn", "muon", 400)
+    losses = test.curve.sweeps[0].loss
+    assert losses[0] > 2 and min(losses) < 0.5, "the training loss falls cleanly"
+    assert test.lr_max is not None and 0.02 < test.lr_max < 0.15
+
+
+def test_a_linear_sweep_has_the_peak_of_an_exponential_one():
+    linear, exponential = (swept("mlp", "sgd", 200, spacing=spacing) for spacing in ("linear", "exponential"))
+    assert 0.4 < linear.lr_max / exponential.lr_max < 2.5
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_peak_of_a_long_test_is_about_that_of_a_short_one(optimizer):
+    short, long = (swept("mlp", optimizer, updates) for updates in (64, 400))
+    assert 0.4 < short.lr_max / long.lr_max < 2.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from training_makers import blobs, differing, new_state, sgd, weights
 
 import onecycle
 from onecycle import as_batches
-from onecycle.errors import ConfigError, Interrupted
+from onecycle.errors import ConfigError, DataError, Interrupted
 from onecycle.schedules.presets import preset
 from onecycle.search import api
 from onecycle.search import pilots as module
@@ -162,6 +163,19 @@ def test_bad_arguments_of_any_loop(arguments, said):
     _, optimizer, step = loop()
     with pytest.raises(ConfigError, match=said):
         onecycle.search(step, optimizer, DATA, **arguments)
+
+
+def test_errors_of_any_loop_speak_of_a_search():
+    _, optimizer, step = loop()
+    with pytest.raises(DataError, match="a search needs at least 2 batches"):
+        onecycle.search(step, optimizer, DATA[:1], updates=1100)
+
+    def stopped(batch):
+        signal.raise_signal(signal.SIGTERM)
+        return step(batch)
+
+    with pytest.raises(Interrupted, match="the search was stopped by SIGTERM; everything is as before"):
+        onecycle.search(stopped, optimizer, DATA, updates=1100)
 
 
 # What it may cost

@@ -59,7 +59,7 @@ class RangeTest:
         lr_max: the peak for a 1cycle run of `epochs` epochs; None where the curve does not tell, with the `reason`.
         lr_min: where the learning rate begins to matter.
         edge: where training diverges.
-        decades: the standard error of the peak over the repeats, in decades.
+        decades: the standard error of the peak over the repeats, in decades; None where it comes from the scout.
         kind, batch_norm: what `suggest` was told of the optimizer and the model.
         cost: updates, evaluations, seconds, and the share that the updates are of a training of 10 epochs.
         sharpness: over the first sweep, where it was asked for: ``lr``, the ``largest_eigenvalue`` of the Hessian, and
@@ -386,7 +386,12 @@ def _nothing_to_see(scouted: ScoutedRange, sweeps: Sequence[Sweep]) -> str | Non
     return None
 
 
-def source_of(batches: Any, seed: int) -> Batches:
+def source_of(batches: Any, seed: int, test: str = "range test") -> Batches:
+    """`batches` as a `test` can go through them, again and again.
+
+    Raises:
+        DataError: an iterator, or fewer than two.
+    """
     source = as_batches(batches, seed=seed)
     if isinstance(source, OneShotBatches):
         raise DataError(
@@ -395,7 +400,7 @@ def source_of(batches: Any, seed: int) -> Batches:
         )
     if len(list(islice(source.epoch(0), 2))) < 2:
         raise DataError(
-            "a range test needs at least 2 batches, to tell the learning rate's effect from a batch's: make the "
+            f"a {test} needs at least 2 batches, to tell the learning rate's effect from a batch's: make the "
             "batches smaller"
         )
     return _reordered(source, seed)

@@ -10,15 +10,17 @@ from itertools import pairwise
 from statistics import geometric_mean, median, stdev
 
 from ..checks import one_of
-from ..records.curve import BANDWIDTH, SCOUT, Curve, Sweep, fit
+from ..records.curve import BANDWIDTH, Curve, Sweep, fit
 
 # A loss has fallen where that is so many times its standard error, and more where few losses tell the noise:
 # 1 + FEW / losses.
 CLEAR, FEW = 5.0, 4.0
 # Held-out measurements that make a curve of their own.
 ENOUGH = 6
-# Updates a decade of the scout.
-SCOUT_DENSITY = 1 / math.log10(SCOUT)
+
+
+# Updates a decade of the sweeps that landmarks are compared at: about those that the factors were fitted to.
+DENSITY = 10.0
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,13 @@ class PeakRule:
         return self.factor * basis * (epochs / 4) ** (self.normed if batch_norm else self.plain)
 
 
-# Updates a decade of the sweeps that landmarks are compared at: about those that the factors were fitted to.
-DENSITY = 10.0
 # By how an optimizer makes its update of a gradient: in proportion ("gradient": SGD), scaled for each weight
 # ("adaptive": Adam and its kin), or a matrix's made orthogonal ("orthogonal": Muon). Fitted to bench/range_test.py, see
-# docs/log.md; SGD's factor to the edge that the scout finds.
+# docs/log.md; SGD's edge is the scout's, whose updates are as dense in any test.
 RULES = {
-    "gradient": PeakRule("edge", factor=0.17 * (DENSITY / SCOUT_DENSITY) ** 0.5, dense=0.5, normed=0.52, plain=0.0),
-    "adaptive": PeakRule("most", factor=3.2, dense=0.6, normed=0.37, plain=-0.13),
-    "orthogonal": PeakRule("most", factor=1.6, dense=0.6, normed=0.0, plain=0.0),
+    "gradient": PeakRule("edge", factor=0.17, dense=0.0, normed=0.52, plain=0.0),
+    "adaptive": PeakRule("most", factor=3.2, dense=0.5, normed=0.37, plain=-0.13),
+    "orthogonal": PeakRule("most", factor=1.6, dense=0.5, normed=0.0, plain=0.0),
 }
 
 
@@ -60,8 +60,8 @@ RULES = {
 class Landmarks:
     """What there is to see on one sweep; learning rates, None where it does not show them.
 
-    They are read from the held-out loss where it was measured often enough, since no batch's noise is on it; else from
-    the training loss.
+    They are read from the held-out loss where it was measured often enough, since no batch's noise is on it; from the
+    training loss where it was not, or where half of the fall was over by the second measurement.
 
     Args:
         level, noise: the loss where the learning rate is too small to matter, and its standard deviation.
@@ -88,7 +88,7 @@ class Landmarks:
 class Suggestion:
     """A peak and where it comes from: learning rates, or None with the `reason`.
 
-    `decades` is the standard error of the peak over the repeats, in decades; None for a single one.
+    `decades` is the standard error of the peak over the repeats, in decades; None for one, or the scout's.
     """
 
     lr_max: float | None = None
@@ -100,24 +100,32 @@ class Suggestion:
 
 def landmarks(sweep: Sweep) -> Landmarks:
     """Read a sweep."""
-    held_out = len(sweep.valid_loss) >= ENOUGH
-    rates, losses = (sweep.valid_lr, sweep.valid_loss) if held_out else (sweep.lr, sweep.loss)
+    edge = sweep.lr[-1] if sweep.lr and sweep.stopped != "end" else None
+    training = _read(sweep.lr, sweep.loss, edge)
+    if len(sweep.valid_loss) < ENOUGH:
+        return training
+    held_out = _read(sweep.valid_lr, sweep.valid_loss, edge, held_out=True)
+    # Two measurements are its start: where half of the fall is over by then, or they show none, each update tells more.
+    late = training.half is not None and (held_out.half is None or training.half <= sweep.valid_lr[1])
+    return training if late else held_out
+
+
+def _read(rates: Sequence[float], losses: Sequence[float], edge: float | None, held_out: bool = False) -> Landmarks:
+    """The landmarks of a curve of `losses` [n] at `rates` [n]."""
     points = [(math.log10(lr), loss) for lr, loss in zip(rates, losses, strict=False) if lr > 0]
     x, y = [a for a, _ in points], [b for _, b in points]
-    edge = sweep.lr[-1] if sweep.lr and sweep.stopped != "end" else None
     if len(x) < ENOUGH:
         return Landmarks(math.nan, math.nan, None, None, None, 0.0, math.inf, None, None, edge)
-    spacing = max((x[-1] - x[0]) / (len(x) - 1), 1e-9)
-    width = BANDWIDTH if held_out else max(BANDWIDTH, spacing)
+    width = BANDWIDTH if held_out else max(BANDWIDTH, (x[-1] - x[0]) / (len(x) - 1))
     lines = [fit(x, y, a, width) for a in x]
     s = [line.value for line in lines]
-    start = max(2 if held_out else 4, len(x) // 8)
+    start = max(2 if held_out else 4, sum(a <= x[0] + (x[-1] - x[0]) / 8 for a in x))
     level = math.fsum(y[:start]) / start
     low = min(range(len(s)), key=s.__getitem__)
-    down = y[: max(low + 1, ENOUGH, len(y) // 3)]  # what follows may be a divergence, and no noise
+    down = y[: max(low + 1, ENOUGH)]  # what follows may be a divergence, and no noise
     noise = max(_noise(down), 1e-6 * max(1.0, abs(level)))
     drop = level - s[low]
-    near = max(1.0, 2 * math.sqrt(math.pi) * width / spacing)  # losses that a smoothed one is the mean of
+    near = _count(x, x[low], width)
     clear = CLEAR * (1 + FEW / len(down)) * noise * math.sqrt(1 / start + 1 / near)
     about = median(b for a, b in points if abs(a - x[low]) <= width)  # a single low loss is no fall
     if drop < clear or median(y[:start]) - about < clear / 2:
@@ -128,6 +136,12 @@ def landmarks(sweep: Sweep) -> Landmarks:
     half, most = (_crossing(*fall, share * drop - level) for share in (0.5, 0.8))
     rise = _crossing(x[low:], s[low:], s[low] + drop / 4) if max(s[low:]) - s[low] > clear else None
     return Landmarks(level, noise, half, most, 10 ** x[steepest], slope, error, 10 ** x[low], rise, edge)
+
+
+def _count(x: Sequence[float], at: float, width: float) -> float:
+    """How many independent losses a smoothed one about `at` is the mean of."""
+    weights = [math.exp(-0.5 * ((a - at) / width) ** 2) for a in x]
+    return math.fsum(weights) ** 2 / math.fsum(w * w for w in weights)
 
 
 def density(rates: Sequence[float], at: float) -> float:
@@ -172,11 +186,11 @@ def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_n
     """The peak of a 1cycle run of `epochs` epochs.
 
     Where the size of an update does not grow with the gradient's (Adam, Muon and their kin), what limits the peak is
-    how fast the weights move: it is a multiple of the learning rate by which the loss has fallen most of its way. With
-    plain gradient steps it is the edge of divergence: the peak is a share of where the sweeps lost the loss. Both
-    depend on how many updates a sweep makes, which is made up for. Weights that batch norms follow grow under large
+    how fast the weights move: it is a multiple of the learning rate by which the loss has fallen most of its way, which
+    depends on how many updates a sweep makes; that is made up for. With plain gradient steps it is the edge of
+    divergence: the peak is a share of where the scout lost the loss. Weights that batch norms follow grow under large
     steps, and longer runs then bear larger ones (1706.05350); without, the peak stays or falls with the length of the
-    run (2409.19913). It is never above where the loss is lowest, if that is followed by a rise or by divergence.
+    run (2409.19913). It is never above where a sweep diverged, nor above where the loss has clearly risen again.
 
     Args:
         curve: of a range test.
@@ -190,21 +204,19 @@ def suggest(curve: Curve, *, epochs: float = 10, kind: str = "adaptive", batch_n
     rule, marks = RULES[one_of("kind of optimizer", kind, RULES)], [landmarks(sweep) for sweep in curve.sweeps]
     edges = [m.edge for m in marks if m.edge is not None]
     edge = geometric_mean(edges) if edges else None
-    halves = [m.half for m in marks if m.half is not None]
+    halves, rises = ([r for m in marks if (r := getattr(m, name)) is not None] for name in ("half", "rise"))
     basis = [
         rule.basis(at, density(sweep.lr or sweep.valid_lr, at))
         for m, sweep in zip(marks, curve.sweeps, strict=True)
         if (at := getattr(m, rule.landmark)) is not None
     ]
-    if rule.landmark == "edge" and not basis and curve.scouted:
-        basis = [rule.basis(curve.scouted, SCOUT_DENSITY)]
+    if rule.landmark == "edge" and curve.scouted:
+        basis = [curve.scouted]
     reason = _missing(curve, marks, basis)
     if reason is not None:
         return Suggestion(edge=edge, reason=reason)
-    peak = rule.peak(geometric_mean(basis), epochs, batch_norm)
-    lowest = [m.lowest for m in marks if m.lowest is not None and (m.rise is not None or m.edge is not None)]
-    bounds = [*edges, geometric_mean(lowest)] if lowest else edges
-    peak = min(peak, *bounds) if bounds else peak
+    bounds = [*edges, geometric_mean(rises)] if rises else edges
+    peak = min([rule.peak(geometric_mean(basis), epochs, batch_norm), *bounds])
     error = stdev(map(math.log10, basis)) / math.sqrt(len(basis)) if len(basis) > 1 else None
     return Suggestion(peak, min([geometric_mean(halves), peak / 3] if halves else [peak / 3]), edge, None, error)
 

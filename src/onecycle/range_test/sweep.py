@@ -45,7 +45,7 @@ class StepLosses(NamedTuple):
 
 @dataclass
 class SweptStep:
-    """What is tested: a step of any kind, over batches that are gone through again and again."""
+    """What is tested: a step of any kind, over batches that are gone through again and again. `test` is its name."""
 
     step: Callable[[Any], Any]
     optimizers: Sequence[Optimizer]
@@ -56,6 +56,7 @@ class SweptStep:
     keep: Sequence[Any]
     seed: int
     stop: StopRequest
+    test: str = "range test"
     scales: list[float] = field(init=False)
     updates: int = 0
     calls: list[int] = field(default_factory=list)
@@ -89,7 +90,7 @@ class SweptStep:
     def obey(self) -> None:
         """Raise `Interrupted` where a signal asked for a stop."""
         if self.stop.signal is not None:
-            what = f"the range test was stopped by {self.stop.name}; everything is as before"
+            what = f"the {self.test} was stopped by {self.stop.name}; everything is as before"
             raise Interrupted(what, signal=self.stop.signal)
 
 

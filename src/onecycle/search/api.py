@@ -154,7 +154,9 @@ def search(
     if not each:
         return _too_few(default, updates)
     with stop_requests() as stop, sampler_kept(batches):
-        swept = SweptStep(step, optimizers, source_of(batches, seed), evaluate, None, modules, keep, seed, stop)
+        swept = SweptStep(
+            step, optimizers, source_of(batches, seed, "search"), evaluate, None, modules, keep, seed, stop, "search"
+        )
         pilots = StepPilots(swept, partial(preset, policy), updates)
         return _searched(pilots, each, updates, default, share, PilotRecord(), kind)
 
