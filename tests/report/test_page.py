@@ -41,6 +41,7 @@ from onecycle.report.tables import (
     epochs_table,
     forecast_table,
     origins,
+    pilots_table,
     runs_table,
     speed_up_table,
     table,
@@ -547,6 +548,56 @@ def test_a_forecast_in_words_and_as_a_table(tmp_path):
     assert made.words == "2 rows. From 3 pilots and the end of the run." and "Forecast of a" in html(read([folder]))
     none = write_run(tmp_path / "b", forecast={"line": "forecast: cannot say: no pilot", "expected": []})
     assert "cannot say: no pilot" in html(read([none])) and "Forecast of b" not in html(read([none]))
+
+
+def write_pilots(folder, *pilots):
+    lines = [
+        {"updates": 100, "loss": None, "valid": {}, "seconds": 1.0, "of": 1500, "lost": None} | one for one in pilots
+    ]
+    (folder / "pilots.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_pilots_are_a_table(tmp_path):
+    made = [
+        {"lr_max": 0.04, "loss": 0.5, "valid": {"loss": 0.5, "accuracy": 0.8}},
+        {"lr_max": 0.12, "lost": "the loss was lost after 7 updates"},
+    ]
+    search = {"lr_max": 0.04, "updates": 150, "budget": 1500, "reason": "no other pilot was better", "pilots": made}
+    folder = write_run(tmp_path / "a", resolved={"lr_max": 0.04, "search": search})
+    assert "Pilots of a" not in html(read([folder]), plotly="")
+    write_pilots(folder, *made)
+    shown = pilots_table(only(folder))
+    assert shown.columns == ["peak", "updates", "held-out loss", "held-out accuracy", "kept", "why"]
+    assert [[cell.text for cell in row] for row in shown.rows] == [
+        ["0.04", "100", "0.5", "80.00 %", "yes", "-"],
+        ["0.12", "100", "-", "-", "no", "the loss was lost after 7 updates"],
+    ]
+    assert shown.words == ("2 rows. They took 10.0 % of the budget; the run has peak 0.04: no other pilot was better.")
+    text = html(read([folder]), plotly="")
+    assert text.count("Pilots of a") == 2 and "the loss was lost after 7 updates" in text
+
+
+def test_pilots_of_other_settings_and_those_of_a_search_that_has_no_end_yet(tmp_path):
+    made = [
+        {"lr_max": 0.04, "loss": 0.5, "setting": {}},
+        {"lr_max": 0.04, "loss": 0.4, "setting": {"weight_decay": 0.2}},
+    ]
+    folder = write_run(tmp_path / "a", resolved={}, status="running", result=None)
+    write_pilots(folder, *made)
+    shown = pilots_table(only(folder))
+    assert shown.columns == ["setting", "peak", "updates", "held-out loss"] and shown.note == ""
+    assert [row[0].text for row in shown.rows] == ["defaults", "weight decay 0.2"]
+    said = [{"kept": False, "why": ""}, {"kept": True, "why": "learned 10.0 % more"}]
+    search = {"lr_max": None, "updates": 200, "of": 1000, "pilots": said, "settings": {"weight_decay": 0.2}}
+    search["reason"] = "weight decay 0.2 learned more"
+    shown = pilots_table(only(write_run(tmp_path / "b", resolved={"search": search})))
+    assert shown.rows == []
+    write_pilots(tmp_path / "b", *made)
+    shown = pilots_table(only(tmp_path / "b"))
+    assert [cell.text for cell in shown.rows[1]][-2:] == ["yes", "learned 10.0 % more"]
+    assert shown.note == (
+        "They took 20.0 % of the budget; the run has weight decay 0.2: weight decay 0.2 learned more."
+    )
 
 
 def test_a_run_in_words(tmp_path):

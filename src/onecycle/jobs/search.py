@@ -16,9 +16,9 @@ from ..errors import CheckpointError, Interrupted, OneCycleError
 from ..learner import Learner
 from ..optim.build import recipe
 from ..range_test.api import kind_of
-from ..records.files import RUN, read_jsonl
+from ..records.files import PILOTS, RUN, read_jsonl
 from ..records.progress import notes
-from ..records.run import PILOTS, Recording
+from ..records.run import Recording
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import preset

@@ -15,6 +15,9 @@ from typing import Any, TextIO
 
 from ..errors import CheckpointError, did_you_mean
 
+# In the folder of a run, the short runs before it, a line each.
+PILOTS = "pilots.jsonl"
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from .curve import Curve
-from .files import CHECK, COMPARISON, RUN, read_jsonl, runs_before
+from .files import CHECK, COMPARISON, PILOTS, RUN, read_jsonl, runs_before
 
 KINDS = (RUN, CHECK, COMPARISON)
 # What the runs of a comparison are measured by, the first that there is: accuracies, which are compared, else losses.
@@ -70,6 +70,7 @@ class RecordedRun(Recorded):
     epochs: Sequence[Mapping[str, float]]
     damage: Sequence[str] = ()
     before: Sequence[RecordedRun] = ()
+    pilots: Sequence[Mapping[str, Any]] = ()
 
     @property
     def whole(self) -> RecordedRun:
@@ -146,7 +147,9 @@ def _read_run(folder: Path, name: str) -> RecordedRun:
     record = RUN.read(folder)
     steps, steps_damage = read_rows(folder / "steps.jsonl")
     epochs, epochs_damage = read_rows(folder / "epochs.jsonl")
-    return RecordedRun(name, folder, record, steps, epochs, [d for d in (steps_damage, epochs_damage) if d])
+    damage = [d for d in (steps_damage, epochs_damage) if d]
+    pilots = list(read_jsonl(folder / PILOTS, damage.append))
+    return RecordedRun(name, folder, record, steps, epochs, damage, pilots=pilots)
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, float]], str | None]:

@@ -13,7 +13,7 @@ from ..training.options import BEFORE
 from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import save_weights
-from .files import RUN, differing, plain, read_jsonl, write_jsonl
+from .files import PILOTS, RUN, differing, plain, read_jsonl, write_jsonl
 from .history import Checkpointer, History, Observer, Recorder, Result, named
 from .origin import origin
 
@@ -23,8 +23,6 @@ COME_TO = (
     "parameters", "precision",
 )  # fmt: skip
 
-# Short runs before the run, a line each.
-PILOTS = "pilots.jsonl"
 LONG = 200  # characters of one such difference
 
 

@@ -101,6 +101,36 @@ def epochs_table(run: RecordedRun) -> Table:
     return replace(table(f"Epochs of {run.name}", rows), note=note)
 
 
+def pilots_table(run: RecordedRun) -> Table:
+    """The short runs before a run, a row each: what it tried, what that came to, and which was taken."""
+    search = part(run.resolved, "search")
+    decided = items(search, "pilots")
+    rows = []
+    for i, pilot in enumerate(run.pilots):
+        told = decided[i] if len(decided) == len(run.pilots) and isinstance(decided[i], Mapping) else {}
+        kept = told.get("kept", pilot.get("lr_max") == search.get("lr_max") if search else None)
+        rows.append({
+            "setting": _setting_of(part(pilot, "setting")) if any("setting" in one for one in run.pilots) else None,
+            "peak": pilot.get("lr_max"),
+            "updates": pilot.get("updates"),
+            "held-out loss": pilot.get("loss"),
+            "held-out accuracy": part(pilot, "valid").get("accuracy"),
+            "kept": None if kept is None else "yes" if kept else "no",
+            "why": pilot.get("lost") or told.get("why"),
+        })  # fmt: skip
+    peak, spent = number(search.get("lr_max")), number(search.get("updates"))
+    whole = number(search.get("budget")) or number(search.get("of"))
+    note = f"They took {text.percent(spent / whole, 1)} of the budget" if spent and whole else ""
+    taken = [f"peak {text.number(peak, 3)}"] if peak else []
+    taken += [_setting_of(settings)] if (settings := part(search, "settings")) else []
+    note += f"; the run has {', '.join(taken)}: {search.get('reason')}" if note and taken else ""
+    return replace(table(f"Pilots of {run.name}", rows), note=f"{note}." if note else "")
+
+
+def _setting_of(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in values.items()) or "defaults"
+
+
 def forecast_table(run: RecordedRun) -> Table:
     """What longer runs are expected to come to, a row a multiple of the budget."""
     known = part(run.record, "forecast")
