@@ -156,8 +156,8 @@ def test_killed_in_the_training_it_goes_on_with_what_was_chosen(chosen):
 
 
 def test_a_pilot_that_runs_out_of_memory_is_lost_and_the_search_goes_on():
-    Path("nets.py").write_text(NET)
-    job = replace(WORK, model="nets:Small", batch_size=None, budget="40 epochs", search=0.5)
+    Path("greedy_nets.py").write_text(NET)
+    job = replace(WORK, model="greedy_nets:Small", batch_size=None, budget="40 epochs", search=0.5)
     assert run(job, "run", report=False).updates
     rows = RUN.read("run")["resolved"]["search"]["pilots"]
     lost = [row for row in rows if row["loss"] is None]
