@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pairs import Pair, cifar, digits, drawn_from, fashion, keep, plain, rows, text
+from pairs import Pair, cifar, digits, drawn_from, fashion, keep, plain, rows, text, windows_of
 from torch import nn
 
 import onecycle
@@ -63,14 +63,7 @@ def friedman():
 @cache
 def shakespeare(length=32):
     """Windows of the characters of a play, each to be told from those before it."""
-    whole = (Path(os.environ["ONECYCLE_DATA"]) / "text/tinyshakespeare.txt").read_text()
-    characters = sorted(set(whole))
-    codes = torch.tensor([characters.index(c) for c in whole])
-    windows = codes[: (len(codes) - 1) // length * length].view(-1, length)
-    following = codes[1 : windows.numel() + 1].view(-1, length)
-    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
-    valid, test, train = order[:500], order[500:2500], order[2500:]
-    return tuple((windows[part], following[part]) for part in (train, valid, test))
+    return windows_of((Path(os.environ["ONECYCLE_DATA"]) / "text/tinyshakespeare.txt").read_text(), length, 500)
 
 
 class Recurrent(nn.Module):

@@ -86,14 +86,18 @@ def images(name, side):
 @cache
 def text(length=32):
     """Windows of Python's language reference, each character to be told from those before it."""
-    whole = "\n".join(topics.topics[key] for key in sorted(topics.topics))
+    return windows_of("\n".join(topics.topics[key] for key in sorted(topics.topics)), length, 1000)
+
+
+def windows_of(whole, length, valid):
+    """Windows of a text to train on, `valid` to choose with and 2,000 to test on; and the characters that follow."""
     characters = sorted(set(whole))
     codes = torch.tensor([characters.index(c) for c in whole])
     windows = codes[: (len(codes) - 1) // length * length].view(-1, length)
     following = codes[1 : windows.numel() + 1].view(-1, length)
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
-    valid, test, train = order[:1000], order[1000:3000], order[3000:]
-    return tuple((windows[part], following[part]) for part in (train, valid, test))
+    parts = order[valid + 2000 :], order[:valid], order[valid : valid + 2000]
+    return tuple((windows[part], following[part]) for part in parts)
 
 
 def fashion(side):

@@ -221,14 +221,14 @@ class Learner:
         self.state.end_run()
         self.state.training_mode()
         with ExitStack() as stack:
-            stop = stack.enter_context(stop_requests())
+            stop, ending = stack.enter_context(stop_requests()), self._seconds_at_end(whole)
 
             def planned(peak: float, spent: int) -> tuple[Budget, Policy, Iterator[Event]]:
                 budget = whole.without(spent, self._updates_per_epoch)
                 policy = shape(peak, budget.total_updates(self._updates_per_epoch))
                 events = train(
                     self.state, self.train, budget, policy, evaluate, evaluate_every=self.options.evaluate_every,
-                    stop=stop, charges=Charges(began, self._seconds_at_end(budget), after),
+                    stop=stop, charges=Charges(began, ending, after),
                 )  # fmt: skip
                 return budget, policy, events
 

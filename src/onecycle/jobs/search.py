@@ -247,7 +247,7 @@ class _Searching:
                 candidate, made.lr_max, made.updates, made.loss, made.valid.get("accuracy"), why=made.lost or ""
             )
 
-        chosen, why, trials = balance(run, held.levels()[0], tried[:n], each)
+        chosen, why, trials = balance(run, held.levels().nothing, tried[:n], each)
         self.spent += held.evaluation
         self.rows += [_row(one.candidate, one, one.kept, one.why) for one in trials]
         return chosen, why
@@ -269,9 +269,11 @@ class _Searching:
 
         def run() -> tuple[Mapping[str, float] | None, int]:
             learner = self.build(_setting(candidate)) if candidate else self.learner
-            own = StatePilots(learner.state, learner.train, learner.valid, self.policy, self.of, updates, self.stop)
-            own.held_out = held.held_out
-            one = own(lr_max, updates)
+            make = StatePilots(
+                learner.state, learner.train, learner.valid, self.policy, self.of, updates, self.stop,
+                held_out=held.held_out,
+            )  # fmt: skip
+            one = make(lr_max, updates)
             if one.lost == "out of memory":
                 raise MemoryError
             return (None if one.lost else one.valid), updates

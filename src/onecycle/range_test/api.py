@@ -214,12 +214,9 @@ def range_test(
     (True, None)
     """
     started = time.perf_counter()
-    optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
-    check_optimizers(optimizers)
+    optimizers, modules = swept_parts(optimizer, model)
     updates, repeats, lr_low, lr_high, epochs = map(unwrapped, (updates, repeats, lr_low, lr_high, epochs))
     check_plan(updates, repeats, lr_low=lr_low, lr_high=lr_high, spacing=spacing, epochs=epochs)
-    parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
-    modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)
     with stop_requests() as stop, sampler_kept(batches):
         source = source_of(batches, seed)
         swept = SweptStep(step, optimizers, source, evaluate, restart, modules, keep, seed, stop)
@@ -437,7 +434,20 @@ def sampler_kept(loader: Any) -> Iterator[None]:
             sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-def check_optimizers(optimizers: Sequence[Any]) -> None:
+def swept_parts(
+    optimizer: Optimizer | Sequence[Optimizer], model: nn.Module | Sequence[nn.Module] | None
+) -> tuple[list[Optimizer], list[nn.Module]]:
+    """The optimizers that a step steps, checked, and the modules that it trains, those that hold their parameters."""
+    optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
+    _check_optimizers(optimizers)
+    if model is None:
+        return optimizers, modules_of(
+            [p for each in optimizers for group in each.param_groups for p in group["params"]]
+        )
+    return optimizers, [model] if isinstance(model, nn.Module) else list(model)
+
+
+def _check_optimizers(optimizers: Sequence[Any]) -> None:
     if not optimizers or not all(isinstance(each, Optimizer) for each in optimizers):
         raise ConfigError(f"optimizer is a torch optimizer, or several; received {optimizers!r}")
     if not any(p.requires_grad for each in optimizers for group in each.param_groups for p in group["params"]):

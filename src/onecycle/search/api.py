@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,16 +17,15 @@ from .. import checks, text
 from ..checks import number, whole
 from ..data.batches import Batches, ListBatches, OneShotBatches
 from ..errors import Interrupted
-from ..range_test.api import check_optimizers, kind_of, sampler_kept, source_of
+from ..range_test.api import kind_of, sampler_kept, source_of, swept_parts
 from ..range_test.sweep import SweptStep
 from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import preset
 from ..training.loop import updates_per_epoch
-from ..training.restore import modules_of
 from ..training.signals import StopRequest, stop_requests
 from ..training.state import TrainState
-from .peak import LEAST, Choice, Levels, length, search_peak
+from .peak import LEAST, Choice, length, search_peak
 from .pilots import Pilot, Pilots, RunPilot, StatePilots, StepPilots
 from .trial import OutOfTime, trial
 
@@ -141,14 +140,11 @@ def search(
     >>> found.lr_max > 0.001, found.updates <= 110, model.weight.grad
     (True, True, None)
     """
-    optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
-    check_optimizers(optimizers)
+    optimizers, modules = swept_parts(optimizer, model)
     whole("updates", updates, what="the number of updates, those of the pilots among them")
     checks.share("share", share, of="the updates")
     own = max(float(group["lr"]) for group in optimizers[0].param_groups)
     default = number("lr_max", own if lr_max is None else lr_max, above=0, what="the peak without evidence")
-    parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
-    modules = modules_of(parameters) if model is None else [model] if isinstance(model, nn.Module) else list(model)
     kind = kind_of(optimizers[0])
     each = length(updates, int(share * updates), kind)
     if not each:
@@ -258,9 +254,7 @@ def _searched(
         return _too_few(default, updates)
     most = allowed // (each + judging)
     try:
-        choice = search_peak(
-            record.of(pilots, made), lambda: Levels(*pilots.levels()), default, each, kind, most
-        )  # fmt: skip
+        choice = search_peak(record.of(pilots, made), pilots.levels, default, each, kind, most)
     except OutOfTime:
         choice = Choice(default, None, None, "pilots would have taken more than their share of the time")
     cost = sum(p.updates + judging for p in made) + judging * bool(made)

@@ -1,4 +1,4 @@
-"""Which other settings are tried beside the peak, how long, and what is kept: pure decisions, standard library only.
+"""Which other settings are tried beside the peak, how long, and what is kept: pure decisions.
 
 A large learning rate regularises by itself, so that the other regularisers may want less (Smith, 1803.09820, section
 4.4; Smith & Topin, 1708.07120). Short runs ask for less of them than long ones do, so that a gain of a short run alone
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import text
+from .peak import on_one_scale
 
 # The two lengths of a candidate's pilots: the longer one is so many times as long, and for so many of them.
 LONGER, FINALISTS = 3, 2
@@ -140,10 +141,8 @@ def _gain(one: Trial, default: Trial, nothing: float) -> float:
         return one.accuracy - default.accuracy if known else -math.inf  # type: ignore[operator]
     if default.loss is None or default.loss >= nothing:
         return 0.0
-    a, b, zero = one.loss, default.loss, nothing
-    if a > 0 and b > 0:  # on the way to a small loss each halving counts
-        a, b, zero = math.log(a), math.log(b), math.log(zero)
-    return (b - a) / (zero - b)
+    loss, base, zero = on_one_scale(one.loss, default.loss, nothing)
+    return (base - loss) / (zero - base)
 
 
 def _by_accuracy(one: Trial) -> bool:

@@ -1,4 +1,4 @@
-"""Which pilots are made for a run, and what they say of its peak: pure decisions, standard library only."""
+"""Which pilots are made for a run, and what they say of its peak: pure decisions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .. import text
-from .pilots import JUDGING, Pilot, RunPilot
+from .pilots import JUDGING, Levels, Pilot, RunPilot
 
 # Pilots are at the default peak, and this factor below and above it; where none of these trains, further below.
 FACTOR, FURTHER = 3.0, 3
@@ -23,8 +23,6 @@ EVIDENCE = {"gradient": 0.05, "adaptive": 0.15, "orthogonal": 0.15}
 WAY = 0.6
 # A pilot has learned something where its loss is such a share below that of knowing nothing.
 LEARNED = 0.01
-# It is lost where its loss is such a share above both that of knowing nothing and that at the start.
-RISEN = 0.1
 # Nine of ten best peaks of a grid were within this factor of the one chosen.
 WITHIN = 5.0
 
@@ -37,19 +35,6 @@ class Choice:
     low: float | None
     high: float | None
     reason: str
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Held-out losses to compare with: of knowing `nothing`, and of the weights at the `start`."""
-
-    nothing: float
-    start: float
-
-    def lost(self, pilot: Pilot) -> bool:
-        """Whether a pilot came to nothing: its loss is not finite, or it rose."""
-        highest = max(self.nothing, self.start)
-        return pilot.loss is None or pilot.loss > highest + RISEN * abs(highest)
 
 
 def length(updates: int, allowed: int, kind: str) -> int:
@@ -104,9 +89,17 @@ def _about(peak: float, reason: str) -> Choice:
 
 def _share(best: float, default: float, nothing: float) -> float:
     """How much more the best pilot learned than the default one, as a share of what it learned."""
-    if best > 0 and default > 0 and nothing > 0:  # on the way to a small loss each halving counts
-        best, default, nothing = math.log(best), math.log(default), math.log(nothing)
+    best, default, nothing = on_one_scale(best, default, nothing)
     return (default - best) / (nothing - best)
+
+
+def on_one_scale(*losses: float) -> Sequence[float]:
+    """Losses to take differences of: their logarithms where all are above 0, since each halving counts alike.
+
+    >>> on_one_scale(1.0, 1.0), on_one_scale(-1.0, 2.0)
+    ([0.0, 0.0], (-1.0, 2.0))
+    """
+    return [math.log(loss) for loss in losses] if min(losses) > 0 else losses
 
 
 def _optimum(losses: dict[float, float], best: float, nothing: float) -> float:
@@ -115,9 +108,7 @@ def _optimum(losses: dict[float, float], best: float, nothing: float) -> float:
     i = peaks.index(best)
     if not 0 < i < len(peaks) - 1:
         return best
-    below, at, above = (min(losses[lr], 3 * abs(nothing)) for lr in peaks[i - 1 : i + 2])
-    if at > 0:
-        below, at, above = math.log(below), math.log(at), math.log(above)
+    below, at, above = on_one_scale(*(min(losses[lr], 3 * abs(nothing)) for lr in peaks[i - 1 : i + 2]))
     bend = below - 2 * at + above
     way = 0.0 if bend <= 0 else max(-0.5, min(0.5, (below - above) / (2 * bend)))
     return best * FACTOR**way

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -30,6 +30,8 @@ from .trial import trial
 SAMPLES, EVALUATING, JUDGING = 512, 1 / 3, 1 / 4
 # What an evaluation of somebody's own is taken to cost, in updates.
 EVALUATIONS = 4
+# A pilot is lost where its loss is such a share above both that of knowing nothing and that at the start.
+RISEN = 0.1
 
 RunPilot = Callable[[float, int], "Pilot"]
 """From a peak and a number of updates to what a pilot comes to."""
@@ -79,12 +81,24 @@ def pilot(lr_max: float, updates: int, of: int, run: Callable[[], tuple[Mapping[
     return Pilot(lr_max, updates, valid["loss"], valid, seconds, of)
 
 
+class Levels(NamedTuple):
+    """Held-out losses to compare with: of knowing `nothing`, and of the weights at the `start`."""
+
+    nothing: float
+    start: float
+
+    def lost(self, pilot: Pilot) -> bool:
+        """Whether a pilot came to nothing: its loss is not finite, or it rose."""
+        highest = max(self)
+        return pilot.loss is None or pilot.loss > highest + RISEN * abs(highest)
+
+
 class Pilots(Protocol):
     """What makes pilots. `evaluation` is what judging one costs, in updates."""
 
     evaluation: int
 
-    def levels(self) -> tuple[float, float]:
+    def levels(self) -> Levels:
         """The held-out losses of the best constant answer, where that is known, and of the weights as they are."""
         ...
 
@@ -97,12 +111,13 @@ class StatePilots:
     """Pilots of a state in training, each from its weights as they are and over the batches that its run begins with.
 
     They are judged on a part of `valid`; without validation data on training batches that none of them comes to, where
-    there are so many. After `until`, by `time.perf_counter`, a pilot is broken off.
+    there are so many; or on those that are `held_out` for other pilots too. After `until`, by `time.perf_counter`, a
+    pilot is broken off.
     """
 
     def __init__(
         self, state: TrainState, train: Batches, valid: Batches | None, policy: Callable[[float, int], Policy], of: int,
-        each: int, stop: StopRequest | None = None, until: float = math.inf,
+        each: int, stop: StopRequest | None = None, until: float = math.inf, held_out: Sequence[Any] | None = None,
     ):  # fmt: skip
         self._state = copy(state)
         self._state.norm_statistics = "running"  # held-out batches bring theirs
@@ -111,13 +126,15 @@ class StatePilots:
             train = ListBatches(train.peek((each + 1) * state.accumulate))
         self._train = train
         batch = samples_in(next(iter(train.epoch(0)), ())) * state.accumulate
-        samples = max(1, min(SAMPLES, int(JUDGING / EVALUATING * each * batch)))
-        self.held_out = [state.runtime.move(part) for part in self._held_out(valid, each * state.accumulate, samples)]
+        if held_out is None:
+            samples = max(1, min(SAMPLES, int(JUDGING / EVALUATING * each * batch)))
+            held_out = [state.runtime.move(part) for part in self._part(valid, each * state.accumulate, samples)]
+        self.held_out = held_out
         self._loss = replace(state.loss, meters={}) if hasattr(state.loss, "meters") else state.loss  # type: ignore[type-var]
         samples = sum(samples_in(part) for part in self.held_out)
         self.evaluation = math.ceil(EVALUATING * samples / max(1, batch))
 
-    def _held_out(self, valid: Batches | None, used: int, samples: int) -> list[Any]:
+    def _part(self, valid: Batches | None, used: int, samples: int) -> list[Any]:
         if valid is not None:
             return part_of(valid, samples)
         at, part = self._state.at, list[Any]()
@@ -127,11 +144,11 @@ class StatePilots:
                 break
         return part
 
-    def levels(self) -> tuple[float, float]:
+    def levels(self) -> Levels:
         """The held-out losses of the best constant answer, where that is known, and of the weights as they are."""
         loss = replace(self._loss, smoothing=0.0) if isinstance(self._loss, Supervised) else self._loss
         known, start = trivial_loss(loss, targets_of(ListBatches(self.held_out))), self._evaluate()["loss"]
-        return start if known is None else known, start
+        return Levels(start if known is None else known, start)
 
     def _evaluate(self) -> dict[str, float]:
         state = self._state
@@ -156,11 +173,11 @@ class StepPilots:
         self._swept, self._policy, self._of = swept, policy, of
         self.evaluation = 0 if swept.evaluate is None else EVALUATIONS
 
-    def levels(self) -> tuple[float, float]:
+    def levels(self) -> Levels:
         """The held-out loss of the weights as they are, or a training loss; what is trivial is not known."""
         with self._swept.begin(0) as run:
             start = run.update(0.0) if self._swept.evaluate is None else _loss(run.measure())["loss"]
-        return start, start
+        return Levels(start, start)
 
     def __call__(self, lr_max: float, updates: int) -> Pilot:
         def run() -> tuple[Mapping[str, float] | None, int]:

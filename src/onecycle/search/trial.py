@@ -99,11 +99,12 @@ def trial(
             for name, value in before.items():
                 setattr(state, name, value)
     loss = math.nan if last is None or lost else last.loss
-    pace = (
-        0.0
-        if last is None or first is None
-        else (last.seconds - first.seconds) / last.step
-        if last.step
-        else last.seconds
-    )
-    return TrialResult(loss, valid, 0 if last is None else last.step + 1, time.perf_counter() - start, lost, pace)
+    updates = 0 if last is None else last.step + 1
+    return TrialResult(loss, valid, updates, time.perf_counter() - start, lost, _pace(first, last))
+
+
+def _pace(first: Update | None, last: Update | None) -> float:
+    """The seconds of an update, the first one aside where there are others."""
+    if first is None or last is None:
+        return 0.0
+    return (last.seconds - first.seconds) / last.step if last.step else last.seconds
