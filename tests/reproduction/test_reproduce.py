@@ -11,11 +11,11 @@ from onecycle.experiments import plan
 from onecycle.report.draw_reproduction import points_of
 from onecycle.reproduction.claims import is_in, settle, words
 from onecycle.reproduction.evidence import gather, largest_error, plan_lines, specs, value_of
-from onecycle.reproduction.protocol import NAMES, Claim, Line, Panel, Protocol, published, read
+from onecycle.reproduction.protocol import NAMES, Claim, Line, Panel, Protocol, published, read, sizes
 from onecycle.reproduction.reproduce import Reproduction, home, reproduce, with_seeds
 from onecycle.schedules.presets import preset
 
-SIZES = [(name, size) for name in NAMES for size in ("small", "paper") if (name, size) != ("schedule", "paper")]
+SIZES = [(name, size) for name in NAMES for size in sizes(name)]
 
 
 def cells(protocol):
@@ -60,6 +60,8 @@ def test_the_runs_of_equal_length_have_as_many_updates_in_every_protocol():
         sizes = {cell["updates"] for cell in cells(read("batch-size", size)) if cell["part"] != "epochs"}
         assert sizes == {updates}
     assert {cell["updates"] for cell in cells(read("limited-data"))} == {320}
+    assert {cell["updates"] for cell in cells(read("limited-data", "cpu"))} == {640}
+    assert {cell["updates"] for cell in cells(read("accuracy", "cpu"))} == {435, 870}
     assert {cell["updates"] for cell in cells(read("accuracy", "paper"))} == {10_000, 80_000}
 
 
@@ -256,7 +258,7 @@ def test_unknown_names_and_sizes():
         read("momentun")
     with pytest.raises(ConfigError, match="small"):
         read("accuracy", "smal")
-    with pytest.raises(ConfigError, match="one size"):
+    with pytest.raises(ConfigError, match="no size .paper., but small"):
         read("schedule", "paper")
 
 

@@ -38,7 +38,8 @@ def reproduce(
     name
         schedule, range-test, accuracy, limited-data, batch-size, weight-decay, dropout or momentum.
     size
-        small, for two CPU cores and about ten minutes; paper, the paper's own protocol, for a GPU.
+        small, for two CPU cores and about ten minutes; cpu, of accuracy and limited-data, for two cores and about an
+        hour; paper, the paper's own protocol, for a GPU.
     seeds
         Repeats of everything; default 3 to 8.
     plan

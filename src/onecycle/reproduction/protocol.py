@@ -10,10 +10,13 @@ from importlib import resources
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
+from ..text import listed
 
 NAMES = (
     "schedule", "range-test", "accuracy", "limited-data", "batch-size", "weight-decay", "dropout", "momentum",
 )  # fmt: skip
+# Two CPU cores and ten minutes; two cores and about an hour; the paper's own protocol, for a GPU.
+SIZES = ("small", "cpu", "paper")
 Where = Mapping[str, Any]
 Points = list[tuple[float, float]]
 
@@ -80,7 +83,7 @@ class Protocol:
 
 
 def read(name: str, size: str = "small") -> Protocol:
-    """The protocol `name` at the size "small", for two CPU cores and ten minutes, or "paper", the paper's own.
+    """The protocol `name` at one of `SIZES`.
 
     Raises:
         ConfigError: an unknown name or size.
@@ -91,11 +94,10 @@ def read(name: str, size: str = "small") -> Protocol:
     if name not in NAMES:
         raise ConfigError(f"nothing is known to reproduce as {name!r}: {did_you_mean(name, NAMES)}")
     values = tomllib.loads(_file("protocols", f"{name}.toml"))
-    sizes = [key for key in ("small", "paper") if key in values]
-    if size not in ("small", "paper"):
-        raise ConfigError(f"unknown size {size!r}: {did_you_mean(str(size), ('small', 'paper'))}")
-    if size not in sizes:
-        raise ConfigError(f"{name} has one size, {sizes[0]}: leave out size {size!r}")
+    if size not in SIZES:
+        raise ConfigError(f"unknown size {size!r}: {did_you_mean(str(size), SIZES)}")
+    if size not in (known := _sizes_in(values)):
+        raise ConfigError(f"{name} has no size {size!r}, but {listed(known)}")
     own = dict(values[size])
     return Protocol(
         name=name,
@@ -110,6 +112,19 @@ def read(name: str, size: str = "small") -> Protocol:
         lines=tuple(Line(**line) for line in own["lines"]),
         **{key: value for key, value in own.items() if key not in ("claims", "lines")},
     )
+
+
+def sizes(name: str) -> list[str]:
+    """The sizes that a protocol has.
+
+    >>> sizes("accuracy"), sizes("schedule")
+    (['small', 'cpu', 'paper'], ['small'])
+    """
+    return _sizes_in(tomllib.loads(_file("protocols", f"{name}.toml")))
+
+
+def _sizes_in(values: Mapping[str, Any]) -> list[str]:
+    return [size for size in SIZES if size in values]
 
 
 def published(name: str) -> dict[str, Points]:

@@ -111,7 +111,8 @@ def reproduce(
 
     Args:
         name: schedule, range-test, accuracy, limited-data, batch-size, weight-decay, dropout or momentum.
-        size: "small" for two CPU cores and about ten minutes; "paper", the paper's own protocol, for a GPU.
+        size: "small" for two CPU cores and about ten minutes; "cpu", of accuracy and limited-data, for two cores and
+            about an hour; "paper", the paper's own protocol, for a GPU.
         out: folder of the runs, ``reproduction.json`` and what `Reproduction.draw` writes; default
             ``reproductions/NAME-SIZE``. Called again with the same one, only what is missing is run.
         seeds: repeats of everything, at least 2; default: the protocol's, 3 to 8.
