@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 from functools import partial
@@ -200,10 +199,12 @@ def main_table():
         half = stats.t.ppf(0.975, len(means) - 1) * stats.sem(means) if len(means) > 1 else float("nan")
         better, worse = sum(m > 0 for m in means), sum(m < 0 for m in means)
         name = "none" if kind == "0" else f"{100 * float(kind):g} %"
-        print(
-            f"| {shape} | {name} | {' | '.join(texts)} | {statistics.mean(means):+.2f} ± {half:.2f} | {better}, {worse} |"
-        )
-    print("\nPeaks:", json.dumps({f"{k[0]}, {k[1]}": v for k, v in chosen.items()}, indent=0)[:0])
+        said = f"{statistics.mean(means):+.2f} ± {half:.2f}"
+        print(f"| {shape} | {name} | {' | '.join(texts)} | {said} | {better}, {worse} |")
+    print("\n| pair | epochs | optimizer | " + " | ".join(f"peak of {shape}" for shape in SHAPES) + " |")
+    print("|" + " --- |" * (3 + len(SHAPES)))
+    for setting in full:
+        print(f"| {' | '.join(map(str, setting))} | " + " | ".join(f"{chosen[setting, s]:g}" for s in SHAPES) + " |")
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ def test_unknown_names_and_sizes():
         read("momentun")
     with pytest.raises(ConfigError, match="small"):
         read("accuracy", "smal")
-    with pytest.raises(ConfigError, match="no size .paper., but small"):
+    with pytest.raises(ConfigError, match="no size 'paper', but small"):
         read("schedule", "paper")
 
 
