@@ -60,7 +60,7 @@ def test_the_runs_of_equal_length_have_as_many_updates_in_every_protocol():
         sizes = {cell["updates"] for cell in cells(read("batch-size", size)) if cell["part"] != "epochs"}
         assert sizes == {updates}
     assert {cell["updates"] for cell in cells(read("limited-data"))} == {320}
-    assert {cell["updates"] for cell in cells(read("limited-data", "cpu"))} == {640}
+    assert {cell["updates"] for cell in cells(read("limited-data", "cpu"))} == {1280}
     assert {cell["updates"] for cell in cells(read("accuracy", "cpu"))} == {435, 870}
     assert {cell["updates"] for cell in cells(read("accuracy", "paper"))} == {10_000, 80_000}
 
