@@ -867,6 +867,7 @@ def test_a_fit_with_pilots_forecasts_longer_ones(tmp_path):
     assert [e["updates"] for e in record["forecast"]["expected"]] == [e.updates for e in made.expected]
     assert made.reason or made.expected[0].value == pytest.approx(main_value(result.valid)[1])
     assert made.reason or made.expected[0].updates == 1100
+    assert made.reason or (len(made.pilots), list(made.measured)) == (3, learn.history.measured())
     learn.fit("20 updates", lr_max=0.1)
     assert learn.forecast().line() == "forecast: cannot say: no pilots were made"
 

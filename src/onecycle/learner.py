@@ -623,8 +623,8 @@ class Learner:
     def forecast(self) -> Forecast:
         """What the last fit says of longer ones: the validation metric at 1, 2, 4 and 8 times its budget.
 
-        With 90 % intervals; ``forecast().budget_for(0.95)`` is the budget that reaches a value. A fit whose peak was
-        given, or that was too short for pilots, has none, and says why.
+        With 90 % intervals; ``forecast().budget_for(0.95)`` is the budget that reaches a value, ``forecast().plot()``
+        the figure. A fit whose peak was given, or that was too short for pilots, has none, and says why.
 
         Raises:
             ConfigError: nothing has been fitted to its end.
@@ -639,7 +639,7 @@ class Learner:
         self._forecast = forecast(
             self._pilots, result.valid, result.updates, passes=result.epochs, budget=result.updates + spent,
             samples=None if targets is None else len(targets), nothing=result.baseline, seconds=result.seconds,
-            stopped=stopped,
+            stopped=stopped, measured=self.history.measured(),
         )  # fmt: skip
         if self._pilots:
             self._note(self._forecast.line())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -223,6 +224,35 @@ def test_arrow_keys_read_the_values(tab):
     assert HOSTILE[:20] in spoken
     tab.keyboard.press("ArrowLeft")
     assert tab.locator("#spoken").text_content().startswith("updates 0: ")
+
+
+def test_a_forecast_follows_its_run(browser, tmp_path):
+    ahead = [{"factor": f, "updates": 44 * f, "value": 0.8, "low": 0.7, "high": 0.95} for f in (1, 2)]
+    record = {"forecast": {"measure": "accuracy", "expected": ahead}, "needed": {"target": 0.9}}
+    folder = write_run(tmp_path / "a", updates=40, per_epoch=10, **record)
+    pilots = [
+        {"lr_max": lr, "updates": 5, "valid": {"accuracy": a}, "lost": None} for lr, a in ((0.1, 0.6), (0.3, 0.5))
+    ]
+    (folder / "pilots.jsonl").write_text("".join(json.dumps(pilot) + "\n" for pilot in pilots))
+    tab = browser.new_page(viewport={"width": 420, "height": 800})
+    tab.goto(page([folder], tmp_path / "page.html").as_uri())
+    plot = plot_named(tab, "Forecast: validation accuracy against updates")
+    levels = plot.evaluate("p => p.layout.shapes.map(s => [s.y0, s.y1])")
+    assert levels == [[90, 90]] and plot.evaluate("p => p.layout.annotations.map(a => a.text)") == ["1x", "2x"]
+    one, first = plot.evaluate("p => [p.layout.annotations[0].x, Math.log10(p.data.at(-1).x[0])]")
+    assert one == pytest.approx(first), "the first is above the beginning of the forecast"
+    plot.focus()
+    said = []
+    for _ in range(7):
+        tab.keyboard.press("ArrowRight")
+        said.append(tab.locator("#spoken").text_content())
+    assert said == [
+        "updates 5: pilots, held-out 60.00 %, peak 0.1 and 50.00 %, peak 0.3",
+        *(f"updates {x}: this run, validation 80.00 %" for x in (10, 20, 30, 40)),
+        *(f"updates {x}: forecast 80.00 % (70.00 % to 95.00 %)" for x in (44, 88)),
+    ]
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    tab.close()
 
 
 def test_the_horizontal_axis_is_updates_epochs_or_seconds(tab):

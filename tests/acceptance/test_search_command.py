@@ -14,7 +14,6 @@ import pytest
 
 from onecycle import Job, run
 from onecycle.commands.app import main
-from onecycle.commands.search import needed_for
 from onecycle.jobs import run as job_run
 from onecycle.jobs import search as job_search
 from onecycle.jobs.run import job_of
@@ -98,10 +97,18 @@ def test_the_table_of_pilots_and_the_result(capsys):
 
 def test_a_target_is_answered_by_the_forecast_or_with_why_there_is_none(capsys):
     main(["search", *WORDS, "--out", "run", "--reach", "0.99"])
-    assert "accuracy 99.00 %: cannot say: no pilots of the peak were made" in capsys.readouterr().out
+    line = "accuracy 99.00 %: cannot say: no pilots of the peak were made"
+    assert line in capsys.readouterr().out
+    assert RUN.read("run")["needed"]["line"] == line and RUN.read("run")["needed"]["target"] == 0.99
     forecast = [Pilot(0.1, 32, 1.0, {"loss": 1.0, "accuracy": 0.5})], {"loss": 0.3, "accuracy": 0.9}, 1900
-    record = {**RUN.read("run"), "forecast": module.forecast(*forecast, passes=4.0, samples=5000).to_dict()}
-    assert needed_for(record, 0.905).factor == pytest.approx(1.2, abs=0.3)
+    RUN.update(Path("run"), forecast=module.forecast(*forecast, passes=4.0, samples=5000).to_dict())
+    main(["search", "--resume", "run", "--reach", "0.905", "--json"])  # of a run that has ended
+    needed = json.loads(capsys.readouterr().out)["needed"]
+    assert needed["factor"] == pytest.approx(1.2, abs=0.3)
+    assert RUN.read("run")["needed"] == needed and "Dotted: the target, 90.50 %." in Path("run/report.html").read_text()
+    with pytest.raises(SystemExit):
+        main(["search", *WORDS, "--out", "never", "--reach", "nan"])
+    assert "--reach is a value of the validation metric" in capsys.readouterr().err and not Path("never").exists()
 
 
 def test_a_budget_that_is_too_small_is_said_and_the_defaults_are_taken(capsys):

@@ -133,6 +133,15 @@ def test_report_writes_a_page_figures_or_markdown(capsys):
     for format, start in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
         said(capsys, "report", "runs/adamw", "--format", format)
         assert Path(f"runs/adamw/curves.{format}").read_bytes().startswith(start)
+    assert not Path("runs/adamw/forecast.png").exists()
+
+
+def test_a_forecast_is_drawn_for_print(tmp_path, capsys):
+    expected = [{"factor": f, "updates": 8 * f, "value": 0.8, "low": 0.7, "high": 0.9} for f in (1, 2)]
+    folder = write_run(tmp_path / "a", forecast={"measure": "accuracy", "expected": expected})
+    out = said(capsys, "report", str(folder), "--format", "png")
+    assert out.splitlines() == [f"drawn in {folder / name}.png" for name in ("curves", "forecast")]
+    assert (folder / "forecast.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_records_of_a_newer_version_are_named(tmp_path, capsys):

@@ -152,3 +152,21 @@ def test_a_line_for_a_person():
     assert f"accuracy {100 * at.value:.1f} % ({100 * at.low:.1f} % to {100 * at.high:.1f} %) at twice" in made.line()
     assert made.line().endswith(" at four times this budget") and made.line() in made._repr_html_()
     assert made.to_dict()["line"] == made.line() and len(made.to_dict()["expected"]) == 4
+
+
+def test_a_forecast_is_drawn_beyond_what_was_measured():
+    pytest.importorskip("matplotlib")
+    made = said(measured=[(949, {"loss": 0.5, "accuracy": 0.8}), (1899, {"loss": 0.3, "accuracy": 0.9})])
+    (panel,) = made.plot(target=0.93).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in panel.get_lines()}
+    assert drawn["this run, validation"] == [[950, 0.8], [1900, 0.9]]
+    assert drawn["pilots, held-out"] == [[30, 0.5]]
+    assert drawn["forecast"] == [[e.updates, e.value] for e in made.expected]
+    assert any(set(line.get_ydata()) == {0.93} for line in panel.get_lines())
+    again = Forecast.from_dict(made.to_dict())
+    assert again == made and (again.pilots, again.measured) == ((), ()), "the run's files keep what was measured"
+    assert [line.get_label() for line in again.plot().axes[0].get_lines()] == ["forecast"]
+    with pytest.raises(ConfigError, match="target is a value of the validation accuracy"):
+        made.plot(target=math.nan)
+    with pytest.raises(ConfigError, match="no forecast to draw: no pilots were made"):
+        forecast([], {"loss": 0.3}, 100, passes=1.0).plot()

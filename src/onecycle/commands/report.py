@@ -88,6 +88,7 @@ def draw(folder: Path, format: str) -> list[Path]:
         CheckpointError: nothing there to draw.
     """
     from ..records.read import read
+    from ..report.draw_forecast import forecast_drawing
     from ..report.draw_range_test import range_figure
     from ..report.draw_run import history_figure
     from ..report.matplotlib import save
@@ -103,9 +104,11 @@ def draw(folder: Path, format: str) -> list[Path]:
         for comparison in records.comparisons:
             drawings |= {f"compare-{name}": drawing for name, drawing in comparison_drawings(comparison).items()}
         return [save(drawing, folder / f"{name}.{format}") for name, drawing in drawings.items()]
-    drawn = [
-        save(history_figure(run.steps, run.epochs, title=run.name), folder / f"curves.{format}") for run in records.runs
-    ]
+    drawn = []
+    for run in records.runs:
+        drawn.append(save(history_figure(run.steps, run.epochs, title=run.name), folder / f"curves.{format}"))
+        if (forecast := forecast_drawing(run)) is not None:
+            drawn.append(save(forecast, folder / f"forecast.{format}"))
     drawn += [save(range_figure(test.record["result"]), folder / f"check.{format}") for test in records.tests]
     if not drawn:
         raise CheckpointError(f"{folder} holds no run and no range test whose figure could be drawn")

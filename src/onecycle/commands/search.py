@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from .. import text
+from ..checks import number
 from ..errors import ConfigError
 from ..jobs.job import Job
 from .options import GROUPS, Folder, Json, NoReport, destination, given, options_of, settings, source
 from .printing import going_on, page_line, print_json, print_table, terminal_width
-
-if TYPE_CHECKING:
-    from ..search.forecast import Needed
 
 SCHEDULE = GROUPS["Schedule"]
 HEADS = ("setting", "peak", "updates", "loss", "accuracy", "kept", "why")
@@ -56,6 +54,8 @@ def search(
     from ..jobs.run import free_folder, job_of, run
     from ..records.files import RUN
 
+    if reach is not None:
+        reach = number("--reach", reach, what="a value of the validation metric", example="0.93")
     values = {**settings(data, given(options)), "balance": True}
     out, no_report = destination(values, out, no_report)
     if "extend" in values:
@@ -71,12 +71,14 @@ def search(
         job = replace(before, **values)
     folder = resume or out or free_folder(job)
     with going_on(["onecycle", "search", "--resume", str(folder)], folder / "run.json"):
-        result = run(job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began)
+        result = run(
+            job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began, reach=reach
+        )
     record = RUN.read(folder)
     searched = record["resolved"]["search"]
-    needed = None if reach is None else needed_for(record, reach)
+    needed = None if reach is None else record["needed"]
     if json:
-        print_json({**result.to_dict(), "search": searched, **({} if needed is None else {"needed": asdict(needed)})})
+        print_json({**result.to_dict(), "search": searched, **({} if needed is None else {"needed": needed})})
         return
     from ..records.progress import summary
 
@@ -85,18 +87,7 @@ def search(
         print()
     print(*summary(result.to_dict(), width=terminal_width()), *page_line(folder), sep="\n")
     if needed is not None:
-        print(needed.line())
-
-
-def needed_for(record: Mapping[str, Any], target: float) -> Needed:
-    """The budget that reaches a target, by the forecast of a run."""
-    from ..search.forecast import Forecast
-
-    known = record.get("forecast")
-    made = (
-        Forecast("accuracy", reason="no pilots of the peak were made") if known is None else Forecast.from_dict(known)
-    )
-    return made.budget_for(target)
+        print(needed["line"])
 
 
 def rows(pilots: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

@@ -28,6 +28,7 @@ from ..records.history import History, Result
 from ..records.progress import notes
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
+from ..search.forecast import Forecast
 from ..text import listed
 from ..training.metrics import Perplexity
 from ..training.options import BEFORE
@@ -49,6 +50,7 @@ def run(
     test: bool = True,
     report: bool = True,
     began: float | None = None,
+    reach: float | None = None,
 ) -> Result:
     """Train as `job` says, in the folder `out`, and measure the test set once, at the end.
 
@@ -56,7 +58,8 @@ def run(
     With `resume`, the run in `out` goes on from its last good checkpoint and ends as if it had never stopped; one that
     has ended gives its result. Without `test` the test set is left alone, as by a run that something is chosen by;
     without `report` no figure and no page is written. A time budget is charged with all of that, from `began` on (by
-    `time.perf_counter`; None: from this call on).
+    `time.perf_counter`; None: from this call on). The budget that is expected to `reach` a value of the validation
+    metric is recorded as ``needed``.
 
     Raises:
         OneCycleError: anything that cannot be used, see `onecycle.errors`.
@@ -67,7 +70,7 @@ def run(
     if not resume:
         RUN.claim(folder)
     elif result := finished(job, folder, RUN.read(folder)):
-        return result
+        return _asked_later(folder, result, reach, report)
     ready = prepare(job, verbose)
     learner, test_data = ready.learner, ready.data.test if test else None
     config, facts, note = _as_recorded(ready, folder if resume else None, job.extend)
@@ -102,7 +105,7 @@ def run(
             write_page(folder)
         raise
     result = replace(fitted, test=None if test_data is None else learner.evaluate(test_data), folder=None)
-    RUN.update(folder, result=result.to_dict())
+    RUN.update(folder, result=result.to_dict(), **_needed(folder, reach))
     if report:
         draw(folder, FIGURE, partial(learner.history.plot, title=f"{job.data}, {job.policy}, {job.budget}"))
     return replace(result, folder=folder)
@@ -268,6 +271,27 @@ def free_folder(job: Job) -> Path:
         return next(new for i in range(1, 10**9) if not (new := path.parent / f"{stem}-extended-{i}").exists())
     stem = "-".join(Path(part).resolve().stem.replace(":", "-") for part in (job.data, job.model) if part)
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
+
+
+def _needed(folder: Path, target: float | None) -> dict[str, Any]:
+    """``needed``: the budget that reaches a target by the forecast of a run, with its ``line``; nothing without one."""
+    if target is None:
+        return {}
+    known = RUN.read(folder).get("forecast")
+    made = (
+        Forecast("accuracy", reason="no pilots of the peak were made") if known is None else Forecast.from_dict(known)
+    )
+    needed = made.budget_for(target)
+    return {"needed": {**asdict(needed), "line": needed.line()}}
+
+
+def _asked_later(folder: Path, result: Result, target: float | None, report: bool) -> Result:
+    """The result of a run that has ended, after what a target needs is in its record and on its page."""
+    if target is not None:
+        RUN.update(folder, **_needed(folder, target))
+        if report:
+            write_page(folder)
+    return result
 
 
 def _seconds_to_draw() -> float:

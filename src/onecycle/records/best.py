@@ -13,20 +13,10 @@ from .. import text
 from ..checks import number, whole
 from ..errors import ConfigError, StopTraining, did_you_mean
 from ..training.loop import EpochEnd, Event
+from .statistics import lower_is_better
 
 if TYPE_CHECKING:
     from ..training.state import TrainState
-
-_LOWER = ("loss", "error", "mae", "mse", "perplexity")
-
-
-def lower_is_better(name: str) -> bool:
-    """Whether a measure of this name is better where it is smaller.
-
-    >>> lower_is_better("loss"), lower_is_better("rmse"), lower_is_better("accuracy")
-    (True, True, False)
-    """
-    return any(word in name.lower() for word in _LOWER)
 
 
 def measure_in(valid: Mapping[str, float], name: str) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 Bounds = tuple[float, float] | None
+_LOWER = ("loss", "error", "mae", "mse", "perplexity")
 
 
 def bounds_of(measure: str) -> Bounds:
@@ -16,6 +17,15 @@ def bounds_of(measure: str) -> Bounds:
     ((0.0, 1.0), None)
     """
     return (0.0, 1.0) if measure.endswith("accuracy") else None
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a measure of this name is better where it is smaller.
+
+    >>> lower_is_better("loss"), lower_is_better("rmse"), lower_is_better("accuracy")
+    (True, True, False)
+    """
+    return any(word in name.lower() for word in _LOWER)
 
 
 def mean_band(

@@ -89,8 +89,8 @@ def of_run(run: RecordedRun) -> str:
     names = [settings.get(name) for name in ("policy", "optimizer", "budget")]
     setting = [*subject, *(name for name in names if isinstance(name, str)), lr and f"peak learning rate {lr:.3g}"]
     words = ", ".join(word for word in setting if word)
-    said = str(part(run.record, "forecast").get("line") or "")
-    foreseen = f" {said[:1].upper()}{said[1:]}." if said else ""
+    lines = [str(part(run.record, name).get("line") or "") for name in ("forecast", "needed")]
+    foreseen = "".join(f" {line[:1].upper()}{line[1:]}." for line in lines if line)
     return f"{run.name}: {outcome(run)}{_in_all(run)}{foreseen}" + (f" Setting: {words}." if words else "")
 
 

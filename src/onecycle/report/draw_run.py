@@ -120,7 +120,7 @@ def curve(
     Empty where no run has the column.
     """
     validation = name.startswith("valid_")
-    tables = [_measured(run) if validation else run.epochs if by_epoch else run.steps for run in group.drawn]
+    tables = [measured_rows(run) if validation else run.epochs if by_epoch else run.steps for run in group.drawn]
     tables = [rows for rows in tables if any(name in row for row in rows)]
     if not tables:
         return {}
@@ -136,7 +136,7 @@ def curve(
     return {"x": at, "y": numbers(mean[keep])} | ends(low[keep], high[keep])
 
 
-def _measured(run: RecordedRun) -> list[Row]:
+def measured_rows(run: RecordedRun) -> list[Row]:
     """The rows with validation measures, of updates and of epochs, by update."""
     rows = [row for row in (*run.steps, *run.epochs) if any(name.startswith("valid_") for name in row)]
     return [row for _, row in sorted({(row.get("fit", 0), row["step"]): row for row in rows}.items())]

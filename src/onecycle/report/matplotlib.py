@@ -145,6 +145,8 @@ def _draw_panel(panel: Axes, plots: Plots, figure: Figure, mates: Sequence[Figur
         panel.fill_between([], [], color="0.5", alpha=0.3, linewidth=0, label=figure.bands)
     _across(panel, figure, sorted({x for mate in mates for line in mate.series for x in _positions(mate, line)}))
     _upwards(panel, figure, series)
+    if figure.ahead:
+        _name_above(panel, figure.ahead)
 
 
 def _across(panel: Axes, figure: Figure, places: Sequence[float]) -> None:
@@ -158,7 +160,7 @@ def _across(panel: Axes, figure: Figure, places: Sequence[float]) -> None:
         panel.set_xscale("log")
     panel.xaxis.set_major_formatter(_tick)
     panel.xaxis.set_minor_locator(NullLocator())
-    if figure.kind != "time" and len(places) <= TICKS:
+    if figure.kind != "time" and len(places) <= TICKS and not figure.ahead:
         panel.set_xticks(places)
     elif figure.kind == "log":
         many = places[-1] / places[0] > 300
@@ -168,6 +170,17 @@ def _across(panel: Axes, figure: Figure, places: Sequence[float]) -> None:
         panel.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], **whole))
     if figure.kind == "time" and len(places) == 1:
         panel.set_xlim(places[0] - 0.5, places[0] + 0.5)
+
+
+def _name_above(panel: Axes, ahead: Sequence[tuple[float, str]]) -> None:
+    """Places by their names, at the top."""
+    from matplotlib.ticker import NullLocator
+
+    axis = panel.secondary_xaxis("top")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks([x for x, _ in ahead], [plain(name) for _, name in ahead])
+    axis.tick_params(labelsize="small")
+    axis.spines["top"].set_color("0.6")
 
 
 def _upwards(panel: Axes, figure: Figure, series: Sequence[Series]) -> None:

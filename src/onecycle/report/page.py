@@ -20,6 +20,7 @@ from ..records.files import REPRODUCTION, RUN
 from ..records.read import KINDS, RecordedComparison, RecordedRun, Records, items, part, read
 from .content import compared, groups, notices, summary, title, verdict_of
 from .draw_comparison import draw_comparison, run_keys
+from .draw_forecast import draw_forecasts
 from .draw_range_test import draw_test
 from .draw_run import draw_runs
 from .spec import MARKS, Plots
@@ -206,6 +207,7 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
         for test in records.tests
     ]
     common, each = origins(records)
+    runs, foreseen = draw_runs(plots, mates), draw_forecasts(plots, records.runs)
     few = len(records.runs) == 1 or sum(len(run.epochs) for run in records.runs) <= EPOCHS
     return {
         "title": title(records),
@@ -214,11 +216,12 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
         "comparisons": comparisons,
         "tests": tests,
         "recorded": bool(records.runs),
-        "runs": draw_runs(plots, mates),
+        "runs": runs,
         "table": runs_table(records.runs, at) if len(records.runs) > 1 else None,
         "epochs": [epochs_table(run) for run in records.runs if run.epochs and few],
         "pilots": [pilots_table(run) for run in records.runs if run.pilots and few],
-        "forecasts": [forecast_table(run) for run in records.runs if items(part(run.record, "forecast"), "expected")],
+        "foreseen": foreseen,
+        "forecasts": {run.name: forecast_table(run) for run in records.runs if run.name in foreseen.get("figures", ())},
         "common": common,
         "origins": each,
         "plots": plots,

@@ -74,7 +74,8 @@ class Figure:
     `log` and `percent` are about the vertical axis, `frame` is what it shows. `shade` is a range and `marks` are places
     on the horizontal one (updates, where that is time), `level` one on the vertical; `names` are what a legend calls
     the shade and the marks, in this order, as far as they have a name, and `bands` what it calls the bands. The lines
-    of one that is `named` have no entry: its title says it all.
+    of one that is `named` have no entry: its title says it all. `ahead` are places with a name above each; the lines of
+    a figure that has some follow each other, and each is read where it is.
     """
 
     title: str
@@ -93,6 +94,7 @@ class Figure:
     level: float | None = None
     names: tuple[str, ...] = ()
     bands: str = "95 % interval of the mean"
+    ahead: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from .. import text
 from ..checks import number
-from ..records.best import lower_is_better
+from ..errors import ConfigError
 from ..records.read import comparable, main_value
+from ..records.statistics import lower_is_better
 from .pilots import Pilot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FACTORS = (1, 2, 4, 8)
 # An error falls with the power GOES_ON sqrt(p) - WORN ln(1 + passes through the data) of the time: p is that power with
@@ -93,6 +97,9 @@ class Forecast:
         passes: through the data, of so many updates.
         samples: of the validation data, where that is known.
         seconds: that the budget took, where that is known.
+        pilots, measured: what `plot` draws beside what is expected: the pilots of the run, and what the run measured on
+            the validation data, each with the number of the update before. The run's files keep them, and `to_dict`
+            leaves them out.
     """
 
     measure: str
@@ -104,6 +111,8 @@ class Forecast:
     passes: float = 0.0
     samples: int | None = None
     seconds: float | None = None
+    pilots: tuple[Pilot, ...] = field(default=(), compare=False)
+    measured: tuple[tuple[int, Mapping[str, float]], ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
         return f"Forecast({self.line()})"
@@ -118,7 +127,8 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "expected": [asdict(e) for e in self.expected], "line": self.line()}
+        known = {name: value for name, value in asdict(self).items() if name not in ("pilots", "measured")}
+        return {**known, "expected": [asdict(e) for e in self.expected], "line": self.line()}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Forecast:
@@ -141,6 +151,28 @@ class Forecast:
             if e.factor in words
         ]
         return f"forecast: {self.measure} {text.listed(said)} this budget"
+
+    def plot(self, target: float | None = None) -> Figure:
+        """Draw what is expected, with its 90 % band, beyond what the run and its pilots measured.
+
+        Against updates, on a logarithmic axis. A `target` is drawn as a level; `budget_for` says what it takes.
+
+        Raises:
+            ConfigError: nothing can be said, for the `reason`; or a target that is no finite number.
+            MissingDependency: matplotlib is not installed; it comes with ``onecycle[plot]``.
+
+        >>> pilots = [Pilot(0.1, 30, 1.2, {"loss": 1.2, "accuracy": 0.6})]
+        >>> made = forecast(pilots, {"loss": 0.3, "accuracy": 0.9}, 1900, budget=2000, passes=4, samples=5000)
+        >>> made.plot(target=0.92).axes[0].get_xscale()
+        'log'
+        """
+        from ..report.draw_forecast import forecast_figure
+
+        if not self.expected:
+            raise ConfigError(f"there is no forecast to draw: {self.reason}")
+        if target is not None:
+            target = number("target", target, what=f"a value of the validation {self.measure}")
+        return forecast_figure(self.to_dict(), [one.to_dict() for one in self.pilots], self.measured, target=target)
 
     def _said(self, value: float) -> str:
         return text.percent(value, 1) if self.measure.endswith("accuracy") else text.number(value, 3)
@@ -200,6 +232,7 @@ def forecast(
     nothing: Mapping[str, Any] | None = None,
     seconds: float | None = None,
     stopped: str | None = None,
+    measured: Sequence[tuple[int, Mapping[str, float]]] = (),
     factors: Sequence[float] = FACTORS,
 ) -> Forecast:
     """What is expected of a run of this budget and of multiples of it.
@@ -214,6 +247,7 @@ def forecast(
         nothing: the ``measure`` and the ``value`` that are reached without learning, where they are known.
         seconds: what the budget took.
         stopped: why the run ended before its budget did; None for one that did not.
+        measured: on the validation data of the run, in order: each with the number of the update before.
         factors: of the budget.
 
     >>> pilots = [Pilot(lr, 30, loss, {"loss": loss, "accuracy": 0.5}) for lr, loss in ((0.1, 1.5), (0.3, 1.4))]
@@ -236,7 +270,9 @@ def forecast(
     whole = updates if budget is None else budget
     passes *= whole / updates
     expected = tuple(_expected(measure, end, f, whole, power, passes, samples) for f in factors)
-    return Forecast(measure, expected, None, len(errors), whole, power, passes, samples, seconds)
+    return Forecast(
+        measure, expected, None, len(errors), whole, power, passes, samples, seconds, tuple(pilots), tuple(measured)
+    )
 
 
 def _error(measure: str, value: float | None) -> float | None:

@@ -63,7 +63,7 @@
   function marks(line) {
     const { colour, dash } = keys[line.key];
     const symbol = SYMBOLS[dash];
-    if (line.mode === "markers") return { color: colour, symbol, size: 5, opacity: 0.6 };
+    if (line.mode === "markers") return { color: colour, symbol, ...(line.text ? { size: 7 } : { size: 5, opacity: 0.6 }) };
     if (line.mode !== "intervals") return { color: colour, symbol, size: 7 };
     return { color: colour, symbol: line.bound.map((bound) => (bound ? `${symbol}-open` : symbol)), size: 10,
              line: { color: colour, width: 2 } };
@@ -85,12 +85,16 @@
       .flatMap((line) => [...open(line, line.low, -1), ...open(line, line.high, 1)]);
   }
 
+  const names = (figure) => figure.ahead.map(([x, text]) => ({
+    x: figure.kind === "log" ? Math.log10(x) : x, y: 1, yref: "paper", yanchor: "bottom", text: plain(text), showarrow: false,
+  }));
+
   function traces(figure, axis) {
     const crowd = figure.series.length > 24;
     const bands = figure.series.filter((line) => line.low && line.mode !== "intervals").map((line) => band(line, axis));
     const lines = figure.series.map((line) => {
       const { label, colour, dash, faint } = keys[line.key];
-      const beside = line.mode === "markers" || (faint && line.clock == null); // their mean says what they are
+      const beside = (line.mode === "markers" && !line.text) || (faint && line.clock == null); // their mean says what they are
       const intervals = line.mode === "intervals";
       return {
         x: placed(line, axis), y: line.y, meta: line.key, name: plain(label), visible: shown[line.key],
@@ -149,8 +153,9 @@
     if (figure.level)
       shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: figure.level, y1: figure.level, line: line.line });
     return {
-      font, shapes, annotations: arrows(figure), showlegend: false, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 54, r: 12, t: 8, b: 42 }, hovermode: wideEnough(figure) ? "x unified" : "closest", dragmode: false, hoverdistance: -1,
+      font, shapes, annotations: [...arrows(figure), ...names(figure)], showlegend: false, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 54, r: 12, t: figure.ahead.length ? 24 : 8, b: 42 },
+      hovermode: wideEnough(figure) && !figure.ahead.length ? "x unified" : "closest", dragmode: false, hoverdistance: -1,
       hoverlabel: { font, namelength: 40 },
       xaxis: {
         title: { text: plain(figure.kind === "time" ? axis : figure.x), standoff: 8 }, zeroline: false, automargin: "height",
@@ -222,19 +227,25 @@
     redraw(button.closest("section"));
   }));
 
-  // Arrow keys move along the line with the most points, and read the value of each line nearest to there.
+  // Arrow keys move along the line with the most points, and read the value of each line nearest to there. Of lines that
+  // follow each other they move along all points, and read those that are there.
   const nearest = (xs, x) => xs.reduce((best, at, i) => (Math.abs(at - x) < Math.abs(xs[best] - x) ? i : best), 0);
 
   function read(plot, step) {
     const lines = plot.data.filter((trace) => trace.visible && trace.hovertemplate && trace.x.length);
     if (!lines.length) return;
-    const { x: xs } = lines.reduce((most, trace) => (trace.x.length > most.x.length ? trace : most));
+    const apart = figureOf(plot).ahead.length > 0;
+    const xs = apart ? [...new Set(lines.flatMap((trace) => trace.x))].sort((a, b) => a - b)
+      : lines.reduce((most, trace) => (trace.x.length > most.x.length ? trace : most)).x;
     const at = Math.min(Math.max(Number(plot.dataset.at ?? (step > 0 ? -1 : xs.length)) + step, 0), xs.length - 1);
     plot.dataset.at = at;
     const category = figureOf(plot).kind === "category";
     Plotly.Fx.hover(plot, { xval: category ? at : xs[at] }, "xy");
     const value = (trace) => trace.text[category ? trace.x.indexOf(xs[at]) : nearest(trace.x, xs[at])];
-    const values = lines.map((trace) => `${keys[trace.meta].label} ${value(trace) ?? "-"}`);
+    const there = (trace) => trace.text.filter((_, i) => trace.x[i] === xs[at]).join(" and ");
+    const values = apart
+      ? lines.filter((trace) => trace.x.includes(xs[at])).map((trace) => `${keys[trace.meta].label} ${there(trace)}`)
+      : lines.map((trace) => `${keys[trace.meta].label} ${value(trace) ?? "-"}`);
     spoken.textContent = `${plot.layout.xaxis.title.text} ${category ? xs[at] : written(xs[at])}: ${values.join(", ")}`;
   }
 
