@@ -252,6 +252,10 @@ def test_a_forecast_follows_its_run(browser, tmp_path):
         *(f"updates {x}: forecast 80.00 % (70.00 % to 95.00 %)" for x in (44, 88)),
     ]
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    tab.set_viewport_size({"width": 1280, "height": 500})
+    plot.evaluate("p => p.scrollIntoView()")
+    controls = "document.querySelector('.controls').getBoundingClientRect().bottom"
+    assert tab.evaluate(controls) <= 0, "the controls of the figures over time stay with these"
     tab.close()
 
 
