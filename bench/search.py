@@ -115,7 +115,7 @@ def main_pilots(pairs: list[SearchPair], seed: int) -> None:
 
 def line(learn: onecycle.Learner) -> list[float]:
     """The loss of another batch along the first update, at the default peak times powers of 2."""
-    optimizer = learn._recipe
+    optimizer = RECIPES[learn.options.optimizer]
     batches = [batch for _, batch in zip(range(2), learn.train.epoch(0), strict=False)]
     parameters = list(learn.model.parameters())
     before = [p.detach().clone() for p in parameters]

@@ -724,7 +724,7 @@ class Ticks:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        for module in ("onecycle.learner", "onecycle.training.loop"):
+        for module in ("onecycle.fits.run", "onecycle.training.loop"):
             monkeypatch.setattr(f"{module}.time", SimpleNamespace(perf_counter=lambda: self.now))
 
     def loss(self, model, batch):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import math
 import textwrap
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,40 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import one_of, share
 from .data.arrays import as_tensor
-from .errors import ConfigError, DataError, did_you_mean
+from .errors import ConfigError, DataError
+from .fits.plan import Rates, planned
+from .fits.run import Fit, began_at
 from .optim import build as optimizers
-from .range_test.api import RangeTest, kind_of, range_test_of
+from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS
 from .records import extension as extensions
-from .records.best import KeepBest
 from .records.checkpoint import load_weights, read_metadata, save_weights
 from .records.files import RUN
 from .records.history import History, Observer, Result
-from .records.prediction import needed_to_predict
-from .records.run import Recording
 from .schedules.budget import Budget
 from .schedules.policy import Policy
-from .schedules.presets import PRESETS, preset
-from .search.api import SHARE, PilotRecord, Search, peak_recorded, search_of, updates_within
-from .search.forecast import Forecast, forecast
-from .search.pilots import Pilot
+from .search.api import SHARE
+from .search.forecast import Forecast
 from .text import count, html_table, listed
-from .training import balance, norms
 from .training import evaluate as evaluation
+from .training import norms
 from .training import objectives as tasks
-from .training.loop import Charges, Event, Update, resolve, train, updates_per_epoch, watch
+from .training.loop import updates_per_epoch, watch
 from .training.options import TrainingOptions
 from .training.runtime import Runtime, weights_dtype
 from .training.setup import TrainingSetup
-from .training.signals import StopRequest, stop_requests
+from .training.signals import stop_requests
 from .training.state import TrainState
 from .training.units import Units, retransformed
-
-# A run of fewer updates says so.
-FEW = 100
-NO_DEFAULT = "give lr_max: an optimizer of your own has no default peak here"
 
 
 class Learner:
@@ -110,7 +100,6 @@ class Learner:
         self.history = History()
         self._ended: extensions.Extended | None = None  # what an extension goes on from
         self._forecast: Forecast | None = None  # of the last fit
-        self._pilots: list[Pilot] = []  # that it is from
         self.runtime = Runtime.choose(given.device, given.precision)
         if not isinstance(model, nn.Module):
             kind = f"the class {model.__name__}: give an instance" if isinstance(model, type) else f"{model!r}"
@@ -128,9 +117,8 @@ class Learner:
             given.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss
         )
         self._still: list[nn.Module] = []  # norms in evaluation mode since `freeze`
-        self._layers = optimizers.layers_of(self.model, built, layer_groups)
-        self._recipe = optimizers.RECIPES.get(given.optimizer) if isinstance(given.optimizer, str) else None
-        self._middle = _middle(built, self._recipe)
+        layers = optimizers.layers_of(self.model, built, layer_groups)
+        self._rates = Rates.of(built, layers, given.optimizer)
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             torch.compile(self.model) if given.compile and compiled is None else compiled, average=given.average,
@@ -214,51 +202,28 @@ class Learner:
         if resume and out is None:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
         whole, folder = Budget.parse(budget), None if out is None else Path(out)
-        began = _began(began, folder if resume and facts is None else None)  # a job counts it
-        shape = self._shape(policy, lr_max, options, extends)
-        peak, spent = self._known_peak(policy, lr_max, search, folder if resume else None)
-        evaluate, keeper = None if self.valid is None else self.evaluate, self._keeper()
-        self.state.end_run()
-        self.state.training_mode()
+        began = began_at(began, folder if resume and facts is None else None)  # a job counts it
+        plan = planned(
+            whole, policy, lr_max, self._rates, self._updates_per_epoch, options=options,
+            layers=() if extends is None else extends.layers, search=search, resumed=folder if resume else None,
+        )  # fmt: skip
+        fit = Fit(
+            self.state, self.train, self.valid, self.evaluate, self._setup, plan, self.history, self.notes, self._note,
+            extends,
+        )  # fmt: skip
         with ExitStack() as stack:
-            stop, ending = stack.enter_context(stop_requests()), self._seconds_at_end(whole)
-
-            def planned(peak: float, spent: int) -> tuple[Budget, Policy, Iterator[Event]]:
-                budget = whole.without(spent, self._updates_per_epoch)
-                policy = shape(peak, budget.total_updates(self._updates_per_epoch))
-                events = train(
-                    self.state, self.train, budget, policy, evaluate, evaluate_every=self.options.evaluate_every,
-                    stop=stop, charges=Charges(began, ending, after),
-                )  # fmt: skip
-                return budget, policy, events
-
-            budget, plan, events = planned(self._middle if peak is None else peak, spent)
-            self._note_few(budget)
-            self.history.begin_fit()
-            recording, config = None, config or {"budget": str(whole)}
+            stop = stack.enter_context(stop_requests())
+            fit.begin(stop, began, self._seconds_at_end(whole), after)
             if folder is not None:
-                about = self._resolved(None if peak is None else plan, budget, config)
-                recording = self._recording(folder, resume, config, facts, about, stack, extends)
-            self._ended, self._forecast, self._pilots = None, None, _pilots_of(recording)
-            with recording.kept() if recording else nullcontext():
-                if peak is None:
-                    found, began = self._search(whole, search, shape, began, recording, stop)
-                    budget, plan, events = planned(found.lr_max, spent := found.updates)
-                    if recording:
-                        about = {**self._resolved(plan, budget, config), "search": found.to_dict()}
-                        recording.decided(about, self.notes)
-                watchers = [self._say_rescue, *keeper, self.history, *(recording.watchers if recording else ())]
-                watchers += [*self._progress(stack, budget), *observers]
-                watch(events, watchers, self.history.measured(), stop)
+                fit.record(folder, stack, resume=resume, config=config, facts=facts)
+            self._ended = self._forecast = None
+            with fit.kept():
+                fit.search(search)
+                watchers = [*fit.watchers, *self._progress(stack, fit.plan.budget), *observers]
+                watch(fit.events, watchers, self.history.measured(), stop)
                 self.history.check_trained(stop.reason)
-        noted = len(self.notes)
-        result = self._foresee(self._beside_baseline(self._end_fit(plan, keeper, stop, recording)), spent, stop.reason)
-        if recording:
-            result = recording.finished(
-                result, self.state, self._units.metadata(), self.notes[noted:],
-                self._forecast.to_dict() if self._forecast and self._pilots else None,
-            )  # fmt: skip
-        self._ended = extensions.ended(self.state, result, extends, _peak_of(plan), plan.layers)
+        result = fit.end()
+        self._ended, self._forecast = fit.ended(result), fit.forecast
         return result
 
     def fit_one_cycle(
@@ -395,8 +360,8 @@ class Learner:
 
         Batch norms within them keep their statistics: they are in evaluation mode until `unfreeze`.
         """
-        before = {p: p.requires_grad for p in self.model.parameters()}
-        optimizers.freeze(self._layers, len(self._layers) - 1 if layers is None else layers)
+        before, groups = {p: p.requires_grad for p in self.model.parameters()}, self._rates.layers
+        optimizers.freeze(groups, len(groups) - 1 if layers is None else layers)
         try:
             optimizers.check_steps(self.optimizer, self.model)
             optimizers.check_clip(self.state.clip, self.model)
@@ -457,81 +422,10 @@ class Learner:
         """What follows the last update of a time budget."""
         return self.evaluation_seconds() + norms.seconds(self.state, self.train) if budget.seconds else 0.0
 
-    def _recording(
-        self, folder: Path, resume: bool, config: Mapping[str, Any], facts: Mapping[str, Any] | None,
-        resolved: dict[str, Any], stack: ExitStack, extends: extensions.Extended | None,
-    ) -> Recording:  # fmt: skip
-        prediction = None  # the configuration and the facts of a job say it
-        if facts is None:
-            about = (self._setup.source, self.train, self._setup.batching.normalise, self.state.loss)
-            prediction = needed_to_predict(self.model, *about)
-        if not resume:
-            return Recording.start(
-                folder, self.state, stack, config=config, facts=facts, resolved=resolved, notes=self.notes,
-                history=self.history, prediction=prediction, say=self._note,
-                extends=None if extends is None else extends.to_dict(),
-            )  # fmt: skip
-        before = len(self.history.steps)
-        recording = Recording.resume(
-            folder, self.state, stack, config=config, facts=facts, resolved=resolved, history=self.history
-        )
-        if done := len(self.history.steps) - before:
-            self._note(f"{folder} goes on after {count(done, 'update')}, from its last good checkpoint")
-        return recording
-
-    def _resolved(self, policy: Policy | None, budget: Budget, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What the options of a run came to, as plain data; its model by the name that `config` has for it.
-
-        Without a policy, whose peak is still searched, what follows from that is left out.
-        """
-        run: dict[str, Any] = {}
-        if policy is not None:
-            updates, parts = budget.total_updates(self._updates_per_epoch), policy.to_dict()
-            shape = {
-                name: part for name, part in parts.items() if not isinstance(part, str)
-            }  # of a function it is none
-            run = {"lr_max": _peak_of(policy), "updates": updates, "schedule": shape}
-        return {**run, **self.resolved, **({"model": config["model"]} if config.get("model") else {})}
-
     @property
     def resolved(self) -> dict[str, Any]:
         """What the options came to, as plain data: momentum, weight decay, smoothing, device, ..."""
         return self._setup.resolved(self.state)
-
-    def _keeper(self) -> list[KeepBest]:
-        """What keeps the best weights, where that is asked for."""
-        name = self.options.keep_best
-        if name is None:
-            return []
-        if self.valid is None:
-            raise ConfigError(f"keep_best={name!r} needs validation data: give valid, or leave it out")
-        if not any(name == known or name.startswith(f"{known}_") for known in self._setup.measured):
-            raise ConfigError(
-                f"keep_best={name!r} is no validation measure: {did_you_mean(name, self._setup.measured)}"
-            )
-        return [KeepBest(self.state, name)]
-
-    def _end_fit(
-        self, policy: Policy, keeper: Sequence[KeepBest], stop: StopRequest, recording: Recording | None
-    ) -> Result:
-        """What the fit came to, with the weights that it is to end with in the model."""
-        result = self.history.result(_peak_of(policy), self._updates_per_epoch)
-        if stop.reason is not None:
-            self._note(f"stopped after {count(result.updates, 'update')}: {stop.reason}")
-        self.state.take_averages()
-        measured = self.history.measured()
-        if self.valid is not None and (not measured or measured[-1][0] + 1 < result.updates):
-            result = replace(result, valid=(valid := self.evaluate()))  # the end was asked for after that of an epoch
-            self.history.measured_at_end(valid)
-            if recording:
-                recording.measured_at_end(valid)
-            for best in keeper:
-                best.take(valid, result.updates, self.history.epochs[-1]["epoch"])
-        for best in keeper:
-            if kept := best.restore():
-                result = replace(result, valid=kept[0])
-                self._note(kept[1])
-        return result
 
     def _progress(self, stack: ExitStack, budget: Budget) -> list[Observer]:
         if not self.verbose:
@@ -542,83 +436,6 @@ class Learner:
         progress = Progress(epochs=budget.epochs, unit=unit)
         stack.callback(progress.close)
         return [progress]
-
-    def _beside_baseline(self, result: Result) -> Result:
-        """The result with what is reached without learning, and a note where it is not better than that."""
-        base = balance.baseline(
-            self.state.loss, balance.targets_of(self.train), balance.targets_of(self.valid), self._setup.class_names,
-            balanced=self.options.class_weights is not None,
-        )  # fmt: skip
-        if base is None or result.valid is None or base.measure not in result.valid:
-            return result
-        value = result.valid[base.measure]
-        known = {"measure": base.measure, "value": base.value, "by": base.by}
-        if not base.better(value):
-            self._note(base.line(value))
-        return replace(result, baseline=known)
-
-    def _shape(
-        self,
-        policy: str | Policy | Callable[[int | None], Policy],
-        lr_max: Any,
-        options: Mapping[str, Any],
-        extends: extensions.Extended | None,
-    ) -> Callable[[float, int | None], Policy]:
-        """From a peak and a number of updates to the policy of a run; one of your own has its peak."""
-        if not isinstance(policy, str):
-            if lr_max != "auto" or options:
-                asked = {"lr_max": lr_max, **options}
-                given = ", ".join(f"{name}={value!r}" for name, value in asked.items() if value != "auto")
-                raise ConfigError(f"a policy of your own has its peak and its shape: leave out {given}")
-            return lambda peak, updates: resolve(policy, updates)
-        one_of("preset", policy, PRESETS)
-        layers = () if extends is None else extends.layers
-        if isinstance(lr_max, slice):
-            _, layers = optimizers.layer_factors(lr_max, len(self._layers))
-        if layers:
-            optimizers.split_by_layer(self.optimizer, self._layers, layers)
-        return lambda peak, updates: replace(preset(policy, peak, updates, **options), layers=layers)
-
-    def _known_peak(self, policy: Any, lr_max: Any, search: float, resumed: Path | None) -> tuple[float | None, int]:
-        """The peak as a number, None where it is to be searched, and the updates of the budget that it took."""
-        share("search", search, of="the budget")
-        if not isinstance(policy, str):
-            return math.nan, 0
-        if isinstance(lr_max, slice):
-            return optimizers.layer_factors(lr_max, len(self._layers))[0], 0
-        if lr_max in ("auto", "default") and resumed is not None:
-            return peak_recorded(RUN.read(resumed)["resolved"])
-        if lr_max == "auto" and search > 0:
-            return None, 0
-        if lr_max in ("auto", "default"):
-            if self._recipe is None:
-                raise ConfigError(NO_DEFAULT)
-            return self._middle, 0
-        if isinstance(lr_max, str) or lr_max is None:
-            raise ConfigError(f'lr_max is a number, a slice, "auto" or "default"; received {lr_max!r}')
-        return lr_max, 0
-
-    def _search(
-        self, budget: Budget, share: float, shape: Callable[[float, int | None], Policy], began: float,
-        recording: Recording | None, stop: StopRequest,
-    ) -> tuple[Search, float]:  # fmt: skip
-        """What pilots say of the peak, in a line too; and when the budget began, those of before counted."""
-        record = PilotRecord()
-        if recording:
-            record = PilotRecord(_pilots_of(recording), recording.keep_pilot)
-            began -= sum(one.seconds for one in record.before)
-        updates = record.before[0].of if record.before else None
-        if updates is None:
-            updates = updates_within(self.state, self.train, budget, time.perf_counter() - began)
-        found = search_of(
-            self.state, self.train, self.valid, updates, self._middle, share=share, policy=shape,
-            record=record, stop=stop, seconds=budget.seconds or math.inf,
-        )  # fmt: skip
-        self._pilots = list(found.pilots)
-        if not found.pilots and self._recipe is None:
-            raise ConfigError(f"{NO_DEFAULT}, and {found.reason}")
-        self._note(found.line())
-        return found, began
 
     def forecast(self) -> Forecast:
         """What the last fit says of longer ones: the validation metric at 1, 2, 4 and 8 times its budget.
@@ -633,28 +450,6 @@ class Learner:
             raise ConfigError("there is no fit to forecast from: fit first, to its end")
         return self._forecast
 
-    def _foresee(self, result: Result, spent: int, stopped: str | None) -> Result:
-        """Make the forecast of a fit, and where it made pilots a note of it; the result as it is."""
-        targets = balance.targets_of(self.valid) if self._pilots else None
-        self._forecast = forecast(
-            self._pilots, result.valid, result.updates, passes=result.epochs, budget=result.updates + spent,
-            samples=None if targets is None else len(targets), nothing=result.baseline, seconds=result.seconds,
-            stopped=stopped, measured=self.history.measured(),
-        )  # fmt: skip
-        if self._pilots:
-            self._note(self._forecast.line())
-        return result
-
-    def _note_few(self, budget: Budget) -> None:
-        updates = budget.total_updates(self._updates_per_epoch)
-        if updates is not None and updates < FEW:
-            few = count(updates, "update")
-            self._note(f"{few} are few: more epochs or a smaller batch_size would train it further")
-
-    def _say_rescue(self, event: Event) -> None:
-        if isinstance(event, Update) and event.rescue is not None:
-            self._note(str(event.rescue))
-
     def _note(self, *notes: str) -> None:
         self.notes += notes
         self._say(*notes)
@@ -664,28 +459,6 @@ class Learner:
             from .records.progress import notes as show
 
             show(notes)
-
-
-def _pilots_of(recording: Recording | None) -> list[Pilot]:
-    """Those of the peak, in the order in which they were made."""
-    return [Pilot(**one) for one in recording.pilots() if "setting" not in one] if recording else []
-
-
-def _middle(optimizer: torch.optim.Optimizer, recipe: optimizers.Recipe | None) -> float:
-    """The peak that pilots are about: the optimizer's default, or the rate that one of your own begins with."""
-    own = max(float(group["lr"]) for group in optimizer.param_groups)
-    return recipe.lr_max if recipe else own or optimizers.TYPICAL[kind_of(optimizer)].lr_max
-
-
-def _began(began: float | None, resumed: Path | None) -> float:
-    """When a budget began: before what the pilots of a run that is resumed took."""
-    now = time.perf_counter() if began is None else began
-    searched = {} if resumed is None else RUN.read(resumed)["resolved"].get("search") or {}
-    return now - searched.get("seconds", 0.0)
-
-
-def _peak_of(policy: Policy) -> float | None:
-    return getattr(policy.schedules["lr"], "peak", None)
 
 
 def _one_of_two(epochs: float | None, budget: Any) -> Any:

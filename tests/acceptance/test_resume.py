@@ -24,7 +24,7 @@ import forked
 import pytest
 import torch
 
-import onecycle.learner
+import onecycle.fits.run
 import onecycle.training.loop
 import onecycle.training.norms
 from onecycle import CheckpointError, Job, build_model, load
@@ -326,7 +326,7 @@ def test_a_time_budget_goes_on_with_what_was_left(monkeypatch):
     """On a clock of its own: each look at it takes 30 ms."""
     ticks = iter(range(10**9))
     monkeypatch.setattr(onecycle.training.loop, "time", SimpleNamespace(perf_counter=lambda: next(ticks) * 0.03))
-    for module in (onecycle.learner, job_run, onecycle.training.norms):  # what is beside the loop takes no time
+    for module in (onecycle.fits.run, job_run, onecycle.training.norms):  # what is beside the loop takes no time
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(job_run, "draw", lambda *_: None)

@@ -68,7 +68,7 @@ def measures(comparison: Comparison) -> list:
 @pytest.mark.parametrize("asked", [UNTUNED, TUNED])
 def test_no_run_of_a_comparison_searches_its_peak(asked, made, tmp_path, monkeypatch):
     """Its share of the budget would be another for each policy."""
-    monkeypatch.setattr(Learner, "_search", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr("onecycle.fits.run.search_of", lambda *_: pytest.fail("searched"))
     assert compare(out=tmp_path / "out", **asked).record["status"] == "finished"
     assert made and all(isinstance(planned.job.lr_max, float) for planned in made)
 

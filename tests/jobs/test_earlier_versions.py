@@ -17,12 +17,12 @@ from onecycle import (
     Policy,
     Update,
     build_model,
-    learner,
     load,
     load_run,
     run,
 )
 from onecycle.commands.app import main
+from onecycle.fits import run as fit
 from onecycle.jobs import run as job_run
 from onecycle.jobs.run import job_of
 from onecycle.records import checkpoint
@@ -47,7 +47,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory) -> Path:
     """A whole run and one that was cut in the middle of an epoch, with what an earlier version would have written."""
-    place, train = tmp_path_factory.mktemp("begun"), learner.train
+    place, train = tmp_path_factory.mktemp("begun"), fit.train
 
     def power_cut(*args, **keywords):
         for event in train(*args, **keywords):
@@ -58,7 +58,7 @@ def begun(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job_run, "draw", lambda *_: None)
         run(WORK, place / "whole")
-        patch.setattr(learner, "train", power_cut)
+        patch.setattr(fit, "train", power_cut)
         patch.setattr(runs, "Checkpointer", functools.partial(runs.Checkpointer, every=0.0, share=1e9))
         with pytest.raises(PowerCut):
             run(WORK, place / "cut")

@@ -21,11 +21,11 @@ from onecycle import (
     Learner,
     TrainingError,
     Update,
-    learner,
     load,
     run,
 )
 from onecycle.errors import MissingDependency
+from onecycle.fits import run as fit
 from onecycle.jobs import run as job_run
 from onecycle.jobs.predict import predict_files
 from onecycle.jobs.run import job_of
@@ -381,7 +381,7 @@ def test_without_pilots_the_peak_is_the_optimizers():
 
 def test_a_run_that_goes_on_keeps_its_peak_without_other_pilots(monkeypatch):
     whole = run(AUTO, "whole")
-    train = learner.train
+    train = fit.train
 
     def power_cut(*args, **keywords):
         for event in train(*args, **keywords):
@@ -390,7 +390,7 @@ def test_a_run_that_goes_on_keeps_its_peak_without_other_pilots(monkeypatch):
                 raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(learner, "train", power_cut)
+        patch.setattr(fit, "train", power_cut)
         patch.setattr(runs, "Checkpointer", functools.partial(runs.Checkpointer, every=0.1, share=1e9))
         with pytest.raises(RuntimeError, match="power cut"):
             run(AUTO, "cut")

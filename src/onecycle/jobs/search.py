@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..errors import CheckpointError, Interrupted, OneCycleError
+from ..fits.plan import come_to
 from ..learner import Learner
 from ..optim.build import recipe
 from ..range_test.api import kind_of
@@ -132,15 +133,16 @@ def search_balance(
         stop = stack.enter_context(stop_requests())
         make = Recording.resume if begun else Recording.start
         more = {} if begun else {"notes": learner.notes, "say": learner.notes.append}
-        known = {**learner.resolved, "model": about["config"]["model"]}
+        named = {"model": about["config"]["model"]}
+        known = {**learner.resolved, **named}
         recording = make(folder, learner.state, stack, resolved=known, **about, **more)  # type: ignore[operator]
         stack.enter_context(_kept(folder))
         searching = _Searching(job, learner, build, samples, recording, stop)
         searched = searching.search(began)
         chosen = build(searched.settings) if searched.settings else learner
-        left = searched.budget(searching.whole)
-        plan = searching.policy(searched.lr_max, left.total_updates(_per_epoch(chosen)))
-        resolved = {**chosen._resolved(plan, left, about["config"]), "search": searched.to_dict()}
+        left = searched.budget(searching.whole).total_updates(_per_epoch(chosen))
+        plan = come_to(searching.policy(searched.lr_max, left), left)
+        resolved = {**plan, **chosen.resolved, **named, "search": searched.to_dict()}
         recording.decided(resolved, [*RUN.read(folder)["notes"], searched.line()])
     if learner.verbose:
         notes([searched.line()])
@@ -213,10 +215,9 @@ class _Searching:
         default = recipe(job.optimizer).lr_max
         if job.lr_max == "default" or not job.search:
             return default
-        before = [Pilot(**row) for row in self.before if "setting" not in row]
         made = search_of(
             self.learner.state, self.learner.train, self.learner.valid, self.of, default, share=job.search,
-            policy=self.policy, record=PilotRecord(before, self.recording.keep_pilot), stop=self.stop,
+            policy=self.policy, record=PilotRecord.kept_in(self.recording), stop=self.stop,
         )  # fmt: skip
         self.spent += made.updates
         for one in made.pilots:
@@ -288,7 +289,7 @@ class _Searching:
         return candidate.value / self.default["batch_size"] if candidate and candidate.name == "batch_size" else 1.0
 
     def _peak_of_policy(self) -> float:
-        return self.policy(None, None).schedules["lr"].peak  # type: ignore[union-attr]
+        return self.policy(None, None).peak  # type: ignore[return-value]
 
     def _peak_for(self, peak: float, candidate: Candidate | None) -> float:
         """The peak goes with the batch: in proportion for plain gradient steps, else by the square root."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,21 @@ class KeepBest:
 
     def __init__(self, state: TrainState, name: str):
         self._state, self._name = state, name
+
+    @classmethod
+    def asked(cls, name: str | None, state: TrainState, validated: bool, measured: Iterable[str]) -> list[Self]:
+        """What keeps the best weights by the measure `name`, where there is one, of those that are `measured`.
+
+        Raises:
+            ConfigError: it is none of them, or the run is not `validated`.
+        """
+        if name is None:
+            return []
+        if not validated:
+            raise ConfigError(f"keep_best={name!r} needs validation data: give valid, or leave it out")
+        if not any(name == known or name.startswith(f"{known}_") for known in measured):
+            raise ConfigError(f"keep_best={name!r} is no validation measure: {did_you_mean(name, measured)}")
+        return [cls(state, name)]
 
     def __call__(self, event: Event) -> None:
         if event.valid is not None:

@@ -19,7 +19,7 @@ BANDWIDTH = 0.12
 SCOUT = 2.0
 
 
-class Fit(NamedTuple):
+class LocalLine(NamedTuple):
     """A straight line fitted about a point: its value there, its slope a decade, and the slope's standard error."""
 
     value: float
@@ -176,7 +176,7 @@ def _sweep_of(rows: Sequence[Mapping[str, str]]) -> Sweep:
     return Sweep(rates, column("train_loss"), *measured, updates=int(float(iteration) - begun) if iteration else None)
 
 
-def fit(x: Sequence[float], y: Sequence[float], at: float, bandwidth: float = BANDWIDTH) -> Fit:
+def fit(x: Sequence[float], y: Sequence[float], at: float, bandwidth: float = BANDWIDTH) -> LocalLine:
     """The line through the points (x, y) about `at`, weighted by a Gaussian kernel.
 
     Source: local linear regression, Cleveland 1979, doi 10.1080/01621459.1979.10481038; the standard error is that of
@@ -190,19 +190,19 @@ def fit(x: Sequence[float], y: Sequence[float], at: float, bandwidth: float = BA
     weights = [math.exp(-0.5 * (a / bandwidth) ** 2) for a, _ in near]
     total = math.fsum(weights)
     if not total:
-        return Fit(math.nan, math.nan, math.inf)
+        return LocalLine(math.nan, math.nan, math.inf)
     mean_x = math.fsum(w * a for w, (a, _) in zip(weights, near, strict=True)) / total
     mean_y = math.fsum(w * b for w, (_, b) in zip(weights, near, strict=True)) / total
     spread = math.fsum(w * (a - mean_x) ** 2 for w, (a, _) in zip(weights, near, strict=True))
     if spread < 1e-12 * total:
-        return Fit(mean_y, 0.0, math.inf)
+        return LocalLine(mean_y, 0.0, math.inf)
     slope = math.fsum(w * (a - mean_x) * (b - mean_y) for w, (a, b) in zip(weights, near, strict=True)) / spread
     residuals = [b - mean_y - slope * (a - mean_x) for a, b in near]
     count = total**2 / math.fsum(w * w for w in weights)
     variance = math.fsum(w * r * r for w, r in zip(weights, residuals, strict=True)) / total
     leverage = math.fsum((w * (a - mean_x)) ** 2 for w, (a, _) in zip(weights, near, strict=True)) / spread**2
     error = math.sqrt(variance * leverage * count / (count - 2)) if count > 2 else math.inf
-    return Fit(mean_y - slope * mean_x, slope, error)
+    return LocalLine(mean_y - slope * mean_x, slope, error)
 
 
 def smooth(lr: Sequence[float], values: Sequence[float], bandwidth: float = BANDWIDTH) -> list[float]:

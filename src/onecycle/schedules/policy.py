@@ -68,6 +68,15 @@ class Policy:
         """The value of each hyper-parameter at `progress`, 0 at the first update and 1 at the last."""
         return {name: schedule(progress) for name, schedule in self.schedules.items()}
 
+    @property
+    def peak(self) -> float | None:
+        """The largest learning rate; None where its schedule is a function.
+
+        >>> Policy({"lr": Piecewise(((0, 0.1), (1, 0)))}).peak
+        0.1
+        """
+        return getattr(self.schedules["lr"], "peak", None)
+
     def with_(self, **schedules: Schedule | float) -> Policy:
         """The same policy with some schedules replaced or added.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 from torch.optim import Optimizer
@@ -19,6 +19,7 @@ from ..data.batches import Batches, ListBatches, OneShotBatches
 from ..errors import Interrupted
 from ..range_test.api import kind_of, sampler_kept, source_of, swept_parts
 from ..range_test.sweep import SweptStep
+from ..records.run import Recording
 from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import preset
@@ -168,6 +169,11 @@ class PilotRecord:
 
     before: list[Pilot] = field(default_factory=list)
     keep: Callable[[dict[str, Any]], None] = lambda made: None
+
+    @classmethod
+    def kept_in(cls, recording: Recording) -> Self:
+        """Those of the peak of a run on disk, which new ones are added to."""
+        return cls([Pilot(**one) for one in recording.pilots() if "setting" not in one], recording.keep_pilot)
 
     def of(self, run: RunPilot, all_made: list[Pilot]) -> RunPilot:
         """`run`, or what is known of it."""

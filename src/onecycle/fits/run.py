@@ -1,0 +1,237 @@
+"""A fit under way: its folder, the pilots before it, what it trains with, and what it comes to."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..data.batches import Batches
+from ..records.best import KeepBest
+from ..records.extension import Extended, ended
+from ..records.files import RUN
+from ..records.history import History, Observer, Result
+from ..records.prediction import needed_to_predict
+from ..records.run import Recording
+from ..search.api import PilotRecord, search_of, updates_within
+from ..search.forecast import Forecast, forecast
+from ..search.pilots import Pilot
+from ..text import count
+from ..training import balance
+from ..training.loop import Charges, Event, Update, train
+from ..training.setup import TrainingSetup
+from ..training.signals import StopRequest
+from ..training.state import TrainState
+from ..training.units import Units
+from .plan import Plan
+
+# A run of fewer updates says so.
+FEW = 100
+
+
+class Fit:
+    """A fit of `state` by a `plan`, whose methods follow each other as they stand here.
+
+    Args:
+        state: what is trained; a run under way in it is given up.
+        train, valid: the batches; None where nothing is held out.
+        evaluate: measures the state on `valid`.
+        setup: what the batches and the loss of the state come from.
+        plan: what the fit is to do.
+        history: where it is kept in memory.
+        notes: those of the learner, a live list that `note` adds to.
+        extends: what it goes on from.
+
+    Attributes:
+        plan: with the peak that pilots found, after `search`.
+        events: those of the training, which begins with the first that is taken.
+        forecast: what the fit says of longer ones, at its end.
+
+    Raises:
+        ConfigError: weights that are to be kept by what is not measured.
+    """
+
+    def __init__(
+        self, state: TrainState, train: Batches, valid: Batches | None, evaluate: Callable[[], dict[str, float]],
+        setup: TrainingSetup, plan: Plan, history: History, notes: list[str], note: Callable[..., None],
+        extends: Extended | None,
+    ):  # fmt: skip
+        self._state, self._train, self._valid, self._evaluate = state, train, valid, evaluate
+        self._setup, self._history, self._notes, self._note, self._extends = setup, history, notes, note, extends
+        self.plan = plan
+        self.forecast: Forecast | None = None
+        self._recording: Recording | None = None
+        self._record = PilotRecord()
+        self._pilots: Sequence[Pilot] = ()
+        self._keeper = KeepBest.asked(setup.options.keep_best, state, valid is not None, setup.measured)
+        state.end_run()
+        state.training_mode()
+
+    def begin(self, stop: StopRequest, began: float, ending: float, after: float) -> None:
+        """Begin a budget of time at `began`, with `ending` seconds for its last evaluation and `after` for the rest.
+
+        Raises:
+            ConfigError: a budget or a policy that cannot be used.
+        """
+        self._stop, self._began, self._reserved = stop, began, (ending, after)
+        self.events = self._planned_events()
+        if self.plan.updates is not None and self.plan.updates < FEW:
+            few = count(self.plan.updates, "update")
+            self._note(f"{few} are few: more epochs or a smaller batch_size would train it further")
+        self._history.begin_fit()
+
+    def _planned_events(self) -> Iterator[Event]:
+        return train(
+            self._state, self._train, self.plan.budget, self.plan.policy,
+            None if self._valid is None else self._evaluate, evaluate_every=self._setup.options.evaluate_every,
+            stop=self._stop, charges=Charges(self._began, *self._reserved),
+        )  # fmt: skip
+
+    def record(
+        self, folder: Path, stack: ExitStack, *, resume: bool, config: Mapping[str, Any] | None,
+        facts: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
+        """Begin a run in `folder`, or go on with the one there; `stack` closes its files.
+
+        Raises:
+            CheckpointError: the folder holds another run, or cannot be written.
+        """
+        self._config = config or {"budget": str(self.plan.whole)}
+        asked = dict[str, Any](config=self._config, facts=facts, resolved=self._resolved(), history=self._history)
+        prediction = None  # the configuration and the facts of a job say it
+        if facts is None:
+            batching = self._setup.batching
+            about = (self._setup.source, self._train, batching.normalise, self._state.loss)
+            prediction = needed_to_predict(self._state.model, *about)
+        if resume:
+            before = len(self._history.steps)
+            self._recording = Recording.resume(folder, self._state, stack, **asked)
+            if done := len(self._history.steps) - before:
+                self._note(f"{folder} goes on after {count(done, 'update')}, from its last good checkpoint")
+        else:
+            extends = None if self._extends is None else self._extends.to_dict()
+            self._recording = Recording.start(
+                folder, self._state, stack, notes=self._notes, prediction=prediction, say=self._note, extends=extends,
+                **asked,
+            )  # fmt: skip
+        self._record = PilotRecord.kept_in(self._recording)
+        self._pilots = self._record.before
+
+    def _resolved(self) -> dict[str, Any]:
+        """What the options came to, as plain data; the model by the name that the configuration has for it."""
+        named = {"model": self._config["model"]} if self._config.get("model") else {}
+        return {**self.plan.resolved(), **self._setup.resolved(self._state), **named}
+
+    def kept(self) -> AbstractContextManager[None]:
+        """A block after an error within which what can be kept in the folder is."""
+        return self._recording.kept() if self._recording else nullcontext()
+
+    def search(self, share: float) -> None:
+        """Find the peak by pilots, where the plan has none; those of before the run was broken off are not made again.
+
+        Raises:
+            ConfigError: there is no peak without pilots, and none was made.
+            Interrupted: a signal came.
+        """
+        if self.plan.peak is not None:
+            return
+        state, whole, record = self._state, self.plan.whole, self._record
+        self._began -= sum(one.seconds for one in record.before)
+        of = record.before[0].of if record.before else updates_within(
+            state, self._train, whole, time.perf_counter() - self._began
+        )  # fmt: skip
+        search = search_of(
+            state, self._train, self._valid, of, self.plan.rates.middle, share=share, policy=self.plan.shape,
+            record=record, stop=self._stop, seconds=whole.seconds or math.inf,
+        )  # fmt: skip
+        self.plan, self._pilots = self.plan.after(search), search.pilots
+        self._note(search.line())
+        self.events = self._planned_events()
+        if self._recording:
+            self._recording.decided({**self._resolved(), "search": search.to_dict()}, self._notes)
+
+    @property
+    def watchers(self) -> list[Observer]:
+        """What sees each event, in this order: the weights are kept before a checkpoint is written."""
+        recorded = self._recording.watchers if self._recording else ()
+        return [self._say_rescue, *self._keeper, self._history, *recorded]
+
+    def _say_rescue(self, event: Event) -> None:
+        if isinstance(event, Update) and event.rescue is not None:
+            self._note(str(event.rescue))
+
+    def end(self) -> Result:
+        """Bring the weights that the fit is to end with into the model; what it came to, written to its folder too."""
+        before = len(self._notes)
+        result = self._history.result(self.plan.policy.peak, self.plan.per_epoch)
+        if self._stop.reason is not None:
+            self._note(f"stopped after {count(result.updates, 'update')}: {self._stop.reason}")
+        self._state.take_averages()
+        result = self._beside_baseline(self._with_best(self._measured(result)))
+        self._foresee(result)
+        if self._recording is None:
+            return result
+        units = Units.of(self._setup.batching, self._state.loss)
+        foreseen = self.forecast.to_dict() if self.forecast and self._pilots else None
+        return self._recording.finished(result, self._state, units.metadata(), self._notes[before:], foreseen)
+
+    def _measured(self, result: Result) -> Result:
+        """The result with what is measured at the end, also where that was asked for after the end of an epoch."""
+        measured = self._history.measured()
+        if self._valid is None or (measured and measured[-1][0] + 1 >= result.updates):
+            return result
+        valid = self._evaluate()
+        self._history.measured_at_end(valid)
+        if self._recording:
+            self._recording.measured_at_end(valid)
+        for best in self._keeper:
+            best.take(valid, result.updates, self._history.epochs[-1]["epoch"])
+        return replace(result, valid=valid)
+
+    def _with_best(self, result: Result) -> Result:
+        """The result with the best weights that were kept, where they were to be."""
+        for best in self._keeper:
+            if kept := best.restore():
+                result = replace(result, valid=kept[0])
+                self._note(kept[1])
+        return result
+
+    def _beside_baseline(self, result: Result) -> Result:
+        """The result with what is reached without learning, and a note where it is not better than that."""
+        base = balance.baseline(
+            self._state.loss, balance.targets_of(self._train), balance.targets_of(self._valid),
+            self._setup.class_names, balanced=self._setup.options.class_weights is not None,
+        )  # fmt: skip
+        if base is None or result.valid is None or base.measure not in result.valid:
+            return result
+        value = result.valid[base.measure]
+        if not base.better(value):
+            self._note(base.line(value))
+        return replace(result, baseline={"measure": base.measure, "value": base.value, "by": base.by})
+
+    def _foresee(self, result: Result) -> None:
+        """Make the forecast, and where there were pilots a note of it."""
+        targets = balance.targets_of(self._valid) if self._pilots else None
+        self.forecast = forecast(
+            self._pilots, result.valid, result.updates, passes=result.epochs, budget=result.updates + self.plan.spent,
+            samples=None if targets is None else len(targets), nothing=result.baseline, seconds=result.seconds,
+            stopped=self._stop.reason, measured=self._history.measured(),
+        )  # fmt: skip
+        if self._pilots:
+            self._note(self.forecast.line())
+
+    def ended(self, result: Result) -> Extended:
+        """What an extension goes on from after this `result`."""
+        policy = self.plan.policy
+        return ended(self._state, result, self._extends, policy.peak, policy.layers)
+
+
+def began_at(began: float | None, resumed: Path | None) -> float:
+    """When a budget began: before what the pilots of a run that is resumed took."""
+    now = time.perf_counter() if began is None else began
+    searched = {} if resumed is None else RUN.read(resumed)["resolved"].get("search") or {}
+    return now - searched.get("seconds", 0.0)
