@@ -251,6 +251,34 @@ def test_frozen_layers_do_not_move_and_then_do(optimizer):
     assert moved >= set(before) - {"0.0.bias"}, "a bias before a batch norm has no gradient"
 
 
+@pytest.mark.parametrize("optimizer", RECIPES)
+def test_layers_that_were_frozen_from_the_start_are_trained_afterwards(optimizer, tmp_path):
+    """Also with rates by layer, and where that run is broken off and resumed: to the bit."""
+
+    def thawed() -> Learner:
+        learn = learner(optimizer=optimizer)
+        learn.freeze()
+        learn.fit_one_cycle(1, 0.05)
+        learn.unfreeze()
+        return learn
+
+    def stop(event):
+        if isinstance(event, Update) and event.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    whole, cut, resumed = thawed(), thawed(), learner(optimizer=optimizer)
+    before = weights(whole.model)
+    whole.fit_one_cycle(1, 0.05, out=tmp_path / "whole")
+    moved = set(differing(weights(whole.model), before))
+    assert moved >= {name for name, _ in whole.model.named_parameters()} - {"0.0.bias"}
+    with pytest.raises(Interrupted):
+        cut.fit_one_cycle(1, 0.05, out=tmp_path / "cut", observers=[stop])
+    resumed.fit_one_cycle(1, 0.05, out=tmp_path / "cut", resume=True)
+    assert differing(weights(resumed.model), weights(whole.model)) == []
+    by_layer = thawed()
+    assert by_layer.fit_one_cycle(1, slice(0.005, 0.05)).updates == 6
+
+
 @pytest.mark.parametrize("layers", [-1, 2, 99])
 def test_layers_to_freeze_are_checked(layers):
     with pytest.raises(ConfigError, match=f"0 to 1.*received {layers}"):

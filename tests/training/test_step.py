@@ -224,6 +224,23 @@ def test_a_frozen_parameter_takes_no_step():
     assert torch.equal(model[0][0].weight, frozen)
 
 
+def test_momentum_of_a_weight_whose_gradient_comes_later_is_that_of_plain_sgd():
+    """A weight without a gradient at first, in a group whose other weight has momentum by then."""
+
+    def trained(fused: bool) -> list[torch.Tensor]:
+        model = plain_net()
+        late = model[0][0].weight
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=fused)
+        state = TrainState(model, optimizer, TASK, CPU)
+        for step in range(5):
+            late.requires_grad_(step >= 2)
+            update(state, [(X, Y)])
+        return [p.detach() for p in model.parameters()]
+
+    for one, other in zip(trained(fused=True), trained(fused=False), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
 def test_a_first_step_that_overflows_leaves_nothing_in_a_fused_optimizer():
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)

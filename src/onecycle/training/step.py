@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from ..errors import ConfigError, DataError, NonFiniteLoss, TrainingError
 from .means import UpdateMeans
@@ -148,6 +148,7 @@ def _apply(state: TrainState) -> bool:
         if scaler is not None:
             scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], state.clip)
+    _give_momentum(optimizer)
     if scaler is None:
         _step(optimizer.step, optimizer)
         return True
@@ -158,6 +159,21 @@ def _apply(state: TrainState) -> bool:
     if fresh and not applied:  # torch's fused SGD leaves a momentum buffer that was never written to
         optimizer.state.clear()
     return applied
+
+
+def _give_momentum(optimizer: Optimizer) -> None:
+    """Give weights that are trained later than others a momentum of 0, which torch's fused SGD does not do by itself.
+
+    It begins the momentum of a group for all of its weights at once, and fails where some have one already: after
+    `Learner.freeze` and `Learner.unfreeze`, or where a part of a model is used in some batches alone.
+    """
+    groups = optimizer.param_groups
+    if not isinstance(optimizer, SGD) or not 0 < len(optimizer.state) < sum(len(group["params"]) for group in groups):
+        return
+    for group in groups:
+        for parameter in group["params"] if group["fused"] and group["momentum"] else ():
+            if parameter.grad is not None and parameter not in optimizer.state:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.grad)
 
 
 def _step(step: Callable[[], Any], optimizer: Optimizer) -> None:
