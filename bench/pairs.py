@@ -91,13 +91,18 @@ def text(length=32):
 
 def windows_of(whole, length, valid):
     """Windows of a text to train on, `valid` to choose with and 2,000 to test on; and the characters that follow."""
-    characters = sorted(set(whole))
-    codes = torch.tensor([characters.index(c) for c in whole])
-    windows = codes[: (len(codes) - 1) // length * length].view(-1, length)
-    following = codes[1 : windows.numel() + 1].view(-1, length)
+    windows, following = cut(whole, length)
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
     parts = order[valid + 2000 :], order[:valid], order[valid : valid + 2000]
     return tuple((windows[part], following[part]) for part in parts)
+
+
+def cut(whole, length):
+    """A text in windows of so many characters, as numbers, and the characters that follow each of them."""
+    characters = sorted(set(whole))
+    codes = torch.tensor([characters.index(c) for c in whole])
+    windows = codes[: (len(codes) - 1) // length * length].view(-1, length)
+    return windows, codes[1 : windows.numel() + 1].view(-1, length)
 
 
 def fashion(side):

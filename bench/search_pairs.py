@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from pairs import drawn_from, images
+from pairs import cut, drawn_from, images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -160,11 +160,8 @@ def remembered(n: int, train: int, length: int = 24, symbols: int = 8):
 @cache
 def shakespeare(length: int, train: int, seed: int):
     """Windows of characters, each to be told from those before it."""
-    whole = (SHARED / "text" / "tinyshakespeare.txt").read_text()
-    known = sorted(set(whole))
-    codes = torch.tensor([known.index(c) for c in whole])
-    n = (len(codes) - 1) // length
-    return split(codes[: n * length].view(n, length), codes[1 : n * length + 1].view(n, length), train, 500, seed)
+    windows, following = cut((SHARED / "text" / "tinyshakespeare.txt").read_text(), length)
+    return split(windows, following, train, 500, seed)
 
 
 @cache
