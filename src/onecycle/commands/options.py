@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -128,6 +128,23 @@ def destination(values: dict[str, Any], out: Path | None, no_report: bool) -> tu
     if folder is not None and not (isinstance(folder, str) and folder):
         raise ConfigError(f'out is the path of a folder, such as "runs/first"; received {folder!r}')
     return (out if out is not None or folder is None else Path(folder)), no_report or flag("no_report", bare)
+
+
+def job_and_folder(values: Mapping[str, Any], out: Path | None, resume: Path | None) -> tuple[Job, Path]:
+    """The job with these fields and the folder of its run: a new one, or the one to `resume`, which has the others.
+
+    Raises:
+        ConfigError: fields that cannot be used, or an `out` beside the folder of the run.
+        CheckpointError: no run to resume, or one that was begun in Python.
+    """
+    from ..jobs.run import free_folder, job_of
+
+    if resume is None:
+        job = Job.from_dict(values)
+        return job, out or free_folder(job)
+    if out is not None and out != resume:
+        raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")
+    return replace(job_of(resume), **values), resume
 
 
 def value(text: Any) -> Any:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from .. import text
 from ..checks import number
 from ..errors import ConfigError
 from ..jobs.job import Job
-from .options import GROUPS, Folder, Json, NoReport, destination, given, options_of, settings, source
+from .options import GROUPS, Folder, Json, NoReport, destination, given, job_and_folder, options_of, settings, source
 from .printing import going_on, page_line, print_json, print_table, terminal_width
 
 SCHEDULE = GROUPS["Schedule"]
-HEADS = ("setting", "peak", "updates", "loss", "accuracy", "kept", "why")
 
 
 @options_of(Job, leave=("data", "balance", "extend"))
@@ -51,7 +47,7 @@ def search(
         A value of the validation metric, such as 0.93: say at the end which budget is expected to reach it.
     """
     began = time.perf_counter()  # importing torch counts
-    from ..jobs.run import free_folder, job_of, run
+    from ..jobs.run import run
     from ..records.files import RUN
 
     if reach is not None:
@@ -60,16 +56,9 @@ def search(
     out, no_report = destination(values, out, no_report)
     if "extend" in values:
         raise ConfigError(f"an extension has the settings of its run: onecycle train --extend {values['extend']}")
-    if resume is None:
-        job = Job.from_dict(values)
-    elif out is not None and out != resume:
-        raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")
-    else:
-        before = job_of(resume)
-        if before.extend is not None:
-            raise ConfigError(f"an extension has the settings of its run: onecycle train --resume {resume}")
-        job = replace(before, **values)
-    folder = resume or out or free_folder(job)
+    job, folder = job_and_folder(values, out, resume)
+    if job.extend is not None:
+        raise ConfigError(f"an extension has the settings of its run: onecycle train --resume {resume}")
     with going_on(["onecycle", "search", "--resume", str(folder)], folder / "run.json"):
         result = run(
             job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began, reach=reach
@@ -81,31 +70,13 @@ def search(
         print_json({**result.to_dict(), "search": searched, **({} if needed is None else {"needed": needed})})
         return
     from ..records.progress import summary
+    from ..records.read import read_run
+    from ..report.tables import pilots_table
 
     if searched["pilots"]:
-        print_table(HEADS, rows(searched["pilots"]))
+        made = pilots_table(read_run(folder, folder.name))
+        print_table(made.columns, [[cell.text for cell in row] for row in made.rows])
         print()
     print(*summary(result.to_dict(), width=terminal_width()), *page_line(folder), sep="\n")
     if needed is not None:
         print(needed["line"])
-
-
-def rows(pilots: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """A row a pilot.
-
-    >>> pilot = {"setting": {"weight_decay": 0.2}, "lr_max": 0.04, "updates": 96, "loss": 0.51234, "accuracy": 0.8125}
-    >>> rows([{**pilot, "kept": False, "why": "learned 3.0 % less"}])
-    [['weight decay 0.2', '0.04', 96, '0.5123', '81.25 %', 'no', 'learned 3.0 % less']]
-    """
-    return [
-        [
-            ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in one["setting"].items()) or "defaults",
-            "" if one["lr_max"] is None else text.number(one["lr_max"], 2),
-            one["updates"],
-            "" if one["loss"] is None else f"{one['loss']:.4f}",
-            "" if one["accuracy"] is None else text.percent(one["accuracy"]),
-            "yes" if one["kept"] else "no",
-            one["why"],
-        ]
-        for one in pilots
-    ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from ..errors import ConfigError
 from ..jobs.job import Job
-from .options import GROUPS, Folder, Json, NoReport, destination, given, options_of, settings, source
+from .options import GROUPS, Folder, Json, NoReport, destination, given, job_and_folder, options_of, settings, source
 from .printing import going_on, page_line, print_json, terminal_width
 
 SCHEDULE = GROUPS["Schedule"]
@@ -43,22 +42,18 @@ def train(
     """
     began = time.perf_counter()  # importing torch counts
     from ..jobs.extend import extension_of
-    from ..jobs.run import free_folder, job_of, run
+    from ..jobs.run import free_folder, run
 
     values = settings(data, given(options))
     out, no_report = destination(values, out, no_report)
     extended = values.pop("extend", None)
-    if extended is not None and resume is not None:
-        raise ConfigError(f"give --extend or --resume, one of them: --resume {resume} goes on with an extension too")
-    if extended is not None:
-        job = extension_of(extended, values)
+    if extended is None:
+        job, folder = job_and_folder(values, out, resume)
     elif resume is None:
-        job = Job.from_dict(values)
-    elif out is not None and out != resume:
-        raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")
+        job = extension_of(extended, values)
+        folder = out or free_folder(job)
     else:
-        job = replace(job_of(resume), **values)
-    folder = resume or out or free_folder(job)
+        raise ConfigError(f"give --extend or --resume, one of them: --resume {resume} goes on with an extension too")
     with going_on(["onecycle", "train", "--resume", str(folder)], folder / "run.json"):
         result = run(job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began)
     if json:
