@@ -415,6 +415,19 @@ def _span(i: int, n: int, size: int, spread: bool) -> slice:
     return slice(start, start + least + (i < larger))
 
 
+def length_of(batches: Batches) -> int | None:
+    """The number of batches of an epoch; None where it is not known.
+
+    >>> batches = [(torch.zeros(2, 1), torch.ones(2))] * 3
+    >>> length_of(as_batches(batches)), length_of(as_batches(iter(batches)))
+    (3, None)
+    """
+    try:
+        return len(batches)
+    except TypeError:
+        return None
+
+
 def last_batch_size(batches: Batches) -> int | None:
     """The number of samples in the last batch of an epoch; None where it cannot be told without reading."""
     source = getattr(batches, "iterable", batches)  # of a DataLoader, the loader

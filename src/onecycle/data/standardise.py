@@ -149,6 +149,11 @@ class TransformedBatches:
             yield changed if pair else changed[0]
 
 
+def untransformed(batches: Any) -> Any:
+    """The batches within a transform of their inputs; others as they are."""
+    return batches.batches if isinstance(batches, TransformedBatches) else batches
+
+
 def scaling_note(which: str, how: str) -> str:
     """The note on values that are standardised; `how` says what that means."""
     return (

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batches, OneShotBatches, first_batch
+from ..data.batches import Batches, OneShotBatches, first_batch, length_of
 from ..data.seeds import derive_seed, seeded
+from ..data.standardise import untransformed
 from ..errors import DataError, OneCycleError
 from .losses import shape
 from .means import RunningMeans, UpdateMeans
@@ -63,11 +64,9 @@ def seconds(model: nn.Module, batches: Batches, loss: Loss, runtime: Runtime) ->
     Raises:
         DataError: no batches.
     """
-    try:
-        number = len(batches)
-    except TypeError:
-        number = 1
-    once = isinstance(getattr(batches, "batches", batches), OneShotBatches)
+    length = length_of(batches)
+    number = 1 if length is None else length
+    once = isinstance(untransformed(batches), OneShotBatches)
     iterator = iter([first_batch(batches)]) if once else batches.epoch(0)
     batch = next(iterator, None)
     if batch is None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..checks import whole
-from ..data.batches import Batches, as_batches
+from ..data.batches import Batches, as_batches, length_of
 from ..errors import ConfigError, DataError, Interrupted, StopTraining
 from ..optim.groups import bind
 from ..schedules.budget import Budget
@@ -188,10 +188,8 @@ def resolve(policy: Policy | Callable[[int | None], Policy], updates: int | None
 
 def updates_per_epoch(batches: Batches, accumulate: int = 1) -> int | None:
     """The number of updates of one pass, the ragged last group counted; None where the batches have no length."""
-    try:
-        return -(-len(batches) // accumulate)
-    except TypeError:
-        return None
+    length = length_of(batches)
+    return None if length is None else -(-length // accumulate)
 
 
 class _Clock:

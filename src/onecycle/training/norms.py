@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..data.batches import Batches, OneShotBatches
+from ..data.batches import Batches, OneShotBatches, length_of
+from ..data.standardise import untransformed
 from .evaluate import evaluating
 from .objectives import Supervised, pair
 from .restore import untouched
@@ -56,7 +57,7 @@ def estimate_statistics(
 
 def _estimates(state: TrainState, batches: Batches) -> bool:
     """Whether there is anything to be measured, and on what."""
-    once = isinstance(getattr(batches, "batches", batches), OneShotBatches)
+    once = isinstance(untransformed(batches), OneShotBatches)
     return state.norm_statistics != "running" and not once and bool(trained(state.model))
 
 
@@ -65,7 +66,7 @@ def keeps_its_place(batches: Batches, begun: int) -> bool:
 
     An iterable may keep its place on itself, and workers that stay would begin the epoch anew.
     """
-    iterable = getattr(getattr(batches, "batches", batches), "iterable", None)
+    iterable = getattr(untransformed(batches), "iterable", None)
     if iterable is None or begun >= _count(batches):
         return True
     return isinstance(iterable, DataLoader) and not iterable.persistent_workers
@@ -73,10 +74,8 @@ def keeps_its_place(batches: Batches, begun: int) -> bool:
 
 def _count(batches: Batches) -> float:
     """The batches of an epoch, infinite where that is not known."""
-    try:
-        return len(batches)
-    except TypeError:
-        return math.inf
+    length = length_of(batches)
+    return math.inf if length is None else length
 
 
 def _estimate(state: TrainState, batches: Iterable[Any]) -> None:

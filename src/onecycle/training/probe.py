@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..data.batches import Batches, ListBatches, last_batch_size
-from ..data.standardise import TransformedBatches
+from ..data.standardise import untransformed
 from ..errors import DataError, OneCycleError
 from .evaluate import described, evaluating, in_words
 from .objectives import Loss, Supervised, loss_module, means_of
@@ -115,7 +115,7 @@ def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime, *, finite:
 
 def batch_of_one(batches: Batches, first: Any) -> Any:
     """A batch of one sample that is to come, as far as that can be told without reading; None: none is known of."""
-    source = batches.batches if isinstance(batches, TransformedBatches) else batches
+    source = untransformed(batches)
     if isinstance(source, ListBatches):
         i = next((i for i, batch in enumerate(source.batches) if samples_in(batch) == 1), None)
         return None if i is None else next(batches.epoch(0, i))

@@ -16,7 +16,7 @@ from ..data.batches import Batches, OneShotBatches, first_batch, targets_in_memo
 from ..data.hub import hub_kind, named_splits
 from ..data.label_sets import has_label_sets
 from ..data.splits import Data
-from ..data.standardise import InputTransform, scale_of, scaling_note
+from ..data.standardise import InputTransform, scale_of, scaling_note, untransformed
 from ..errors import ConfigError, DataError
 from ..models.tabular import TableFront
 from ..text import count
@@ -86,7 +86,7 @@ class TrainingSetup:
                 "batches are of one size"
             )
         self.valid = None if valid is None else self.batching.batches(valid, training=False)
-        if isinstance(getattr(self.valid, "batches", self.valid), OneShotBatches):
+        if isinstance(untransformed(self.valid), OneShotBatches):
             raise DataError(
                 f"validation data are read again and again, and {type(valid).__name__} can be gone through only once: "
                 "give list(valid), or an iterable that begins anew"

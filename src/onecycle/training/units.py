@@ -11,7 +11,7 @@ import torch
 
 from ..data.batch_settings import BatchSettings
 from ..data.batches import Batches, DatasetBatches, ImageTransform, TensorBatches
-from ..data.standardise import InputTransform, Scale, TransformedBatches
+from ..data.standardise import InputTransform, Scale, TransformedBatches, untransformed
 from ..errors import CheckpointError
 from .objectives import Loss, Supervised
 
@@ -101,7 +101,7 @@ class Units:
 
 def retransformed(batches: Batches, transform: Any) -> Batches:
     """The same batches with another transform of their inputs."""
-    plain = batches.batches if isinstance(batches, TransformedBatches) else batches
+    plain = untransformed(batches)
     if isinstance(plain, TensorBatches | DatasetBatches):
         return replace(plain, transform=transform)
     return TransformedBatches(plain, transform) if isinstance(transform, InputTransform) else plain
