@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ from typing import Any, Self
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..errors import CheckpointError, Interrupted, OneCycleError
+from ..errors import Interrupted, OneCycleError
 from ..fits.plan import come_to
 from ..learner import Learner
 from ..optim.build import recipe
@@ -136,7 +136,7 @@ def search_balance(
         named = {"model": about["config"]["model"]}
         known = {**learner.resolved, **named}
         recording = make(folder, learner.state, stack, resolved=known, **about, **more)  # type: ignore[operator]
-        stack.enter_context(_kept(folder))
+        stack.enter_context(_kept(recording))
         searching = _Searching(job, learner, build, samples, recording, stop)
         searched = searching.search(began)
         chosen = build(searched.settings) if searched.settings else learner
@@ -160,16 +160,14 @@ def seconds_before(folder: Path) -> float:
 
 
 @contextmanager
-def _kept(folder: Path) -> Iterator[None]:
+def _kept(recording: Recording) -> Iterator[None]:
     """After an error within the block, ``run.json`` says how the run stands."""
     try:
         yield
     except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         if isinstance(error, Interrupted):
             error.args = (f"{error}. The pilots that were made are kept",)
-        with suppress(CheckpointError):
-            RUN.update(folder, status=status, error=str(error) or type(error).__name__)
+        recording.broken_off(error)
         raise
 
 

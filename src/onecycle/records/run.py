@@ -204,8 +204,7 @@ class Recording:
             )
         if saved is not None:
             state.load_state_dict(saved)
-            begun = state.begun or state.at
-            steps, epochs = state.at.step - begun.step, state.at.epoch - begun.epoch
+            steps, epochs = state.updates, state.at.epoch - (state.begun or state.at).epoch
         truncate_records(folder / "steps.jsonl", "step", steps)
         truncate_records(folder / "epochs.jsonl", "epoch", epochs)
         RUN.update(folder, status="running", error=None)
@@ -279,6 +278,10 @@ class Recording:
             for name in (RUN.file, "steps.jsonl", "epochs.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
             return
+        self.broken_off(error)
+
+    def broken_off(self, error: BaseException) -> None:
+        """Record how the run stands after an error, where that can be written."""
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(CheckpointError):
             RUN.update(self.folder, status=status, error=str(error) or type(error).__name__)

@@ -140,6 +140,11 @@ class TrainState:
         """Updates applied over the model's whole life."""
         return self.at.step
 
+    @property
+    def updates(self) -> int:
+        """Updates applied in the run under way; 0 where none is."""
+        return self.step - (self.at if self.begun is None else self.begun).step
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data; loads with ``torch.load(weights_only=True)``."""
         self.means.read()
@@ -209,8 +214,7 @@ class TrainState:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "averages": self.averages,
         }
-        step = self.at.step - (self.at if self.begun is None else self.begun).step
-        kept = Kept(step, proven, replace(self.watch), **copied(parts, copies))
+        kept = Kept(self.updates, proven, replace(self.watch), **copied(parts, copies))
         self.kept = [*[one for one in self.kept if one.proven][-1:], kept]
 
     def prove(self) -> None:
@@ -236,8 +240,7 @@ class TrainState:
         if self.averages is None:
             self.averages = {name: tensor.clone() for name, tensor in now.items() if isinstance(tensor, Tensor)}
             return
-        since = self.at.step - (self.at if self.begun is None else self.begun).step
-        keep = min(self.average, (1 + since) / (10 + since))
+        keep = min(self.average, (1 + self.updates) / (10 + self.updates))
         for name, average in self.averages.items():
             if average.is_floating_point():
                 average.lerp_(now[name], 1 - keep)
