@@ -723,6 +723,17 @@ def test_options_are_keywords_with_their_help():
         learner(momentum=(0.95, 0.85))
 
 
+@pytest.mark.parametrize(("name", "peak"), [("sgd", 0.2), ("adamw", 0.014), ("adam", 0.01), ("muon", 0.04)])
+def test_the_default_peak_goes_with_the_samples_of_an_update(name, peak):
+    many = blobs(256)
+    for options in ({"batch_size": 256}, {"batch_size": 64, "accumulate": 4}):
+        assert learner(many, optimizer=name, **options).fit("1 updates", lr_max="default").lr_max == peak
+    loader = DataLoader(TensorDataset(*many), batch_size=256)
+    assert learner(loader, optimizer=name).fit_one_cycle(1, "default").lr_max == peak
+    in_lists = [tuple(part[i : i + 128] for part in many) for i in (0, 128)]  # batches of nobody knows what size
+    assert learner(in_lists, optimizer=name).fit_one_cycle(1, "default").lr_max == RECIPES[name].lr_max
+
+
 def test_the_default_peak_by_name():
     assert learner().fit_one_cycle(1, "default").lr_max == RECIPES["sgd"].lr_max
     with pytest.raises(ConfigError, match='lr_max is a number, a slice, "auto" or "default"; received None'):

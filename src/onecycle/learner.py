@@ -118,7 +118,7 @@ class Learner:
         )
         self._still: list[nn.Module] = []  # norms in evaluation mode since `freeze`
         layers = optimizers.layers_of(self.model, built, layer_groups)
-        self._rates = Rates.of(built, layers, given.optimizer)
+        self._rates = Rates.of(built, layers, given.optimizer, self._setup.samples_per_update)
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             torch.compile(self.model) if given.compile and compiled is None else compiled, average=given.average,

@@ -180,7 +180,7 @@ def test_a_pilot_that_runs_out_of_memory_is_lost_and_the_search_goes_on():
     [
         (Candidate("weight_decay", 0.025), {"weight_decay": 0.025}),
         (Candidate("smoothing", 0.2), {"smoothing": 0.2}),
-        (Candidate("batch_size", 8), {"batch_size": 8, "lr_max": 0.0283}),
+        (Candidate("batch_size", 8), {"batch_size": 8, "lr_max": 0.04}),
         (Candidate("dropout", 0.3), {}),
     ],
 )

@@ -233,3 +233,13 @@ def test_split_groups_train_bit_for_bit_as_whole_ones(given):
         list(train(state, [(x[:16], y[:16]), (x[16:], y[16:])], policy=one_cycle(0.05), budget=4))
         trained.append(weights(net))
     assert differing(*trained) == []
+
+
+def test_default_peaks_grow_with_samples_beyond_64():
+    peaks = {name: [recipe.peak(n) for n in (None, 1, 64, 128, 1024)] for name, recipe in RECIPES.items()}
+    assert peaks == {
+        "sgd": [0.2] * 5,
+        "adam": [0.005] * 3 + [0.00707, 0.02],
+        "adamw": [0.007] * 3 + [0.0099, 0.028],
+        "muon": [0.04] * 5,
+    }

@@ -165,8 +165,10 @@ class Campaign:
 
     def _centre(self, condition: Condition) -> float:
         """About which peaks are tried: the range test's, else the optimizer's default."""
-        peak = self._range_test(condition.setting).get(f"{condition.epochs:g}")
-        return peak or recipe(plan.base_job(self._settled, condition.setting).optimizer).lr_max
+        if peak := self._range_test(condition.setting).get(f"{condition.epochs:g}"):
+            return peak
+        job = plan.base_job(self._settled, condition.setting)
+        return recipe(job.optimizer).peak(None if job.batch_size is None else job.batch_size * job.accumulate)
 
     def _range_test(self, setting: Setting) -> dict[str, float | None]:
         """What the range test of a setting suggests for each budget; kept, so that it is made once."""

@@ -46,9 +46,14 @@ class Rates:
     middle: float
 
     @classmethod
-    def of(cls, optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], asked: Any) -> Self:
-        """Those of an optimizer as it is built, which was `asked` for by name or otherwise."""
-        default = RECIPES[asked].lr_max if isinstance(asked, str) else None
+    def of(
+        cls, optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], asked: Any, samples: int | None
+    ) -> Self:
+        """Those of an optimizer as it is built, which was `asked` for by name or otherwise.
+
+        `samples` are those of an update, None where that is not known.
+        """
+        default = RECIPES[asked].peak(samples) if isinstance(asked, str) else None
         first = max(float(group["lr"]) for group in optimizer.param_groups)
         return cls(optimizer, layers, default, default or first or TYPICAL[kind_of(optimizer)].lr_max)
 

@@ -16,7 +16,6 @@ from ..errors import Interrupted, OneCycleError
 from ..fits.plan import come_to
 from ..learner import Learner
 from ..optim.build import recipe
-from ..range_test.api import kind_of
 from ..records.files import PILOTS, RUN, read_jsonl
 from ..records.progress import notes
 from ..records.run import Recording
@@ -210,7 +209,7 @@ class _Searching:
             return None
         if not isinstance(job.lr_max, str):
             return job.lr_max
-        default = recipe(job.optimizer).lr_max
+        default = self._default_peak(self.learner.resolved["batch_size"])
         if job.lr_max == "default" or not job.search:
             return default
         made = search_of(
@@ -290,9 +289,15 @@ class _Searching:
         return self.policy(None, None).peak  # type: ignore[return-value]
 
     def _peak_for(self, peak: float, candidate: Candidate | None) -> float:
-        """The peak goes with the batch: in proportion for plain gradient steps, else by the square root."""
-        power = 1.0 if kind_of(self.learner.optimizer) == "gradient" else 0.5
-        return float(f"{peak * self._ratio(candidate) ** power:.3g}")
+        """The peak goes with the batch as the default one does."""
+        if candidate is None or candidate.name != "batch_size":
+            return peak
+        before, now = map(self._default_peak, (self.default["batch_size"], candidate.value))
+        return float(f"{peak * now / before:.3g}")
+
+    def _default_peak(self, batch_size: int | None) -> float:
+        samples = None if batch_size is None else batch_size * self.job.accumulate
+        return recipe(self.job.optimizer).peak(samples)
 
     def _left(self, spent: int, chosen: Candidate | None) -> int | None:
         total = self.whole.total_updates(_per_epoch(self.learner))

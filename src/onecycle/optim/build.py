@@ -13,28 +13,48 @@ from torch.optim import Optimizer
 
 from .. import text
 from ..checks import is_number, number, one_of, unless_none
+from ..data.batch_settings import BATCH_SIZE
 from ..errors import ConfigError
 from .muon import Muon, inner_matrices, weights_of
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An optimizer with the settings that are its defaults here: measured, see docs/log.md."""
+    """An optimizer with the settings that are its defaults here: measured, see docs/log.md.
+
+    `lr_max` is its peak for updates of up to 64 samples; beyond, it grows with that power of them, `grows`.
+    """
 
     make: Callable[..., Optimizer]
     lr_max: float
     momentum: float
     weight_decay: float
+    grows: float
     options: dict[str, Any] = field(default_factory=dict)
+
+    def peak(self, samples: int | None) -> float:
+        """The default peak for updates of so many samples; None where that is not known.
+
+        >>> [recipe("adamw").peak(samples) for samples in (16, 64, 256, None)]
+        [0.007, 0.007, 0.014, 0.007]
+        """
+        return float(f"{self.lr_max * max(1.0, (samples or BATCH_SIZE) / BATCH_SIZE) ** self.grows:.3g}")
 
 
 RECIPES: dict[str, Recipe] = {
     "sgd": Recipe(
-        torch.optim.SGD, lr_max=0.2, momentum=0.9, weight_decay=5e-4, options={"nesterov": True, "fused": True}
+        torch.optim.SGD,
+        lr_max=0.2,
+        momentum=0.9,
+        weight_decay=5e-4,
+        grows=0.0,
+        options={"nesterov": True, "fused": True},
     ),
-    "adam": Recipe(torch.optim.Adam, lr_max=0.005, momentum=0.9, weight_decay=0.0, options={"fused": True}),
-    "adamw": Recipe(torch.optim.AdamW, lr_max=0.007, momentum=0.9, weight_decay=0.05, options={"fused": True}),
-    "muon": Recipe(Muon, lr_max=0.04, momentum=0.8, weight_decay=0.1),
+    "adam": Recipe(torch.optim.Adam, lr_max=0.005, momentum=0.9, weight_decay=0.0, grows=0.5, options={"fused": True}),
+    "adamw": Recipe(
+        torch.optim.AdamW, lr_max=0.007, momentum=0.9, weight_decay=0.05, grows=0.5, options={"fused": True}
+    ),
+    "muon": Recipe(Muon, lr_max=0.04, momentum=0.8, weight_decay=0.1, grows=0.0),
 }
 
 # By how an optimizer makes its update of a gradient.

@@ -184,6 +184,17 @@ class TrainingSetup:
         self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return self.runtime
 
+    @property
+    def batch_size(self) -> int | None:
+        """The samples of a batch, None where the data do not say."""
+        batches = untransformed(self.train)
+        return getattr(getattr(batches, "iterable", batches), "batch_size", None)
+
+    @property
+    def samples_per_update(self) -> int | None:
+        """The samples of all batches of an update, None where the data do not say."""
+        return None if self.batch_size is None else self.batch_size * self.options.accumulate
+
     def resolved(self, state: TrainState) -> dict[str, Any]:
         """What the options came to in `state`, as plain data: momentum, weight decay, smoothing, device, ..."""
         groups, loss = state.optimizer.param_groups, state.loss
@@ -194,7 +205,7 @@ class TrainingSetup:
             "optimizer": name if isinstance(name, str) else type(state.optimizer).__name__,
             "momentum": float(momentum),
             "weight_decay": max(float(group.get("weight_decay", 0.0)) for group in groups),
-            "batch_size": getattr(getattr(self.train, "iterable", self.train), "batch_size", None),
+            "batch_size": self.batch_size,
             "accumulate": state.accumulate,
             "clip": state.clip,
             "loss": getattr(unwrapped(getattr(loss, "criterion", loss)), "__name__", type(loss).__name__),
