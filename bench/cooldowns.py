@@ -55,10 +55,6 @@ SHAPES = {
 }
 
 
-# What is to be reached by a standard schedule: bench/payoff.py trains by these as well.
-STANDARD = {"constant": presets.constant, "step": presets.step, "cosine": presets.cosine}
-
-
 class Averages:
     """Exponential averages of a model's weights, one a horizon in updates."""
 
@@ -90,7 +86,7 @@ def train(pair: SearchPair, optimizer: str, epochs: int, shape: str, peak: float
     averages = Averages(learn.model, [max(1.0, share * updates) for share in HORIZONS])
     try:
         with torch.enable_grad():
-            learn.fit(epochs, lambda n: {**SHAPES, **STANDARD}[shape](peak, n), observers=[averages])
+            learn.fit(epochs, lambda n: SHAPES[shape](peak, n), observers=[averages])
     except onecycle.errors.NonFiniteLoss:
         return None
     learn.valid = valid
@@ -155,8 +151,6 @@ def gathered():
     """(pair, epochs, optimizer) -> (shape, average) -> [test by seed], and the peak of each shape."""
     seeds, peaks = {}, {}
     for r in rows("cooldowns"):
-        if r["shape"] not in SHAPES:
-            continue
         setting = r["pair"], r["epochs"], r["optimizer"]
         peaks.setdefault((setting, r["shape"]), {}).setdefault(r["peak"], {})[r["seed"]] = r["measured"]
     chosen = {}
