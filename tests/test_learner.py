@@ -734,6 +734,23 @@ def test_the_default_peak_goes_with_the_samples_of_an_update(name, peak):
     assert learner(in_lists, optimizer=name).fit_one_cycle(1, "default").lr_max == RECIPES[name].lr_max
 
 
+def test_the_default_peak_counts_no_batches_beyond_the_epoch():
+    options = {"optimizer": "adamw", "batch_size": 64, "accumulate": 64}
+    assert learner(blobs(128), **options).fit("1 updates", lr_max="default").lr_max == 0.0099
+
+
+@pytest.mark.parametrize(
+    "size", ["auto", [64], len, torch.tensor([64, 64]), 256.0, -5, 0, True], ids=lambda size: type(size).__name__
+)
+def test_a_batch_size_that_is_no_number_of_samples_is_not_known(size):
+    class Batched(list):
+        batch_size = size
+
+    learn = learner(Batched(batches()), optimizer="adamw", accumulate=2)
+    assert learn.resolved["batch_size"] is None
+    assert learn.fit("1 updates", lr_max="default").lr_max == RECIPES["adamw"].lr_max
+
+
 def test_the_default_peak_by_name():
     assert learner().fit_one_cycle(1, "default").lr_max == RECIPES["sgd"].lr_max
     with pytest.raises(ConfigError, match='lr_max is a number, a slice, "auto" or "default"; received None'):

@@ -174,8 +174,9 @@ class Learner:
             policy: the name of a preset (see `onecycle.schedules.presets`); or a policy, or a function from the number
                 of updates to one, which have their own peak.
             lr_max: the peak. "auto": from pilots, see `search`; where these cannot tell, the optimizer's default.
-                "default": that default. ``slice(a, b)`` spreads it over the layer groups, from a (the input's) to b
-                (the output's) in equal ratios; ``slice(b)`` gives all but the last a tenth.
+                "default": that default, which goes with the samples of an update with AdamW and Adam. ``slice(a, b)``
+                spreads it over the layer groups, from a (the input's) to b (the output's) in equal ratios;
+                ``slice(b)`` gives all but the last a tenth.
             out: a folder for the run: records, checkpoints, weights. None: nothing is written.
             resume: go on with the run in `out`.
             config: plain data kept with the run; resuming under another one stops and names what differs.

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import forked
@@ -13,9 +14,10 @@ import pytest
 
 from onecycle import CheckpointError, Job, load_run
 from onecycle.commands.app import main
-from onecycle.jobs.run import job_of
+from onecycle.jobs.run import job_of, run
+from onecycle.optim.build import RECIPES
 from onecycle.records.files import RUN, read_jsonl
-from onecycle.records.run import PILOTS
+from onecycle.records.run import PILOTS, Recording
 from onecycle.search import peak
 from onecycle.training import guard
 
@@ -107,17 +109,38 @@ def test_the_command_goes_on_with_it(broken_off, whole, capsys):
     assert_same(Path("run"), whole)
 
 
+def test_pilots_go_on_about_the_peak_that_they_began_with(monkeypatch):
+    """Another version may have another default."""
+    monkeypatch.setitem(peak.LEAST, "adaptive", LEAST)
+    job = replace(WORK, optimizer="adamw", batch_size=256)
+    keep = Recording.keep_pilot
+
+    def kept_then_stopped(self, made):
+        keep(self, made)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(RECIPES, "adamw", replace(RECIPES["adamw"], grows=0.0))
+        run(job, "before", report=False)
+        patch.setattr(Recording, "keep_pilot", kept_then_stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(job, "run", report=False)
+    assert [row["lr_max"] for row in pilots(Path("run"))] == [0.007]
+    run(job, "run", resume=True, report=False)
+    assert_same(Path("run"), Path("before"))
+
+
 def test_what_reads_runs_copes_with_one_that_has_no_peak_yet(broken_off, capsys):
-    run = broken_off
-    assert job_of(run) == WORK
+    folder = broken_off
+    assert job_of(folder) == WORK
     main(["runs", ".", "--json"])
     listed = json.loads(capsys.readouterr().out)["runs"]
     assert [(one["status"], one["lr_max"], one["error"]) for one in listed] == [("running", None, None)]
     main(["runs", "."])
     assert "running" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor a checkpoint: train it first"):
-        load_run(run)
-    main(["report", str(run), "--out", "page.html"])
+        load_run(folder)
+    main(["report", str(folder), "--out", "page.html"])
     page = Path("page.html").read_text(encoding="utf-8")
     assert "peak learning rate" not in page and "nan" not in page.lower().split()
 

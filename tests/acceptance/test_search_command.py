@@ -19,8 +19,9 @@ from onecycle.jobs import run as job_run
 from onecycle.jobs import search as job_search
 from onecycle.jobs.run import job_of
 from onecycle.jobs.search import defaults
+from onecycle.optim.build import RECIPES
 from onecycle.records.files import RUN, read_jsonl
-from onecycle.records.run import PILOTS
+from onecycle.records.run import PILOTS, Recording
 from onecycle.search import balance
 from onecycle.search import forecast as module
 from onecycle.search.balance import Candidate
@@ -266,6 +267,36 @@ def test_stopped_by_ctrl_c_in_a_pilot(whole, monkeypatch, capsys):
     main(["search", "--resume", "run", "--no-report"])
     assert plain(read_jsonl(Path("run") / PILOTS)) == plain(read_jsonl(whole / PILOTS))
     assert Path("run/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_pilots_of_before_at_another_peak_are_made_again(monkeypatch):
+    """Another version may have moved the peak with the batch in another way."""
+    job = replace(WORK, batch_size=None, lr_max="default")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Recording, "decided", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(job, "run", report=False)
+    made = read_jsonl(Path("run") / PILOTS)
+    other = [{**row, "lr_max": 0.05, "loss": 0.0} if "batch_size" in row["setting"] else row for row in made]
+    assert {row["lr_max"] for row in made} == {0.04} and other != made
+    (Path("run") / PILOTS).write_text("".join(f"{json.dumps(row)}\n" for row in other))
+    run(job, "run", resume=True, report=False)
+    again = [row for row in made if "batch_size" in row["setting"]]
+    assert plain(read_jsonl(Path("run") / PILOTS)) == plain([*other, *again])
+    search = RUN.read("run")["resolved"]["search"]
+    assert {search["lr_max"], *(row["lr_max"] for row in search["pilots"])} == {0.04}
+
+
+def test_the_default_peak_of_the_pilots_is_that_of_an_update_and_stays_what_it_was(monkeypatch):
+    monkeypatch.setattr(job_search, "balance", lambda run, *_: (None, "it is", [run(None, 4)]))
+    job = replace(WORK, optimizer="adamw", batch_size=160, accumulate=64, lr_max="default", budget="240 epochs")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Recording, "decided", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(job, "run", report=False)
+    (made,) = read_jsonl(Path("run") / PILOTS)
+    assert made["lr_max"] == RECIPES["adamw"].peak(320), "two batches are an epoch"
+    (Path("run") / PILOTS).write_text(json.dumps({**made, "lr_max": 0.007}) + "\n")
+    run(job, "run", resume=True, report=False)
+    assert RUN.read("run")["resolved"]["search"]["lr_max"] == 0.007 and len(read_jsonl(Path("run") / PILOTS)) == 1
 
 
 def test_a_policy_of_its_own_has_its_peak_and_its_batch_size():

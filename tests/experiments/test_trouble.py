@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from comparison_makers import GIVEN
 from torch import nn
 
 from onecycle.errors import CheckpointError, DataError, Interrupted, TrainingError
+from onecycle.experiments import campaign as campaign_module
 from onecycle.experiments import comparison as module
 from onecycle.experiments import plan, workers
 from onecycle.experiments.comparison import Comparison, compare, lines
@@ -122,6 +124,25 @@ def test_a_damaged_range_test_is_named(tmp_path: Path, unmeasured: None):
         (tmp_path / "out/trials/range.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"trials/range\.json cannot be read: .*Remove it to test anew"):
             campaign.tune()
+
+
+@pytest.mark.parametrize(
+    ("record", "centre"),
+    [(None, 0.0111), ({"peaks": {}, "default": 0.005}, 0.005), ({"peaks": {"1": 0.03}}, 0.03), ({"peaks": {}}, 0.007)],
+    ids=["new", "begun", "tested", "begun before there was one"],
+)
+def test_a_comparison_keeps_the_peak_that_its_trials_are_about(record, centre, tmp_path: Path, monkeypatch, unmeasured):
+    """An epoch of one batch allows no range test; 160 samples are an update, however many batches are asked for."""
+    kept, seen = tmp_path / "out/trials/range.json", []
+    kept.parent.mkdir(parents=True)
+    if record is not None:
+        kept.write_text(json.dumps(record))
+    monkeypatch.setattr(campaign_module, "tuned", lambda groups, centres, *_: seen.extend(centres.values()) or {})
+    asked = {**TUNED, "optimizer": "adamw", "batch_size": 160, "accumulate": 8, "policies": ["one_cycle"]}
+    spec = Spec.from_dict({k: v for k, v in asked.items() if k != "verbose"})
+    for _ in range(2):
+        module.Campaign(spec, tmp_path / "out", {(): SPEED}, module.Silent(), lambda tasks: iter(())).tune()
+    assert seen == [centre, centre]
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.batches import length_of
 from ..errors import CheckpointError, DataError, Interrupted, TrainingError
 from ..jobs.run import prepare
 from ..optim.build import recipe
@@ -19,6 +20,7 @@ from ..records.read import main_value
 from ..search.grid import Score, at_edge, best, tuned
 from ..text import count
 from ..text import measure as in_text
+from ..training.loop import samples_per_update
 from . import plan, results
 from .console import Silent
 from .execute import Outcome, PlannedRun, Work, ended, known
@@ -165,29 +167,32 @@ class Campaign:
 
     def _centre(self, condition: Condition) -> float:
         """About which peaks are tried: the range test's, else the optimizer's default."""
-        if peak := self._range_test(condition.setting).get(f"{condition.epochs:g}"):
-            return peak
-        job = plan.base_job(self._settled, condition.setting)
-        return recipe(job.optimizer).peak(None if job.batch_size is None else job.batch_size * job.accumulate)
+        peaks, default = self._range_test(condition.setting)
+        return peaks.get(f"{condition.epochs:g}") or default
 
-    def _range_test(self, setting: Setting) -> dict[str, float | None]:
-        """What the range test of a setting suggests for each budget; kept, so that it is made once."""
+    def _range_test(self, setting: Setting) -> tuple[dict[str, float | None], float]:
+        """What the range test of a setting suggests for each budget, and the default peak; kept, as it was at first."""
         name = plan.slug(["range", *(f"{key}{value}" for key, value in setting)])
         path = self.folder / "trials" / f"{name}.json"
+        job = plan.base_job(self._settled, setting)
         if path.exists():
-            return _peaks_in(path)
-        ready = prepare(replace(plan.base_job(self._settled, setting), lr_max="default", seed=plan.TRIAL_SEED))
-        record: dict[str, Any] = {"peaks": {}}
+            return _peaks_in(path, recipe(job.optimizer).lr_max)
+        ready = prepare(replace(job, lr_max="default", seed=plan.TRIAL_SEED))
+        learner = ready.learner
+        samples = samples_per_update(learner.resolved["batch_size"], job.accumulate, length_of(learner.train))
+        default = recipe(job.optimizer).peak(samples)
+        record: dict[str, Any] = {"peaks": {}, "default": default}
         try:
-            test = ready.learner.range_test(build=ready.build)
+            test = learner.range_test(build=ready.build)
         except (DataError, TrainingError) as error:  # the trials tell as much, from another centre
             line = f"no range test, so the trials are about the optimizer's default peak: {error}"
         else:
-            record = {"peaks": {f"{epochs:g}": test.peak(epochs) for epochs in self.spec.epochs}, **test.to_dict()}
+            record["peaks"] = {f"{epochs:g}": test.peak(epochs) for epochs in self.spec.epochs}
+            record |= test.to_dict()
             line = test.line()
         write_json(path, record)
         self.says.say(f"{plan.in_words(setting)}: {line}".removeprefix(": "))
-        return record["peaks"]
+        return record["peaks"], default
 
     def table(self) -> list[dict[str, Any]]:
         """A record a run."""
@@ -248,9 +253,11 @@ def data_kept(arrays: Arrays | None, folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _peaks_in(path: Path) -> dict[str, float | None]:
+def _peaks_in(path: Path, before: float) -> tuple[dict[str, float | None], float]:
+    """The peaks that are kept in `path`, and the default one: that of `before` it was kept, where it is not there."""
     try:
-        return dict(read_json(path)["peaks"])
+        record = read_json(path)
+        return dict(record["peaks"]), float(record.get("default", before))
     except (CheckpointError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error!r}. Remove it to test anew") from error
 

@@ -31,7 +31,8 @@ class Job(TrainingOptions):
         model_options: keywords of the model, such as ``{"dropout": 0.2}``.
         budget: what `Budget.parse` reads.
         lr_max: the peak learning rate: a number; "auto", from pilots inside the budget, see `search`, where it is large
-            enough for some that can tell, else the optimizer's; or "default", the optimizer's.
+            enough for some that can tell, else the optimizer's; or "default", the optimizer's, which goes with the
+            samples of an update with AdamW and Adam.
         search: the share of the budget that pilots may take, where the peak is "auto"; 0 for none.
         policy: a preset's name, or a policy as `Policy.to_dict` gives it, which has its own peak.
         balance: whether pilots try weight decay, dropout, batch size and label smoothing too, those that are left at
@@ -74,7 +75,7 @@ class Job(TrainingOptions):
     lr_max: float | str = option(
         "auto",
         "Peak learning rate: a number; auto, from short pilots where the budget is large enough; or default, the "
-        "optimizer's.",
+        "optimizer's, which goes with the samples of an update with AdamW and Adam.",
         SCHEDULE,
     )
     search: float = option(

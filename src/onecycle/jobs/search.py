@@ -12,6 +12,7 @@ from typing import Any, Self
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from ..data.batches import length_of
 from ..errors import Interrupted, OneCycleError
 from ..fits.plan import come_to
 from ..learner import Learner
@@ -26,7 +27,7 @@ from ..search.api import PilotRecord, search_of, updates_within
 from ..search.balance import Candidate, Trial, balance, candidates, length
 from ..search.pilots import JUDGING, Pilot, StatePilots, pilot
 from ..text import count, percent
-from ..training.loop import updates_per_epoch
+from ..training.loop import samples_per_update, updates_per_epoch
 from ..training.signals import StopRequest, stop_requests
 from .job import Job
 
@@ -209,7 +210,8 @@ class _Searching:
             return None
         if not isinstance(job.lr_max, str):
             return job.lr_max
-        default = self._default_peak(self.learner.resolved["batch_size"])
+        usual = self._default_peak(self.learner.resolved["batch_size"])
+        default = self.before[0]["lr_max"] if self.before else usual  # at which the first is always made
         if job.lr_max == "default" or not job.search:
             return default
         made = search_of(
@@ -256,7 +258,7 @@ class _Searching:
         lr_max = self._peak_of_policy() if peak is None else self._peak_for(peak, candidate)
         mine = max(1, round(updates / self._ratio(candidate)))
         for row in self.before:
-            if "setting" in row and row["setting"] == setting and row["updates"] == mine:
+            if "setting" in row and (row["setting"], row["updates"], row["lr_max"]) == (setting, mine, lr_max):
                 return Pilot(**{name: value for name, value in row.items() if name != "setting"})
         made = self._made(candidate, lr_max, mine, held)
         self.recording.keep_pilot({**made.to_dict(), "setting": setting})
@@ -296,8 +298,11 @@ class _Searching:
         return float(f"{peak * now / before:.3g}")
 
     def _default_peak(self, batch_size: int | None) -> float:
-        samples = None if batch_size is None else batch_size * self.job.accumulate
-        return recipe(self.job.optimizer).peak(samples)
+        """That of batches of another size too, of which an epoch has more or fewer."""
+        length, usual = length_of(self.learner.train), self.learner.resolved["batch_size"]
+        if length is not None and batch_size is not None:
+            length = max(1, length * usual // batch_size)
+        return recipe(self.job.optimizer).peak(samples_per_update(batch_size, self.job.accumulate, length))
 
     def _left(self, spent: int, chosen: Candidate | None) -> int | None:
         total = self.whole.total_updates(_per_epoch(self.learner))

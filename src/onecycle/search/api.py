@@ -224,7 +224,7 @@ def search_of(
     """Choose the peak of a run of so many `updates`, its pilots included, for `state`; nothing is changed.
 
     Args:
-        default: the peak that is taken without evidence.
+        default: the peak that is taken without evidence; that of the first pilot in `record`, where there is one.
         share: of the updates that pilots may take.
         policy: from a peak and a number of updates to the policy of a run.
         record: of the pilots of a run that may be broken off.
@@ -235,11 +235,12 @@ def search_of(
         Interrupted: `stop` has a signal; everything is as before.
         DataError: no batches.
     """
+    record = record or PilotRecord()
+    default = record.before[0].lr_max if record.before else default
     kind = kind_of(state.optimizer)
     each = length(updates, int(share * updates), kind)
     if not each:
         return _too_few(default, updates)
-    record = record or PilotRecord()
     until = time.perf_counter() + share * seconds - sum(p.seconds for p in record.before)
     pilots = StatePilots(state, train, valid, policy, updates, each, stop, until)
     try:

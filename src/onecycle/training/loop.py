@@ -192,6 +192,19 @@ def updates_per_epoch(batches: Batches, accumulate: int = 1) -> int | None:
     return None if length is None else -(-length // accumulate)
 
 
+def samples_per_update(batch_size: int | None, accumulate: int, batches: int | None) -> int | None:
+    """The samples of an update: those of the batches accumulated for it, no more than the `batches` of an epoch.
+
+    None where the size of a batch is not known; `batches` may be None too.
+
+    >>> samples_per_update(64, 4, 10), samples_per_update(64, 64, 2), samples_per_update(64, 4, None)
+    (256, 128, 256)
+    """
+    if batch_size is None:
+        return None
+    return batch_size * (accumulate if batches is None else min(accumulate, batches))
+
+
 class _Clock:
     """How far a run is: by updates of a known number, or by time."""
 

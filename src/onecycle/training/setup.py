@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checks import is_whole, unwrapped
 from ..data.arrays import in_memory
 from ..data.batch_settings import BATCH_SIZE, BatchSettings, fitting_batch_size, left_out, samples_listed, samples_of
-from ..data.batches import Batches, OneShotBatches, first_batch, targets_in_memory
+from ..data.batches import Batches, OneShotBatches, first_batch, length_of, targets_in_memory
 from ..data.hub import hub_kind, named_splits
 from ..data.label_sets import has_label_sets
 from ..data.splits import Data
@@ -22,7 +23,9 @@ from ..models.tabular import TableFront
 from ..text import count
 from . import balance, norms, probe
 from . import objectives as tasks
-from .losses import compares_numbers, criterion_of, unwrapped
+from .loop import samples_per_update
+from .losses import compares_numbers, criterion_of
+from .losses import unwrapped as loss_within
 from .objectives import Loss, pair
 from .options import TrainingOptions
 from .runtime import Runtime
@@ -186,14 +189,15 @@ class TrainingSetup:
 
     @property
     def batch_size(self) -> int | None:
-        """The samples of a batch, None where the data do not say."""
+        """The samples of a batch, None where the data do not say so by a whole number."""
         batches = untransformed(self.train)
-        return getattr(getattr(batches, "iterable", batches), "batch_size", None)
+        said = getattr(getattr(batches, "iterable", batches), "batch_size", None)
+        return int(unwrapped(said)) if is_whole(said) else None
 
     @property
     def samples_per_update(self) -> int | None:
         """The samples of all batches of an update, None where the data do not say."""
-        return None if self.batch_size is None else self.batch_size * self.options.accumulate
+        return samples_per_update(self.batch_size, self.options.accumulate, length_of(self.train))
 
     def resolved(self, state: TrainState) -> dict[str, Any]:
         """What the options came to in `state`, as plain data: momentum, weight decay, smoothing, device, ..."""
@@ -208,7 +212,7 @@ class TrainingSetup:
             "batch_size": self.batch_size,
             "accumulate": state.accumulate,
             "clip": state.clip,
-            "loss": getattr(unwrapped(getattr(loss, "criterion", loss)), "__name__", type(loss).__name__),
+            "loss": getattr(loss_within(getattr(loss, "criterion", loss)), "__name__", type(loss).__name__),
             "class_weights": self.options.class_weights,
             "smoothing": getattr(loss, "smoothing", 0.0),
             "model": type(self.model).__name__,
