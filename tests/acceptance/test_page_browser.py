@@ -259,6 +259,17 @@ def test_a_forecast_follows_its_run(browser, tmp_path):
     tab.close()
 
 
+def test_a_target_of_0_is_a_level(browser, tmp_path):
+    ahead = [{"factor": f, "updates": 44 * f, "value": -0.1 * f, "low": -0.4, "high": 0.2} for f in (1, 2)]
+    record = {"forecast": {"measure": "r2", "expected": ahead}, "needed": {"target": 0.0}}
+    folder = write_run(tmp_path / "a", updates=40, per_epoch=10, **record)
+    tab = browser.new_page()
+    tab.goto(page([folder], tmp_path / "page.html").as_uri())
+    plot = plot_named(tab, "Forecast: validation r2 against updates")
+    assert plot.evaluate("p => p.layout.shapes.map(s => [s.y0, s.y1])") == [[0, 0]]
+    tab.close()
+
+
 def test_the_horizontal_axis_is_updates_epochs_or_seconds(tab):
     plot = plot_named(tab, "Training loss")
     section = tab.locator("section", has=tab.locator("#runs"))

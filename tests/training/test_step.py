@@ -224,13 +224,23 @@ def test_a_frozen_parameter_takes_no_step():
     assert torch.equal(model[0][0].weight, frozen)
 
 
-def test_momentum_of_a_weight_whose_gradient_comes_later_is_that_of_plain_sgd():
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"nesterov": True},
+        {"dampening": 0.5},
+        {"dampening": 0.5, "weight_decay": 0.1},
+        {"dampening": 0.5, "weight_decay": 0.1, "maximize": True},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_momentum_of_a_weight_whose_gradient_comes_later_is_that_of_plain_sgd(options):
     """A weight without a gradient at first, in a group whose other weight has momentum by then."""
 
     def trained(fused: bool) -> list[torch.Tensor]:
         model = plain_net()
         late = model[0][0].weight
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=fused)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused, **options)
         state = TrainState(model, optimizer, TASK, CPU)
         for step in range(5):
             late.requires_grad_(step >= 2)

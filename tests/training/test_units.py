@@ -73,6 +73,23 @@ def test_training_goes_on_in_these_units(priced):
     assert "these weights" not in str(same.notes)
 
 
+def test_batches_that_come_once_are_all_trained_on_in_these_units(priced):
+    """What pilots and a range test read of them stays for the training, in the units of the weights."""
+    _, folder = priced
+    batches = [(AREA[i % 7 :: 7], PRICE[i % 7 :: 7]) for i in range(1100)]
+
+    def trained(train, tested: bool = False):
+        here = learner(train, (AREA[:50], PRICE[:50]), optimizer="sgd")
+        here.load(folder / "model.safetensors")
+        test = here.range_test(updates=100) if tested else None
+        result = here.fit(budget="1100 updates")
+        assert result.updates < 1100, "after pilots"
+        return result.updates, result.train, result.valid, test and test.curve.valid_loss.mean[0] < 1
+
+    assert trained(iter(batches)) == trained(batches)
+    assert trained(iter(batches), tested=True) == (*trained(batches)[:3], True)
+
+
 def test_weights_of_values_as_they_are_take_them_so(tmp_path):
     plain = learner((AREA, PRICE), standardise=False)
     path = plain.save(tmp_path / "plain.safetensors")

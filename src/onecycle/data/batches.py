@@ -19,7 +19,7 @@ from .arrays import as_tensor
 from .hub import HubDataset, HubStream, hub_kind
 from .seeds import derive_seed, seeded_everywhere
 from .splits import check_finite
-from .standardise import constant
+from .standardise import changed_within, constant
 
 Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 """From a batch and a generator for its draws to the batch that the model sees."""
@@ -345,13 +345,27 @@ def _structure(batch: Any) -> str:
     return "a dict" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
 
 
+def peeked(batches: Batches, count: int) -> Batches:
+    """The first batches, as many as there are of `count`, where they can be gone through once; all others as they are.
+
+    What is read of them stays for `batches`, and they come within the same transform of their inputs.
+
+    >>> batches = as_batches(iter([torch.zeros(2), torch.ones(2)]))
+    >>> len(peeked(batches, 1)), len(list(batches.epoch(0)))
+    (1, 2)
+    """
+    return changed_within(
+        batches, lambda plain: ListBatches(plain.peek(count)) if isinstance(plain, OneShotBatches) else plain
+    )
+
+
 def first_batch(batches: Batches) -> Any:
     """The first batch of the first epoch, without taking it away.
 
     Raises:
         DataError: there is none.
     """
-    for batch in batches.peek() if isinstance(batches, OneShotBatches) else batches.epoch(0):
+    for batch in peeked(batches, 1).epoch(0):
         return batch
     raise DataError("there are no batches: the data are empty, or less than one batch with drop_last=True")
 

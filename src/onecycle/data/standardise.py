@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -152,6 +152,13 @@ class TransformedBatches:
 def untransformed(batches: Any) -> Any:
     """The batches within a transform of their inputs; others as they are."""
     return batches.batches if isinstance(batches, TransformedBatches) else batches
+
+
+def changed_within(batches: Any, change: Callable[[Any], Any]) -> Any:
+    """What `change` makes of batches, or of those within a transform of their inputs, which stays around them."""
+    if isinstance(batches, TransformedBatches):
+        return replace(batches, batches=change(batches.batches))
+    return change(batches)
 
 
 def scaling_note(which: str, how: str) -> str:

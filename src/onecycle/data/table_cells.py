@@ -21,6 +21,7 @@ PLAIN = r"^-?\d+(\.\d+)?([eE][+-]?\d+)?$"  # as programs write numbers
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 INFINITE = r"^[+-]?([iI]nf|INF|[iI]nfinity)$"
 COMMA = r"(^|[^\d,])(0,\d+|\d+,(\d{1,2}|\d{4,})|\d{4,},\d+)$|\d\.\d{3},\d+$"  # which nothing but a decimal one is
+POINT = r"^[+-]?(0\.\d+|\d+\.(\d{1,2}|\d{4,}))$"  # so is this point
 TIME = r"^(?P<h>\d{1,3}):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d(?:\.\d+)?))?$"
 DATE = (
     r"^(?P<a>\d{1,4})(?P<by>[./-])(?P<b>\d{1,2})(?P<again>[./-])(?P<c>\d{4}|\d{2}|\d)"
@@ -396,15 +397,14 @@ def _with_commas(columns: Mapping[str, Any], separator: str | None) -> set[str]:
     proven = {name for name, words in columns.items() if _any(words, proof) and _mostly_numbers(words)}
     if separator in (None, ",") or not proven:
         return proven
-    points = any(_any(words, r"^[+-]?\d+\.(\d{1,2}|\d{4,})$") for words in every.values())
+    points = any(_any(words, POINT) for words in every.values())
     return proven if points else set(every)
 
 
 def _decimal_comma(columns: Iterable[Any]) -> bool | None:
     """Whether decimal numbers have a comma in a table, where its cells prove that they do, or that they do not."""
-    point = r"^[+-]?(0\.\d+|\d+\.(\d{1,2}|\d{4,}))$"
     columns = list(columns)
-    commas, points = (any(_any(words, pattern) for words in columns) for pattern in (COMMA, point))
+    commas, points = (any(_any(words, pattern) for words in columns) for pattern in (COMMA, POINT))
     return None if commas == points else commas
 
 

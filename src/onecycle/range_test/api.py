@@ -19,7 +19,17 @@ from torch.utils.data import Subset
 
 from .. import text
 from ..checks import number, unwrapped
-from ..data.batches import Batches, DatasetBatches, ListBatches, OneShotBatches, TensorBatches, as_batches, epoch_order
+from ..data.batches import (
+    Batches,
+    DatasetBatches,
+    ListBatches,
+    OneShotBatches,
+    TensorBatches,
+    as_batches,
+    epoch_order,
+    peeked,
+)
+from ..data.standardise import changed_within, untransformed
 from ..errors import ConfigError, DataError, TrainingError
 from ..optim.driver import driver_of
 from ..records.curve import Curve, Sweep
@@ -256,8 +266,7 @@ def range_test_of(
     that it took. `say` is told in a line how long the test takes.
     """
     check_plan(updates, repeats)
-    if isinstance(train, OneShotBatches):  # what is read of it stays for the training
-        train = ListBatches(train.peek((updates or MOST) * state.accumulate))
+    train = peeked(train, (updates or MOST) * state.accumulate)
     allowed = default_updates(updates_per_epoch(train, state.accumulate)) if updates is None else updates
     if say is not None:
         more = ", and several times that for the sharpness" if full else ""
@@ -347,8 +356,8 @@ def part_of(batches: Batches, samples: int) -> list[Any]:
     elif isinstance(batches, DatasetBatches):
         index = _spaced(len(batches.dataset), samples).tolist()  # type: ignore[arg-type]
         batches = replace(batches, dataset=Subset(batches.dataset, index), batch_size=len(index), shuffle=False)
-    if isinstance(batches, OneShotBatches):
-        first = chain.from_iterable(takewhile(bool, (batches.peek(i + 1)[i:] for i in count())))
+    if isinstance(untransformed(batches), OneShotBatches):
+        first = chain.from_iterable(takewhile(bool, (list(peeked(batches, i + 1).epoch(0, i)) for i in count())))
     else:
         first = batches.epoch(0)
     part: list[Any] = []
@@ -419,7 +428,9 @@ class _ReorderedBatches:
 
 def _reordered(source: Batches, seed: int) -> Batches:
     """`source`, in another order each epoch where it is a list: repeats in one order would agree too well."""
-    return _ReorderedBatches(source.batches, seed) if isinstance(source, ListBatches) else source
+    return changed_within(
+        source, lambda plain: _ReorderedBatches(plain.batches, seed) if isinstance(plain, ListBatches) else plain
+    )
 
 
 @contextmanager

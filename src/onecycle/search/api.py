@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from .. import checks, text
 from ..checks import number, whole
-from ..data.batches import Batches, ListBatches, OneShotBatches
+from ..data.batches import Batches, peeked
 from ..errors import Interrupted
 from ..range_test.api import kind_of, sampler_kept, source_of, swept_parts
 from ..range_test.sweep import SweptStep
@@ -200,7 +200,7 @@ def updates_within(state: TrainState, train: Batches, budget: Budget, spent: flo
         return known or 1
     plain = copy(state)
     plain.norm_statistics = "running"
-    batches = ListBatches(train.peek((1 + PACE) * state.accumulate)) if isinstance(train, OneShotBatches) else train
+    batches = peeked(train, (1 + PACE) * state.accumulate)
     started = time.perf_counter()
     few = trial(plain, batches, "1 updates", preset("constant", 1e-9))
     if few.seconds < COLD * budget.seconds:

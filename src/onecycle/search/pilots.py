@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from ..data.batches import Batches, ListBatches, OneShotBatches
+from ..data.batches import Batches, ListBatches, peeked
 from ..range_test.api import part_of
 from ..range_test.sweep import SweptStep
 from ..schedules.policy import Policy, position
@@ -122,9 +122,7 @@ class StatePilots:
         self._state = copy(state)
         self._state.norm_statistics = "running"  # held-out batches bring theirs
         self._policy, self._of, self._stop, self._until = policy, of, stop, until
-        if isinstance(train, OneShotBatches):  # what is read of it stays for the training
-            train = ListBatches(train.peek((each + 1) * state.accumulate))
-        self._train = train
+        self._train = train = peeked(train, (each + 1) * state.accumulate)
         batch = samples_in(next(iter(train.epoch(0)), ())) * state.accumulate
         if held_out is None:
             samples = max(1, min(SAMPLES, int(JUDGING / EVALUATING * each * batch)))

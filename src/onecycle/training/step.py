@@ -148,7 +148,7 @@ def _apply(state: TrainState) -> bool:
         if scaler is not None:
             scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], state.clip)
-    _give_momentum(optimizer)
+    _give_momentum(optimizer, scaled=scaler is not None)
     if scaler is None:
         _step(optimizer.step, optimizer)
         return True
@@ -161,11 +161,13 @@ def _apply(state: TrainState) -> bool:
     return applied
 
 
-def _give_momentum(optimizer: Optimizer) -> None:
-    """Give weights that are trained later than others a momentum of 0, which torch's fused SGD does not do by itself.
+def _give_momentum(optimizer: Optimizer, scaled: bool) -> None:
+    """Give weights that are trained later than others a momentum, which torch's fused SGD does not do by itself.
 
     It begins the momentum of a group for all of its weights at once, and fails where some have one already: after
-    `Learner.freeze` and `Learner.unfreeze`, or where a part of a model is used in some batches alone.
+    `Learner.freeze` and `Learner.unfreeze`, or where a part of a model is used in some batches alone. A weight
+    begins with its gradient g, undampened: momentum b + (1 - dampening) g = g for b = dampening g / momentum.
+    Gradients that are still `scaled` are not known yet: with them b is 0, which is the same without dampening.
     """
     groups = optimizer.param_groups
     if not isinstance(optimizer, SGD) or not 0 < len(optimizer.state) < sum(len(group["params"]) for group in groups):
@@ -173,7 +175,12 @@ def _give_momentum(optimizer: Optimizer) -> None:
     for group in groups:
         for parameter in group["params"] if group["fused"] and group["momentum"] else ():
             if parameter.grad is not None and parameter not in optimizer.state:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                buffer = torch.zeros_like(parameter.grad)
+                if group["dampening"] and not scaled:
+                    gradient = -parameter.grad if group["maximize"] else parameter.grad
+                    gradient = gradient.add(parameter.detach(), alpha=group["weight_decay"])
+                    buffer = gradient * (group["dampening"] / group["momentum"])
+                optimizer.state[parameter]["momentum_buffer"] = buffer
 
 
 def _step(step: Callable[[], Any], optimizer: Optimizer) -> None:

@@ -150,7 +150,7 @@
       const label = figure.kind === "time" && i === 0 ? { text: figure.names[0], textposition: "end", textangle: 0, font } : undefined;
       if (at != null) shapes.push({ ...line, x0: at, x1: at, ...(label ? { label } : {}) });
     });
-    if (figure.level)
+    if (figure.level != null)
       shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: figure.level, y1: figure.level, line: line.line });
     return {
       font, shapes, annotations: [...arrows(figure), ...names(figure)], showlegend: false, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
