@@ -743,10 +743,13 @@ def test_the_default_peak_counts_no_batches_beyond_the_epoch():
     "size", ["auto", [64], len, torch.tensor([64, 64]), 256.0, -5, 0, True], ids=lambda size: type(size).__name__
 )
 def test_a_batch_size_that_is_no_number_of_samples_is_not_known(size):
-    class Batched(list):
+    class Batched:
         batch_size = size
 
-    learn = learner(Batched(batches()), optimizer="adamw", accumulate=2)
+        def __iter__(self):
+            return iter(batches())
+
+    learn = learner(Batched(), optimizer="adamw", accumulate=100)
     assert learn.resolved["batch_size"] is None
     assert learn.fit("1 updates", lr_max="default").lr_max == RECIPES["adamw"].lr_max
 
