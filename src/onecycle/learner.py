@@ -356,6 +356,11 @@ class Learner:
             outputs = evaluation.predict(self.model, batches, self.runtime)
         return tasks.activation(self.state.loss)(outputs) if isinstance(outputs, Tensor) else outputs
 
+    @property
+    def measured(self) -> frozenset[str]:
+        """The names of what an evaluation measures, as far as the data could be looked at."""
+        return frozenset(self._setup.measured)
+
     def freeze(self, layers: int | None = None) -> None:
         """Do not train the first `layers` layer groups; by default all but the last. `unfreeze` undoes it.
 

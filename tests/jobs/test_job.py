@@ -254,6 +254,22 @@ def test_a_regression_and_its_predictions():
     assert np.corrcoef(outputs[:, 0], np.load("points.npz")["y"][:, 0])[0, 1] > 0.9
 
 
+def test_a_target_that_no_accuracy_can_have_is_refused_before_the_training_and_loses_no_run():
+    with pytest.raises(ConfigError, match="reach is a value of the validation accuracy: received 93; an accuracy is"):
+        run(TINY, "never", reach=93)
+    assert not Path("never").exists()
+    trained = run(TINY, "run", report=False)
+    assert run(TINY, "run", resume=True, reach=93, report=False).updates == trained.updates
+    needed = RUN.read("run")["needed"]
+    assert "received 93; an accuracy is a share" in needed["line"] and needed["factor"] is None
+
+
+def test_a_target_without_a_forecast_is_one_of_the_metric_of_the_run():
+    job = Job(data=arrays(labels=False), model="mlp", budget="1 epochs", batch_size=16)
+    run(job, "run", reach=93, report=False)
+    assert RUN.read("run")["needed"]["line"] == "mae 93: cannot say: no pilots of the peak were made"
+
+
 def test_predictions_are_those_of_the_learner():
     """Built again from the folder alone: the same numbers as from the model that was trained."""
     data = load("digits", limit=320)

@@ -71,6 +71,11 @@ def test_a_target_is_a_level_in_the_frame_and_said(tmp_path):
     assert "Accuracy 99.50 %: cannot say: nothing is known beyond." in html(read([folder]), plotly="")
 
 
+def test_a_target_that_no_accuracy_can_have_is_said_and_not_drawn(tmp_path):
+    _, (figure,) = drawn(folder_of(tmp_path / "a", needed={"target": 93.0, "line": "accuracy 9300 %: cannot say"}))
+    assert figure.level is None and figure.frame[1] < 2 and "Dotted" not in figure.caption
+
+
 def test_what_diverged_does_not_hide_the_rest_of_a_loss(tmp_path):
     plots, (figure,) = drawn(folder_of(tmp_path / "a", forecast=forecast("loss", 0.4, 0.3, 0.6)))
     assert lines(plots, figure)["pilots"].y == [1.0] and "Beyond the frame: 1 pilot." in figure.caption

@@ -146,6 +146,15 @@ def test_a_target_that_is_none(target):
         said().budget_for(target)
 
 
+@pytest.mark.parametrize("target", [93, -0.1, 1.001])
+def test_a_target_that_no_accuracy_can_have(target):
+    message = rf"received {target}; an accuracy is a share from 0 to 1, such as 0\.93"
+    for asked in (said().budget_for, said().plot, Forecast("balanced_accuracy", reason="no pilots").budget_for):
+        with pytest.raises(ConfigError, match=message):
+            asked(target)
+    assert Forecast("perplexity", reason="no pilots").budget_for(93).target == 93
+
+
 def test_a_line_for_a_person():
     made = said()
     at = made.expected[1]

@@ -17,7 +17,7 @@ from torch import nn
 from ..data import Data, load
 from ..data.label_sets import has_label_sets
 from ..data.table_columns import target_names
-from ..errors import CheckpointError, Interrupted, TrainingError
+from ..errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from ..learner import Learner
 from ..models import build
 from ..optim.build import recipe
@@ -26,9 +26,10 @@ from ..records.extension import settings_of
 from ..records.files import RUN, differing, plain, write_jsonl
 from ..records.history import History, Result
 from ..records.progress import notes
+from ..records.read import comparable, main_value
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
-from ..search.forecast import Forecast
+from ..search.forecast import Forecast, Needed, target_of
 from ..text import listed
 from ..training.metrics import Perplexity
 from ..training.options import BEFORE
@@ -39,6 +40,7 @@ from .search import dropouts, search_balance, seconds_before
 FIGURE = "curves.png"
 # Figure and page of a real run take so many times as long as those of a tiny one, at most.
 SLOWER = 1.5
+ACCURACY = "accuracy"  # the metric of a forecast, where it is measured
 
 
 def run(
@@ -71,7 +73,7 @@ def run(
         RUN.claim(folder)
     elif result := finished(job, folder, RUN.read(folder)):
         return _asked_later(folder, result, reach, report)
-    ready = prepare(job, verbose)
+    ready = prepare(job, verbose, reach=reach)
     learner, test_data = ready.learner, ready.data.test if test else None
     config, facts, note = _as_recorded(ready, folder if resume else None, job.extend)
     notes([note] * bool(note and verbose))
@@ -105,7 +107,7 @@ def run(
             write_page(folder)
         raise
     result = replace(fitted, test=None if test_data is None else learner.evaluate(test_data), folder=None)
-    RUN.update(folder, result=result.to_dict(), **_needed(folder, reach))
+    RUN.update(folder, result=result.to_dict(), **_needed(folder, result, reach))
     if report:
         draw(folder, FIGURE, partial(learner.history.plot, title=f"{job.data}, {job.policy}, {job.budget}"))
     return replace(result, folder=folder)
@@ -131,11 +133,12 @@ class Prepared:
         return learner
 
 
-def prepare(job: Job, verbose: bool = False, data: Data | None = None) -> Prepared:
-    """Read the data, where they are not given, and build the model and its learner.
+def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: float | None = None) -> Prepared:
+    """Read the data, where they are not given, and build the model and its learner, which is to `reach` a target.
 
     Raises:
-        OneCycleError: anything that cannot be used, see `onecycle.errors`.
+        ConfigError: an accuracy is measured, and none can be what is to be reached.
+        OneCycleError: anything else that cannot be used, see `onecycle.errors`.
     """
     if isinstance(job.optimizer, str):
         recipe(job.optimizer)  # before the data are read
@@ -149,6 +152,8 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None) -> Prepar
         )
 
     learner = Learner(anew(job.seed), data, metrics=_metrics(data), verbose=verbose, **job.learner_keywords())
+    if reach is not None and ACCURACY in learner.measured:
+        target_of(ACCURACY, reach, "reach")
     return Prepared(job, data, learner, anew, plain({**asdict(job), "model": name}), plain(_facts(data)))
 
 
@@ -273,22 +278,30 @@ def free_folder(job: Job) -> Path:
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
 
 
-def _needed(folder: Path, target: float | None) -> dict[str, Any]:
-    """``needed``: the budget that reaches a target by the forecast of a run, with its ``line``; nothing without one."""
+def _needed(folder: Path, result: Result, target: float | None) -> dict[str, Any]:
+    """``needed``: the budget that reaches a target by the forecast of a run, with its ``line``; nothing without one.
+
+    A target that the metric cannot have is told in the line: the run has ended, and is not to be lost.
+    """
     if target is None:
         return {}
     known = RUN.read(folder).get("forecast")
-    made = (
-        Forecast("accuracy", reason="no pilots of the peak were made") if known is None else Forecast.from_dict(known)
-    )
-    needed = made.budget_for(target)
+    if known is None:
+        measure, _ = main_value(comparable(result.valid or {})) or ("loss", None)
+        made = Forecast(measure, reason="no pilots of the peak were made")
+    else:
+        made = Forecast.from_dict(known)
+    try:
+        needed = made.budget_for(target)
+    except ConfigError as error:
+        needed = Needed(made.measure, target, reason=str(error))
     return {"needed": {**asdict(needed), "line": needed.line()}}
 
 
 def _asked_later(folder: Path, result: Result, target: float | None, report: bool) -> Result:
     """The result of a run that has ended, after what a target needs is in its record and on its page."""
     if target is not None:
-        RUN.update(folder, **_needed(folder, target))
+        RUN.update(folder, **_needed(folder, result, target))
         if report:
             write_page(folder)
     return result

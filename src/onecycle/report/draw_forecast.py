@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import text
@@ -186,7 +187,9 @@ def _outlook(run: RecordedRun) -> Outlook | None:
         return None
     rows = [(int(row["step"]), number(comparable(row).get(f"valid_{measure}"))) for row in measured_rows(run)]
     points = [Point(step + 1, value) for step, value in rows if value is not None]
-    target = number(part(run.record, "needed").get("target"))
+    target, (low, high) = number(part(run.record, "needed").get("target")), bounds_of(measure) or (-inf, inf)
+    if target is not None and not low <= target <= high:
+        target = None  # which no run can have
     return Outlook(measure, expected, points, _pilots(run.pilots, measure), target)
 
 

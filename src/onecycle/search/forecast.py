@@ -15,7 +15,7 @@ from .. import text
 from ..checks import number
 from ..errors import ConfigError
 from ..records.read import comparable, main_value
-from ..records.statistics import lower_is_better
+from ..records.statistics import bounds_of, lower_is_better
 from .pilots import Pilot
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Forecast:
         Against updates, on a logarithmic axis. A `target` is drawn as a level; `budget_for` says what it takes.
 
         Raises:
-            ConfigError: nothing can be said, for the `reason`; or a target that is no finite number.
+            ConfigError: nothing can be said, for the `reason`; or a target that is no value of the metric.
             MissingDependency: matplotlib is not installed; it comes with ``onecycle[plot]``.
 
         >>> pilots = [Pilot(0.1, 30, 1.2, {"loss": 1.2, "accuracy": 0.6})]
@@ -171,7 +171,7 @@ class Forecast:
         if not self.expected:
             raise ConfigError(f"there is no forecast to draw: {self.reason}")
         if target is not None:
-            target = number("target", target, what=f"a value of the validation {self.measure}")
+            target = target_of(self.measure, target)
         return forecast_figure(self.to_dict(), [one.to_dict() for one in self.pilots], self.measured, target=target)
 
     def _said(self, value: float) -> str:
@@ -181,14 +181,14 @@ class Forecast:
         """The budget that reaches a value of the metric.
 
         Raises:
-            ConfigError: a target that is no finite number.
+            ConfigError: a target that is no value of the metric.
 
         >>> pilots = [Pilot(0.1, 30, 1.2, {"loss": 1.2, "accuracy": 0.6})]
         >>> made = forecast(pilots, {"loss": 0.3, "accuracy": 0.9}, 1900, budget=2000, passes=4, samples=5000)
         >>> made.budget_for(0.99).line()[:33]
         'accuracy 99.00 %: cannot say: at '
         """
-        target = number("target", target, what=f"a value of the validation {self.measure}")
+        target = target_of(self.measure, target)
         if not self.expected:
             return Needed(self.measure, target, reason=self.reason)
         lower = lower_is_better(self.measure)
@@ -219,6 +219,28 @@ class Forecast:
         for i in range(STEPS + 1):
             factor = self.expected[-1].factor ** (i / STEPS)
             yield _expected(self.measure, error, factor, self.updates, self.power, self.passes, self.samples)
+
+
+def target_of(measure: str, target: float, name: str = "target") -> float:
+    """The `target`, which a run is to reach, as a value that this validation metric can have.
+
+    Raises:
+        ConfigError: it is no finite number, or none that the metric can have.
+
+    >>> target_of("loss", 93)
+    93.0
+    >>> try:
+    ...     target_of("accuracy", 93)
+    ... except ConfigError as error:
+    ...     print(str(error).partition(": ")[2])
+    received 93; an accuracy is a share from 0 to 1, such as 0.93
+    """
+    what = f"a value of the validation {measure.replace('_', ' ')}"
+    target, bounds = number(name, target, what=what), bounds_of(measure)
+    if bounds is not None and not bounds[0] <= target <= bounds[1]:
+        share = f"a share from {bounds[0]:g} to {bounds[1]:g}, such as 0.93"
+        raise ConfigError(f"{name} is {what}: received {target:g}; an accuracy is {share}")
+    return target
 
 
 def forecast(
