@@ -201,8 +201,8 @@ def test_points_in_a_file_with_decimal_commas():
     assert made.table["a"].to_pylist() == [1200, 1300] and made.table["b"].to_pylist() == [1.5, 2.25]
     made = typed(pa.table({**whole, "c": ["0.5", "2.25"]}), separator=";")
     assert made.table["a"].to_pylist() == [1.2, 1.3] and made.table["b"].to_pylist() == [1.5, 2.25]
-    made = typed(pa.table({"a": ["1,5", "2,25"], "b": ["0.123", "0.456"]}), separator=";")
-    assert made.table["a"].to_pylist() == [1.5, 2.25] and made.table["b"].to_pylist() == [0.123, 0.456]
+    made = typed(pa.table({"a": ["1,5", "2,25"], "b": ["0.123", "1.456"]}), separator=";")
+    assert made.table["a"].to_pylist() == [1.5, 2.25] and made.table["b"].to_pylist() == [0.123, 1.456]
 
 
 def test_numbers_too_large_for_what_they_are_trained_in():
