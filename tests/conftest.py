@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ os.environ |= {
     "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
 }
 torch.set_num_threads(1)
+# A shell without job control starts what is in the background with Ctrl-C ignored, and so would be what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
