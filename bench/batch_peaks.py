@@ -18,6 +18,7 @@ import sys
 import torch
 from pairs import keep, rows
 from search_pairs import DESIGN, JUDGE
+from shapes import climb
 
 import onecycle
 from onecycle.optim.build import RECIPES
@@ -77,18 +78,15 @@ class Cell:
         return {p: statistics.mean(v) for p, v in sorted(by.items()) if len(v) == len(SEEDS)}
 
     def climb(self):
-        middle = round(math.log2(self.batch / 64) / 2)
-        while True:
-            for power, seed in itertools.product((middle - 1, middle, middle + 1), SEEDS):
+        """The best power of 2 about the default."""
+
+        def score(factor):
+            power = round(math.log2(factor))
+            for seed in SEEDS:
                 self.measure(power, seed)
-            by = self.values(0)
-            best = max(by, key=by.__getitem__)
-            if by[best] == -math.inf:
-                middle = min(by) - 2  # all lost so far
-            elif best == middle:
-                return best
-            else:
-                middle = best
+            return self.values(0)[power]
+
+        return round(math.log2(climb(score, 2.0 ** round(math.log2(self.batch / 64) / 2))))
 
 
 def main_run(half, part):

@@ -20,6 +20,7 @@ from functools import partial
 import torch
 from pairs import OUT, keep, rows
 from search_pairs import DESIGN, JUDGE, SearchPair
+from shapes import climb
 
 import onecycle
 from onecycle import Piecewise, Policy
@@ -117,22 +118,16 @@ class Cell:
             keep("cooldowns", {**self.key, "peak": peak, "seed": seed, "measured": self.done[peak, seed]})
         return self.done[peak, seed]
 
-    def score(self, peak, seed=TUNING):
+    def score(self, peak):
         """Higher is better, of the weights at the end, on validation data."""
-        measured = self.measure(peak, seed)
+        measured = self.measure(peak, TUNING)
         if measured is None:
             return -float("inf")
         value = measured["0"][0]
         return -value if self.pair.measure == "loss" else value
 
     def best(self):
-        middle = RECIPES[self.what[0]].lr_max
-        while True:
-            grid = [float(f"{p:.3g}") for p in (middle / RATIO, middle, middle * RATIO)]
-            best = max(grid, key=self.score)
-            if best == grid[1] or self.score(best) == -float("inf"):
-                return best
-            middle = best
+        return climb(self.score, RECIPES[self.what[0]].lr_max, RATIO)
 
 
 def main_run(part):

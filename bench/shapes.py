@@ -121,11 +121,11 @@ def measure(done, loaded, cell, shape, peak, seed):
     return done[key(row)]["valid"]
 
 
-def climb(score, middle):
-    """The best peak of a grid with ratio 2 around `middle`, extended until the best has a neighbour on both sides."""
+def climb(score, middle, ratio=2):
+    """The best peak of a grid around `middle`, extended until the best has a neighbour on both sides."""
     scores = {}
     while True:
-        for peak in (middle / 2, middle, middle * 2):
+        for peak in (middle / ratio, middle, middle * ratio):
             if peak not in scores:
                 scores[peak] = score(peak)
         best = max(scores, key=scores.__getitem__)

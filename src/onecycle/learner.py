@@ -143,6 +143,11 @@ class Learner:
         ]
 
     @property
+    def default_peak(self) -> float:
+        """The peak without evidence: of the optimizer and the samples of an update, or the rate of one of your own."""
+        return self._rates.middle
+
+    @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimizer; parameter groups may be added to it between fits."""
         return self.state.optimizer

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.batches import length_of
 from ..errors import CheckpointError, DataError, Interrupted, TrainingError
 from ..jobs.run import prepare
 from ..optim.build import recipe
@@ -20,7 +19,6 @@ from ..records.read import main_value
 from ..search.grid import Score, at_edge, best, tuned
 from ..text import count
 from ..text import measure as in_text
-from ..training.loop import samples_per_update
 from . import plan, results
 from .console import Silent
 from .execute import Outcome, PlannedRun, Work, ended, known
@@ -179,9 +177,7 @@ class Campaign:
             return _peaks_in(path, recipe(job.optimizer).lr_max)
         ready = prepare(replace(job, lr_max="default", seed=plan.TRIAL_SEED))
         learner = ready.learner
-        samples = samples_per_update(learner.resolved["batch_size"], job.accumulate, length_of(learner.train))
-        default = recipe(job.optimizer).peak(samples)
-        record: dict[str, Any] = {"peaks": {}, "default": default}
+        record: dict[str, Any] = {"peaks": {}, "default": learner.default_peak}
         try:
             test = learner.range_test(build=ready.build)
         except (DataError, TrainingError) as error:  # the trials tell as much, from another centre
@@ -192,7 +188,7 @@ class Campaign:
             line = test.line()
         write_json(path, record)
         self.says.say(f"{plan.in_words(setting)}: {line}".removeprefix(": "))
-        return record["peaks"], default
+        return record["peaks"], learner.default_peak
 
     def table(self) -> list[dict[str, Any]]:
         """A record a run."""

@@ -210,7 +210,7 @@ class _Searching:
             return None
         if not isinstance(job.lr_max, str):
             return job.lr_max
-        usual = self._default_peak(self.learner.resolved["batch_size"])
+        usual = self.learner.default_peak
         default = self.before[0]["lr_max"] if self.before else usual  # at which the first is always made
         if job.lr_max == "default" or not job.search:
             return default
@@ -297,10 +297,10 @@ class _Searching:
         before, now = map(self._default_peak, (self.default["batch_size"], candidate.value))
         return float(f"{peak * now / before:.3g}")
 
-    def _default_peak(self, batch_size: int | None) -> float:
-        """That of batches of another size too, of which an epoch has more or fewer."""
-        length, usual = length_of(self.learner.train), self.learner.resolved["batch_size"]
-        if length is not None and batch_size is not None:
+    def _default_peak(self, batch_size: int) -> float:
+        """That of batches of this size, of which an epoch has more or fewer."""
+        length, usual = length_of(self.learner.train), self.default["batch_size"]
+        if length is not None:
             length = max(1, length * usual // batch_size)
         return recipe(self.job.optimizer).peak(samples_per_update(batch_size, self.job.accumulate, length))
 
