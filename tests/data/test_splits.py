@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle.data.splits import Data, Split, check, choose, cut, numbered, quotas, take
+from onecycle.data import splits
+from onecycle.data.splits import Data, Split, check, check_finite, choose, cut, numbered, quotas, take
 from onecycle.errors import DataError
 
 
@@ -92,6 +93,29 @@ def test_cut_of_very_few():
         cut(split_of([0, 1]), 0.1, (0, 1), ("a", "b"))
     with pytest.raises(DataError, match="1 sample cannot be cut"):
         cut(Split(torch.zeros(1, 1), torch.zeros(1)), 0.5, (0, 1), None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_large_numbers_are_finite_though_their_sum_is_not_and_among_them_others_are_found(dtype):
+    large = torch.full((2000, 200), torch.finfo(dtype).max, dtype=dtype)
+    check_finite(large, "inputs")
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        for values in (large, torch.zeros_like(large)):
+            values = values.index_fill(0, torch.tensor([7, 9]), bad)
+            with pytest.raises(DataError, match="infinite inputs: 2 of 2000 samples, the first at index 7"):
+                check_finite(values, "inputs")
+    both = torch.zeros(4, dtype=dtype).index_fill(0, torch.tensor([1]), torch.inf)
+    with pytest.raises(DataError, match="2 of 4 samples, the first at index 1"):
+        check_finite(both.index_fill(0, torch.tensor([3]), -torch.inf), "targets")
+
+
+def test_each_number_is_looked_at_only_where_their_sum_is_not_finite(monkeypatch):
+    looked = []
+    monkeypatch.setattr(splits, "_samples", lambda *args: looked.append(args) or 1)
+    check_finite(torch.ones(10, 3), "inputs")
+    assert not looked
+    check_finite(torch.full((10, 3), 3e38), "inputs")
+    assert looked
 
 
 def test_check_finds_nan_by_split_and_index():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from onecycle.data import standardise
 from onecycle.data.batches import ImageTransform
 from onecycle.data.standardise import InputTransform, Scale, TransformedBatches, scale_of
 
@@ -36,6 +37,31 @@ def column(*values: float) -> torch.Tensor:
 )
 def test_what_is_scaled(values, scaled):
     assert (scale_of(values, "inputs") is not None) == scaled
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64])
+def test_what_is_told_in_rounded_numbers_is_what_exact_ones_say(dtype):
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([0, 1e-6, 9e-3, 9.9e-3, 9.999e-3, 1.0001e-2, 1.01e-2, 0.02, 1, 9.9, 9.999, 10.001, 10.2, 3e4])
+    drawn = torch.randn(3000, len(sizes), generator=generator)
+    drawn /= drawn.square().mean(0).sqrt()
+    for values in (drawn * sizes, torch.ones(3000, 1) * sizes):  # of this size, and constant
+        values = values.to(dtype)
+        _, _, odd, _ = standardise._measured(values)
+        assert not bool((odd & ~standardise._unclear(values)).any())
+        for i in range(len(sizes)):
+            pair = torch.stack([values[:, i], values[:, 8]], 1)
+            exact = bool(standardise._measured(pair)[2].any())
+            assert (scale_of(pair, "inputs") is not None) == exact, float(sizes[i])
+
+
+def test_columns_in_standard_units_are_not_measured_exactly_beside_constant_ones(monkeypatch):
+    shapes, measured = [], standardise._measured
+    monkeypatch.setattr(standardise, "_measured", lambda x: shapes.append(list(x.shape)) or measured(x))
+    values = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    assert scale_of(values, "inputs") is None and not shapes
+    assert scale_of(torch.cat([values, torch.zeros(50, 2)], 1), "inputs") is None and shapes == [[50, 2]]
+    assert scale_of(torch.cat([values, 100 * values], 1), "inputs")[0] is not None and shapes[1:] == [[50, 4], [50, 8]]
 
 
 def test_columns_have_their_own_scale_and_constants_become_zero():

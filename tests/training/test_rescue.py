@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -291,6 +292,21 @@ def test_the_loss_of_knowing_nothing():
     assert trivial_loss(Supervised(nn.L1Loss()), numbers) == 1.0
     assert trivial_loss(Supervised(lambda outputs, targets: outputs.mean()), numbers) is None
     assert trivial_loss(lambda model, batch: 0, numbers) is None and trivial_loss(Supervised(plain), None) is None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_knowing_nothing_is_the_same_to_the_bit_of_all_classes_at_once(smoothing):
+    targets = torch.randint(0, 300, (1000,), generator=torch.Generator().manual_seed(0))
+    one_by_one = trivial_loss(Supervised(partial(F.cross_entropy), smoothing=smoothing), targets)
+    assert one_by_one is not None
+    for criterion in (Supervised(F.cross_entropy, smoothing=smoothing), Supervised(cross_entropy, smoothing=smoothing),
+                      Supervised(nn.CrossEntropyLoss(label_smoothing=smoothing))):  # fmt: skip
+        assert trivial_loss(criterion, targets) == one_by_one
+    ignoring = Supervised(nn.CrossEntropyLoss(ignore_index=3))
+    counted = targets[targets != 3]
+    assert trivial_loss(ignoring, targets) == trivial_loss(Supervised(F.cross_entropy), counted)
+    assert trivial_loss(ignoring, targets.to(torch.uint8)) is not None
+    assert trivial_loss(Supervised(F.cross_entropy), torch.full((3,), -100)) is None
 
 
 def test_layers_that_get_their_shape_later_are_kept_once_they_have_it():

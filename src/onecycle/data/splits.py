@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -295,14 +296,33 @@ def check(parts: Mapping[str, Split | Stream], classes: tuple[str, ...] | None, 
 
 def check_finite(values: Tensor, what: str) -> None:
     """Raise DataError that counts the samples of `values` [n, ...] with NaN or infinity; `what` are the values."""
-    samples = max(1, AT_A_TIME * len(values) // max(1, values.numel()))
-    if not values.is_floating_point() or all(bool(part.isfinite().all()) for part in values.split(samples)):
+    if not values.is_floating_point() or has_finite_sum(values):
+        return
+    if all(bool(part.isfinite().all()) for part in values.split(_samples(values, AT_A_TIME))):
         return
     bad = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero().flatten()
     raise DataError(
         f"NaN or infinite {what}: {len(bad)} of {len(values)} samples, the first at index {int(bad[0])}. "
         "Remove these samples or fill in their values."
     )
+
+
+def has_finite_sum(values: Tensor) -> bool:
+    """Whether sums of `values` are finite, and with them all values: in a twentieth of the time of looking at each.
+
+    NaN and infinity stay in a sum. One that is not finite tells nothing: those of large numbers overflow.
+
+    >>> has_finite_sum(torch.ones(3)), has_finite_sum(torch.tensor([1.0, torch.nan]))
+    (True, False)
+    """
+    wide = torch.promote_types(values.dtype, torch.float32)
+    parts = (values,) if values.dtype == wide or not values.ndim else values.split(_samples(values, 2**18))
+    return all(math.isfinite(part.to(wide).sum().item()) for part in parts)
+
+
+def _samples(values: Tensor, numbers: int) -> int:
+    """How many samples of `values` [n, ...] have so many numbers, at least one."""
+    return max(1, numbers * len(values) // max(1, values.numel()))
 
 
 def _check_label_sets(parts: Mapping[str, Split | Stream], classes: tuple[str, ...]) -> None:

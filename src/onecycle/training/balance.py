@@ -19,6 +19,8 @@ from .losses import (
     binary_cross_entropy,
     class_weights,
     compares_numbers,
+    cross_entropy,
+    ends_of,
     mean_squared_error,
     setting,
     spatial_cross_entropy,
@@ -38,7 +40,7 @@ def targets_of(batches: Batches | None) -> Tensor | None:
     known = () if batches is None else targets_in_memory(batches)
     alike = len({part.shape[1:] if part.ndim else None for part in known} - {None}) == 1
     if alike and (len(known) == 1 or isinstance(batches, ListBatches)):
-        return torch.cat(known).cpu()
+        return (known[0] if len(known) == 1 else torch.cat(known)).cpu()
     targets = getattr(batches.dataset, "targets", None) if isinstance(batches, DatasetBatches) else None
     return targets if isinstance(targets, Tensor) else None
 
@@ -52,7 +54,10 @@ def class_counts(loss: Loss, targets: Tensor | None) -> Tensor | None:
     if form is None or targets is None:
         return None
     if form.kind == "classes" and not targets.is_floating_point():
-        return targets[form.counted(targets)].long().bincount()
+        low, high = ends_of(targets) if targets.numel() else (0, 0)
+        if form.ignore_index is not None and low <= form.ignore_index <= high:
+            targets = targets[form.counted(targets)]
+        return targets.flatten().long().bincount()
     if form.activation == "sigmoid" and one_a_sample(targets) and bool(((targets == 0) | (targets == 1)).all()):
         return targets.flatten().long().bincount(minlength=2)
     return None
@@ -227,10 +232,22 @@ def _of_classes(loss: Supervised, counts: Tensor) -> float:
     smoothing = loss.smoothing or setting(loss.criterion, "label_smoothing", 0.0)
     shares = ((1 - smoothing) * masses / masses.sum() + smoothing / len(masses)).clamp(min=1e-30).float()
     answer = (shares[1] / shares[0]).log().reshape(1) if logit else shares.log()[None]
-    how = {"label_smoothing": loss.smoothing} if loss.smoothing else {}
     there = counts.nonzero().flatten()
-    each = torch.stack([
-        loss.criterion(answer, (i.float() if logit else i).reshape(1), **how) for i in there
-    ])  # fmt: skip
+    module = type(loss.criterion) is nn.CrossEntropyLoss and not loss.smoothing
+    if weights is None and (module or loss.criterion in (F.cross_entropy, cross_entropy)):
+        each = _cross_entropies(answer[0], there, smoothing)
+    else:
+        how = {"label_smoothing": loss.smoothing} if loss.smoothing else {}
+        each = torch.stack([
+            loss.criterion(answer, (i.float() if logit else i).reshape(1), **how) for i in there
+        ])  # fmt: skip
     weighs = counts if logit else masses  # a logit's weight of ones is in its loss, not in its mean
     return float((each * weighs[there]).sum() / weighs[there].sum())
+
+
+def _cross_entropies(logits: Tensor, classes: Tensor, smoothing: float) -> Tensor:
+    """The cross-entropy of one vector of logits for each of the classes: at once, since there may be thousands."""
+    known = logits.log_softmax(0)
+    if not smoothing:
+        return -known[classes]
+    return -known[classes] * (1 - smoothing) - known.sum() * (smoothing / len(known))

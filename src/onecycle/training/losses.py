@@ -162,6 +162,12 @@ class Form:
         return torch.ones_like(targets, dtype=torch.bool) if self.ignore_index is None else targets != self.ignore_index
 
 
+def ends_of(numbers: Tensor) -> tuple[int, int]:
+    """The smallest and the largest of whole numbers, of which there is at least one."""
+    low, high = torch.aminmax(numbers)
+    return int(low), int(high)
+
+
 def form_of(criterion: Any) -> Form:
     """What `criterion` takes its outputs and targets for.
 

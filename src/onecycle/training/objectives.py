@@ -26,6 +26,7 @@ from .losses import (
     criterion_of,
     cross_entropy,
     denominator,
+    ends_of,
     form_of,
     mean_squared_error,
     shape,
@@ -474,13 +475,21 @@ def check_labels(targets: Sequence[Tensor], classes: int, ignore_index: int | No
     Raises:
         DataError: one of the others is not from 0 to classes - 1.
     """
-    ignored = 0
-    for part in targets[1:] or targets:  # the first are of a few samples of the others
-        ignored += 0 if ignore_index is None else int((part == ignore_index).sum())
-    counted = [part if ignore_index is None else part[part != ignore_index] for part in targets]
-    counted = [part for part in counted if part.numel()]
-    low = min((int(part.min()) for part in counted), default=0)
-    high = max((int(part.max()) for part in counted), default=0)
+    ignored, ends = 0, list[tuple[int, int]]()
+    for i, part in enumerate(targets):
+        if not part.numel():
+            continue
+        low, high = ends_of(part)
+        if ignore_index is not None and low <= ignore_index <= high:
+            counted = part[part != ignore_index]
+            if i or len(targets) == 1:  # the first are of a few samples of the others
+                ignored += part.numel() - counted.numel()
+            if not counted.numel():
+                continue
+            low, high = ends_of(counted)
+        ends.append((low, high))
+    low = min((low for low, _ in ends), default=0)
+    high = max((high for _, high in ends), default=0)
     if low < 0 or high >= classes:
         raise DataError(
             f"labels must lie from 0 to {classes - 1}, since the model has {classes} outputs; found labels from {low} "
