@@ -18,6 +18,8 @@ from .errors import ConfigError, DataError
 from .fits.plan import Rates, planned
 from .fits.run import Fit, began_at
 from .optim import build as optimizers
+from .profiling.api import BUDGET, profile_of
+from .profiling.result import Profile
 from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS
 from .records import extension as extensions
@@ -335,6 +337,18 @@ class Learner:
         )  # fmt: skip
 
     lr_find = range_test
+
+    def profile(self, budget: Any = BUDGET, *, compile: bool = False, **about: Any) -> Profile:
+        """Where the time of an update goes, and what would make it faster here; everything is as before afterwards.
+
+        `budget` is a time for all of it; with `compile`, ``torch.compile`` is tried too, whose compiling may take
+        longer. The others are those of `onecycle.profiling.api.profile_of`.
+
+        Raises:
+            ConfigError: a budget that is no time.
+            DataError: not even a batch of one sample fits into the memory.
+        """
+        return profile_of(self.state, self.train, budget=budget, compile=compile, say=self._say, **about)
 
     def evaluate(self, data: Any = None) -> dict[str, float]:
         """Mean loss and metrics on `data`, by default the validation data."""

@@ -66,6 +66,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} {units[0]}" + (f" {whole % 60:02d} {units[1]}" if whole % 60 else "")
 
 
+def short_duration(seconds: float) -> str:
+    """Seconds with three digits, in the unit that suits them.
+
+    >>> short_duration(0.0123), short_duration(4.2e-5), short_duration(2.5), short_duration(0)
+    ('12.3 ms', '42 µs', '2.5 s', '0 s')
+    """
+    if not 0 < seconds < 0.9995:
+        return duration(seconds) if seconds else "0 s"
+    factor, unit = (1e3, "ms") if seconds >= 0.9995e-3 else (1e6, "µs")
+    return f"{number(seconds * factor, 3)} {unit}"
+
+
 def size(n: float) -> str:
     """So many bytes in words, by powers of 1000.
 
@@ -112,6 +124,28 @@ def listed(words: Iterable[str], last: str = "and", most: int = 20) -> str:
     if len(words) > most:
         words, last = [*words[:most], f"{len(words) - most} more"], "and"
     return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def fitted(cells: list[list[str]], width: int, least: Sequence[str]) -> list[list[str]]:
+    """A table, headings first, within `width`: without some of the columns in `least`, and with shorter names.
+
+    >>> fitted([["run", "data", "test"], ["runs/digits-1", "digits", "98 %"]], 21, ["data"])
+    [['run', 'test'], ['runs/digits-1', '98 %']]
+    >>> fitted([["run", "test"], ["runs/digits-1", "98 %"]], 16, [])
+    [['run', 'test'], ['…igits-1', '98 %']]
+    """
+    columns = list(zip(*cells, strict=True))
+
+    def excess() -> int:
+        return sum(max(map(len, column)) + 2 for column in columns) - width
+
+    for name in least:
+        if excess() > 0:
+            columns = [column for column in columns if column[0] != name]
+    if (over := excess()) > 0:
+        longest = max(len(columns[0][0]), 8, max(map(len, columns[0])) - over)
+        columns[0] = tuple(cell if len(cell) <= longest else f"…{cell[1 - longest :]}" for cell in columns[0])
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def html_table(rows: Iterable[Sequence[object]], head: Sequence[object] = (), title: str = "") -> str:

@@ -100,7 +100,10 @@ def test_no_records_yet(tmp_path):
     ("make", "says"),
     [
         (lambda folder: None, r"\(there is no such folder\): Known: run$"),
-        (lambda folder: folder.mkdir(), r"neither a run.json nor a check.json nor a compare.json\): Known: run$"),
+        (
+            lambda folder: folder.mkdir(),
+            r"neither a run.json nor a check.json, a compare.json or a profile.json\): Known: run$",
+        ),
         (lambda folder: write_run(folder / "inner"), r"name what is in it, such as .*foreign/inner$"),
     ],
 )

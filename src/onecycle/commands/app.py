@@ -15,6 +15,7 @@ from .data import data
 from .policy import policy
 from .predict import predict
 from .printing import degraded_output
+from .profile import profile
 from .report import report
 from .reproduce import reproduce
 from .runs import runs
@@ -28,7 +29,7 @@ app = App(
     result_action="return_value",  # `main` ends the process, and says how to go on after a Ctrl-C
     suppress_keyboard_interrupt=False,
 )
-for command in (check, train, search, predict, compare, reproduce, report, runs, policy, data):
+for command in (check, profile, train, search, predict, compare, reproduce, report, runs, policy, data):
     app.command(command)
 app.register_install_completion_command(help="Install the completion of commands and options for this shell.")
 

@@ -18,7 +18,18 @@ from ..schedules.budget import Budget
 
 GROUPS = {
     name: Group.create_ordered(name)
-    for name in ("Data", "Model", "Schedule", "Range test", "Optimizer", "Run", "Comparison", "Where", "Output")
+    for name in (
+        "Data",
+        "Model",
+        "Schedule",
+        "Range test",
+        "Profile",
+        "Optimizer",
+        "Run",
+        "Comparison",
+        "Where",
+        "Output",
+    )
 }
 
 

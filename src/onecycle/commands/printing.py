@@ -27,7 +27,10 @@ LANDMARKS = {
 
 # What stands for a character that an output cannot hold; other letters lose their accents, all else becomes "?".
 PLAIN = dict(zip("…│─━└┬·\u2013\u2014\u2018\u2019\u201c\u201d→↑↓\u00d7", "~|--++---''\"\">^vx", strict=True)) | {
-    "±": "+-"
+    "±": "+-",
+    "µ": "u",
+    "█": "#",
+    "▌": "",
 }
 
 
@@ -87,35 +90,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[Any]], least: Se
         console.width = 1000
     cells = [list(columns), *(list(map(_cell, row)) for row in rows)]
     if least:
-        cells = fitted(cells, console.width, least)
+        cells = text.fitted(cells, console.width, least)
     table = Table(box=None, show_header=any(columns), pad_edge=False, padding=(0, 2, 0, 0))
     for column in cells[0]:
         table.add_column(column, overflow="fold")
     for row in cells[1:]:
         table.add_row(*row)
     console.print(table)
-
-
-def fitted(cells: list[list[str]], width: int, least: Sequence[str]) -> list[list[str]]:
-    """A table, headings first, within `width`: without some of the columns in `least`, and with shorter names.
-
-    >>> fitted([["run", "data", "test"], ["runs/digits-1", "digits", "98 %"]], 21, ["data"])
-    [['run', 'test'], ['runs/digits-1', '98 %']]
-    >>> fitted([["run", "test"], ["runs/digits-1", "98 %"]], 16, [])
-    [['run', 'test'], ['…igits-1', '98 %']]
-    """
-    columns = list(zip(*cells, strict=True))
-
-    def excess() -> int:
-        return sum(max(map(len, column)) + 2 for column in columns) - width
-
-    for name in least:
-        if excess() > 0:
-            columns = [column for column in columns if column[0] != name]
-    if (over := excess()) > 0:
-        longest = max(len(columns[0][0]), 8, max(map(len, columns[0])) - over)
-        columns[0] = tuple(cell if len(cell) <= longest else f"…{cell[1 - longest :]}" for cell in columns[0])
-    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _cell(value: Any) -> str:

@@ -19,16 +19,17 @@ def report(
     open: Flag = False,
     self_contained: Flag = False,
 ) -> None:
-    """Write one page about runs, range tests and comparisons, which works offline.
+    """Write one page about runs, range tests, comparisons and profiles, which works offline.
 
     Parameters
     ----------
     folders
-        Of runs, range tests, comparisons and reproductions.
+        Of runs, range tests, comparisons, profiles and reproductions.
     out
         The page. Default: report.html in the first folder.
     format
-        Draw the figures of each run, range test or comparison beside its records instead, for print: png, svg or pdf.
+        Draw the figures of each run, range test, comparison or profile beside its records instead, for print: png,
+        svg or pdf.
     markdown
         Print the summary as Markdown instead.
     open
@@ -89,6 +90,7 @@ def draw(folder: Path, format: str) -> list[Path]:
     """
     from ..records.read import read
     from ..report.draw_forecast import forecast_drawing
+    from ..report.draw_profile import profile_figure
     from ..report.draw_range_test import range_figure
     from ..report.draw_run import history_figure
     from ..report.matplotlib import save
@@ -110,6 +112,7 @@ def draw(folder: Path, format: str) -> list[Path]:
         if (forecast := forecast_drawing(run)) is not None:
             drawn.append(save(forecast, folder / f"forecast.{format}"))
     drawn += [save(range_figure(test.record["result"]), folder / f"check.{format}") for test in records.tests]
+    drawn += [save(profile_figure(one.result), folder / f"profile.{format}") for one in records.profiles]
     if not drawn:
-        raise CheckpointError(f"{folder} holds no run and no range test whose figure could be drawn")
+        raise CheckpointError(f"{folder} holds no run, no range test and no profile whose figure could be drawn")
     return drawn

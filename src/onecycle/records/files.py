@@ -111,6 +111,7 @@ RUN = Kind(
     mend="go on with it through --resume {folder}, or give another --out", leftovers=(TRIAL,),
 )  # fmt: skip
 CHECK = Kind("check.json", 1, "check", shared=True)
+PROFILE = Kind("profile.json", 1, "profile", ("result",), shared=True)
 COMPARISON = Kind("compare.json", 1, "comparison", ("config", "status", "table", "summary"))
 REPRODUCTION = Kind("reproduction.json", 1, "reproduction", ("protocol",))
 CHECKPOINT = Kind("manifest.json", 1, "checkpoint")

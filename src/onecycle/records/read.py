@@ -1,4 +1,4 @@
-"""What folders hold, read for a page: runs, range tests and comparisons, each with what is wrong with its records."""
+"""What folders hold, read for a page: runs, range tests, comparisons and profiles, each with what is wrong with it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from .curve import Curve
-from .files import CHECK, COMPARISON, PILOTS, RUN, read_jsonl, runs_before
+from .files import CHECK, COMPARISON, PILOTS, PROFILE, RUN, read_jsonl, runs_before
 
-KINDS = (RUN, CHECK, COMPARISON)
+KINDS = (RUN, CHECK, COMPARISON, PROFILE)
 # What the runs of a comparison are measured by, the first that there is: accuracies, which are compared, else losses.
 ACCURACIES = ("test_accuracy", "valid_accuracy")
 MEASURES = (*ACCURACIES, "test_loss", "valid_loss")
@@ -20,7 +20,7 @@ MEASURES = (*ACCURACIES, "test_loss", "valid_loss")
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a folder holds: the record itself, ``run.json``, ``check.json`` or ``compare.json``, and its parts."""
+    """What a folder holds: the record itself, ``run.json``, ``check.json``, ..., and its parts."""
 
     name: str
     folder: Path
@@ -101,12 +101,18 @@ class RecordedComparison(Recorded):
 
 
 @dataclass(frozen=True)
+class RecordedProfile(Recorded):
+    """A profile: ``profile.json``."""
+
+
+@dataclass(frozen=True)
 class Records:
     """Everything on a page, in the order in which it was given."""
 
     runs: list[RecordedRun] = field(default_factory=list)
     tests: list[RecordedTest] = field(default_factory=list)
     comparisons: list[RecordedComparison] = field(default_factory=list)
+    profiles: list[RecordedProfile] = field(default_factory=list)
 
 
 def read(folders: Sequence[str | Path]) -> Records:
@@ -130,6 +136,8 @@ def read(folders: Sequence[str | Path]) -> Records:
             records.tests.append(_read_test(folder, name))
         if COMPARISON in kinds:
             records.comparisons.append(_read_comparison(folder, name))
+        if PROFILE in kinds:
+            records.profiles.append(_read_profile(folder, name))
     return records
 
 
@@ -223,6 +231,13 @@ def _read_test(folder: Path, name: str) -> RecordedTest:
     return RecordedTest(str(part(record, "result").get("title") or name), folder, record, curve)
 
 
+def _read_profile(folder: Path, name: str) -> RecordedProfile:
+    record = PROFILE.read(folder)
+    if not part(part(record, "result"), "present"):
+        raise CheckpointError(f"{PROFILE.path(folder)} is damaged: it has no present. Make the profile again")
+    return RecordedProfile(str(part(record, "result").get("title") or name), folder, record)
+
+
 def _read_comparison(folder: Path, name: str) -> RecordedComparison:
     record = COMPARISON.read(folder)
     rows = [row for row in items(record, "table") if isinstance(row, Mapping)]
@@ -239,7 +254,7 @@ def _read_comparison(folder: Path, name: str) -> RecordedComparison:
 
 
 def _nothing_in(folder: Path) -> str:
-    wanted = "neither a run.json nor a check.json nor a compare.json"
+    wanted = "neither a run.json nor a check.json, a compare.json or a profile.json"
     if not folder.is_dir():
         wanted = "there is no such folder"
     below = sorted({path.parent for kind in KINDS for path in folder.glob(f"*/{kind.file}")})

@@ -15,6 +15,7 @@ from .. import text
 from ..records.read import (
     Recorded,
     RecordedComparison,
+    RecordedProfile,
     RecordedRun,
     RecordedTest,
     Records,
@@ -46,15 +47,19 @@ ONE_SEED = "One seed: there is no interval, and small differences may be chance.
 
 def title(records: Records) -> str:
     """What the page is about: model, data and budget, as far as everything on it shares them."""
-    everything = [*records.comparisons, *records.tests, *records.runs]
+    everything = [*records.comparisons, *records.tests, *records.profiles, *records.runs]
     subject = _subject(shared([_setting(item) for item in everything]))
     if len(everything) == 1:
         (item,) = everything
         if isinstance(item, RecordedComparison):
             policies = [str(policy) for policy in items(item.config, "policies")]
             return f"{text.listed(policies) or item.name}: {subject}" if subject else item.name
-        return f"Range test: {subject or item.name}" if isinstance(item, RecordedTest) else subject or item.name
-    kinds = ((records.comparisons, "comparison"), (records.tests, "range test"), (records.runs, "run"))
+        kind = {RecordedTest: "Range test: ", RecordedProfile: "Profile: "}.get(type(item), "")
+        return f"{kind}{subject or item.name}"
+    kinds = (
+        (records.comparisons, "comparison"), (records.tests, "range test"), (records.profiles, "profile"),
+        (records.runs, "run"),
+    )  # fmt: skip
     counts = ", ".join(text.count(len(of_kind), name) for of_kind, name in kinds if of_kind)
     return f"{counts}: {subject}" if subject else counts
 
@@ -63,6 +68,7 @@ def summary(records: Records, groups: Sequence[Group]) -> list[str]:
     """What came out, the most important first."""
     said = [sentence for comparison in records.comparisons for sentence in of_comparison(comparison)]
     said += [of_test(test) for test in records.tests]
+    said += [f"{profile.name}: {profile_sentence(profile.result)}" for profile in records.profiles]
     if len(groups) > SENTENCES:
         said.append(f"All {len(groups):,} are in the table; the {BEST} best by validation are:")
         groups = sorted(groups, key=_goodness, reverse=True)[:BEST]
@@ -172,6 +178,48 @@ def of_test(test: RecordedTest) -> str:
         reason = str(result.get("reason") or "").rstrip(".")
         said.append("no peak learning rate" + (f" ({reason})" if reason else ""))
     return f"{test.name}: {'; '.join(said)}, by a range test."
+
+
+def profile_spread(result: Mapping[str, Any]) -> str:
+    """The range of an update's time, and over how many."""
+    one = part(result, "present")
+    low, high = text.short_duration(one["low"]), text.short_duration(one["high"])
+    return f"{low} to {high} in the middle 80 % of {text.count(one['updates'], 'update')}"
+
+
+def profile_sentence(result: Mapping[str, Any]) -> str:
+    """What an update takes, in a sentence."""
+    one = part(result, "present")
+    if one.get("failed"):
+        return f"As it is, it could not be measured: {one['failed']}."
+    said = f"An update takes {text.short_duration(one['seconds'])} ({profile_spread(result)}): "
+    said += f"{text.rate(one['rate'])} samples a second"
+    if (updates := number(result.get("updates_per_epoch"))) is not None:
+        said += f", an epoch in {text.duration(updates * one['seconds'] + one['start'])}"
+    return f"{said}."
+
+
+def profile_facts(result: Mapping[str, Any]) -> list[str]:
+    """What is known of the memory and the hardware, a sentence each."""
+    said = []
+    if (peak := number(part(result, "present").get("memory"))) is not None:
+        of = "of the device" if result.get("device") != "cpu" else "in this process, the data among it"
+        said.append(f"Memory: at most {text.size(peak)} {of}.")
+    if largest := part(result, "largest"):
+        each = f"{text.size(largest['bytes_per_sample'])} a sample, {text.size(largest['free'])} free"
+        known = {"estimated": "about", "measured": "measured:", "at least": "at least"}[largest["how"]]
+        said.append(f"The largest batch that fits: {known} {text.count(largest['batch_size'], 'sample')} ({each}).")
+    for precision, unit in part(result, "support").items():
+        said.append(f"{precision}: {f'computed by {unit}' if unit else 'no hardware for it here, it is emulated'}.")
+    return said
+
+
+def profile_changes(result: Mapping[str, Any]) -> list[str]:
+    """What to change, or that nothing is gained."""
+    said = [f"{one['sentence']}." for one in items(result, "change")]
+    if said or part(result, "present").get("failed"):
+        return said
+    return ["Nothing that was tried here makes it clearly faster."]
 
 
 def of_comparison(comparison: RecordedComparison) -> list[str]:
@@ -337,7 +385,7 @@ def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 def _setting(item: Recorded) -> dict[str, Any]:
     """Model, data and budget."""
     setting = {name: item.settings.get(name) for name in ("model", "data", "budget")}
-    if isinstance(item, RecordedTest):
+    if isinstance(item, RecordedTest | RecordedProfile):
         del setting["budget"]
     elif isinstance(item, RecordedComparison):
         epochs = [str(value) for value in items(item.config, "epochs")]

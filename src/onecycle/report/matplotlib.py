@@ -56,7 +56,7 @@ def draw(
     )  # fmt: skip
     for i, (panel, figure) in enumerate(zip(grid.flat, figures, strict=False)):
         _draw_panel(panel, plots, figure, [figure] if across else figures)
-        if across and not common:
+        if across and not common and not figure.named:
             panel.legend(frameon=False, fontsize="small")
         elif across and i % across:
             panel.set_ylabel("")
@@ -213,6 +213,10 @@ def _draw_line(panel: Axes, key: Key, line: Series, x: Sequence[float]) -> None:
     look: dict[str, Any] = {"color": key.colour, "marker": mark, "zorder": 3, "label": plain(key.label)}
     if line.mode == "intervals":
         _draw_intervals(panel, line, x, y, look)
+        return
+    if line.mode == "bars":
+        panel.bar(x, y, width=0.6, color=key.colour, zorder=3)
+        panel.set_ylim(bottom=0)
         return
     if line.mode == "markers":
         look |= {"linestyle": "none", "markersize": 4.5, "alpha": 0.8, "mec": "white", "mew": 0.5, "zorder": 3.5}

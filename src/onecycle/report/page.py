@@ -1,4 +1,4 @@
-"""One HTML page about runs, range tests and comparisons, made from their files alone.
+"""One HTML page about runs, range tests, comparisons and profiles, made from their files alone.
 
 The page works from disk and asks nothing of any network: styles, script and data are inside. plotly.js is inside too,
 or, for a page among the records of a run, in one file that all pages of a folder of runs share.
@@ -18,9 +18,10 @@ from urllib.parse import quote
 from ..errors import ConfigError, MissingDependency
 from ..records.files import REPRODUCTION, RUN
 from ..records.read import KINDS, RecordedComparison, RecordedRun, Records, items, part, read
-from .content import compared, groups, notices, summary, title, verdict_of
+from .content import compared, groups, notices, profile_changes, profile_facts, summary, title, verdict_of
 from .draw_comparison import draw_comparison, run_keys
 from .draw_forecast import draw_forecasts
+from .draw_profile import draw_profile
 from .draw_range_test import draw_test
 from .draw_run import draw_runs
 from .spec import MARKS, Plots
@@ -32,6 +33,8 @@ from .tables import (
     link,
     origins,
     pilots_table,
+    profile_parts_table,
+    profile_table,
     runs_table,
     speed_up_table,
     tuning_table,
@@ -50,8 +53,8 @@ def page(folders: Sequence[str | Path], out: str | Path, inline: bool | None = N
     A page in the folder of a comparison leads to those of its runs, which are written where they are not there yet.
 
     Args:
-        folders: of runs, range tests and comparisons, mixed as you like. Runs that differ in their seed alone are
-            drawn as one line with a band.
+        folders: of runs, range tests, comparisons and profiles, mixed as you like. Runs that differ in their seed alone
+            are drawn as one line with a band.
         out: the file to write.
         inline: with plotly.js (4.8 MB) in the page itself, so that the file can be sent to others by itself; or in
             ``plotly-VERSION.min.js``, written once for all pages: into the folder above, if that is a folder of runs
@@ -206,6 +209,18 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
         }
         for test in records.tests
     ]
+    profiles = [
+        {
+            "name": profile.name,
+            "changes": profile_changes(profile.result),
+            "parts": profile_parts_table(profile.result),
+            "table": profile_table(profile.result),
+            "facts": profile_facts(profile.result),
+            "left_out": items(profile.result, "left_out"),
+            "plots": draw_profile(plots, profile.result),
+        }
+        for profile in records.profiles
+    ]
     common, each = origins(records)
     runs, foreseen = draw_runs(plots, mates), draw_forecasts(plots, records.runs)
     few = len(records.runs) == 1 or sum(len(run.epochs) for run in records.runs) <= EPOCHS
@@ -215,6 +230,7 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
         "notices": notices(records),
         "comparisons": comparisons,
         "tests": tests,
+        "profiles": profiles,
         "recorded": bool(records.runs),
         "runs": runs,
         "table": runs_table(records.runs, at) if len(records.runs) > 1 else None,

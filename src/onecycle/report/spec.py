@@ -51,9 +51,9 @@ class Key:
 class Series:
     """`x`, `y` and the band from `low` to `high`, [n] each; the looks of `key`. `text` is shown in place of `y`.
 
-    `mode` is "lines", "lines+markers", "markers", or "intervals": points, each with its own interval. There an end
-    that is None is open, and `bound` says of each point whether it is a value (0) or `y` is less than it (1) or more
-    (-1). Where `clock` is given, `x` are updates, and the clock says at which epoch and second each was.
+    `mode` is "lines", "lines+markers", "markers", "bars", or "intervals": points, each with its own interval. There an
+    end that is None is open, and `bound` says of each point whether it is a value (0) or `y` is less than it (1) or
+    more (-1). Where `clock` is given, `x` are updates, and the clock says at which epoch and second each was.
     """
 
     key: int

@@ -143,6 +143,56 @@ def forecast_table(run: RecordedRun) -> Table:
     return replace(table(f"Forecast of {run.name}", rows), note=note)
 
 
+def profile_parts_table(result: Mapping[str, Any]) -> Table:
+    """The parts of an update as it is, a row each."""
+    present = part(result, "present")
+    shares, rows = part(present, "shares"), []
+    for name, seconds in part(present, "parts").items():
+        share = shares.get(name, 0.0)
+        cells = TableCell(text.short_duration(seconds), seconds), TableCell(text.percent(share, 0), share)
+        rows.append([TableCell(name), *cells])
+    return Table("Parts of an update", ["part", "time", "share"], rows, "Means over the middle half of the updates.")
+
+
+def profile_table(result: Mapping[str, Any]) -> Table:
+    """The settings that were measured, a row each."""
+    present, rows = part(result, "present"), []
+    columns = ["setting", "update", "80 % of updates", "samples/s", "times", "memory"]
+    for one in (present, *items(result, "others")):
+        first = TableCell(_named_setting(part(one, "setting"), part(present, "setting"), one is present))
+        if why := one.get("failed"):
+            rows.append([replace(first, text=f"{first.text}: {why}"), *[TableCell(GAP)] * (len(columns) - 1)])
+            continue
+        times, memory = one["rate"] / (number(present.get("rate")) or one["rate"]), number(one.get("memory"))
+        between = " to ".join(text.short_duration(one[end]) for end in ("low", "high"))
+        rows.append([
+            first, TableCell(text.short_duration(one["seconds"]), one["seconds"]), TableCell(between, one["low"]),
+            TableCell(text.rate(one["rate"]), one["rate"]), TableCell(f"{times:.2f}", times),
+            TableCell(GAP) if memory is None else TableCell(text.size(memory), memory),
+        ])  # fmt: skip
+    note = "Each differs from the first as it says. Updates are medians; times: the samples a second of the first."
+    return Table("Settings", columns, rows, note)
+
+
+def _named_setting(setting: Mapping[str, Any], present: Mapping[str, Any], all_of_it: bool) -> str:
+    """What a setting is, or in what it is another than the present one."""
+    said = {
+        "batch_size": "batch {}", "precision": "{}", "threads": "{} threads", "workers": "{} workers",
+    }  # fmt: skip
+    words = []
+    for name, value in setting.items():
+        if value is None or (value == present.get(name) and not all_of_it):
+            continue
+        if name == "channels_last":
+            words += [] if all_of_it else ["channels last" if value else "channels first"]
+        elif name == "compile":
+            words += ["compiled"] if value else [] if all_of_it else ["not compiled"]
+        else:
+            form = said.get(name, "{}")
+            words.append((form[:-1] if value == 1 and form.endswith("s") else form).format(value))
+    return ", ".join(words)
+
+
 def comparison_table(comparison: RecordedComparison, at: Path | None = None) -> Table:
     """The comparison's own rows, a row a run; from a page in the comparison's folder, `at`, each leads to its run."""
     rows = [{name: row.get(name) for name in (*FIRST, *row)} for row in map(comparable, comparison.rows)]
@@ -182,7 +232,7 @@ def origins(records: Records) -> tuple[dict[str, list[tuple[str, str]]], list[Or
         title: shared([of_run[title] for of_run in facts.values()]) if len(facts) > 1 else {} for title in TITLES
     }
     each = []
-    for item in (*records.comparisons, *records.tests, *records.runs):
+    for item in (*records.comparisons, *records.tests, *records.profiles, *records.runs):
         known = common if id(item) in facts else {}
         rest = {
             title: {name: value for name, value in values.items() if name not in known.get(title, {})}

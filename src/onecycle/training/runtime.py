@@ -19,6 +19,7 @@ from .options import PRECISIONS
 
 # Those of autocast; in fp32 there is none.
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+NOTHING = nullcontext()
 
 
 def weights_dtype(model: nn.Module) -> torch.dtype | None:
@@ -71,7 +72,11 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
         dtype = DTYPES.get(self.precision)
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        return NOTHING if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def stepping(self) -> AbstractContextManager[Any]:
+        """The context of what follows a backward pass: clipping, and the optimizer's step."""
+        return NOTHING
 
     def scaler(self) -> torch.amp.GradScaler | None:
         """A gradient scaler, where the precision needs one."""

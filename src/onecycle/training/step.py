@@ -74,7 +74,9 @@ def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     """
     for _ in range(OVERFLOWS_ALLOWED):
         result = _backward(state, group)
-        if _apply(state):
+        with state.runtime.stepping():
+            applied = _apply(state)
+        if applied:
             return result
     raise NonFiniteLoss(
         f"update {state.step} overflowed {OVERFLOWS_ALLOWED} times in a row in fp16: the gradients are not finite at "

@@ -96,6 +96,10 @@
       const { label, colour, dash, faint } = keys[line.key];
       const beside = (line.mode === "markers" && !line.text) || (faint && line.clock == null); // their mean says what they are
       const intervals = line.mode === "intervals";
+      if (line.mode === "bars")
+        return { type: "bar", x: line.x, y: line.y, meta: line.key, name: plain(label), visible: shown[line.key], width: 0.6,
+                 marker: { color: colour }, text: line.y.map((_, i) => said(line, i, figure.percent)), textposition: "none",
+                 hovertemplate: "%{text}<extra></extra>" };
       return {
         x: placed(line, axis), y: line.y, meta: line.key, name: plain(label), visible: shown[line.key],
         mode: intervals ? "markers" : line.mode, line: { color: colour, dash, width: faint ? 1 : crowd ? 1.4 : 2.2 },
