@@ -115,18 +115,20 @@ class Learner:
         self.runtime = self._setup.lay_out(task)
         self.train, self.valid = self._setup.train, self._setup.valid
         of_loss = tasks.loss_module(task)
+        chosen = self._setup.choose_optimizer(task)
         built, notes = optimizers.build_optimizer(
-            given.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss
-        )
+            chosen.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss,
+            by_adamw=chosen.left,
+        )  # fmt: skip
         self._still: list[nn.Module] = []  # norms in evaluation mode since `freeze`
         layers = optimizers.layers_of(self.model, built, layer_groups)
-        self._rates = Rates.of(built, layers, given.optimizer, self._setup.samples_per_update)
+        self._rates = Rates.of(built, layers, chosen.optimizer, self._setup.samples_per_update)
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             torch.compile(self.model) if given.compile and compiled is None else compiled, average=given.average,
             norm_statistics=given.norm_statistics, rescue=given.rescue,
         )  # fmt: skip
-        self._note(*notes)
+        self._note(*([chosen.note] if chosen.note else []), *notes)
 
     def __repr__(self) -> str:
         return f"Learner({', '.join(f'{name}: {value}' for name, value in self._about())})"

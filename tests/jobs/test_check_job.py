@@ -47,7 +47,7 @@ def test_the_result_is_plain_data_with_the_command_to_go_on():
         result["command"]
         == f"onecycle train digits --model mlp --epochs 10 --lr-max {result['lr_max']:.2g} --limit 320 --batch-size 64"
     )
-    assert result["title"] == "digits, mlp, muon"
+    assert result["title"] == "digits, mlp, adamw"
     assert result["verdict"]["answer"] in ("possible", "not possible", "unclear")
     assert len(result["curve"]["sweeps"]) == 2 and result["curve"]["sweeps"][0]["valid_accuracy"]
     assert 0 < result["cost"]["updates"] <= 64 and result["cost"]["share"] == result["cost"]["updates"] / 50
@@ -80,7 +80,7 @@ def test_what_a_check_leaves_in_its_folder():
     assert (config["updates"], config["repeats"], config["full"]) == (70, 2, False)
     assert record["notes"] == result["notes"]
     came_to = {
-        "model": "mlp", "optimizer": "muon", "weight_decay": 0.1, "momentum": 0.8, "smoothing": 0.1,
+        "model": "mlp", "optimizer": "adamw", "weight_decay": 0.05, "momentum": 0.9, "smoothing": 0.1,
         "lr_max": result["lr_max"],
     }  # fmt: skip
     assert {name: record["resolved"][name] for name in came_to} == pytest.approx(came_to)

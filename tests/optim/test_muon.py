@@ -9,7 +9,7 @@ from torch import nn
 from onecycle import ConfigError
 from onecycle.models import build
 from onecycle.optim.build import build_optimizer
-from onecycle.optim.muon import Muon, inner_matrices, orthogonal
+from onecycle.optim.muon import COEFFICIENTS, Muon, inner_matrices, orthogonal
 
 
 def numbers(*shape, seed=0):
@@ -123,3 +123,75 @@ def test_a_saved_state_goes_on_to_the_bit(tmp_path):
 def test_a_vector_in_a_group_for_matrices_is_refused():
     with pytest.raises(ConfigError, match="two or more dimensions"):
         Muon([{"params": [nn.Parameter(torch.zeros(3))], "momentum": 0.8}])
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 30), (30, 3), (6, 12), (150, 140)])
+def test_a_stack_of_matrices_is_made_orthogonal_as_each_of_them_is(shape):
+    stack = numbers(5, *shape)
+    together, alone = orthogonal(stack), torch.stack([orthogonal(matrix) for matrix in stack])
+    assert torch.allclose(together, alone, atol=0.02 if min(shape) >= 128 else 1e-4)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (20, 90), (200, 160)])
+def test_singular_values_down_to_a_two_hundredth_become_about_1(shape):
+    m, n = sorted(shape)
+    u, v = torch.linalg.qr(numbers(m, m))[0], torch.linalg.qr(numbers(n, n, seed=1))[0]
+    # One large direction among many small ones, as gradients have it: the bound on the largest is then a tight one.
+    values = torch.full((m,), 0.012)
+    values[0] = 1.0
+    matrix = (u * values) @ v[:m]
+    lengths = torch.linalg.svdvals(orthogonal(matrix if shape[0] == m else matrix.T))
+    assert lengths.min() > 0.85 and lengths.max() < 1.15
+
+
+def test_the_polynomials_are_the_nearest_to_1():
+    """No polynomial of the form is nearer to 1 than the last, over what those before make of 1/200 to 1."""
+    x = torch.logspace(math.log10(1 / 200), 0, 4000, dtype=torch.float64)
+    for a, b, c in COEFFICIENTS:
+        powers = torch.stack([x, x**3, x**5], 1)
+        made = powers @ torch.tensor([a, b, c], dtype=torch.float64)
+        error = (made - 1).abs().max()
+        for seed in range(200):  # a convex problem: no small change makes it better
+            other = torch.tensor([a, b, c], dtype=torch.float64) + 0.01 * numbers(3, seed=seed).double()
+            assert (powers @ other - 1).abs().max() > error - 1e-3
+        x = torch.linspace(float(made.min()), float(made.max()), 4000, dtype=torch.float64)
+    assert x[0] > 0.9 and x[-1] < 1.1
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e12])
+def test_orthogonal_of_matrices_of_any_size_is_finite(scale):
+    made = orthogonal(scale * numbers(6, 9))
+    assert bool(made.isfinite().all()) and torch.linalg.svdvals(made)[0] < 1.3
+    if scale > 1:
+        assert torch.linalg.svdvals(made)[-1] > 0.7
+
+
+def test_half_weights_stay_in_their_type():
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        made = orthogonal(numbers(6, 20).to(dtype))
+        assert made.dtype == dtype and torch.linalg.svdvals(made.float())[-1] > 0.8
+
+
+def test_matrices_of_one_shape_are_updated_as_each_by_itself():
+    def step(together: bool) -> list[torch.Tensor]:
+        weights = [nn.Parameter(numbers(*shape, seed=i)) for i, shape in enumerate([(6, 4), (4, 6), (4, 3, 2), (6, 4)])]
+        for i, weight in enumerate(weights):
+            weight.grad = numbers(*weight.shape, seed=10 + i)
+        groups = [{"params": part, "momentum": 0.9} for part in ([weights] if together else [[w] for w in weights])]
+        for optimizer in [Muon(groups, lr=0.1)] if together else [Muon([group], lr=0.1) for group in groups]:
+            optimizer.step()
+        return weights
+
+    for one, other in zip(step(True), step(False), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_groups_of_layers_do_not_change_a_bit():
+    def step(split: bool) -> list[torch.Tensor]:
+        weights = [nn.Parameter(numbers(5, 7, seed=i)) for i in range(3)]
+        for i, weight in enumerate(weights):
+            weight.grad = numbers(5, 7, seed=10 + i)
+        Muon([{"params": part, "momentum": 0.9} for part in ([[w] for w in weights] if split else [weights])]).step()
+        return weights
+
+    assert all(torch.equal(a, b) for a, b in zip(step(True), step(False), strict=True))

@@ -90,12 +90,14 @@ def _read(kind: Kind, folder: Path, describe: Any) -> dict[str, Any]:
     except CheckpointError as unreadable:
         record, error = {"status": "unreadable"}, str(unreadable)
     config, resolved = (record.get(part) or {} for part in ("config", "resolved"))
-    about = {key: config.get(key) for key in ("data", "model", "optimizer", "budget")}
+    about = {key: config.get(key) or resolved.get(key) for key in ("data", "model", "optimizer", "budget")}
+    if about["optimizer"] == "auto":
+        about["optimizer"] = resolved.get("optimizer", "auto")  # what it came to
     common = {"created": record.get("created"), "status": record.get("status", "finished")}
     return {
         kind.what: str(folder),
         **common,
-        **{key: value or resolved.get(key) for key, value in about.items()},
+        **about,
         **describe(record, config, resolved),
         "error": error or record.get("error"),
     }

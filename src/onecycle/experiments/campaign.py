@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, DataError, Interrupted, TrainingError
 from ..jobs.run import prepare
 from ..optim.build import recipe
+from ..optim.choice import AUTO
 from ..records.files import COMPARISON, RUN, read_json, sync_folder, write_json
 from ..records.origin import origin
 from ..records.read import main_value
@@ -46,7 +47,7 @@ class Campaign:
         work: Work,
         common: CommonBatchSize | None = None,
     ):
-        self.common, self._settled = common, plan.settled(spec, common)
+        self.common, self._settled = common, plan.settled(_as_begun(spec, folder), common)
         self.spec, self.folder, self.speeds, self.says, self.work = spec, folder, speeds, says, work
         self.groups = [plan.conditions(spec, setting) for setting in plan.settings(spec)]
         self.conditions = [condition for group in self.groups for condition in group]
@@ -174,7 +175,7 @@ class Campaign:
         path = self.folder / "trials" / f"{name}.json"
         job = plan.base_job(self._settled, setting)
         if path.exists():
-            return _peaks_in(path, recipe(job.optimizer).lr_max)
+            return _peaks_in(path, recipe("muon" if job.optimizer == AUTO else job.optimizer).lr_max)
         ready = prepare(replace(job, lr_max="default", seed=plan.TRIAL_SEED))
         learner = ready.learner
         record: dict[str, Any] = {"peaks": {}, "default": learner.default_peak}
@@ -247,6 +248,14 @@ def data_kept(arrays: Arrays | None, folder: Path) -> Iterator[None]:
             (folder / DATA).unlink()
             if fresh:
                 folder.rmdir()
+
+
+def _as_begun(spec: Spec, folder: Path) -> Spec:
+    """The comparison with Muon for all of its runs, where it was begun when that was the default."""
+    begun = next((RUN.read(path.parent)["config"] for path in sorted(folder.glob("*/**/run.json"))), {})
+    if begun.get("optimizer") != "muon" or "optimizer" in spec.settings or "optimizer" in spec.axes:
+        return spec
+    return replace(spec, settings={**spec.settings, "optimizer": "muon"})
 
 
 def _peaks_in(path: Path, before: float) -> tuple[dict[str, float | None], float]:

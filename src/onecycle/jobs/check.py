@@ -62,7 +62,7 @@ def check(
         **options,
         epochs=Budget.parse(job.budget).epochs or EPOCHS,
         build=ready.build,
-        title=f"{job.data}, {ready.config['model']}, {job.optimizer}",
+        title=f"{job.data}, {ready.config['model']}, {ready.learner.resolved['optimizer']}",
     )
     test = replace(
         test, notes=tuple(ready.learner.notes), folder=folder, command=job.command(lr_max=test.lr_max or "default")

@@ -21,6 +21,7 @@ from ..errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from ..learner import Learner
 from ..models import build
 from ..optim.build import recipe
+from ..optim.choice import AUTO
 from ..records import run as runs
 from ..records.extension import settings_of
 from ..records.files import RUN, differing, plain, write_jsonl
@@ -140,7 +141,7 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
         ConfigError: an accuracy is measured, and none can be what is to be reached.
         OneCycleError: anything else that cannot be used, see `onecycle.errors`.
     """
-    if isinstance(job.optimizer, str):
+    if isinstance(job.optimizer, str) and job.optimizer != AUTO:
         recipe(job.optimizer)  # before the data are read
     data = load(job.data, seed=job.seed, **job.load_options) if data is None else data
     name = job.model or _default_model(data)

@@ -302,7 +302,9 @@ class _Searching:
         length, usual = length_of(self.learner.train), self.default["batch_size"]
         if length is not None:
             length = max(1, length * usual // batch_size)
-        return recipe(self.job.optimizer).peak(samples_per_update(batch_size, self.job.accumulate, length))
+        return recipe(self.learner.resolved["optimizer"]).peak(
+            samples_per_update(batch_size, self.job.accumulate, length)
+        )
 
     def _left(self, spent: int, chosen: Candidate | None) -> int | None:
         total = self.whole.total_updates(_per_epoch(self.learner))

@@ -77,6 +77,7 @@ def build_optimizer(
     momentum: float | None = None,
     weight_decay: float | None = None,
     beside: nn.Module | None = None,
+    by_adamw: Sequence[nn.Parameter] = (),
 ) -> tuple[Optimizer, list[str]]:
     """An optimizer over the model's parameters, and notes that say what was decided.
 
@@ -86,6 +87,7 @@ def build_optimizer(
         momentum: of SGD, or beta1 of Adam's kin; None: the recipe's, or the class's own.
         weight_decay: of weights with two or more dimensions; None: the recipe's, or the class's own. Biases and the
             scales and shifts of norms get none.
+        by_adamw: matrices inside the network that Muon is to leave to its AdamW.
         beside: the module of a loss, whose parameters are trained with the model's, without weight decay.
 
     Raises:
@@ -106,7 +108,7 @@ def build_optimizer(
         raise ConfigError(f"optimizer is a name, a class, a factory or an instance; received {optimizer!r}")
     momentum = named.momentum if named and momentum is None else momentum
     decay = named.weight_decay if named and weight_decay is None else weight_decay
-    groups = muon_groups(model, decay, momentum) if make is Muon else parameter_groups(model, decay)
+    groups = muon_groups(model, decay, momentum, by_adamw) if make is Muon else parameter_groups(model, decay)
     held = {id(p) for group in groups for p in group["params"]}
     if more := [p for p in _parameters(beside) if id(p) not in held]:
         groups.append({"params": more, "lr_ratio": 1.0, "weight_decay_ratio": 0.0, "weight_decay": 0.0})
@@ -139,19 +141,25 @@ def parameter_groups(model: nn.Module, weight_decay: float | None) -> list[dict[
     return groups
 
 
-def muon_groups(model: nn.Module, weight_decay: float | None, momentum: float | None) -> list[dict[str, Any]]:
+def muon_groups(
+    model: nn.Module, weight_decay: float | None, momentum: float | None, by_adamw: Sequence[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
     """The matrices inside the network in a group for Muon; the rest, without weight decay, in one for its AdamW.
+
+    Inner matrices that AdamW is to update decay as the others.
 
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     >>> [(len(g["params"]), g.get("momentum")) for g in muon_groups(model, 0.1, 0.8)]
     [(1, 0.8), (3, None)]
     """
-    inner = inner_matrices(model)
-    held = {id(p) for p in inner}
+    inside = inner_matrices(model)
+    held, left = {id(p) for p in inside}, {id(p) for p in by_adamw}
     rest = [p for p in model.parameters() if id(p) not in held]
     decay, mu = weight_decay or 0.0, RECIPES["muon"].momentum if momentum is None else momentum
+    decayed = {"weight_decay": decay, "weight_decay_ratio": 1.0, "lr_ratio": 1.0}
     groups = [
-        {"params": inner, "momentum": mu, "weight_decay": decay, "weight_decay_ratio": 1.0, "lr_ratio": 1.0},
+        {"params": [p for p in inside if id(p) not in left], "momentum": mu, **decayed},
+        {"params": [p for p in inside if id(p) in left], **decayed},
         {"params": rest, "weight_decay": 0.0, "weight_decay_ratio": 0.0, "lr_ratio": 1.0},
     ]
     return [group for group in groups if group["params"]]

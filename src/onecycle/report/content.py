@@ -92,7 +92,8 @@ def of_run(run: RecordedRun) -> str:
     settings = run.settings
     lr = number(run.resolved.get("lr_max")) or number(settings.get("lr_max"))
     subject = [_subject({**_setting(run), "budget": None})]
-    names = [settings.get(name) for name in ("policy", "optimizer", "budget")]
+    optimizer = run.resolved.get("optimizer") or settings.get("optimizer")
+    names = [settings.get("policy"), optimizer, settings.get("budget")]
     setting = [*subject, *(name for name in names if isinstance(name, str)), lr and f"peak learning rate {lr:.3g}"]
     words = ", ".join(word for word in setting if word)
     lines = [str(part(run.record, name).get("line") or "") for name in ("forecast", "needed")]

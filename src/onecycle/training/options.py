@@ -49,7 +49,11 @@ class DataOptions:
 class OptimizerOptions:
     """What an update is."""
 
-    optimizer: Any = option("muon", "muon, sgd, adam or adamw.", "Optimizer")
+    optimizer: Any = option(
+        "auto",
+        "muon, sgd, adam or adamw; auto: muon, and adamw where orthogonal updates would cost too much.",
+        "Optimizer",
+    )
     momentum: float | tuple[float, float] | None = option(
         None,
         "Momentum of SGD, or beta1: one number, or HIGH,LOW to cycle it against the learning rate; by default the "

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from ..data.batches import Batches, ListBatches, last_batch_size
 from ..data.standardise import untransformed
 from ..errors import DataError, OneCycleError
+from ..optim.muon import weights_of
 from .evaluate import described, evaluating, in_words
 from .objectives import Loss, Supervised, loss_module, means_of
 from .restore import untouched
@@ -111,6 +115,49 @@ def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime, *, finite:
             "and the model's outputs for it"
         )
     return measured
+
+
+class Positions(TorchFunctionMode):
+    """Within the block counts to how many positions each weight is applied: `counts`, by parameter.
+
+    A weight is applied to every pixel of a convolution's output and to every vector of another function's. Look-ups of
+    embeddings are not counted.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self._weights = {id(p): p for p in weights_of(model)}
+        self.counts: dict[nn.Parameter, float] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _LOOK_UPS:
+            return result
+        given = chain(
+            *(part if isinstance(part, tuple | list) else (part,) for part in (*args, *(kwargs or {}).values()))
+        )
+        used = [self._weights[id(x)] for x in given if id(x) in self._weights]
+        out = result[0] if isinstance(result, tuple) and result else result
+        if used and isinstance(out, Tensor) and out.dim() > 1:
+            width = out.shape[1 if "conv" in getattr(func, "__name__", "") else -1]
+            for weight in used:
+                self.counts[weight] = self.counts.get(weight, 0.0) + out.numel() / max(1, width)
+        return result
+
+
+_LOOK_UPS = (F.embedding, F.embedding_bag, torch.embedding, torch.embedding_bag)
+
+
+def positions_of(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> dict[nn.Parameter, float]:
+    """To how many positions of a sample each weight is applied, by one evaluation of `batch`; {} where that fails."""
+    positions = Positions(model)
+    try:
+        with positions:
+            check(model, loss, batch, runtime, finite=False)
+    except Exception:  # which the training is to meet
+        return {}
+    samples = samples_in(batch)
+    return {weight: times / samples for weight, times in positions.counts.items()}
 
 
 def batch_of_one(batches: Batches, first: Any) -> Any:

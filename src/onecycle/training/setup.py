@@ -20,6 +20,7 @@ from ..data.splits import Data
 from ..data.standardise import InputTransform, scale_of, scaling_note, untransformed
 from ..errors import ConfigError, DataError
 from ..models.tabular import TableFront
+from ..optim.choice import AUTO, OptimizerChoice, choose
 from ..text import count
 from . import balance, norms, probe
 from . import objectives as tasks
@@ -30,6 +31,7 @@ from .objectives import Loss, pair
 from .options import TrainingOptions
 from .runtime import Runtime
 from .state import TrainState
+from .step import samples_in
 from .units import Units
 
 LABEL_METRICS = ("accuracy", "f1")  # of several labels a sample: most are 0, so that accuracy alone says little
@@ -43,6 +45,7 @@ class TrainingSetup:
         batching: how other data are batched alike.
         source: the data of `onecycle.load`, where they are such.
         measured: the names of what an evaluation measures.
+        chosen: the optimizer.
 
     `note` is told what was decided, in words.
     """
@@ -50,6 +53,7 @@ class TrainingSetup:
     train: Batches
     valid: Batches | None
     batching: BatchSettings
+    chosen: OptimizerChoice
 
     def __init__(self, model: nn.Module, options: TrainingOptions, runtime: Runtime, note: Callable[..., None]):
         self.model, self.options, self.runtime, self._note = model, options, runtime, note
@@ -176,6 +180,17 @@ class TrainingSetup:
         except DataError as error:
             raise DataError(f"validation data: {error}") from error
 
+    def choose_optimizer(self, task: Loss) -> OptimizerChoice:
+        """What the option comes to: "auto" goes by the model and the batches."""
+        if self.options.optimizer != AUTO:
+            self.chosen = OptimizerChoice(self.options.optimizer)
+        else:
+            first = first_batch(self.train)
+            positions = probe.positions_of(self.model, task, probe.few(self.runtime.move(first)), self.runtime)
+            samples = self.samples_per_update or samples_in(first) * self.options.accumulate
+            self.chosen = choose(self.model, positions, samples)
+        return self.chosen
+
     def lay_out(self, task: Loss) -> Runtime:
         """The runtime with convolutions in channels_last, where the model and its loss can be trained so."""
         if not any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
@@ -204,9 +219,10 @@ class TrainingSetup:
         groups, loss = state.optimizer.param_groups, state.loss
         first = next((group for group in groups if group.get("momentum") or "betas" in group), groups[0])
         momentum = first.get("momentum") or (first["betas"][0] if "betas" in first else 0.0)
-        name = self.options.optimizer
+        name, left = self.chosen.optimizer, len(self.chosen.left)
         return {
             "optimizer": name if isinstance(name, str) else type(state.optimizer).__name__,
+            **({"matrices_by_adamw": left} if left else {}),
             "momentum": float(momentum),
             "weight_decay": max(float(group.get("weight_decay", 0.0)) for group in groups),
             "batch_size": self.batch_size,
