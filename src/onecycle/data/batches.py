@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count, islice
 from typing import Any, Protocol, cast
 
@@ -22,7 +23,10 @@ from .splits import check_finite
 from .standardise import changed_within, constant
 
 Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
-"""From a batch and a generator for its draws to the batch that the model sees."""
+"""From a batch and a generator for its draws to the batch that the model sees.
+
+One with an attribute ``draws`` that is False gets a generator that is not seeded: seeding costs what a small batch does.
+"""
 
 
 class Batches(Protocol):
@@ -82,15 +86,17 @@ class TensorBatches:
         """See `Batches.epoch`."""
         device, samples = self.tensors[0].device, len(self.tensors[0])
         order = epoch_order(samples, self.seed, epoch).to(device) if self.shuffle else None
-        generator = torch.Generator(device)
+        generator, draws = torch.Generator(device), getattr(self.transform, "draws", True)
         for i in range(start, len(self)):
             span = _span(i, samples, self.batch_size, self.spread)
             if order is None:
-                batch = tuple(t[span].clone() for t in self.tensors)  # which a model may write to
+                batch = tuple([t[span].clone() for t in self.tensors])  # which a model may write to
             else:
-                batch = tuple(t.index_select(0, order[span]) for t in self.tensors)
+                chosen = order[span]
+                batch = tuple([t.index_select(0, chosen) for t in self.tensors])
             if self.transform is not None:
-                generator.manual_seed(derive_seed(self.seed, "augment", epoch, i))
+                if draws:
+                    generator.manual_seed(derive_seed(self.seed, "augment", epoch, i))
                 batch = self.transform(batch, generator)
             yield batch
 
@@ -383,12 +389,22 @@ class ImageTransform:
     std: tuple[float, ...]
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws from its generator."""
+        return self.augment is not None
+
+    @cached_property
+    def _factors(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What pixels are multiplied with, and what is added to them."""
+        scales = tuple(1 / (255 * std) for std in self.std)
+        return scales, tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+
     def __call__(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         images, *rest = batch
         if images.dtype != torch.uint8:
             return batch
-        scales = tuple(1 / (255 * std) for std in self.std)
-        shifts = tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+        scales, shifts = self._factors
         if len(scales) == 1:  # Passes over memory are what this costs: one fewer than below.
             x = torch.add(constant(shifts, images, torch.float32)[0], images, alpha=scales[0])
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -147,6 +147,7 @@ class InputTransform:
 
     dtype: torch.dtype
     scale: Scale | None = None
+    draws: ClassVar[bool] = False
 
     def __call__(self, batch: tuple[Any, ...], generator: torch.Generator | None = None) -> tuple[Any, ...]:
         inputs, *rest = batch

@@ -43,12 +43,17 @@ def write(policy: Policy, optimizer: Optimizer, progress: float, factor: float =
     values = policy(progress)
     if factor != 1.0:
         values["lr"] *= factor
-    for group in optimizer.param_groups:
-        for name, value in values.items():
-            if name + "_ratio" not in group:
+    layers = policy.layers
+    for name, value in values.items():
+        ratio = f"{name}_ratio"
+        for group in optimizer.param_groups:
+            if ratio not in group:
                 bind(policy, optimizer)
-            by_layer = policy.layers and name == "lr"
-            _write(group, name, value * (policy.layers[group["layer"]] if by_layer else group[name + "_ratio"]))
+            part = value * (layers[group["layer"]] if layers and name == "lr" else group[ratio])
+            if type(group.get(name)) is float:  # as most are
+                group[name] = part
+            else:
+                _write(group, name, part)
     return values
 
 

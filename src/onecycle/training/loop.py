@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -387,18 +386,15 @@ def watch(
     """
     for observer in observers:
         if hasattr(observer, "begin"):
-            with _may_ask_for_the_end(stop):
-                observer.begin(measured)
+            _show(observer.begin, measured, stop)
     for event in events:
         for observer in observers:
-            with _may_ask_for_the_end(stop):
-                observer(event)
+            _show(observer, event, stop)
 
 
-@contextmanager
-def _may_ask_for_the_end(stop: StopRequest) -> Iterator[None]:
-    """Within the block a `StopTraining` is a request."""
+def _show(observer: Callable[[Any], Any], what: Any, stop: StopRequest) -> None:
+    """Call an observer, whose `StopTraining` is a request."""
     try:
-        yield
+        observer(what)
     except StopTraining as asked:
         stop.reason = str(asked) or "an observer asked for it"

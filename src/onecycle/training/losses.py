@@ -210,7 +210,7 @@ def denominator(criterion: Any, form: Form, targets: Tensor) -> Tensor | None:
     if form.kind != "classes" or targets.is_floating_point():
         return None
     counted, weights = form.counted(targets), class_weights(criterion)
-    return counted.sum() if weights is None else (weights[targets.where(counted, 0)] * counted).sum()
+    return counted.count_nonzero() if weights is None else (weights[targets.where(counted, 0)] * counted).sum()
 
 
 def criterion_of(loss: Any) -> Any:

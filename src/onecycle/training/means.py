@@ -48,9 +48,10 @@ class Reading:
 
 
 def _drain(readings: Sequence[Reading]) -> None:
-    """Read all of them, in one transfer where their tensors are of one kind."""
+    """Read all of them, in one transfer where their tensors are of one kind and on an accelerator."""
     tensors = [tensor for reading in readings for tensor in reading._tensors.values()]
-    alike = len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1
+    near = all(tensor.is_cpu for tensor in tensors)
+    alike = not near and len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1
     numbers = iter(torch.stack(tensors).tolist() if alike else [tensor.item() for tensor in tensors])
     for reading in readings:
         reading._numbers = {name: next(numbers) for name in reading._tensors}

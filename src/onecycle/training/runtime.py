@@ -96,6 +96,8 @@ class Runtime:
         """The batch on the device: tensors, and what has a `to`, in tuples, lists and dicts, however deep."""
         if isinstance(batch, torch.Tensor):
             return batch if batch.device == self.device else batch.to(self.device, non_blocking=True)
+        if type(batch) is tuple or type(batch) is list:  # as most are
+            return type(batch)([self.move(part) for part in batch])
         if hasattr(batch, "to"):
             return batch.to(self.device)
         if isinstance(batch, Mapping):

@@ -39,8 +39,10 @@ def _first_shape(batch: Any) -> Sequence[int]:
     """The first shape with a dimension in a structure of tensors and arrays; else ()."""
     if hasattr(batch, "shape"):
         return batch.shape
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    return next((shape for part in parts if (shape := _first_shape(part))), ())
+    for part in batch if isinstance(batch, list | tuple) else batch.values() if isinstance(batch, Mapping) else ():
+        if shape := _first_shape(part):
+            return shape
+    return ()
 
 
 def compute(loss: Loss, model: nn.Module, batch: Any, runtime: Runtime) -> BatchMeans:
@@ -89,6 +91,10 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     for parameters in state.optimizer.param_groups:
         for parameter in parameters["params"]:  # as zero_grad(), at a tenth of its cost
             parameter.grad = None
+    if len(group) == 1:
+        part = compute(state.loss, state.forward, group[0], state.runtime)
+        _differentiate(part.loss, state)
+        return UpdateMeans(part.loss.detach(), part.metrics, samples_in(group[0]), part.weights)
     sizes = [samples_in(batch) for batch in group]
     total = sum(sizes)
     parts: list[BatchMeans] = []
@@ -97,23 +103,24 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
         weight = part.weights.get("loss", size)
         if isinstance(weight, Tensor):  # shares of whole numbers are float32 else, whatever the loss is
             weight = weight.to(torch.promote_types(part.loss.dtype, torch.float32))
-        scaled = part.loss if len(group) == 1 else part.loss * (weight / total)
-        scaled = scaled if state.scaler is None else state.scaler.scale(scaled)
-        if len(group) == 1 or bool(weight):  # what weighs nothing may be NaN, and have such a gradient
-            if not scaled.requires_grad:
-                raise TrainingError(
-                    "the loss has no gradient: it does not depend on a weight that is trained. Look for detach(), "
-                    "no_grad(), argmax() or item() on its way from the model's outputs"
-                )
-            scaled.backward()
+        if bool(weight):  # what weighs nothing may be NaN, and have such a gradient
+            _differentiate(part.loss * (weight / total), state)
         parts.append(part._replace(loss=part.loss.detach()))
-    if len(group) == 1:
-        return UpdateMeans(parts[0].loss, parts[0].metrics, total, parts[0].weights)
     means, weights = _means(parts, sizes)
     if "loss" in weights:
         wide = torch.promote_types(means["loss"].dtype, torch.float32)
         _scale_gradients(state, total / weights["loss"].to(wide))
     return UpdateMeans(means.pop("loss"), means, total, weights)
+
+
+def _differentiate(loss: Tensor, state: TrainState) -> None:
+    scaled = loss if state.scaler is None else state.scaler.scale(loss)
+    if not scaled.requires_grad:
+        raise TrainingError(
+            "the loss has no gradient: it does not depend on a weight that is trained. Look for detach(), "
+            "no_grad(), argmax() or item() on its way from the model's outputs"
+        )
+    scaled.backward()
 
 
 def _means(parts: Sequence[BatchMeans], sizes: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
