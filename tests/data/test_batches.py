@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from training_makers import blobs, equal_batches, global_generators
 
 from onecycle import ConfigError, DataError, as_batches
 from onecycle.data import Split
+from onecycle.data import batches as batching
+from onecycle.data.augment import augmenter
 from onecycle.data.batches import (
     DatasetBatches,
     ImageTransform,
@@ -26,6 +29,7 @@ from onecycle.data.batches import (
     first_batch,
 )
 from onecycle.data.hub import HubDataset
+from onecycle.data.seeds import derive_seed
 
 X, Y = blobs(10)
 
@@ -155,6 +159,32 @@ def test_the_order_is_a_permutation_by_seed_and_epoch():
     assert torch.equal(epoch_order(50, 3, 7), epoch_order(50, 3, 7))
     orders = {tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(4) for epoch in range(4)}
     assert len(orders) == 16 and all(sorted(order) == list(range(50)) for order in orders)
+
+
+def test_the_order_of_an_epoch_that_is_begun_again_is_kept_where_it_is_small(monkeypatch):
+    made, randperm = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n, **how: made.append(n) or randperm(n, **how))
+    for _ in range(3):
+        assert torch.equal(epoch_order(51, 4, 8), randperm(51, generator=epoch_generator(4, 8)))
+    assert made == [51]
+    monkeypatch.setattr(batching, "KEPT", 50)
+    assert torch.equal(epoch_order(51, 4, 8), epoch_order(51, 4, 8)) and made == [51] * 3
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+
+
+def test_a_transform_that_draws_nothing_is_spared_the_seeding(monkeypatch):
+    seeded, derive = [], derive_seed
+    monkeypatch.setattr(batching, "derive_seed", lambda *args: seeded.append(args[1]) or derive(*args))
+    images = torch.arange(4 * 8 * 8, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    plain = ImageTransform((0.5,), (0.25,))
+    drawing = replace(plain, augment=augmenter("flip"))
+    for transform, expected in ((plain, 0), (drawing, 2), (lambda batch, generator: batch, 2)):
+        seeded.clear()
+        assert len(list(TensorBatches((images,), 2, transform=transform).epoch(0))) == 2
+        assert seeded.count("augment") == expected
 
 
 def test_inputs_and_targets_stay_together():

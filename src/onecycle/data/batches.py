@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count, islice
 from typing import Any, Protocol, cast
 
@@ -22,10 +22,13 @@ from .seeds import derive_seed, seeded_everywhere
 from .splits import check_finite
 from .standardise import changed_within, constant
 
+# Samples up to which the order of the last epoch is kept.
+KEPT = 2**20
+
 Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 """From a batch and a generator for its draws to the batch that the model sees.
 
-One with an attribute ``draws`` that is False gets a generator that is not seeded: seeding costs what a small batch does.
+One with an attribute ``draws`` that is False draws nothing, and is spared the seeding of its generator.
 """
 
 
@@ -415,13 +418,21 @@ class ImageTransform:
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of 0 ... n - 1 that epoch `epoch` follows, int64 [n].
+    """The permutation of 0 ... n - 1 that epoch `epoch` follows, int64 [n]; do not write to it.
+
+    The last one stays, where it is small: an epoch is begun by what tries its first batch, by pilots and by the run.
 
     >>> bool((epoch_order(5, 0, 1) == epoch_order(5, 0, 1)).all()), sorted(epoch_order(3, 0, 0).tolist())
     (True, [0, 1, 2])
     """
-    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-    return torch.randperm(n, generator=generator)
+    return (_order_kept if n <= KEPT else _order)(n, derive_seed(seed, "order", epoch))
+
+
+def _order(n: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+_order_kept = lru_cache(maxsize=1)(_order)
 
 
 def _check_batch_size(size: Any, n: int) -> None:

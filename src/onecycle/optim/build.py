@@ -345,7 +345,7 @@ def _arguments(make: Any, named: Recipe | None, momentum: float | None, groups: 
         settings["fused"] = False  # whose kernels take real numbers alone
     if momentum is None or make is Muon:  # whose groups have it
         return settings
-    if "momentum" in inspect.signature(make).parameters:
+    if make is torch.optim.SGD or "momentum" in inspect.signature(make).parameters:
         return {**settings, "momentum": momentum}
     return {**settings, "betas": (momentum, 0.99)}
 

@@ -222,7 +222,7 @@ def means_of(result: Any) -> BatchMeans:
     if not isinstance(loss, Tensor) or loss.ndim:
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
         raise ConfigError(f"the loss of a batch is its mean, a tensor without dimensions; received {what}")
-    means = {name: mean.detach() if isinstance(mean, Tensor) else torch.as_tensor(mean) for name, mean in metrics.items()}
+    means = {n: mean.detach() if isinstance(mean, Tensor) else torch.as_tensor(mean) for n, mean in metrics.items()}
     for name, mean in means.items():
         if mean.ndim:
             raise ConfigError(

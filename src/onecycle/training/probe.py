@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from ..data.batches import Batches, ListBatches, last_batch_size
+from ..data.batches import Batches, ListBatches, first_batch, last_batch_size
 from ..data.standardise import untransformed
 from ..errors import DataError, OneCycleError
 from ..optim.muon import weights_of
@@ -35,6 +35,44 @@ def few(batch: Any, count: int = FEW) -> Any:
         if inputs.ndim and targets.shape[:1] == inputs.shape[:1]:
             return inputs[:count], targets[:count]
     return batch
+
+
+class FirstBatch:
+    """The first batch of training, read once, where a copy of it can be made for each trial: a model may write to it.
+
+    Copies are of tensors in tuples, lists and dictionaries; a batch that holds anything else is read again.
+    """
+
+    def __init__(self, batches: Batches):
+        self._batches, self._kept = batches, None
+
+    def __call__(self, count: int | None = None) -> Any:
+        """The batch, or a pair's first `count` samples."""
+        batch = first_batch(self._batches) if self._kept is None else self._kept
+        self._kept = batch if _is_plain(batch) else None
+        batch = batch if count is None else few(batch, count)
+        return batch if self._kept is None else _copied(batch)
+
+    def forget(self) -> None:
+        """Give its memory back."""
+        self._kept = None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether there are only tensors, numbers and words in plain containers."""
+    if type(value) in (tuple, list):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, value.values()))
+    return type(value) in (Tensor, int, float, bool, str, type(None))
+
+
+def _copied(value: Any) -> Any:
+    if type(value) in (tuple, list):
+        return type(value)(map(_copied, value))
+    if type(value) is dict:
+        return {name: _copied(part) for name, part in value.items()}
+    return value.clone() if type(value) is Tensor else value
 
 
 def outputs_of(model: nn.Module, inputs: Any, runtime: Runtime) -> Any:

@@ -85,6 +85,7 @@ class TrainingSetup:
         self._note(*notes)
         self._scale_inputs(train, valid, loss)
         self.train = self.batching.batches(train, training=True)
+        self._first = probe.FirstBatch(self.train)
         if given is None and samples and settings.batch_size < BATCH_SIZE:
             self._note(f"batch_size {settings.batch_size}, for {count(samples, 'training sample')}")
         if unused := left_out(self.train):
@@ -109,7 +110,7 @@ class TrainingSetup:
         measured = scale = None
         if self.options.standardise and dtype.is_floating_point and supervised and not _has_table_front(self.model):
             measured = scale_of(inputs, "inputs")
-        if targets is not None and (measured or scale_of(targets, "targets")):
+        if targets is not None and targets.is_floating_point() and (measured or scale_of(targets, "targets")):
             self._units_known = probe.predicts_already(self.model, inputs, targets, self.runtime)
         if measured is not None and not self._units_known:
             scale, which = measured
@@ -156,13 +157,13 @@ class TrainingSetup:
         if of_loss is not None:
             of_loss.to(self.runtime.device)
         if isinstance(task, tasks.Supervised) or probe.is_unfinished(self.model):
-            batch = probe.few(self.runtime.move(first_batch(self.train)))
+            batch = self.runtime.move(self._first(probe.FEW))
             self.measured = probe.check(self.model, task, batch, self.runtime)
             self._check_validation(task)
         elif self.valid is not None or isinstance(task, tasks.MeasuredLoss):
-            batch = first_batch(self.train if self.valid is None else self.valid)
+            batch = self._first() if self.valid is None else first_batch(self.valid)
             self.measured = probe.check(self.model, task, self.runtime.move(batch), self.runtime)
-        one = probe.batch_of_one(self.train, first_batch(self.train))
+        one = probe.batch_of_one(self.train, self._first(2))
         if one is not None:
             probe.check_single(self.model, task, self.runtime.move(one), self.runtime)
         return task
@@ -185,10 +186,11 @@ class TrainingSetup:
         if self.options.optimizer != AUTO:
             self.chosen = OptimizerChoice(self.options.optimizer)
         else:
-            first = first_batch(self.train)
-            positions = probe.positions_of(self.model, task, probe.few(self.runtime.move(first)), self.runtime)
-            samples = self.samples_per_update or samples_in(first) * self.options.accumulate
+            few = self.runtime.move(self._first(probe.FEW))
+            positions = probe.positions_of(self.model, task, few, self.runtime)
+            samples = self.samples_per_update or samples_in(self._first()) * self.options.accumulate
             self.chosen = choose(self.model, positions, samples)
+        self._first.forget()
         return self.chosen
 
     def lay_out(self, task: Loss) -> Runtime:
@@ -197,7 +199,7 @@ class TrainingSetup:
             return self.runtime
         runtime = replace(self.runtime, channels_last=True)
         runtime.place(self.model)
-        if probe.trains(self.model, task, probe.few(runtime.move(first_batch(self.train))), runtime):
+        if probe.trains(self.model, task, runtime.move(self._first(probe.FEW)), runtime):
             return runtime
         self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return self.runtime
@@ -273,12 +275,11 @@ class TrainingSetup:
 
     def _seen(self) -> tasks.Seen:
         """What the model gives for a few samples, and the targets at hand."""
-        batch = self.runtime.move(first_batch(self.train))
-        inputs, targets = pair(probe.few(batch))
+        inputs, targets = pair(self.runtime.move(self._first(probe.FEW)))
         outputs = probe.outputs_of(self.model, inputs, self.runtime)
         of_train = targets_in_memory(self.train)
         of_valid = () if self.valid is None else targets_in_memory(self.valid)
-        known = [*(of_train or [pair(batch)[1]]), *of_valid]
+        known = [*(of_train or [pair(self.runtime.move(self._first()))[1]]), *of_valid]
         return tasks.Seen(
             outputs,
             targets,
