@@ -23,9 +23,9 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_profile_in_the_terminal(capsys):
-    main(["profile", "digits", *QUICK])
+    main(["profile", "digits", *QUICK, "--optimizer", "sgd"])
     out, err = capsys.readouterr()
-    assert out.startswith("mlp on digits, muon\nAn update takes ")
+    assert out.startswith("mlp on digits, sgd\nAn update takes ")
     for said in ("forward ", "optimizer ", "What to change:", "batch 128", "bf16", "Everything is as before."):
         assert said in out
     assert "note: profile: takes about 1 min" in err and "\x1b" not in out + err
@@ -47,7 +47,7 @@ def test_a_profile_as_json_and_in_a_folder(capsys):
 def test_a_file_of_options_for_a_training(capsys):
     Path("run.toml").write_text('data = "digits"\nmodel = "mlp"\nepochs = 3\nlr_max = 0.1\nlimit = 320\n')
     main(["profile", "run.toml", "--json"])
-    assert json.loads(capsys.readouterr().out)["title"] == "mlp on digits, muon"
+    assert json.loads(capsys.readouterr().out)["title"].startswith("mlp on digits, ")
 
 
 @pytest.mark.parametrize(

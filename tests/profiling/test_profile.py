@@ -323,6 +323,27 @@ def test_reading_compiling_and_several_at_once():
     assert said[3].endswith("; compiling took 20 s, which 100 updates pay for")
 
 
+def test_several_at_once_are_named_where_they_add():
+    base, bf16, one, both = Setting(8, threads=2), Setting(8, "bf16", 2), Setting(8, threads=1), Setting(8, "bf16", 1)
+    visits = {base: [made(base, 1.0)] * 2, bf16: [made(bf16, 0.5)] * 2, one: [made(one, 0.8)] * 2}
+    visits[both] = [made(both, 0.48)] * 2
+
+    def named() -> list[str]:
+        timings = [timing(goes, 8) for goes in visits.values()]
+        said = advice.changes(base, visits, timings, timings[0], shell=True, of_loader=False)
+        return [change.words for change in said]
+
+    assert named() == ["--precision bf16", "OMP_NUM_THREADS=1"]
+    visits[both] = [made(both, 0.4)] * 2
+    assert named() == ["OMP_NUM_THREADS=1 --precision bf16", "--precision bf16", "OMP_NUM_THREADS=1"]
+
+
+def test_two_updates_tell_nothing():
+    base, bf16 = Setting(8), Setting(8, "bf16")
+    assert advice.gain([made(bf16, 0.5, n=2)], [made(base, 1.0)]) is None
+    assert advice.gain([made(bf16, 0.5, n=3)], [made(base, 1.0)]) == 2
+
+
 def test_the_start_of_workers_counts():
     base, two = Setting(8, workers=0), Setting(8, workers=2)
     visits = {base: [made(base, 1.0)] * 2, two: [made(two, 0.5, starts=[100.0])] * 2}
@@ -395,3 +416,16 @@ def test_the_most_memory_within_a_block():
 
 def test_a_failed_timing_has_no_shares():
     assert Timing(Setting(8)).shares == {}
+
+
+def test_slow_updates_are_few(monkeypatch):
+    """One warms up and one counts where these take twice the time of a go; fast ones are at least three."""
+    monkeypatch.setattr(measure, "MOST", 100)
+    learn = learner()
+    present = setting_of(learn.state, learn.train)
+    slow = measure.visit(present, learn.state, learn.train, -1.0, float("inf"))
+    assert slow is not None and len(slow.updates) == 1
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(ticks))
+    fast = measure.visit(present, learn.state, learn.train, 10**5, float("inf"))
+    assert fast is not None and len(fast.updates) > 3

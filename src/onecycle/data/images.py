@@ -48,6 +48,7 @@ MENDS = {
     "AVIF": "pip install --upgrade pillow, or convert them to JPEG",
 }
 FITS = ("crop", "pad", "squash")
+ORIENTATION = 0x0112  # of Exif: which way up an image is, 1 where it is as it is stored
 Item = str | Path | bytes  # a path or the encoded image itself
 
 
@@ -80,7 +81,8 @@ def pixels(image: Any, shape: Sequence[int], fit: str = "crop") -> np.ndarray:
 
     channels, height, width = shape
     with suppress(Exception):  # damaged Exif data are none; damaged pixels are met below
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ORIENTATION, 1) != 1:  # else it would be a copy
+            image = ImageOps.exif_transpose(image)
     image = _convert(image, "L" if channels == 1 else "RGB")
     if image.size != (width, height):
         if fit == "crop":
@@ -92,7 +94,9 @@ def pixels(image: Any, shape: Sequence[int], fit: str = "crop") -> np.ndarray:
             inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             image = image.resize(inner, Image.Resampling.BILINEAR)
     array = np.asarray(image)
-    array = array[None] if channels == 1 else array.transpose(2, 0, 1).copy()
+    array = array[None].copy() if channels == 1 else array.transpose(2, 0, 1).copy()
+    if array.shape[1:] == (height, width):
+        return array
     return np.pad(array, ((0, 0), *_borders(array.shape[1:], (height, width))), mode="edge")
 
 
@@ -231,7 +235,7 @@ def upright_size(image: Any) -> tuple[int, int]:
     width, height = image.size
     turned = False
     with suppress(Exception):  # damaged Exif data are none
-        turned = "exif" in image.info and image.getexif().get(0x0112) in (5, 6, 7, 8)
+        turned = "exif" in image.info and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..checks import flag
@@ -48,7 +48,9 @@ def profile(
     flag("compile", compile)
     folder = None if out is None else PROFILE.claim(out)
     ready = prepare(job, verbose)
-    title = f"{ready.config['model']} on {job.data}, {job.optimizer}"
+    path = PurePath(job.data)
+    data = path.name if path.is_absolute() or path.suffix else job.data
+    title = f"{ready.config['model']} on {data}, {ready.learner.resolved['optimizer']}"
     made = ready.learner.profile(budget, compile=compile, began=began, title=title, shell=True)
     if folder is None:
         return made

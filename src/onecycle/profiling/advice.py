@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import geometric_mean
 from typing import Any
 
 from .. import text
-from .measure import Timing, Visit
+from .measure import LEAST, Timing, Visit
 from .result import Change
 from .settings import Setting
 
@@ -41,7 +41,7 @@ def gain(visits: Sequence[Visit], base: Sequence[Visit]) -> float | None:
 
     Each go is told from the one at the base in its round, and most of the updates have to be faster than those there.
     """
-    if _faster(visits, base) < MOSTLY:
+    if sum(len(one.updates) for one in visits) < LEAST or _faster(visits, base) < MOSTLY:
         return None
     ratios = [_rate(one) / _rate(other) for one, other in zip(visits, base, strict=False)]
     if not ratios:
@@ -89,8 +89,15 @@ def changes(
         one = _change(setting, base, known, times, shell, of_loader)
         if one is not None and (names not in best or _better(one, best[names])):
             best[names] = one
+    worth = [one for one in best.values() if _adds(one, best.values())]
     fits = () if present.failed != "out of memory" or base == present.setting else (_fitting(base, present, shell),)
-    return *fits, *sorted(best.values(), key=lambda one: -one.gain)
+    return *fits, *sorted(worth, key=lambda one: -one.gain)
+
+
+def _adds(change: Change, others: Iterable[Change]) -> bool:
+    """Whether a change of several settings gains on each of those that are a part of it."""
+    parts = [one for one in others if {*one.changes} < {*change.changes}]
+    return all(change.gain >= GAIN * one.gain for one in parts)
 
 
 def _better(one: Change, other: Change) -> bool:

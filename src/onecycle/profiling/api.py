@@ -98,7 +98,8 @@ class _Profiler:
         """About the seconds of a shortest go at a setting."""
         base = self.visits[self.base][-1]
         times = (setting.batch_size or 1) / (self.base.batch_size or 1)
-        return (WARM + LEAST) * base.pace * max(1.0, times) + base.warm + max(base.starts, default=0.0)
+        pace = base.pace * max(1.0, times)
+        return max(2 * pace, min((WARM + LEAST) * pace, 2 * SECONDS)) + max(base.starts, default=0.0)
 
     def try_all(self, settings: Sequence[Setting], reserve: float) -> None:
         """Have a go at each of the settings, as far as time and memory allow."""
@@ -215,11 +216,9 @@ def profile_of(
 def _order(one: Timing, present: Setting) -> tuple[Any, ...]:
     """Batch sizes come together, by precision; all else before them."""
     setting, changed = one.setting, one.setting.changes(present)
-    return (
-        "batch_size" in changed,
-        len(changed) if "batch_size" not in changed else setting.precision,
-        setting.batch_size or 0,
-    )
+    if "batch_size" not in changed:
+        return False, len(changed)
+    return True, setting.precision != present.precision, setting.precision, setting.batch_size or 0
 
 
 def budget_seconds(budget: Any) -> float:
@@ -245,14 +244,14 @@ def _measure(profiler: _Profiler, compile: bool, notes: list[str]) -> None:
         return
     reserve = TOGETHER * max(0.0, profiler.left)
     first, others = _candidates(profiler, compile, notes)
-    profiler.try_all(first, reserve + 0.5 * profiler.left)
+    profiler.try_all(first, reserve + 0.35 * profiler.left)
     base = profiler.visits[profiler.base][0]
     for one in [setting for setting in first if setting.precision != profiler.base.precision]:
         if one in profiler.visits and _rate(profiler.visits[one][0]) > WORTH * _rate(base):
             others += [
                 replace(other, precision=one.precision) for other in others if _differs(other, one, "batch_size")
             ]
-    profiler.try_all(others, reserve + 0.4 * profiler.left)
+    profiler.try_all(others, reserve + 0.3 * profiler.left)
     again = [setting for setting in profiler.visits if not setting.compile or profiler.base.compile]
     for k, setting in enumerate(again):
         have = (profiler.left - reserve) / (len(again) - k)
@@ -329,7 +328,9 @@ def _largest(profiler: _Profiler) -> dict[str, Any] | None:
         return None
     estimate = base.batch_size + int(free / each)
     if device.type == "cpu":
-        return {"batch_size": estimate, "how": "estimated", "bytes_per_sample": each, "free": free}
+        known = samples_at_most(profiler.batches)
+        most, how = (estimate, "estimated") if known is None or estimate < known else (known, "all")
+        return {"batch_size": most, "how": how, "bytes_per_sample": each, "free": free}
     fits, how = _tried(profiler, base.batch_size, estimate)
     return {"batch_size": fits, "how": how, "bytes_per_sample": each, "free": free}
 

@@ -21,7 +21,8 @@ from .settings import Setting, applied
 
 # A peak learning rate at which no weight moves, and updates of a run whose end is never come to.
 STILL, ENDLESS = 1e-12, 10**7
-# Updates before those that count, of these at least and at most, and the most seconds of one visit.
+# Updates before those that count, of these at least and at most, and the most seconds of one visit. After twice those
+# one before is enough, and one that counts.
 WARM, LEAST, MOST, SECONDS = 2, 3, 500, 4.0
 
 
@@ -122,13 +123,10 @@ def visit(
             history(event)
             clock.cut()
             samples += event.samples
-            now = time.perf_counter()
-            counted = clock.updates - WARM
-            if (
-                (now > until and clock.updates >= least)
-                or counted >= MOST
-                or (counted >= LEAST and now - began > seconds)
-            ):
+            spent, counted = time.perf_counter() - began, clock.updates - WARM
+            over = spent > until - began and clock.updates >= least
+            slow = spent > 2 * seconds and clock.updates > 1
+            if over or slow or counted >= MOST or (counted >= LEAST and spent > seconds):
                 break
         parts = clock.seconds()
     counted = [one for k, one in enumerate(parts) if k >= WARM and k not in clock.begins] or parts[WARM:] or parts[1:]

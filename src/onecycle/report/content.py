@@ -208,7 +208,7 @@ def profile_facts(result: Mapping[str, Any]) -> list[str]:
         said.append(f"Memory: at most {text.size(peak)} {of}.")
     if largest := part(result, "largest"):
         each = f"{text.size(largest['bytes_per_sample'])} a sample, {text.size(largest['free'])} free"
-        known = {"estimated": "about", "measured": "measured:", "at least": "at least"}[largest["how"]]
+        known = {"estimated": "about", "measured": "measured:", "at least": "at least", "all": "all"}[largest["how"]]
         said.append(f"The largest batch that fits: {known} {text.count(largest['batch_size'], 'sample')} ({each}).")
     for precision, unit in part(result, "support").items():
         said.append(f"{precision}: {f'computed by {unit}' if unit else 'no hardware for it here, it is emulated'}.")
