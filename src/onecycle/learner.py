@@ -38,6 +38,7 @@ from .training.loop import updates_per_epoch, watch
 from .training.options import TrainingOptions
 from .training.runtime import Runtime, weights_dtype
 from .training.setup import TrainingSetup
+from .training.sharing import considerate
 from .training.signals import stop_requests
 from .training.state import TrainState
 from .training.units import Units, retransformed
@@ -156,6 +157,7 @@ class Learner:
         """The optimizer; parameter groups may be added to it between fits."""
         return self.state.optimizer
 
+    @considerate()
     def fit(
         self,
         budget: Any,
@@ -309,6 +311,7 @@ class Learner:
             self.history.extend(*records)
         return extends
 
+    @considerate()
     def range_test(
         self,
         *,
@@ -340,6 +343,7 @@ class Learner:
 
     lr_find = range_test
 
+    @considerate()
     def profile(self, budget: Any = BUDGET, *, compile: bool = False, **about: Any) -> Profile:
         """Where the time of an update goes, and what would make it faster here; everything is as before afterwards.
 

@@ -9,6 +9,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import forked
 import pytest
@@ -24,6 +25,8 @@ from onecycle.records.files import RUN, read_jsonl
 from onecycle.records.run import PILOTS, Recording
 from onecycle.search import balance
 from onecycle.search import forecast as module
+from onecycle.search import trial as trials
+from onecycle.search.api import OUT_OF_TIME
 from onecycle.search.balance import Candidate
 from onecycle.search.pilots import Pilot
 from onecycle.training import guard
@@ -346,3 +349,12 @@ def test_an_extension_searches_nothing(capsys):
     with pytest.raises(SystemExit):
         main(["search", "more.toml"])
     assert "an extension has the settings of its run: onecycle train --extend run" in capsys.readouterr().err
+
+
+def test_pilots_that_pass_their_share_of_the_time_are_given_up(monkeypatch):
+    """The clock of trials is far ahead: each is out of time after its first update."""
+    monkeypatch.setattr(trials, "time", SimpleNamespace(perf_counter=lambda: 1e12))
+    job = replace(WORK, budget="1s", lr_max="auto", model="mlp")
+    result = run(job, "run", report=False)
+    known = RUN.read("run")["resolved"]["search"]
+    assert known["settings"] == {} and known["reason"] == OUT_OF_TIME and result.updates >= 1

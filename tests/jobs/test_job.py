@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import math
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,7 +134,16 @@ def test_the_time_of_a_page_is_measured_on_one_with_figures(monkeypatch):
 
     monkeypatch.setattr(report_page, "page", kept)
     assert job_run._seconds_to_draw() > 0
-    assert len(pages) == 2 and all('"x":[0,1],"y":[1.0,1.0]' in text for text in pages)
+    assert len(pages) == 1 and all('"x":[0,1],"y":[1.0,1.0]' in text for text in pages)
+
+
+def test_what_follows_a_run_is_not_measured_when_there_is_no_time_left(monkeypatch):
+    monkeypatch.setattr(job_run, "_seconds_to_draw", lambda: 5.0)
+    learner = SimpleNamespace(evaluation_seconds=lambda data: 2.0)
+    now = time.perf_counter()
+    assert job_run._seconds_after(learner, "test", True, now + 1000) == 7.0
+    assert job_run._seconds_after(learner, "test", True, now) == 2.0
+    assert job_run._seconds_after(learner, None, False, now + 1000) == 0.0
 
 
 def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):

@@ -231,3 +231,20 @@ def test_the_pace_is_that_of_updates_after_the_first(monkeypatch):
     calls.clear()
     now[0] = 0.0
     assert api.updates_within(state, BATCHES, onecycle.Budget.parse("20 s"), 0.0) == 3 and len(calls) == 1
+
+
+def test_the_pace_takes_little_of_the_time_where_updates_suddenly_take_twenty_times_as_long(monkeypatch):
+    now, calls = [0.0], []
+
+    def loss(model, batch):
+        calls.append(1)
+        now[0] += 1.0 if len(calls) <= 2 else 20.0
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    for one in (api, trials, training_loop):
+        monkeypatch.setattr(one, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    state = new_state(sgd)
+    state.loss = loss
+    before = weights(state.model)
+    assert api.updates_within(state, BATCHES, onecycle.Budget.parse("200 s"), 0.0) == 200 - int(now[0])
+    assert now[0] <= 0.2 * 200 and differing(weights(state.model), before) == []

@@ -16,7 +16,7 @@ from onecycle import ConfigError, DataError, EpochEnd, Piecewise, Policy, TrainS
 from onecycle.data.batches import TensorBatches
 from onecycle.data.seeds import derive_seed
 from onecycle.errors import NonFiniteLoss
-from onecycle.training.loop import resolve, updates_per_epoch
+from onecycle.training.loop import Charges, resolve, updates_per_epoch
 
 X, Y = blobs(22)
 CYCLE = Policy(
@@ -347,6 +347,52 @@ def test_time_that_others_take_counts(clock):
         if isinstance(event, EpochEnd):
             clock.ticks += 4
     assert updates == 8
+
+
+@pytest.mark.parametrize("begins", [3.0, 12.0, 25.0, 40.0])
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_machine_that_becomes_twenty_times_as_slow_leaves_a_time_budget_as_it_is(monkeypatch, begins, evaluated):
+    """An update takes a quarter of a second, an evaluation two, what follows the run one; then all 20 times that."""
+    now = [0.0]
+
+    def takes(seconds: float) -> None:
+        now[0] += seconds * (1 if now[0] < begins else 20)
+
+    def loss(model, batch):
+        takes(0.25)
+        return TASK(model, batch)
+
+    def evaluate() -> dict[str, float]:
+        takes(2.0)
+        return {"loss": 1.0}
+
+    monkeypatch.setattr("onecycle.training.loop.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    model = seeded_net()
+    state = TrainState(model, sgd(model), loss, CPU, norm_statistics="running")
+    charges = Charges(evaluation=2.0, after=1.0)
+    slow = [now[0] >= begins for event in train(
+        state, LISTED * 8, "120s", CYCLE, evaluate if evaluated else None, charges=charges
+    ) if isinstance(event, Update)]  # fmt: skip
+    takes(1.0)
+    assert sum(slow) >= 3 and len(slow) - sum(slow) >= 8
+    assert now[0] <= 120 + 0.25 * 20
+
+
+def test_one_slow_update_by_chance_changes_nothing_of_what_is_kept_for_the_end(monkeypatch):
+    def updates(slow: float) -> int:
+        now, calls = [0.0], []
+
+        def loss(model, batch):
+            calls.append(1)
+            now[0] += slow if len(calls) == 30 else 0.25
+            return TASK(model, batch)
+
+        monkeypatch.setattr("onecycle.training.loop.time", SimpleNamespace(perf_counter=lambda: now[0]))
+        model = seeded_net()
+        state = TrainState(model, sgd(model), loss, CPU, norm_statistics="running")
+        return sum(isinstance(e, Update) for e in train(state, LISTED, "20s", CYCLE, charges=Charges(after=4.0)))
+
+    assert updates(0.25) == 64 and 64 - 9 <= updates(2.25) <= 64 - 8
 
 
 def test_modes_during_training():

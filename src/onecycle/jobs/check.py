@@ -16,11 +16,13 @@ from ..records.curve import Curve
 from ..records.files import CHECK
 from ..records.origin import origin
 from ..schedules.budget import Budget
+from ..training.sharing import considerate
 from .drawing import draw
 from .job import Job
 from .run import prepare
 
 
+@considerate()
 def check(
     job: Job,
     out: str | Path | None = None,

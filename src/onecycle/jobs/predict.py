@@ -29,6 +29,7 @@ from ..training.evaluate import predict
 from ..training.losses import Form
 from ..training.probe import described
 from ..training.runtime import Runtime, weights_dtype
+from ..training.sharing import considerate
 from .job import Job
 from .samples import Accepted, unused
 
@@ -246,6 +247,7 @@ def load_run(
     )
 
 
+@considerate()
 def predict_files(
     folder: str | Path,
     files: Sequence[str | Path],

@@ -12,11 +12,13 @@ from ..profiling.api import BUDGET, budget_seconds
 from ..profiling.result import Profile
 from ..records.files import PROFILE
 from ..records.origin import origin
+from ..training.sharing import considerate
 from .drawing import draw
 from .job import Job
 from .run import prepare
 
 
+@considerate()
 def profile(
     job: Job,
     out: str | Path | None = None,

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from ..data import Data, load
 from ..data.label_sets import has_label_sets
 from ..data.table_columns import target_names
-from ..errors import CheckpointError, ConfigError, Interrupted, TrainingError
+from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, TrainingError
 from ..learner import Learner
 from ..models import build
 from ..optim.build import recipe
@@ -34,6 +35,7 @@ from ..search.forecast import Forecast, Needed, target_of
 from ..text import listed
 from ..training.metrics import Perplexity
 from ..training.options import BEFORE
+from ..training.sharing import considerate
 from .drawing import draw, write_page
 from .job import Job, completed
 from .search import dropouts, search_balance, seconds_before
@@ -44,6 +46,7 @@ SLOWER = 1.5
 ACCURACY = "accuracy"  # the metric of a forecast, where it is measured
 
 
+@considerate()
 def run(
     job: Job,
     out: str | Path | None = None,
@@ -93,10 +96,7 @@ def run(
     if settings:
         learner = ready.with_settings(settings)
         learner.verbose = verbose
-    after = 0.0
-    if budget.seconds is not None:
-        tested = 0.0 if test_data is None else learner.evaluation_seconds(test_data)
-        after = tested + (_seconds_to_draw() if report else 0.0)
+    after = 0.0 if budget.seconds is None else _seconds_after(learner, test_data, report, began + budget.seconds)
     try:
         begin = learner.fit if job.extend is None else partial(learner.extend, run=job.extend)
         fitted = begin(
@@ -308,17 +308,26 @@ def _asked_later(folder: Path, result: Result, target: float | None, report: boo
     return result
 
 
+def _seconds_after(learner: Learner, test_data: Any, report: bool, until: float) -> float:
+    """About how long what follows the run of a time budget takes: the test, and figure and page.
+
+    After `until`, by `time.perf_counter`, there is no time to be shared out, and none is taken to measure it.
+    """
+    tested = 0.0 if test_data is None else learner.evaluation_seconds(test_data)
+    return tested + (_seconds_to_draw() if report and time.perf_counter() < until else 0.0)
+
+
 def _seconds_to_draw() -> float:
-    """About how long figure and page of a run take, measured on a tiny one; the first time pays for imports."""
+    """About how long figure and page of a run take, measured on a tiny one, after what is imported for them."""
     steps = [{"step": k, "epoch": 0, "lr": 0.1, "loss": 1.0, "seconds": k} for k in range(2)]
     epochs = [{"epoch": 0, "step": 1, "lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "samples": 2, "seconds": 1.0}]
-    history, seconds = History(steps, epochs), 0.0
-    for _ in range(2):
-        with TemporaryDirectory() as place:
-            folder = runs.create(Path(place) / "run", {})
-            write_jsonl(folder / "steps.jsonl", steps)
-            write_jsonl(folder / "epochs.jsonl", epochs)
-            started = time.perf_counter()
-            draw(folder, FIGURE, history.plot)
-            seconds = time.perf_counter() - started
-    return SLOWER * seconds
+    figure = partial(History(steps, epochs).plot)
+    with suppress(MissingDependency):
+        figure()
+    with TemporaryDirectory() as place:
+        folder = runs.create(Path(place) / "run", {})
+        write_jsonl(folder / "steps.jsonl", steps)
+        write_jsonl(folder / "epochs.jsonl", epochs)
+        started = time.perf_counter()
+        draw(folder, FIGURE, figure)
+        return SLOWER * (time.perf_counter() - started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,9 +24,10 @@ from ..records.run import Recording
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import preset
-from ..search.api import PilotRecord, search_of, updates_within
+from ..search.api import OUT_OF_TIME, PilotRecord, search_of, updates_within
 from ..search.balance import Candidate, Trial, balance, candidates, length
 from ..search.pilots import JUDGING, Pilot, StatePilots, pilot
+from ..search.trial import OutOfTime
 from ..text import count, percent
 from ..training.loop import samples_per_update, updates_per_epoch
 from ..training.signals import StopRequest, stop_requests
@@ -189,6 +191,8 @@ class _Searching:
 
     def search(self, began: float) -> BalanceSearch:
         started = time.perf_counter() - sum(row["seconds"] for row in self.before)
+        seconds = self.whole.seconds
+        self.until = math.inf if seconds is None else started + self.job.search * seconds
         state, train = self.learner.state, self.learner.train
         self.of = self.before[0]["of"] if self.before else updates_within(
             state, train, self.whole, time.perf_counter() - began
@@ -217,6 +221,7 @@ class _Searching:
         made = search_of(
             self.learner.state, self.learner.train, self.learner.valid, self.of, default, share=job.search,
             policy=self.policy, record=PilotRecord.kept_in(self.recording), stop=self.stop,
+            seconds=self.whole.seconds or math.inf,
         )  # fmt: skip
         self.spent += made.updates
         for one in made.pilots:
@@ -237,8 +242,9 @@ class _Searching:
         if not each:
             return None, "the budget is too small for pilots that can tell"
         held = StatePilots(
-            self.learner.state, self.learner.train, self.learner.valid, self.policy, self.of, each, self.stop
-        )
+            self.learner.state, self.learner.train, self.learner.valid, self.policy, self.of, each, self.stop,
+            self.until,
+        )  # fmt: skip
 
         def run(candidate: Candidate | None, updates: int) -> Trial:
             made = self._pilot(candidate, updates, peak, held)
@@ -247,7 +253,10 @@ class _Searching:
                 candidate, made.lr_max, made.updates, made.loss, made.valid.get("accuracy"), why=made.lost or ""
             )
 
-        chosen, why, trials = balance(run, held.levels().nothing, tried[:n], each)
+        try:
+            chosen, why, trials = balance(run, held.levels().nothing, tried[:n], each)
+        except OutOfTime:
+            return None, OUT_OF_TIME
         self.spent += held.evaluation
         self.rows += [_row(one.candidate, one, one.kept, one.why) for one in trials]
         return chosen, why
@@ -270,7 +279,7 @@ class _Searching:
         def run() -> tuple[Mapping[str, float] | None, int]:
             learner = self.build(_setting(candidate)) if candidate else self.learner
             make = StatePilots(
-                learner.state, learner.train, learner.valid, self.policy, self.of, updates, self.stop,
+                learner.state, learner.train, learner.valid, self.policy, self.of, updates, self.stop, self.until,
                 held_out=held.held_out,
             )  # fmt: skip
             one = make(lr_max, updates)

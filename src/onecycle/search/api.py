@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -32,6 +33,7 @@ from .trial import OutOfTime, trial
 
 # Updates that the pace is measured by, after one that is not to take more than such a share of a time budget.
 PACE, COLD = 3, 1 / 100
+OUT_OF_TIME = "pilots would have taken more than their share of the time"
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ class PilotRecord:
 def updates_within(state: TrainState, train: Batches, budget: Budget, spent: float) -> int:
     """The updates of a run: those of its budget, or about as many as its seconds hold after those that are `spent`.
 
-    The pace is measured by updates that leave no trace; where the first one takes long, by that alone.
+    The pace is measured by updates that leave no trace; where the first one takes long, or those after it suddenly do,
+    by that alone.
     """
     known = budget.total_updates(updates_per_epoch(train, state.accumulate))
     if known is not None or budget.seconds is None:
@@ -204,7 +207,9 @@ def updates_within(state: TrainState, train: Batches, budget: Budget, spent: flo
     started = time.perf_counter()
     few = trial(plain, batches, "1 updates", preset("constant", 1e-9))
     if few.seconds < COLD * budget.seconds:
-        few = trial(plain, batches, f"{1 + PACE} updates", preset("constant", 1e-9))
+        until = time.perf_counter() + 2 * (1 + PACE) * COLD * budget.seconds
+        with suppress(OutOfTime):
+            few = trial(plain, batches, f"{1 + PACE} updates", preset("constant", 1e-9), until=until)
     return max(1, int((budget.seconds - spent - (time.perf_counter() - started)) / max(few.pace, 1e-9)))
 
 
@@ -263,7 +268,7 @@ def _searched(
     try:
         choice = search_peak(record.of(pilots, made), pilots.levels, default, each, kind, most)
     except OutOfTime:
-        choice = Choice(default, None, None, "pilots would have taken more than their share of the time")
+        choice = Choice(default, None, None, OUT_OF_TIME)
     cost = sum(p.updates + judging for p in made) + judging * bool(made)
     took = time.perf_counter() - started + sum(p.seconds for p in record.before)
     part = cost / updates if math.isinf(seconds) else took / seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -101,6 +102,8 @@ class EpochEnd:
 Event = Update | EpochEnd
 # How much the latest update counts in the running mean of what one takes.
 LATEST = 0.25
+# So many updates in a row that all take that much longer tell that everything does, and not some of them by chance.
+LASTING, LONGER = 3, 1.5
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,8 @@ class _Clock:
     def __init__(self, state: TrainState, limit: Budget, total: int | None, charges: Charges, stop: StopRequest | None):
         self._state, self._seconds, self.total, self._charges = state, limit.seconds, total, charges
         self._stop = stop
+        self._latest: deque[float] = deque(maxlen=LASTING)  # seconds of updates
+        self._usual: float | None = None  # of those, when what follows the last update was measured
 
     def start(self) -> None:
         """Begin the run, or go on with the one under way."""
@@ -234,8 +239,13 @@ class _Clock:
         if self._seconds is None:
             return position(self.updates, self.total or 1)
         at = self._state.at
-        spent, last = at.charged + self.seconds(time.perf_counter()), self._seconds - at.ending - at.pace
+        spent, last = at.charged + self.seconds(time.perf_counter()), self._seconds - self._ending() - at.pace
         return spent / last if last > 0 else 2.0
+
+    def _ending(self) -> float:
+        """The seconds that what follows the last update takes by now: more where the machine has become slower."""
+        slower = 1.0 if self._usual is None else min(self._latest) / self._usual
+        return self._state.at.ending * (slower if slower > LONGER else 1.0)
 
     def finished(self) -> bool:
         if self._stop is not None and self._stop.reason is not None:
@@ -249,6 +259,9 @@ class _Clock:
         now, at = time.perf_counter(), self._state.at
         if self._seconds is not None:
             at.pace += (now - started - at.pace) * (LATEST if at.pace else 1.0)
+            self._latest.append(now - started)
+            if self._usual is None and len(self._latest) == LASTING:
+                self._usual = min(self._latest) or None
         self._state.means.seconds += now - started
         at.advance(batches, self.begun.seconds + self.seconds(now), progress)
         return self.seconds(now)
@@ -260,6 +273,7 @@ class _Clock:
         """
         more = statistics * (1 / SHARE - 1)
         self._state.at.ending = time.perf_counter() - started + more + self._charges.after
+        self._usual = min(self._latest) if len(self._latest) == LASTING else None
 
 
 class _Evaluations:
