@@ -109,7 +109,7 @@ def test_where_some_matrices_are_costly_the_others_stay_with_muon():
                           nn.Linear(500, 2))  # fmt: skip
     few = choose(model, {}, 64)
     assert few.optimizer == "adamw" and "adamw" in few.note
-    positions = dict.fromkeys(model.parameters(), 27.0)
+    positions = dict.fromkeys(model.parameters(), 5.5)
     some = choose(model, positions, 64)
     assert some.optimizer == "muon" and 0 < len(some.left) < 9 and f"{len(some.left)} of 9 matrices" in some.note
     assert choose(model, dict.fromkeys(model.parameters(), 400.0), 64).left == ()
@@ -139,7 +139,7 @@ def test_muon_by_name_is_muon_for_all_of_them():
 def test_matrices_left_to_adamw_are_updated_by_it_and_decay():
     model = nn.Sequential(*(layer for _ in range(8) for layer in (nn.Linear(100, 100), nn.ReLU())), nn.Linear(100, 500),
                           nn.ReLU(), nn.Linear(500, 2))  # fmt: skip
-    x = numbers(32, 55, 100)
+    x = numbers(32, 11, 100)
     learn = Learner(
         model, (x, (x.sum((1, 2)) > 0).long()), loss=lambda m, b: m(b[0]).square().mean(), batch_size=32, verbose=False
     )

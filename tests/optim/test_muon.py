@@ -108,15 +108,15 @@ def test_a_saved_state_goes_on_to_the_bit(tmp_path):
             optimizer.step()
 
     whole, optimizer = start()
-    steps(whole, optimizer, range(6))
+    steps(whole, optimizer, range(8))
     first, optimizer = start()
-    steps(first, optimizer, range(3))
+    steps(first, optimizer, range(4))
     torch.save([first.state_dict(), optimizer.state_dict()], tmp_path / "half.pt")
     second, optimizer = start()
     weights, state = torch.load(tmp_path / "half.pt", weights_only=True)
     second.load_state_dict(weights)
     optimizer.load_state_dict(state)
-    steps(second, optimizer, range(3, 6))
+    steps(second, optimizer, range(4, 8))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
 
 
@@ -133,11 +133,11 @@ def test_a_stack_of_matrices_is_made_orthogonal_as_each_of_them_is(shape):
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (20, 90), (200, 160)])
-def test_singular_values_down_to_a_two_hundredth_become_about_1(shape):
+def test_singular_values_down_to_a_fiftieth_become_about_1(shape):
     m, n = sorted(shape)
     u, v = torch.linalg.qr(numbers(m, m))[0], torch.linalg.qr(numbers(n, n, seed=1))[0]
     # One large direction among many small ones, as gradients have it: the bound on the largest is then a tight one.
-    values = torch.full((m,), 0.012)
+    values = torch.full((m,), 0.035)
     values[0] = 1.0
     matrix = (u * values) @ v[:m]
     lengths = torch.linalg.svdvals(orthogonal(matrix if shape[0] == m else matrix.T))
@@ -145,8 +145,8 @@ def test_singular_values_down_to_a_two_hundredth_become_about_1(shape):
 
 
 def test_the_polynomials_are_the_nearest_to_1():
-    """No polynomial of the form is nearer to 1 than the last, over what those before make of 1/200 to 1."""
-    x = torch.logspace(math.log10(1 / 200), 0, 4000, dtype=torch.float64)
+    """No polynomial of the form is nearer to 1 than the last, over what those before make of 1/50 to 1."""
+    x = torch.logspace(math.log10(1 / 50), 0, 4000, dtype=torch.float64)
     for a, b, c in COEFFICIENTS:
         powers = torch.stack([x, x**3, x**5], 1)
         made = powers @ torch.tensor([a, b, c], dtype=torch.float64)

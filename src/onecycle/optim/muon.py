@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import Tensor, _foreach_add_, _foreach_lerp, _foreach_lerp_, _foreach_mul_, nn  # type: ignore[attr-defined]
@@ -15,10 +15,8 @@ from torch.optim.adamw import adamw
 from ..errors import ConfigError
 
 # Of the quintic polynomials, one a step: the largest distance from 1 is the smallest that there is, over what the step
-# before makes of singular values from 1/200 to 1.
-COEFFICIENTS = (
-    (8.2987, -24.4305, 18.0903), (3.9152, -2.9211, 0.5592), (3.1746, -2.3804, 0.4978), (2.1895, -1.5672, 0.4079),
-)  # fmt: skip
+# before makes of singular values from 1/50 to 1.
+COEFFICIENTS = ((7.7110, -22.1138, 16.2487), (3.2153, -2.4112, 0.5013), (2.2183, -1.5940, 0.4107))
 MARGIN = 0.98  # of the scale, for rounding
 EPS = 1e-7  # momentum of a norm below this is taken for smaller than it is
 HALF_FROM = 128  # the shorter side of a matrix that is computed in bfloat16
@@ -78,33 +76,27 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        matrices: list[_Matrix] = []
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params and "momentum" in group:
-                matrices += self._averaged(params, group)
-            elif params:
+        groups = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
+        matrices = [(group, params) for group, params in groups if params and "momentum" in group]
+        directions = _directions({p: a for one in matrices for p, a in self._averages(*one)})
+        for group, params in matrices:
+            _foreach_add_(params, [directions[p] for p in params], alpha=-float(group["lr"]))
+        for group, params in groups:
+            if params and "momentum" not in group:
                 self._adamw_step(params, group)
-        for some in _alike(matrices):
-            params, averages = [matrix.parameter for matrix in some], [matrix.average for matrix in some]
-            steps = [x.view_as(p) for x, p in zip(_orthogonal_all(averages), params, strict=True)]
-            _foreach_mul_(steps, [-matrix.lr * matrix.size for matrix in some])
-            _foreach_add_(params, steps)
         return loss
 
-    def _averaged(self, params: list[Tensor], group: dict[str, Any]) -> list[_Matrix]:
-        """The matrices of a group with their Nesterov momentum, after their weight decay."""
-        mu, lr = float(group["momentum"]), float(group["lr"])
+    def _averages(self, group: dict[str, Any], params: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The matrices of a group, after their decay, with their Nesterov momentum."""
+        mu, gradients = float(group["momentum"]), cast(list[Tensor], [p.grad for p in params])
         for parameter in params:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        gradients: list[Any] = [p.grad for p in params]
         buffers = [self.state[p]["momentum_buffer"] for p in params]
         _foreach_lerp_(buffers, gradients, 1 - mu)
-        averages = _foreach_lerp(gradients, buffers, mu)
         if group["weight_decay"]:
-            _foreach_mul_(params, 1 - lr * group["weight_decay"])
-        return [_Matrix(p, average.flatten(1), lr) for p, average in zip(params, averages, strict=True)]
+            _foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
+        return zip(params, _foreach_lerp(gradients, buffers, mu), strict=True)
 
     def _adamw_step(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
         states = [self.state[p] for p in params]
@@ -125,35 +117,33 @@ class Muon(Optimizer):
 _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag)
 
 
-class _Matrix(NamedTuple):
-    """A weight, its momentum as a matrix [m, n], and its learning rate."""
-
-    parameter: Tensor
-    average: Tensor
-    lr: float
-
-    @property
-    def size(self) -> float:
-        return 0.2 * math.sqrt(max(self.average.shape))
+def _directions(averages: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """What parameters move along, for a learning rate of 1, by their Nesterov momentum."""
+    directions: dict[Tensor, Tensor] = {}
+    for some in _alike(averages):
+        made = _orthogonal_all([averages[p].flatten(1) for p in some])
+        directions |= {p: direction.view_as(p) for p, direction in zip(some, made, strict=True)}
+    return directions
 
 
-def _alike(matrices: Iterable[_Matrix]) -> Iterator[list[_Matrix]]:
-    """The matrices of one shape, lying or standing, type and device together, small ones as many as fit a cache."""
-    kinds: dict[Any, list[_Matrix]] = {}
-    for matrix in matrices:
-        average = matrix.average
-        kinds.setdefault((*sorted(average.shape), average.dtype, average.device), []).append(matrix)
+def _alike(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters whose matrices are of one shape, lying or standing, together; small ones as many as fit a cache."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for p in params:
+        shape = sorted((p.shape[0], p.numel() // max(1, p.shape[0])))
+        kinds.setdefault((*shape, p.dtype, p.device), []).append(p)
     for (m, n, _, device), some in kinds.items():
         most = max(1, TOGETHER.get(device.type, TOGETHER["cuda"]) // max(1, m * n))
         yield from (some[i : i + most] for i in range(0, len(some), most))
 
 
 def _orthogonal_all(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """`orthogonal` of matrices of one shape, lying or standing."""
+    """`orthogonal` of matrices of one shape, lying or standing, in the size of Adam's updates."""
+    size = 0.2 * math.sqrt(max(matrices[0].shape))
     if len(matrices) == 1:
-        return [orthogonal(matrices[0])]
-    lying = orthogonal(torch.stack([_lying(matrix) for matrix in matrices]))
-    return [x if _lying(matrix) is matrix else x.mH for x, matrix in zip(lying, matrices, strict=True)]
+        return [orthogonal(matrices[0]).mul_(size)]
+    lying = orthogonal(torch.stack([_lying(matrix) for matrix in matrices])).mul_(size)
+    return [x if _lying(matrix) is matrix else x.mH for x, matrix in zip(lying.unbind(), matrices, strict=True)]
 
 
 def _lying(matrix: Tensor) -> Tensor:
@@ -163,7 +153,7 @@ def _lying(matrix: Tensor) -> Tensor:
 def orthogonal(matrix: Tensor) -> Tensor:
     """A matrix with the singular vectors of `matrix` [..., m, n] and singular values near 1 (about 0.9 to 1.1).
 
-    Those that are below a two-hundredth of the largest ones stay smaller. Newton-Schulz iteration
+    Those that are below a fiftieth of the largest ones stay smaller. Newton-Schulz iteration
     ``X <- a X + (b A + c A^2) X`` with ``A = X X^H``, from X scaled to a largest singular value of at most 1. Each step
     has the a, b, c that are best for what the step before leaves, as in Amsel et al., "The Polar Express", 2505.16932,
     section 3. Where one side is twice the other or more, the same polynomials are taken of A alone and X is multiplied
@@ -195,7 +185,7 @@ def _norm(matrix: Tensor) -> Tensor:
 def products_of_orthogonal(shape: Sequence[int]) -> float:
     """The floating-point operations of the products that `orthogonal` of a matrix of this shape takes, at least.
 
-    >>> products_of_orthogonal((64, 64)) == 4 * 6 * 64**3, products_of_orthogonal((64, 576)) == (36 + 26) * 64**3
+    >>> products_of_orthogonal((64, 64)) == 3 * 6 * 64**3, products_of_orthogonal((64, 576)) == (36 + 18) * 64**3
     (True, True)
     """
     m, n = sorted(shape)
