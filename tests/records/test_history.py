@@ -93,6 +93,20 @@ def test_one_history_over_several_fits():
     assert history.steps[-1] == {"fit": 2, "step": 0}
 
 
+def test_what_was_measured_is_of_the_last_fit_by_update():
+    history, valid = two_fits(), {"loss": 0.625, "accuracy": 0.5}
+    assert history.measured() == [(epoch_end(0).step - 1, valid)]
+    history.begin_fit()
+    assert history.measured() == [] and history.last_fit == []
+    history.extend([{"step": 0, "valid_loss": 3.0}, {"step": 1}], [{"step": 1, "epoch": 0, "valid_loss": 2.0}])
+    history(update(2))
+    history(epoch_end(1))
+    assert history.measured() == [(0, {"loss": 3.0}), (1, {"loss": 2.0})]
+    history.measured_at_end({"loss": 1.0})
+    assert history.measured() == [(0, {"loss": 3.0}), (1, {"loss": 2.0}), (epoch_end(1).step - 1, {"loss": 1.0})]
+    assert [row["step"] for row in history.last_fit] == [0, 1, 2]
+
+
 def test_a_result_is_of_the_last_fit():
     result = two_fits().result(0.2, 3)
     assert result == Result({"loss": 0.5}, {"loss": 0.625, "accuracy": 0.5}, 0.2, 1.0, 3, 3, 32.0)

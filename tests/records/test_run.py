@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from onecycle import CheckpointError, Runtime, TrainState, train
+from onecycle.records import origin
 from onecycle.records.checkpoint import checkpoints
 from onecycle.records.files import RUN, read_jsonl, write_jsonl
 from onecycle.records.run import Recording, check_same, create, is_over, truncate_records
@@ -187,17 +188,40 @@ def test_a_new_run(tmp_path):
     assert record["created"].endswith("+00:00")
 
 
+@pytest.fixture
+def unknown_commits():
+    """As in a process that has asked for no commit, before and after."""
+    origin._git_commit.cache_clear()
+    yield
+    origin._git_commit.cache_clear()
+
+
+@pytest.mark.usefixtures("unknown_commits")
 def test_the_commit_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "inside").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert RUN.read(create("outside", {}))["git_commit"] is None
+    monkeypatch.chdir(tmp_path / "inside")
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert RUN.read(create("inside", {}))["git_commit"] == head
+    assert RUN.read(create("run", {}))["git_commit"] == head
 
 
+@pytest.mark.usefixtures("unknown_commits")
+def test_the_commit_of_a_folder_is_asked_for_once(tmp_path, monkeypatch):
+    asked, run = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *args, **how: asked.append(how["cwd"]) or run(*args, **how))
+    commits = {RUN.read(create(tmp_path / name, {}))["git_commit"] for name in "abc"}
+    assert len(commits) == len(asked) == 1
+    monkeypatch.chdir(tmp_path)
+    create(tmp_path / "d", {})
+    assert asked[1:] == [str(tmp_path)]
+
+
+@pytest.mark.usefixtures("unknown_commits")
 def test_without_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert RUN.read(create(tmp_path / "run", {}))["git_commit"] is None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from onecycle import ConfigError, Runtime
+from onecycle import ConfigError, Runtime, Supervised, TrainState, preset, train
 from onecycle.training.runtime import generators
 
 CPU = Runtime.choose("cpu")
@@ -97,6 +97,22 @@ def test_place_puts_convolutions_in_the_fast_format():
     Runtime(torch.device("cpu"), channels_last=True).place(model)
     assert model.weight.is_contiguous(memory_format=torch.channels_last) and torch.equal(model.weight, before)
     assert CPU.place(nn.Linear(2, 2)).weight.is_contiguous()
+
+
+def test_a_state_in_training_lays_its_convolutions_out_as_its_runtime_says():
+    images, labels = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 2
+    trained = []
+    for last in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        weight = model[0].weight
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        runtime = Runtime.of(model, channels_last=True) if last else None
+        state = TrainState(model, sgd, Supervised(nn.functional.cross_entropy), runtime)
+        for _ in train(state, [(images, labels)] * 3, "3 updates", preset("constant", 0.1)):
+            assert model[0].weight is weight and weight.is_contiguous(memory_format=torch.channels_last) == last
+        trained.append(weight.detach())
+    assert torch.allclose(*trained, atol=1e-6)
 
 
 def test_generators_of_the_cpu():

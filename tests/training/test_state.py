@@ -284,6 +284,19 @@ def test_weights_that_are_not_finite_are_found():
         state.check_finite()
 
 
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+def test_large_weights_are_finite_though_their_sum_is_not(bad):
+    state = new_state()
+    with torch.no_grad():
+        state.model[0][0].weight.fill_(3e38)
+        state.model[2].weight.fill_(-3e38)
+    state.check_finite()
+    with torch.no_grad():
+        state.model[2].weight.view(-1)[1] = bad
+    with pytest.raises(NonFiniteLoss, match=r"non-finite weights in 2\.weight"):
+        state.check_finite()
+
+
 def test_a_state_with_a_loss_that_is_not_finite_is_not_stored():
     state = new_state()
     state.means.add(0, 0.1, UpdateMeans(torch.tensor(float("nan")), {}, 1, {}))

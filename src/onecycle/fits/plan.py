@@ -138,7 +138,12 @@ def _shape(
         _, layers = layer_factors(lr_max, len(rates.layers))
     if layers:
         split_by_layer(rates.optimizer, rates.layers, layers)
-    return lambda peak, updates: replace(preset(policy, peak, updates, **options), layers=layers)
+
+    def shape(peak: float, updates: int | None) -> Policy:
+        made = preset(policy, peak, updates, **options)
+        return replace(made, layers=layers) if layers else made
+
+    return shape
 
 
 def _known_peak(

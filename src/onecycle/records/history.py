@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -101,6 +103,7 @@ class History:
         self._fit = 0
         self._steps: list[dict[str, Any]] = []
         self._epochs: list[dict[str, Any]] = []
+        self._measured: list[dict[str, Any]] = []  # those of both with something that was measured on validation data
         self._pending: list[Event] = []
         self.extend(steps, epochs)
 
@@ -146,12 +149,14 @@ class History:
 
     def extend(self, steps: Iterable[dict[str, Any]], epochs: Iterable[dict[str, Any]]) -> None:
         """Add records of the fit under way, such as those of a run that is resumed."""
-        self.steps.extend({"fit": self._fit, **row} for row in steps)
-        self.epochs.extend({"fit": self._fit, **row} for row in epochs)
+        for records, rows in ((self.steps, steps), (self.epochs, epochs)):
+            records.extend(added := [{"fit": self._fit, **row} for row in rows])
+            self._measured += [row for row in added if any(name.startswith("valid_") for name in row)]
 
     def measured_at_end(self, valid: Mapping[str, float]) -> None:
         """Add what was measured after the last epoch, whose end turned out to be that of the run, to its record."""
         self.epochs[-1].update(named(valid, "valid_"))
+        self._measured.append(self.epochs[-1])
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -162,7 +167,7 @@ class History:
     @property
     def last_fit(self) -> list[dict[str, Any]]:
         """The records of the last fit's updates."""
-        return [row for row in self.steps if row["fit"] == self._fit]
+        return self._of_last_fit(self.steps)
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -172,7 +177,7 @@ class History:
 
     def result(self, lr_max: float | None, updates_per_epoch: int | None) -> Result:
         """What the last fit came to; without `lr_max` its peak is the largest learning rate that was used."""
-        epochs, steps = [row for row in self.epochs if row["fit"] == self._fit], self.last_fit
+        epochs, steps = self._of_last_fit(self.epochs), self.last_fit
         measured = self.measured()
         return Result(
             train=_means(epochs[-1], "train_"),
@@ -187,12 +192,13 @@ class History:
 
     def rescues(self) -> list[Rescue]:
         """Those of the last fit."""
-        return [rescue for row in self.last_fit if (rescue := Rescue.of(row))]
+        rescued = (row for row in self.last_fit if "rescue_factor" in row)
+        return [rescue for row in rescued if (rescue := Rescue.of(row))]
 
     def measured(self) -> list[tuple[int, dict[str, float]]]:
         """What the last fit measured on the validation data: each with the number of the update before, in order."""
-        rows = [row for row in (*self.steps, *self.epochs) if row["fit"] == self._fit]
-        measured = {row["step"]: valid for row in rows if (valid := _means(row, "valid_"))}
+        self._take()
+        measured = {row["step"]: _means(row, "valid_") for row in self._of_last_fit(self._measured)}
         return sorted(measured.items())
 
     def plot(self, title: str | None = None) -> Figure:
@@ -232,8 +238,15 @@ class History:
     def _take(self) -> None:
         pending, self._pending = self._pending, []
         for event in pending:
-            records = self._steps if isinstance(event, Update) else self._epochs
-            records.append({"fit": self._fit, **event.row})
+            row = {"fit": self._fit, **event.row}
+            (self._steps if isinstance(event, Update) else self._epochs).append(row)
+            if event.valid:
+                self._measured.append(row)
+
+    def _of_last_fit(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of the last fit, which come last: earlier fits may have many more."""
+        number = itemgetter("fit")
+        return records[bisect_left(records, self._fit, key=number) : bisect_right(records, self._fit, key=number)]
 
 
 def named(means: Mapping[str, float], kind: str) -> dict[str, float]:

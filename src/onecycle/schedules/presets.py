@@ -312,8 +312,8 @@ def preset(name: str, lr_max: float, updates: int | None = None, **options: Any)
         ConfigError: an unknown name or option, or a peak that is not a positive number.
     """
     make = PRESETS[one_of("preset", name, PRESETS)]
-    known = [key for key in inspect.signature(make).parameters if key not in ("lr_max", "updates")]
     for key in options:
+        known = [name for name in inspect.signature(make).parameters if name not in ("lr_max", "updates")]
         if key not in known:
             raise ConfigError(f"the preset {name} has no option {key!r}: {did_you_mean(str(key), known)}")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -52,8 +52,11 @@ class Runtime:
         return cls(_device(device), precision)
 
     @classmethod
-    def of(cls, model: nn.Module, precision: str = "fp32") -> Runtime:
+    def of(cls, model: nn.Module, precision: str = "fp32", *, channels_last: bool = False) -> Runtime:
         """The device that `model` is on: its first parameter's or buffer's, the CPU where it has none.
+
+        With `channels_last` a `TrainState` brings the weights of convolutions into that memory format, in which they
+        are trained faster; a model that takes a `view` of what they give cannot be, and needs `reshape` there.
 
         Raises:
             ConfigError: the model is on the meta device, so that its weights have no values; and as `choose`.
@@ -67,7 +70,7 @@ class Runtime:
                 f"{type(model).__name__} is on the meta device, where weights have no values: give them some with "
                 'model.to_empty(device="cpu") and load_state_dict()'
             )
-        return cls.choose("cpu" if first is None else first.device, precision)
+        return replace(cls.choose("cpu" if first is None else first.device, precision), channels_last=channels_last)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
