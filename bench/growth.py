@@ -174,12 +174,13 @@ def drawn(results: list[dict], path: Path) -> None:
     from onecycle.report.spec import Figure, Key, Plots, Series, style
 
     plots = Plots()
-    key = plots.key(Key("ours / raw, median and range of blocks", *style(0)))
+    key = plots.key(Key("ours / raw, median of the blocks", *style(0)))
     for axis in AXES:
         rows = [row for row in results if row["axis"] == axis]
         columns = {name: [row[name] for row in rows] for name in ("size", "ratio", "low", "high")}
         line = Series(key, columns["size"], columns["ratio"], columns["low"], columns["high"], mode="lines+markers")
-        plots.figure(Figure(f"by {axis}", "", axis, "time of an update, ours / raw", "log", [line], level=1.0))
+        about = f"by {axis}", "", axis, "time of an update, ours / raw", "log", [line]
+        plots.figure(Figure(*about, level=1.0, frame=(0.8, 1.5), bands="lowest to highest of the blocks"))
     save(draw(plots, plots.figures, title="How the cost of an update grows", across=2), path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from training_makers import blobs, differing, seeded_net, weights
 
-from onecycle import ConfigError, DataError, Learner, as_batches, one_cycle, train
+from onecycle import ConfigError, DataError, Interrupted, Learner, as_batches, one_cycle, train
 from onecycle.profiling import advice, api, machine, measure
 from onecycle.profiling.clock import PARTS
 from onecycle.profiling.measure import Timing, Visit, timing
@@ -429,3 +430,20 @@ def test_slow_updates_are_few(monkeypatch):
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(ticks))
     fast = measure.visit(present, learn.state, learn.train, 10**5, float("inf"))
     assert fast is not None and len(fast.updates) > 3
+
+
+def test_ctrl_c_leaves_everything_as_before():
+    class Stopped(nn.Linear):
+        calls = 0
+
+        def forward(self, x):
+            Stopped.calls += self.training
+            if Stopped.calls == 3:
+                signal.raise_signal(signal.SIGINT)
+            return super().forward(x)
+
+    learn = learner(Stopped(4, 3))
+    before, rng, Stopped.calls = weights(learn.model), torch.get_rng_state(), 0
+    with pytest.raises(Interrupted, match="SIGINT"):
+        learn.profile()
+    assert differing(before, weights(learn.model)) == [] and torch.equal(rng, torch.get_rng_state())

@@ -128,6 +128,9 @@ def test_figures():
     assert [line.x for line in curve.series] == [[64, 128]]  # of bf16 one size alone is no curve
     low, high = curve.series[0].low, curve.series[0].high
     assert all(a < y < b for a, y, b in zip(low, curve.series[0].y, high, strict=True))
+    plots, more = Plots(), [timed(0.005, precision="bf16"), timed(0.008, precision="bf16", batch_size=128)]
+    keys = draw_profile(plots, profiled(others=[timed(0.018, batch_size=128), *more]))["keys"]
+    assert [plots.keys[key].label for key in keys] == ["fp32", "bf16"]
     failed = draw_profile(Plots(), profiled(present=timed(failed="out of memory"), others=[]))
     assert failed == {"bars": [], "keys": [], "figures": []}
 

@@ -80,6 +80,7 @@ class _Profiler:
             if setting == self.base and not is_out_of_memory(error):
                 raise
             self.failed[setting] = "out of memory" if is_out_of_memory(error) else _first_line(error)
+            error.__traceback__ = None  # whose frames hold what was computed
             made = None
         else:
             if made is None:
@@ -88,7 +89,7 @@ class _Profiler:
         finally:
             if relaid:
                 self.state.optimizer.state.clear()
-            if setting.precision != self.present.precision and self.state.runtime.device.type != "cpu":
+            if self.state.runtime.device.type != "cpu":  # what another setting left is not free else
                 torch.get_device_module(self.state.runtime.device).empty_cache()
         if made is not None:
             self.visits.setdefault(setting, []).append(made)

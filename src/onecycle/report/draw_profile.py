@@ -44,13 +44,8 @@ def draw_profile(plots: Plots, result: Mapping[str, Any]) -> dict[str, list[int]
     if shares:
         key = plots.key(Key("share of an update", VALUES[0]))
         series = Series(key, list(shares), list(shares.values()), mode="bars")
-        about = (
-            "Where an update's time goes",
-            f"Means over the middle half of the updates; all: {profile_spread(result)}.",
-            "part",
-            "share of an update",
-            "category",
-        )
+        said = f"Means over the middle half of the updates; all: {profile_spread(result)}."
+        about = "Where an update's time goes", said, "", "share", "category"
         bars.append(plots.figure(Figure(*about, [series], percent=True, named=True, low=True)))
     lines = []
     for i, (precision, made) in enumerate(_by_precision(result).items()):
@@ -69,15 +64,15 @@ def draw_profile(plots: Plots, result: Mapping[str, Any]) -> dict[str, list[int]
 
 
 def _by_precision(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """The settings that differ from the present one in batch size and precision alone, by size."""
+    """The settings that are others in batch size and precision alone, the present precision first, by size."""
     present = part(part(result, "present"), "setting")
     kinds: dict[str, list[Mapping[str, Any]]] = {}
-    for one in sorted(_measured(result), key=lambda one: one["setting"].get("batch_size") or 0):
+    made = sorted(_measured(result), key=lambda one: one["setting"].get("batch_size") or 0)
+    made.sort(key=lambda one: one["setting"].get("precision") != present.get("precision"))
+    for one in made:
         setting = part(one, "setting")
-        if {name for name in setting if setting[name] != present.get(name)} <= {
-            "batch_size",
-            "precision",
-        } and setting.get("batch_size"):
+        changed = {name for name in setting if setting[name] != present.get(name)}
+        if changed <= {"batch_size", "precision"} and setting.get("batch_size"):
             kinds.setdefault(setting["precision"], []).append(one)
     return kinds
 
