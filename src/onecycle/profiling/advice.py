@@ -21,8 +21,8 @@ MOSTLY = 0.8
 NEARLY = 0.95
 # Reading is named where it takes this share of an update.
 MUCH = 0.1
-# What changes nothing but the speed, and can be asked for.
-NEUTRAL = ("precision", "threads", "workers", "compile")
+# What changes nothing but the speed, and can be asked for; compiling anew for all of it together would take too long.
+NEUTRAL = ("precision", "threads", "workers")
 PYTHON = {
     "precision": 'precision="{}"', "batch_size": "batch_size={}", "workers": "workers={}",
     "threads": "torch.set_num_threads({})", "compile": "compile={}",
@@ -84,7 +84,7 @@ def changes(
     best: dict[tuple[str, ...], Change] = {}
     for setting, goes in visits.items():
         names, times = tuple(setting.changes(base)), gain(goes, visits[base]) if setting != base else None
-        if times is None or not names or not {*names} <= {*NEUTRAL, "batch_size"}:
+        if times is None or not names or not {*names} <= {*NEUTRAL, "compile", "batch_size"}:
             continue
         one = _change(setting, base, known, times, shell, of_loader)
         if one is not None and (names not in best or _better(one, best[names])):

@@ -36,8 +36,8 @@ ROUNDS = 2
 SIZES = (2, 4, 0.5, 8)
 ROOM = 0.5
 # Another precision is tried with other batches where it has this share of the samples a second. Compiling is tried
-# without being asked for where so many seconds are left.
-WORTH, COMPILING = 0.9, 60.0
+# without being asked for where so many seconds are left at the end.
+WORTH, COMPILING = 0.9, 120.0
 # Batches that can be gone through once: so many are read, and gone through again.
 PEEKED = 16
 
@@ -64,15 +64,15 @@ class _Profiler:
     def left(self) -> float:
         return self.until - time.perf_counter()
 
-    def measure(self, setting: Setting, seconds: float, until: float | None = None) -> bool:
-        """Have a go at a setting; whether that came to something."""
+    def measure(self, setting: Setting, seconds: float, until: float | None = None, least: int = 1) -> bool:
+        """Have a go at a setting, of so many updates at least; whether that came to something."""
         began = time.perf_counter()
         relaid = setting.channels_last != self.present.channels_last
         if relaid:  # what the optimizer keeps lies as the weights do
             self.state.optimizer.state.clear()
         try:
             until = self.until if until is None else until
-            least = 2 if setting == self.base else 1
+            least = 2 if setting == self.base else least
             made = visit(setting, self.state, self.batches, seconds, until, self.stop, least=least)
         except Interrupted:
             raise
@@ -244,7 +244,7 @@ def _measure(profiler: _Profiler, compile: bool, notes: list[str]) -> None:
     if not profiler.visits:
         return
     reserve = TOGETHER * max(0.0, profiler.left)
-    first, others = _candidates(profiler, compile, notes)
+    first, others = _candidates(profiler, notes)
     profiler.try_all(first, reserve + 0.35 * profiler.left)
     base = profiler.visits[profiler.base][0]
     for one in [setting for setting in first if setting.precision != profiler.base.precision]:
@@ -253,16 +253,29 @@ def _measure(profiler: _Profiler, compile: bool, notes: list[str]) -> None:
                 replace(other, precision=one.precision) for other in others if _differs(other, one, "batch_size")
             ]
     profiler.try_all(others, reserve + 0.3 * profiler.left)
-    again = [setting for setting in profiler.visits if not setting.compile or profiler.base.compile]
+    again = list(profiler.visits)
     for k, setting in enumerate(again):
         have = (profiler.left - reserve) / (len(again) - k)
         if profiler.expected(setting) < have:
             profiler.measure(setting, min(SECONDS, have), profiler.until - reserve)
+    _compile(profiler, compile)
     if together := advice.together(profiler.base, profiler.visits):
         if profiler.expected(together) < profiler.left:
             profiler.measure(together, min(SECONDS, profiler.left / 2))
         else:
             profiler.left_out.append(f"{together.words(profiler.present)} together: no time was left")
+
+
+def _compile(profiler: _Profiler, asked: bool) -> None:
+    """Try torch.compile, which may take longer than the budget where it was asked for."""
+    if profiler.base.compile:
+        return
+    if asked:
+        profiler.measure(replace(profiler.base, compile=True), SECONDS, least=WARM + LEAST)
+    elif profiler.left > COMPILING:
+        profiler.measure(replace(profiler.base, compile=True), SECONDS)
+    else:
+        profiler.left_out.append("torch.compile: not asked for, and compiling takes long")
 
 
 def _differs(setting: Setting, other: Setting, name: str) -> bool:
@@ -291,7 +304,7 @@ def _measure_base(profiler: _Profiler) -> None:
         profiler.base = replace(base, batch_size=base.batch_size // 2)
 
 
-def _candidates(profiler: _Profiler, compile: bool, notes: list[str]) -> tuple[list[Setting], list[Setting]]:
+def _candidates(profiler: _Profiler, notes: list[str]) -> tuple[list[Setting], list[Setting]]:
     """The settings to try: those that change no training, then the sizes of batches."""
     base, device = profiler.base, profiler.state.runtime.device
     first: list[Setting] = []
@@ -307,10 +320,6 @@ def _candidates(profiler: _Profiler, compile: bool, notes: list[str]) -> tuple[l
         first += [replace(base, threads=n) for n in sorted(powers) if n != base.threads]
     if base.channels_last is not None and profiler.fresh:
         first.append(replace(base, channels_last=not base.channels_last))
-    if compile or profiler.left > 3 * COMPILING:
-        first.append(replace(base, compile=True))
-    else:
-        profiler.left_out.append("torch.compile: not asked for, and compiling takes long")
     if base.batch_size is None:
         notes.append("the batches come as they are: no other sizes were tried")
         return first, []

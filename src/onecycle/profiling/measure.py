@@ -125,7 +125,7 @@ def visit(
             samples += event.samples
             spent, counted = time.perf_counter() - began, clock.updates - WARM
             over = spent > until - began and clock.updates >= least
-            slow = spent > 2 * seconds and clock.updates > 1
+            slow = spent > 2 * seconds and clock.updates >= max(2, least)
             if over or slow or counted >= MOST or (counted >= LEAST and spent > seconds):
                 break
         parts = clock.seconds()
