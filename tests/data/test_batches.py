@@ -175,6 +175,17 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
 
 
+def test_grey_images_are_normalised_in_their_own_memory_to_the_same_bits():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (9, 1, 7, 5), dtype=torch.uint8, generator=generator)
+    before, transform = images.clone(), ImageTransform((0.286,), (0.353,))
+    for given in (images, images.to(memory_format=torch.channels_last)):
+        (normalised,) = transform((given,), generator)
+        assert torch.equal(normalised, torch.add(torch.tensor(-0.286 / 0.353), given, alpha=1 / (255 * 0.353)))
+        assert normalised.dtype == torch.float32 and normalised.stride() == given.stride()
+    assert torch.equal(images, before)
+
+
 def test_a_transform_that_draws_nothing_is_spared_the_seeding(monkeypatch):
     seeded, derive = [], derive_seed
     monkeypatch.setattr(batching, "derive_seed", lambda *args: seeded.append(args[1]) or derive(*args))

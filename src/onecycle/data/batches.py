@@ -409,7 +409,12 @@ class ImageTransform:
             return batch
         scales, shifts = self._factors
         if len(scales) == 1:  # Passes over memory are what this costs: one fewer than below.
-            x = torch.add(constant(shifts, images, torch.float32)[0], images, alpha=scales[0])
+            shift = constant(shifts, images, torch.float32)[0]
+            if images.is_cpu:  # where a sum of two types copies first, and new memory costs more than the sum
+                x = images.float()
+                torch.add(shift, x, alpha=scales[0], out=x)
+            else:
+                x = torch.add(shift, images, alpha=scales[0])
         else:
             x = images.float()
             scale, shift = (constant(numbers, x)[:, None, None] for numbers in (scales, shifts))

@@ -209,8 +209,11 @@ def denominator(criterion: Any, form: Form, targets: Tensor) -> Tensor | None:
     """
     if form.kind != "classes" or targets.is_floating_point():
         return None
-    counted, weights = form.counted(targets), class_weights(criterion)
-    return counted.count_nonzero() if weights is None else (weights[targets.where(counted, 0)] * counted).sum()
+    weights = class_weights(criterion)
+    if weights is None and form.ignore_index is not None:
+        return (targets != form.ignore_index).count_nonzero()
+    counted = form.counted(targets)
+    return counted.sum() if weights is None else (weights[targets.where(counted, 0)] * counted).sum()
 
 
 def criterion_of(loss: Any) -> Any:

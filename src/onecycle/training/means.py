@@ -43,15 +43,20 @@ class Reading:
     def numbers(self) -> dict[str, float]:
         """``{"loss": ..., metric: ...}``."""
         if self._numbers is None:
-            _drain([self, *(other for other in self._beside if other is not self and other._numbers is None)])
+            for tensor in self._tensors.values():
+                if not tensor.is_cpu:
+                    _drain([self, *(other for other in self._beside if other is not self and other._numbers is None)])
+                    break
+            else:
+                self._numbers = {name: tensor.item() for name, tensor in self._tensors.items()}
+                self._tensors = {}
         return self._numbers or {}
 
 
 def _drain(readings: Sequence[Reading]) -> None:
-    """Read all of them, in one transfer where their tensors are of one kind and on an accelerator."""
+    """Read all of them, in one transfer where their tensors are of one kind."""
     tensors = [tensor for reading in readings for tensor in reading._tensors.values()]
-    near = all(tensor.is_cpu for tensor in tensors)
-    alike = not near and len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1
+    alike = len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1
     numbers = iter(torch.stack(tensors).tolist() if alike else [tensor.item() for tensor in tensors])
     for reading in readings:
         reading._numbers = {name: next(numbers) for name in reading._tensors}

@@ -178,11 +178,13 @@ def _give_momentum(optimizer: Optimizer, scaled: bool) -> None:
     begins with its gradient g, undampened: momentum b + (1 - dampening) g = g for b = dampening g / momentum.
     Gradients that are still `scaled` are not known yet: with them b is 0, which is the same without dampening.
     """
-    groups = optimizer.param_groups
-    if not isinstance(optimizer, SGD) or not 0 < len(optimizer.state) < sum(len(group["params"]) for group in groups):
+    if not isinstance(optimizer, SGD):
         return
-    for group in groups:
-        for parameter in group["params"] if group["fused"] and group["momentum"] else ():
+    fused = [group for group in optimizer.param_groups if group["fused"] and group["momentum"]]
+    if not fused or not 0 < len(optimizer.state) < sum([len(group["params"]) for group in optimizer.param_groups]):
+        return
+    for group in fused:
+        for parameter in group["params"]:
             if parameter.grad is not None and parameter not in optimizer.state:
                 buffer = torch.zeros_like(parameter.grad)
                 if group["dampening"] and not scaled:
