@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +16,13 @@ import torch
 
 from onecycle import Job
 from onecycle.jobs import run as job_run
+from onecycle.records import checkpoint
 from onecycle.records import history as observers
 from onecycle.records import run as runs
 
 
 def run(work: Job, out: str, resume: bool, faults: dict[str, Any]) -> None:
-    """Make a run; `die`, `die_in_file`, `slow_writing` and `often` are what `test_resume` asks for."""
+    """Make a run; `die`, `die_in_file`, `die_beside`, `slow_writing` and `often` are what `test_resume` asks for."""
     job_run.draw = lambda *_: None  # not what this is about, and it takes longer than the training
     delay = faults.get("slow_writing", 0)
     os.fsync = lambda _: time.sleep(delay)  # a kill, unlike a power cut, leaves what is written to the system
@@ -30,6 +32,8 @@ def run(work: Job, out: str, resume: bool, faults: dict[str, Any]) -> None:
         _die(*die)
     if half := faults.get("die_in_file"):
         _die_in_file(half)
+    if beside := faults.get("die_beside"):
+        _die_beside(beside)
     job_run.run(work, out, resume=resume)
 
 
@@ -82,6 +86,27 @@ def _die_in_file(call: int) -> None:
         return _kill()
 
     torch.save = save
+
+
+def _die_beside(call: int) -> None:
+    """A kill -9 at the end of the update that is made while the given checkpoint (from 1) is written."""
+    written, asked, held, original = iter(range(10**9)), iter(range(1, 10**9)), threading.Event(), checkpoint.sync_file
+    due: list[bool] = []
+
+    def sync(file: Any) -> None:
+        if next(written) == call:  # the first one is a trial
+            held.set()
+            threading.Event().wait()
+        original(file)
+
+    def end() -> None:
+        if due:
+            assert held.wait(300)
+            _kill()
+
+    checkpoint.sync_file = sync
+    _before("records.history.Checkpointer.save", lambda: due.append(True) if next(asked) == call else None, after=True)
+    _before("training.guard.Guard.apply", end, after=True)
 
 
 def _kill() -> None:

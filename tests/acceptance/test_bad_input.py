@@ -223,6 +223,7 @@ save = Checkpointer.save
 
 def then_the_disk_is_full(self):
     done = save(self)
+    self.wait()
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
     return done
 

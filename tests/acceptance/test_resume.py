@@ -182,7 +182,7 @@ def test_killed_at_random_moments_and_resumed_each_time(name, finished):
         "between the records and their checkpoint": ("records.checkpoint.save", 4, "before"),
         "right after a checkpoint": ("records.checkpoint.save", 4, "after"),
         "while a manifest is written": ("records.files.write_json", 5, "before"),
-        "before a checkpoint gets its name": ("records.checkpoint.fingerprint", 4, "after"),
+        "before a checkpoint gets its name": ("records.checkpoint._write_state", 5, "after"),
         "while an old checkpoint is removed": ("records.checkpoint.remove", 2, "before"),
         "between the last update of an epoch and its end": ("training.loop._end_epoch", 2, "before"),
         "before the validation of an epoch": ("learner.Learner.evaluate", 2, "before"),
@@ -233,6 +233,21 @@ def test_killed_with_half_a_checkpoint_written(call, finished):
     assert_same_run("run", finished("sgd"))
     assert len(checkpoints("run/checkpoints")) == 2
     assert not list(Path("run/checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("call", [1, 6])
+def test_killed_in_an_update_while_a_checkpoint_is_written(call, finished):
+    """The update after it is made meanwhile, and the process dies at its end."""
+    assert child(SGD, "run", die_beside=call) == -signal.SIGKILL
+    assert len(list(Path("run/checkpoints").glob(".writing-*"))) == 1
+    assert child(SGD, "run", True) == 0
+    assert_same_run("run", finished("sgd"))
+
+
+def test_killed_while_the_end_waits_for_a_checkpoint(finished):
+    assert child(SGD, "run", die=("records.beside.Writing.end", 4, "before")) == -signal.SIGKILL
+    assert child(SGD, "run", True) == 0
+    assert_same_run("run", finished("sgd"))
 
 
 def test_killed_again_while_it_resumes(finished):
@@ -381,7 +396,7 @@ def test_the_command_killed_twice_and_resumed(held, capsys):
     for first in (True, False):
         process = command("digits", *WORDS, "--out", "run") if first else start(HELD, "run", True)
         with process:
-            wait_for(Path("held").exists, process)
+            wait_for(lambda: Path("held").exists() and checkpoints("run/checkpoints"), process)
             process.kill()
         assert process.returncode == -signal.SIGKILL
         assert len(checkpoints("run/checkpoints")) > 0 and updates() >= (10 if first else 20)

@@ -217,7 +217,7 @@ def test_an_extension_goes_on_with_what_was_chosen_when_its_run_is_gone(monkeypa
     monkeypatch.setattr(job_search, "balance", lambda run, *_: (chosen, "it is", [run(None, 4)]))
     run(WORK, "run", report=False)
     main(["train", "--extend", "run", "--epochs", "2", "--out", "whole", "--no-report"])
-    die = ("records.history.Checkpointer.save", 1, "after")
+    die = ("records.checkpoint.save", 1, "after")
     code = (
         "from onecycle.jobs.extend import extension_of; import faults; "
         f"faults.run(extension_of('run', {{'budget': '2 epochs'}}), 'more', False, {{'die': {die!r}}})"

@@ -6,9 +6,11 @@ import errno
 import math
 import os
 import sys
+import threading
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 from onecycle import CheckpointError, EpochEnd, History, Runtime, TrainState, train
 from onecycle import Update as Event
 from onecycle.errors import ConfigError, MissingDependency, NonFiniteLoss
+from onecycle.records import beside, checkpoint
 from onecycle.records import history as observers
 from onecycle.records.checkpoint import checkpoints
 from onecycle.records.files import read_jsonl
@@ -216,17 +219,27 @@ def test_where_nothing_can_be_written(tmp_path):
 
 
 class Clock:
-    """A clock that a test sets; saving takes `cost` seconds of it."""
+    """A clock that a test sets; a copy takes `cost` seconds of it, and what is to be written is kept in `saved`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float = 0.0):
         self.now, self.saved, self.cost = 1000.0, [], cost
         monkeypatch.setattr(observers.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(observers.checkpoint, "save", self.save)
+        monkeypatch.setattr(observers, "copied_into", self.copied)
+
+    def copied(self, before: dict, state: dict, leave: object) -> dict:
+        self.began, self.now = self.now, self.now + self.cost
+        return state
 
     def save(self, state: dict, folder: object, step: int, keep: int) -> str:
-        self.saved.append((self.now, step, keep))
-        self.now += self.cost
+        self.saved.append((self.began, step, keep))
         return "path"
+
+
+def written(checkpointer: Checkpointer) -> None:
+    """Wait until the thread has ended, as it will have by the next call."""
+    if checkpointer._writing is not None:
+        checkpointer._writing.join()
 
 
 def trained() -> TrainState:
@@ -241,6 +254,7 @@ def test_a_checkpoint_is_due_by_time_and_at_the_end_of_an_epoch(tmp_path, monkey
     for seconds, event in ((29, update()), (1, update()), (29, update()), (0, epoch_end()), (30, update())):
         clock.now += seconds
         checkpointer(event)
+        written(checkpointer)
     assert [time - 1000 for time, _, _ in clock.saved] == [30, 59, 89]
     assert {keep for _, _, keep in clock.saved} == {3}
 
@@ -252,6 +266,7 @@ def test_saving_stays_within_its_share_of_the_time(tmp_path, monkeypatch):
     while clock.now < 2000:
         clock.now += 7
         checkpointer(epoch_end())
+        written(checkpointer)
     times = [time for time, _, _ in clock.saved]
     assert all(after - before >= 101 for before, after in pairwise(times))
     assert len(times) == 10
@@ -262,7 +277,9 @@ def test_records_are_written_before_a_checkpoint_relies_on_them(tmp_path, monkey
     clock = Clock(monkeypatch)
     monkeypatch.setattr(clock, "save", lambda *_, **__: order.append("checkpoint"))
     monkeypatch.setattr(observers.checkpoint, "save", clock.save)
-    Checkpointer(trained(), tmp_path, before=lambda: order.append("records")).save()
+    checkpointer = Checkpointer(trained(), tmp_path, before=lambda: order.append("records"))
+    checkpointer.save()
+    checkpointer.wait()
     assert order == ["records", "checkpoint"]
 
 
@@ -271,11 +288,89 @@ def test_weights_that_are_not_finite_are_never_saved(bad, tmp_path):
     state = trained()
     checkpointer = Checkpointer(state, tmp_path)
     good = checkpointer.save()
+    checkpointer.wait()
     with torch.no_grad():
         state.model.weight[0, 1] = bad
     with pytest.raises(NonFiniteLoss, match="non-finite weights in weight"):
         checkpointer.save()
     assert checkpoints(tmp_path) == [good]
+
+
+class Disk:
+    """A disk whose writing waits until it is let go, and may fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None):
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.calls, self._save, self._error = 0, observers.checkpoint.save, error
+        monkeypatch.setattr(observers.checkpoint, "save", self.save)
+
+    def save(self, *args: Any, **keywords: Any) -> Path:
+        self.calls += 1
+        self.begun.set()
+        assert self.go.wait(60)
+        if self._error is not None:
+            raise self._error
+        return self._save(*args, **keywords)
+
+
+def test_a_training_goes_on_while_its_checkpoint_is_written(tmp_path, monkeypatch):
+    disk, state = Disk(monkeypatch), trained()
+    checkpointer = Checkpointer(state, tmp_path)
+    before = state.model.weight.detach().clone()
+    path = checkpointer.save()
+    assert disk.begun.wait(60) and checkpoints(tmp_path) == []
+    with torch.no_grad():
+        state.model.weight.add_(1)
+    disk.go.set()
+    checkpointer.wait()
+    assert checkpoints(tmp_path) == [path]
+    assert torch.equal(checkpoint.load(path)["model"]["weight"], before)
+    checkpointer.save()
+    checkpointer.wait()
+    assert torch.equal(checkpoint.load(path)["model"]["weight"], before + 1)
+
+
+def test_one_checkpoint_is_written_at_a_time_and_none_is_due_meanwhile(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(observers.time, "perf_counter", lambda: now[0])
+    disk = Disk(monkeypatch)
+    checkpointer = Checkpointer(trained(), tmp_path, every=30)
+    for _ in range(5):
+        now[0] += 100
+        checkpointer(epoch_end())
+    assert disk.begun.wait(60) and disk.calls == 1
+    disk.go.set()
+    written(checkpointer)
+    now[0] += 100
+    checkpointer(update())
+    checkpointer.wait()
+    assert disk.calls == 2
+
+
+@pytest.mark.parametrize("meet", ["the next event", "the next save", "the end"])
+def test_what_goes_wrong_while_it_is_written_is_raised_in_the_run(meet, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, CheckpointError("cannot write the checkpoint: No space left on device"))
+    disk.go.set()
+    checkpointer = Checkpointer(trained(), tmp_path)
+    checkpointer.save()
+    written(checkpointer)
+    with pytest.raises(CheckpointError, match="No space left"):
+        {"the next event": lambda: checkpointer(update()), "the next save": checkpointer.save}.get(
+            meet, checkpointer.wait
+        )()
+    checkpointer.wait()  # it is said once
+
+
+@pytest.mark.parametrize(("threads", "cost"), [(1, 0.0), (1000, 5.0)])
+def test_the_work_of_writing_counts_where_the_training_has_all_cores(threads, cost, tmp_path, monkeypatch):
+    monkeypatch.setattr(observers.torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(beside, "thread_time", iter((10.0, 15.0)).__next__)
+    monkeypatch.setattr(observers.time, "perf_counter", lambda: 1000.0)
+    monkeypatch.setattr(observers.os, "cpu_count", lambda: 2)
+    checkpointer = Checkpointer(trained(), tmp_path)
+    checkpointer.save()
+    checkpointer.wait()
+    assert checkpointer._cost == cost
 
 
 def test_observers_change_nothing(tmp_path):

@@ -12,6 +12,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,14 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
         CheckpointError: the disk is full or not writable; the checkpoints before are untouched.
     """
     folder = Path(folder)
-    final = folder / f"step-{step:08d}"
+    final = path_of(folder, step)
     beside = folder / f".writing-{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*-step-*"):  # of a process that was killed here
             shutil.rmtree(leftover)
         beside.mkdir()
-        _write_state(state, beside / "state.pt")
-        CHECKPOINT.write(beside, {"step": step, **fingerprint(beside / "state.pt")})
+        CHECKPOINT.write(beside, {"step": step, **_write_state(state, beside / "state.pt")})
         if final.exists():
             remove(final)
         beside.rename(final)
@@ -64,6 +64,11 @@ def save(state: Mapping[str, Any], folder: str | Path, step: int, *, keep: int =
             "before is intact"
         ) from error
     return final
+
+
+def path_of(folder: str | Path, step: int) -> Path:
+    """Where `save` puts the checkpoint of `step`."""
+    return Path(folder) / f"step-{step:08d}"
 
 
 def try_out(
@@ -158,10 +163,15 @@ def _without_room(folder: Path, free: int | None, trial: int, weights: int, grow
     )
 
 
-def _write_state(state: Mapping[str, Any], path: Path) -> None:
-    with path.open("wb") as file:
+def _write_state(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Write a file and bring it to the disk; its `fingerprint`, which is read back while the disk is waited for."""
+    with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
         torch.save(dict(state), file)
-        sync_file(file)
+        file.flush()
+        on_disk = beside.submit(sync_file, file)
+        written = fingerprint(path)
+        on_disk.result()
+    return written
 
 
 def _read_state(path: Path, *, mmap: bool = False) -> Any:

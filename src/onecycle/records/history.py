@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+import torch
 
 from .. import text
 from ..checks import one_of
@@ -24,6 +28,7 @@ from ..training.guard import LOOK_EVERY
 from ..training.loop import EpochEnd, Event, Update
 from ..training.rescue import Rescue
 from . import checkpoint
+from .beside import NEVER_CHANGED, Writing, copied_into
 from .files import sync_file
 from .read import comparable, main_value
 
@@ -328,9 +333,14 @@ class Recorder:
 class Checkpointer:
     """Saves the state every so many seconds and at the end of an epoch, within a share of the run's time.
 
-    A checkpoint is due `every` seconds after the last, or at the end of an epoch. It waits while saving would take more
-    than `share` of the time since the last one, judged by what that one took: epochs of a fraction of a second are not
-    all saved. The last `keep` stay. `before` is called first (to write the records that a resumed run relies on).
+    The training waits for a copy of the state in memory; a thread writes that to the disk, one at a time. What goes
+    wrong there is raised by the next call, by `save` or by `wait`.
+
+    A checkpoint is due `every` seconds after the last, or at the end of an epoch. It waits while the one before is
+    written, and while it would take more than `share` of the time since that one, judged by what that one took: what
+    the training waited, and, where the training has a thread for every core, the work of writing. So epochs of a
+    fraction of a second are not all saved. The last `keep` stay. `before` is called first (to write the records that a
+    resumed run relies on).
 
     Raises:
         NonFiniteLoss: a loss or a weight is not finite, in a run that is not rescued; nothing is saved, and the last
@@ -346,10 +356,15 @@ class Checkpointer:
         self._state, self._folder, self._keep = state, Path(folder), keep
         self._every, self._share, self._before = every, share, before
         self._last, self._cost = time.perf_counter(), 0.0
+        self._copy: dict[str, Any] = {}  # of the state as it was saved last, whose memory is used again
+        self._writing: Writing | None = None
 
     def __call__(self, event: Event) -> None:
+        if self._writing is not None and not self._writing.is_alive():
+            self.wait()
         since = time.perf_counter() - self._last
-        if since * self._share < self._cost:
+        busy = self._writing is not None and self._share < 1
+        if busy or since * self._share < self._cost:
             return
         if isinstance(event, EpochEnd) or since >= self._every:
             try:
@@ -359,12 +374,26 @@ class Checkpointer:
                     raise  # else the next update finds it, and goes back to what was kept
 
     def save(self) -> Path:
-        """Save now."""
+        """Save the state as it is now; where it will be, once it is written: see `wait`."""
         start = time.perf_counter()
+        self.wait()
         self._state.check_finite()
         if self._before is not None:
             self._before()
-        path = checkpoint.save(self._state.state_dict(), self._folder, self._state.step, keep=self._keep)
+        self._copy = copied_into(self._copy, self._state.state_dict(), leave=NEVER_CHANGED)
+        self._writing = Writing(partial(checkpoint.save, self._copy, self._folder, self._state.step, keep=self._keep))
         self._last = time.perf_counter()
         self._cost = self._last - start
-        return path
+        return checkpoint.path_of(self._folder, self._state.step)
+
+    def wait(self) -> None:
+        """Wait for what is being written, if anything is.
+
+        Raises:
+            CheckpointError: it cannot be written; the checkpoints before are untouched.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            seconds = writing.end()
+            if torch.get_num_threads() >= (os.cpu_count() or 1):
+                self._cost += seconds

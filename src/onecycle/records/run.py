@@ -180,6 +180,7 @@ class Recording:
         recording = cls._open(folder, state, history or History(), stack)
         if extends is not None:
             recording.checkpointer.save()
+            recording.checkpointer.wait()
         return recording
 
     @classmethod
@@ -243,9 +244,13 @@ class Recording:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """After an error within the block, what can be kept is, and the error and ``run.json`` say where."""
+        """At the end of the block all checkpoints are written.
+
+        After an error within it, what can be kept is, and the error and ``run.json`` say where.
+        """
         try:
             yield
+            self.checkpointer.wait()
         except BaseException as error:
             self._failed(error)
             raise
@@ -266,9 +271,12 @@ class Recording:
         return replace(result, folder=self.folder)
 
     def _failed(self, error: BaseException) -> None:
+        with suppress(CheckpointError):
+            self.checkpointer.wait()
         if isinstance(error, Interrupted):
             with suppress(NonFiniteLoss):  # in the very update that was interrupted: it is made again
                 self.checkpointer.save()
+                self.checkpointer.wait()
                 error.args = (f"{error}. A checkpoint is written",)
         elif isinstance(error, KeyboardInterrupt):
             error.args = (f"stopped at once. {self.last_good()}",)
