@@ -114,3 +114,14 @@ def test_a_function_stays_one_beside_the_package_of_its_name(code):
     forget = "import sys; [sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] == 'onecycle']"
     done = forked.run(["-c", f"{forget}\n{code}; print(type(onecycle.range_test).__name__, sweep.__name__)"])
     assert (done.stdout, done.stderr) == ("function onecycle.range_test.sweep\n", "")
+
+
+def test_a_training_loads_nothing_that_it_has_no_use_for():
+    """torch._dynamo, which is for torch.compile, takes as long to import as the rest of torch."""
+    loaded = fresh(
+        "import sys, torch, onecycle; "
+        "learn = onecycle.Learner(torch.nn.Linear(4, 2), [(torch.ones(8, 4), torch.ones(8).long())] * 4, verbose=False,"
+        " optimizer='muon'); _ = learn.fit('2 updates', 'cosine', 0.01); print(*sys.modules)"
+    ).split()
+    heavy = {"torch._dynamo", "sympy", "pandas", "pyarrow", "datasets", "matplotlib", "plotly", "torchmetrics"}
+    assert "onecycle.learner" in loaded and not heavy & set(loaded)

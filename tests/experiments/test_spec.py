@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onecycle.commands.app import app
+from onecycle.commands.app import command_line
 from onecycle.errors import ConfigError
 from onecycle.experiments import comparison, plan
 from onecycle.experiments.options import Placement
@@ -187,7 +187,7 @@ def test_the_command_of_a_comparison_makes_that_comparison(values: dict, monkeyp
     placement = Placement(on="ray", gpus=0.25, storage="s3://b/c")
     command = command_of(spec, Path("my out"), placement)
     with pytest.raises(ZeroDivisionError):
-        app(shlex.split(str(command))[1:])
+        command_line()(shlex.split(str(command))[1:])
     [(same, out, options)] = made
     assert (same, out, options["placement"]) == (spec, Path("my out"), placement)
 

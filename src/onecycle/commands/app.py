@@ -4,34 +4,45 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError
 
 from ..errors import Interrupted, OneCycleError
-from .check import check
-from .compare import compare
-from .data import data
-from .policy import policy
-from .predict import predict
 from .printing import degraded_output
-from .profile import profile
-from .report import report
-from .reproduce import reproduce
-from .runs import runs
-from .search import search
-from .train import train
 
-app = App(
-    name="onecycle",
-    help="Train PyTorch models well in a fraction of the usual epochs, with the 1cycle policy.",
-    version_flags=["--version"],
-    result_action="return_value",  # `main` ends the process, and says how to go on after a Ctrl-C
-    suppress_keyboard_interrupt=False,
-)
-for command in (check, profile, train, search, predict, compare, reproduce, report, runs, policy, data):
-    app.command(command)
-app.register_install_completion_command(help="Install the completion of commands and options for this shell.")
+# Each is a function in the module of its name, which is imported where it is asked for.
+COMMANDS = (
+    "check", "profile", "train", "search", "predict", "compare", "reproduce", "report", "runs", "policy", "data",
+)  # fmt: skip
+
+
+def command_line(asked: str | None = None) -> App:
+    """All commands. What help there is beside its first line, the one that is `asked` for has."""
+    app = App(
+        name="onecycle",
+        help="Train PyTorch models well in a fraction of the usual epochs, with the 1cycle policy.",
+        help_format="plaintext",  # there is no markup in it, and what reads that takes long to import
+        version_flags=["--version"],
+        result_action="return_value",  # `main` ends the process, and says how to go on after a Ctrl-C
+        suppress_keyboard_interrupt=False,
+    )
+    for name in COMMANDS:
+        line = None if name == asked else first_line(name)
+        app.command(f"{__package__}.{name}:{name}", name=name, help=line, help_format="markdown")
+    app.register_install_completion_command(help="Install the completion of commands and options for this shell.")
+    return app
+
+
+def first_line(command: str) -> str:
+    """The first line of a command's docstring, read without importing it.
+
+    >>> first_line("policy")
+    'See a schedule before running it.'
+    """
+    text = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    return text.partition(f"\ndef {command}(")[2].split('"""')[1].strip().partition("\n")[0]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
-                app(words, exit_on_error=False, print_error=False)
+                command_line(words[0] if words else None)(words, exit_on_error=False, print_error=False)
         except (OneCycleError, CycloptsError) as error:
             if debug:
                 raise

@@ -24,6 +24,15 @@ HALF_FROM = 128  # the shorter side of a matrix that is computed in bfloat16
 TOGETHER = {"cpu": 2**18, "cuda": 2**24}
 
 
+def _undecorated(name: str) -> Any:
+    """A method of torch's optimizers as it is below the decorator that keeps torch.compile out of it.
+
+    At its first call that one imports torch._dynamo, which takes a second and a half, and nothing here needs it.
+    """
+    method = getattr(Optimizer, name)
+    return getattr(method, "__wrapped__", method)
+
+
 class Muon(Optimizer):
     """Each matrix moves along the nearest orthogonal matrix to its Nesterov momentum; other parameters by AdamW.
 
@@ -57,9 +66,12 @@ class Muon(Optimizer):
         self.adamw_scale = adamw_scale
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
+    state_dict, load_state_dict = _undecorated("state_dict"), _undecorated("load_state_dict")
+    zero_grad = _undecorated("zero_grad")
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; one without ``momentum`` gets AdamW's ``betas`` and ``eps`` where it has none."""
-        super().add_param_group(param_group)
+        _undecorated("add_param_group")(self, param_group)
         group = self.param_groups[-1]
         if "momentum" not in group:
             group.setdefault("betas", (0.9, 0.99))
