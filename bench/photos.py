@@ -123,7 +123,7 @@ def of_folder(folder: Path) -> None:
 
 def streamed(folder: Path, workers: int) -> None:
     """An epoch of the training images, each decoded when it is asked for."""
-    for _ in onecycle.as_batches(streams(folder), 32, workers=workers).epoch(0):
+    for _ in onecycle.as_batches(streams(folder), 8, workers=workers).epoch(0):
         pass
 
 

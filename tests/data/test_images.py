@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -15,12 +16,34 @@ from PIL import Image
 from onecycle.data import Split, Stream, load
 from onecycle.data import encoded as encoding
 from onecycle.data.images import SUFFIXES, brand, channel_statistics, decode, resize
+from onecycle.data.images import each as call_each
 from onecycle.errors import DataError
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ONECYCLE_CACHE", str(tmp_path / "cache"))
+
+
+def test_few_images_are_decoded_side_by_side_too():
+    """Each waits for another one: in one thread they would wait for ever."""
+    both, done = threading.Barrier(2, timeout=60), []
+
+    def work(index: int) -> None:
+        both.wait()
+        done.append(index)
+
+    assert call_each(work, 16) == {} and sorted(done) == list(range(16))
+
+
+def test_grey_images_can_be_written_to():
+    assert decode(_png(Image.new("L", (8, 8))), (1, 8, 8)).flags.writeable
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 # Folders

@@ -256,10 +256,10 @@ def test_compiling_is_tried_when_it_is_asked_for(monkeypatch):
 
 def test_memory_that_is_not_free_is_not_taken(monkeypatch):
     monkeypatch.setattr(api, "free_memory", lambda device: 100)
-    monkeypatch.setattr(api._Profiler, "bytes_per_sample", lambda self: 50.0)
+    monkeypatch.setattr(api._Profiler, "bytes_per_sample", lambda self: 50.2)
     profile = learner().profile()
-    assert "batches of 16: it may take 400 bytes of 100 bytes that are free" in profile.left_out
-    assert profile.largest == {"batch_size": 10, "how": "estimated", "bytes_per_sample": 50.0, "free": 100}
+    assert "batches of 16: it may take 402 bytes of 100 bytes that are free" in profile.left_out
+    assert profile.largest == {"batch_size": 10, "how": "estimated", "bytes_per_sample": 50, "free": 100}
     assert "about 10 samples (50 bytes a sample, 100 bytes free)" in str(profile)
 
 
@@ -286,6 +286,14 @@ def test_only_gains_that_last_are_named():
     visits[bf16] = [made(bf16, 0.8, spread=0.2)] * 2  # no more than chance
     visits[base] = [made(base, 1.0, spread=0.3)] * 2
     assert changes() == ()
+
+
+def test_a_gain_is_that_of_the_rates_which_are_said():
+    base, bf16 = Setting(8), Setting(8, "bf16")
+    visits = {base: [made(base, 1.0, n=30), made(base, 9.0)], bf16: [made(bf16, 0.5), made(bf16, 0.5)]}
+    timings = [timing(goes, 8) for goes in visits.values()]
+    (only,) = advice.changes(base, visits, timings, timings[0], shell=False, of_loader=False)
+    assert only.gain == 2 and "2 times the samples a second (16 in place of 8)" in only.sentence
 
 
 def test_of_batches_that_are_as_good_the_smaller_one_is_named():
@@ -400,7 +408,7 @@ def test_what_a_machine_has(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert machine.free_memory(cpu) == 2000
     (tmp_path / "memory.max").write_text("max")
-    assert machine.free_memory(cpu) != 2000 and machine.cores() >= 1
+    assert machine.free_memory(cpu) != 2000
 
 
 def test_the_most_memory_within_a_block():

@@ -1,9 +1,10 @@
-"""Encoded images to uint8 tensors of one shape: decoded by Pillow in two threads, resized, measured by channel."""
+"""Encoded images to uint8 tensors of one shape: decoded by Pillow in several threads, resized, measured by channel."""
 
 from __future__ import annotations
 
 import functools
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,8 @@ MENDS = {
     "AVIF": "pip install --upgrade pillow, or convert them to JPEG",
 }
 FITS = ("crop", "pad", "squash")
+# Threads that decode, at most, and images that one of them takes at once.
+THREADS, CHUNK = 16, 256
 ORIENTATION = 0x0112  # of Exif: which way up an image is, 1 where it is as it is stored
 Item = str | Path | bytes  # a path or the encoded image itself
 
@@ -260,12 +263,19 @@ def _convert(image: Any, mode: str) -> Any:
     return image if image.mode == mode else image.convert(mode)
 
 
-def each(work: Callable[[int], None], n: int, chunk: int = 256) -> dict[int, str]:
-    """Call `work` for 0..n-1 in two threads: Pillow decodes without the interpreter's lock.
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def each(work: Callable[[int], None], n: int) -> dict[int, str]:
+    """Call `work` for 0..n-1 in a thread for each core: Pillow decodes without the interpreter's lock.
 
     Returns {index: why it failed}, by index.
     """
     failed: dict[int, str] = {}
+    threads = max(2, min(THREADS, cores()))
+    chunk = max(1, min(CHUNK, n // (4 * threads)))  # else few images would be decoded in one of them
 
     def several(start: int) -> None:
         for index in range(start, min(start + chunk, n)):
@@ -276,7 +286,7 @@ def each(work: Callable[[int], None], n: int, chunk: int = 256) -> dict[int, str
             except Exception as error:  # Pillow's formats raise whatever they like on damaged files
                 failed[index] = _reason(error)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(several, range(0, n, chunk)):
             pass
     return dict(sorted(failed.items()))

@@ -83,10 +83,10 @@ def changes(
         return ()
     best: dict[tuple[str, ...], Change] = {}
     for setting, goes in visits.items():
-        names, times = tuple(setting.changes(base)), gain(goes, visits[base]) if setting != base else None
-        if times is None or not names or not {*names} <= {*NEUTRAL, "compile", "batch_size"}:
+        names = tuple(setting.changes(base))
+        if not names or not {*names} <= {*NEUTRAL, "compile", "batch_size"} or gain(goes, visits[base]) is None:
             continue
-        one = _change(setting, base, known, times, shell, of_loader)
+        one = _change(setting, base, known, shell, of_loader)
         if one is not None and (names not in best or _better(one, best[names])):
             best[names] = one
     worth = [one for one in best.values() if _adds(one, best.values())]
@@ -109,10 +109,10 @@ def _better(one: Change, other: Change) -> bool:
 
 
 def _change(
-    setting: Setting, base: Setting, known: Mapping[Setting, Timing], times: float, shell: bool, of_loader: bool
+    setting: Setting, base: Setting, known: Mapping[Setting, Timing], shell: bool, of_loader: bool
 ) -> Change | None:
     changed, made, before = setting.changes(base), known[setting], known[base]
-    times = made.rate / before.rate if "workers" in changed else times  # the start of workers counts
+    times = made.rate / before.rate  # over all goes, the start of workers among them
     if times < GAIN:
         return None
     words = _words(changed, shell, of_loader)

@@ -13,6 +13,7 @@ import torch
 from .. import text
 from ..checks import flag
 from ..data.batches import Batches, OneShotBatches, peeked
+from ..data.images import cores
 from ..data.standardise import untransformed
 from ..errors import ConfigError, DataError, Interrupted, OneCycleError
 from ..range_test.api import sampler_kept
@@ -22,7 +23,7 @@ from ..training.restore import untouched
 from ..training.signals import StopRequest, stop_requests
 from ..training.state import TrainState
 from . import advice
-from .machine import cores, free_memory, is_out_of_memory, support
+from .machine import free_memory, is_out_of_memory, support
 from .measure import LEAST, SECONDS, WARM, Timing, Visit, failure, timing, visit
 from .result import Profile
 from .settings import Setting, of_loader, samples_at_most, samples_of_first, setting_of
@@ -119,7 +120,9 @@ class _Profiler:
         if self.state.runtime.device.type != "cpu" or each is None or free is None:
             return None
         more = each * max(0, (setting.batch_size or 0) - (self.base.batch_size or 0))
-        return f"it may take {text.size(more)} of {text.size(free)} that are free" if more > ROOM * free else None
+        return (
+            f"it may take {text.size(round(more))} of {text.size(free)} that are free" if more > ROOM * free else None
+        )
 
     def bytes_per_sample(self) -> float | None:
         """The memory of a sample: from two sizes of batches, or at most what the first go took."""
@@ -334,7 +337,8 @@ def _largest(profiler: _Profiler) -> dict[str, Any] | None:
     if base.batch_size is None or not profiler.visits:
         return None
     each, free = profiler.bytes_per_sample(), free_memory(device)
-    if each is None or free is None or each <= 0:
+    each = round(each or 0)
+    if not each or free is None:
         return None
     estimate = base.batch_size + int(free / each)
     if device.type == "cpu":

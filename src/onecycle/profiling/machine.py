@@ -15,11 +15,6 @@ CGROUP = Path("/sys/fs/cgroup")
 TENSOR_CORES = {"fp16": (7, 0), "bf16": (8, 0)}
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def support(device: torch.device) -> dict[str, str | None]:
     """What computes each narrow precision on `device`, in words; None where nothing does, so that it is emulated.
 
