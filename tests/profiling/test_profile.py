@@ -344,8 +344,10 @@ def test_several_at_once_are_named_where_they_add():
     assert named() == ["OMP_NUM_THREADS=1 --precision bf16", "--precision bf16", "OMP_NUM_THREADS=1"]
 
 
-def test_two_updates_tell_nothing():
+def test_two_updates_tell_nothing_unless_they_are_long():
     base, bf16 = Setting(8), Setting(8, "bf16")
+    assert advice.gain([made(bf16, 5.0, n=2)], [made(base, 10.0)]) == 2
+    assert advice.gain([made(bf16, 5.0, n=1)], [made(base, 10.0)]) is None
     assert advice.gain([made(bf16, 0.5, n=2)], [made(base, 1.0)]) is None
     assert advice.gain([made(bf16, 0.5, n=3)], [made(base, 1.0)]) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from .settings import Setting
 GAIN, EACH, ALONE = 1.1, 1.05, 1.15
 # And of pairs of updates, one of it and one of the other, in such a share it is the faster a sample.
 MOSTLY = 0.8
+# Two updates tell something where they take so many seconds together; else it takes three.
+LONG = 2.0
 # Of batches whose samples a second are within this share of the best the smallest is named.
 NEARLY = 0.95
 # Reading is named where it takes this share of an update.
@@ -41,7 +44,7 @@ def gain(visits: Sequence[Visit], base: Sequence[Visit]) -> float | None:
 
     Each go is told from the one at the base in its round, and most of the updates have to be faster than those there.
     """
-    if sum(len(one.updates) for one in visits) < LEAST or _faster(visits, base) < MOSTLY:
+    if not _enough(visits) or _faster(visits, base) < MOSTLY:
         return None
     ratios = [_rate(one) / _rate(other) for one, other in zip(visits, base, strict=False)]
     if not ratios:
@@ -50,6 +53,12 @@ def gain(visits: Sequence[Visit], base: Sequence[Visit]) -> float | None:
     if len(ratios) == 1:
         return mean if mean >= ALONE else None
     return mean if mean >= GAIN and min(ratios) >= EACH else None
+
+
+def _enough(visits: Sequence[Visit]) -> bool:
+    """Whether so many updates tell something: a few, or two that are long."""
+    updates = [math.fsum(parts.values()) for one in visits for parts in one.updates]
+    return len(updates) >= LEAST or (len(updates) > 1 and math.fsum(updates) > LONG)
 
 
 def _faster(visits: Sequence[Visit], base: Sequence[Visit]) -> float:
