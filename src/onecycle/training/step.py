@@ -93,7 +93,7 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
             parameter.grad = None
     if len(group) == 1:
         part = compute(state.loss, state.forward, group[0], state.runtime)
-        _differentiate(part.loss, state)
+        _differentiate(_scaled(part.loss, state))
         return UpdateMeans(part.loss.detach(), part.metrics, samples_in(group[0]), part.weights)
     sizes = [samples_in(batch) for batch in group]
     total = sum(sizes)
@@ -103,8 +103,9 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
         weight = part.weights.get("loss", size)
         if isinstance(weight, Tensor):  # shares of whole numbers are float32 else, whatever the loss is
             weight = weight.to(torch.promote_types(part.loss.dtype, torch.float32))
+        scaled = _scaled(part.loss * (weight / total), state)  # also where it is not needed: a scaler begins with it
         if bool(weight):  # what weighs nothing may be NaN, and have such a gradient
-            _differentiate(part.loss * (weight / total), state)
+            _differentiate(scaled)
         parts.append(part._replace(loss=part.loss.detach()))
     means, weights = _means(parts, sizes)
     if "loss" in weights:
@@ -113,14 +114,17 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     return UpdateMeans(means.pop("loss"), means, total, weights)
 
 
-def _differentiate(loss: Tensor, state: TrainState) -> None:
-    scaled = loss if state.scaler is None else state.scaler.scale(loss)
-    if not scaled.requires_grad:
+def _scaled(loss: Tensor, state: TrainState) -> Tensor:
+    return loss if state.scaler is None else state.scaler.scale(loss)
+
+
+def _differentiate(loss: Tensor) -> None:
+    if not loss.requires_grad:
         raise TrainingError(
             "the loss has no gradient: it does not depend on a weight that is trained. Look for detach(), "
             "no_grad(), argmax() or item() on its way from the model's outputs"
         )
-    scaled.backward()
+    loss.backward()
 
 
 def _means(parts: Sequence[BatchMeans], sizes: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
