@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 import torch
 
+import onecycle
 from onecycle import Job
 from onecycle.jobs.run import run
 from onecycle.training import sharing
@@ -119,4 +121,18 @@ def test_a_run_looks_at_the_cores_from_its_data_to_its_end(two_threads, monkeypa
     monkeypatch.setattr("onecycle.jobs.run.prepare", lambda *_, **__: seen.append(looking()) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(Job("digits"), tmp_path / "run")
+    assert seen == [True] and not looking()
+
+
+@pytest.mark.parametrize("name", ["range_test", "search"])
+def test_so_does_what_is_there_for_any_loop(name, two_threads, monkeypatch):
+    if usage() is None:
+        pytest.skip("this system does not tell")
+    seen = []
+    monkeypatch.setattr(
+        import_module(f"onecycle.{name}.api"), "swept_parts", lambda *_: seen.append(looking()) or 1 / 0
+    )
+    given = {"updates": 100} if name == "search" else {}
+    with pytest.raises(ZeroDivisionError):
+        getattr(onecycle, name)(None, None, [], **given)
     assert seen == [True] and not looking()

@@ -39,6 +39,7 @@ from ..training.loop import groups_of, updates_per_epoch
 from ..training.norms import batch_norms
 from ..training.objectives import UNSMOOTHED, means_of
 from ..training.restore import modules_of
+from ..training.sharing import considerate
 from ..training.signals import stop_requests
 from ..training.state import TrainState
 from ..training.step import samples_in, update
@@ -156,6 +157,7 @@ class RangeTest:
         return Path(path)
 
 
+@considerate()
 def range_test(
     step: Callable[[Any], Any],
     optimizer: Optimizer | Sequence[Optimizer],

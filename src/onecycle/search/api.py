@@ -25,6 +25,7 @@ from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import preset
 from ..training.loop import updates_per_epoch
+from ..training.sharing import considerate
 from ..training.signals import StopRequest, stop_requests
 from ..training.state import TrainState
 from .peak import LEAST, Choice, length, search_peak
@@ -90,6 +91,7 @@ class Search:
         )
 
 
+@considerate()
 def search(
     step: Callable[[Any], Any],
     optimizer: Optimizer | Sequence[Optimizer],
