@@ -1,54 +1,10 @@
-"""Copies of a state: the same to the bit, of their own, and in the memory of the copy before."""
+"""A call in a thread of its own."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import pytest
-import torch
-from torch import nn
 
-from onecycle.records.beside import Writing, copied_into
-from onecycle.records.checkpoint import load, save
-
-
-def test_a_copy_shares_nothing_but_what_shares_in_the_state(tmp_path):
-    weight = torch.randn(3, 4)
-    image = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    state = {
-        "model": {"a": weight, "tied": weight, "image": image}, "empty": torch.zeros(0), "at": {"step": 3, "list": [1]},
-        "pair": (torch.tensor(2.0), None), "half": torch.ones(2, dtype=torch.bfloat16), "left": {"kept": weight},
-    }  # fmt: skip
-    made = copied_into({}, state, leave=["left"])
-    assert made["model"]["a"] is made["model"]["tied"] and made["left"] is state["left"]
-    assert made["model"]["a"].data_ptr() != weight.data_ptr()
-    assert made["model"]["image"].stride() == image.stride()
-    first = (save(state, tmp_path / "a", 0) / "state.pt").read_bytes()
-    assert (save({**made, "left": {"kept": made["model"]["a"]}}, tmp_path / "b", 0) / "state.pt").read_bytes() == first
-    state["at"]["list"].append(2)
-    weight.zero_()
-    assert made["at"]["list"] == [1] and made["model"]["a"].all() and not made["left"]["kept"].all()
-
-
-def test_the_memory_of_the_copy_before_is_used_again_where_it_fits():
-    first = copied_into({}, {"x": torch.ones(4), "y": torch.ones(4), "z": torch.ones(4)})
-    again = copied_into(first, {"x": torch.zeros(4), "y": torch.zeros(2, 2), "z": torch.zeros(4, dtype=torch.int64)})
-    assert again["x"] is first["x"] and not again["x"].any()
-    assert again["y"].shape == (2, 2) and again["z"].dtype == torch.int64
-
-
-def test_weights_that_were_tied_and_are_no_more_are_two():
-    tied = torch.ones(4)
-    first = copied_into({}, {"x": tied, "y": tied})
-    again = copied_into(first, {"x": torch.full((4,), 2.0), "y": torch.full((4,), 3.0)})
-    assert (again["x"] == 2).all() and (again["y"] == 3).all()
-
-
-def test_the_versions_of_a_modules_parts_are_copied(tmp_path):
-    state = nn.BatchNorm1d(2).state_dict()
-    made = copied_into({}, {"model": state})["model"]
-    assert isinstance(made, OrderedDict) and made._metadata == state._metadata
-    assert load(save({"model": made}, tmp_path, 0))["model"]._metadata == state._metadata
+from onecycle.records.beside import Writing
 
 
 def test_an_error_of_the_thread_is_raised_where_it_is_waited_for():

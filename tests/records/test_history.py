@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 import sys
 import threading
 from dataclasses import replace
@@ -250,7 +251,7 @@ def trained() -> TrainState:
 
 def test_a_checkpoint_is_due_by_time_and_at_the_end_of_an_epoch(tmp_path, monkeypatch):
     clock, state = Clock(monkeypatch), trained()
-    checkpointer = Checkpointer(state, tmp_path, every=30, share=0.01, keep=3)
+    checkpointer = Checkpointer(state, tmp_path, every=30, share=0.01, keep=3, background=True)
     for seconds, event in ((29, update()), (1, update()), (29, update()), (0, epoch_end()), (30, update())):
         clock.now += seconds
         checkpointer(event)
@@ -262,7 +263,7 @@ def test_a_checkpoint_is_due_by_time_and_at_the_end_of_an_epoch(tmp_path, monkey
 def test_saving_stays_within_its_share_of_the_time(tmp_path, monkeypatch):
     """Each takes 1 s, epochs take 7 s: at 1 % there is one in 100 s, whatever is due."""
     clock = Clock(monkeypatch, cost=1.0)
-    checkpointer = Checkpointer(trained(), tmp_path, every=10, share=0.01)
+    checkpointer = Checkpointer(trained(), tmp_path, every=10, share=0.01, background=True)
     while clock.now < 2000:
         clock.now += 7
         checkpointer(epoch_end())
@@ -279,7 +280,6 @@ def test_records_are_written_before_a_checkpoint_relies_on_them(tmp_path, monkey
     monkeypatch.setattr(observers.checkpoint, "save", clock.save)
     checkpointer = Checkpointer(trained(), tmp_path, before=lambda: order.append("records"))
     checkpointer.save()
-    checkpointer.wait()
     assert order == ["records", "checkpoint"]
 
 
@@ -288,7 +288,6 @@ def test_weights_that_are_not_finite_are_never_saved(bad, tmp_path):
     state = trained()
     checkpointer = Checkpointer(state, tmp_path)
     good = checkpointer.save()
-    checkpointer.wait()
     with torch.no_grad():
         state.model.weight[0, 1] = bad
     with pytest.raises(NonFiniteLoss, match="non-finite weights in weight"):
@@ -315,18 +314,17 @@ class Disk:
 
 def test_a_training_goes_on_while_its_checkpoint_is_written(tmp_path, monkeypatch):
     disk, state = Disk(monkeypatch), trained()
-    checkpointer = Checkpointer(state, tmp_path)
+    checkpointer = Checkpointer(state, tmp_path, background=True)
     before = state.model.weight.detach().clone()
-    path = checkpointer.save()
+    checkpointer(epoch_end())
     assert disk.begun.wait(60) and checkpoints(tmp_path) == []
     with torch.no_grad():
         state.model.weight.add_(1)
     disk.go.set()
     checkpointer.wait()
-    assert checkpoints(tmp_path) == [path]
+    (path,) = checkpoints(tmp_path)
     assert torch.equal(checkpoint.load(path)["model"]["weight"], before)
-    checkpointer.save()
-    checkpointer.wait()
+    assert checkpointer.save() == path
     assert torch.equal(checkpoint.load(path)["model"]["weight"], before + 1)
 
 
@@ -334,7 +332,7 @@ def test_one_checkpoint_is_written_at_a_time_and_none_is_due_meanwhile(tmp_path,
     now = [1000.0]
     monkeypatch.setattr(observers.time, "perf_counter", lambda: now[0])
     disk = Disk(monkeypatch)
-    checkpointer = Checkpointer(trained(), tmp_path, every=30)
+    checkpointer = Checkpointer(trained(), tmp_path, every=30, background=True)
     for _ in range(5):
         now[0] += 100
         checkpointer(epoch_end())
@@ -351,8 +349,8 @@ def test_one_checkpoint_is_written_at_a_time_and_none_is_due_meanwhile(tmp_path,
 def test_what_goes_wrong_while_it_is_written_is_raised_in_the_run(meet, tmp_path, monkeypatch):
     disk = Disk(monkeypatch, CheckpointError("cannot write the checkpoint: No space left on device"))
     disk.go.set()
-    checkpointer = Checkpointer(trained(), tmp_path)
-    checkpointer.save()
+    checkpointer = Checkpointer(trained(), tmp_path, background=True)
+    checkpointer(epoch_end())
     written(checkpointer)
     with pytest.raises(CheckpointError, match="No space left"):
         {"the next event": lambda: checkpointer(update()), "the next save": checkpointer.save}.get(
@@ -361,14 +359,42 @@ def test_what_goes_wrong_while_it_is_written_is_raised_in_the_run(meet, tmp_path
     checkpointer.wait()  # it is said once
 
 
+@pytest.mark.parametrize("call", [Checkpointer.save, lambda checkpointer: checkpointer(epoch_end())])
+def test_by_hand_what_goes_wrong_is_raised_by_the_call(call, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, CheckpointError("cannot write the checkpoint: No space left on device"))
+    disk.go.set()
+    checkpointer = Checkpointer(trained(), tmp_path)
+    with pytest.raises(CheckpointError, match="No space left"):
+        call(checkpointer)
+    disk._error = None
+    assert checkpoints(tmp_path) == [] and [checkpointer.save()] == checkpoints(tmp_path)
+
+
+def test_a_wait_that_is_interrupted_can_be_made_again_and_no_second_thread_writes_meanwhile(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    checkpointer = Checkpointer(trained(), tmp_path, background=True)
+    checkpointer(epoch_end())
+    assert disk.begun.wait(60)
+    with monkeypatch.context() as patched:
+        patched.setattr(beside.Writing, "join", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            checkpointer.wait()
+        with pytest.raises(KeyboardInterrupt):
+            checkpointer.save()
+    assert disk.calls == 1
+    disk.go.set()
+    checkpointer.wait()
+    assert len(checkpoints(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(("threads", "cost"), [(1, 0.0), (1000, 5.0)])
 def test_the_work_of_writing_counts_where_the_training_has_all_cores(threads, cost, tmp_path, monkeypatch):
     monkeypatch.setattr(observers.torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(beside, "thread_time", iter((10.0, 15.0)).__next__)
     monkeypatch.setattr(observers.time, "perf_counter", lambda: 1000.0)
     monkeypatch.setattr(observers.os, "cpu_count", lambda: 2)
-    checkpointer = Checkpointer(trained(), tmp_path)
-    checkpointer.save()
+    checkpointer = Checkpointer(trained(), tmp_path, background=True)
+    checkpointer(epoch_end())
     checkpointer.wait()
     assert checkpointer._cost == cost
 

@@ -44,7 +44,6 @@ def part_of_a_run(folder, updates=7):
             recording.history(event)
             if hasattr(event, "reading") and event.step + 1 == updates:
                 recording.checkpointer.save()
-                recording.checkpointer.wait()
             if hasattr(event, "reading") and event.step + 1 == updates + 2:
                 break
     return state
@@ -135,7 +134,6 @@ def test_a_damaged_checkpoint_takes_the_records_back_further(tmp_path):
             for watch in (recording.recorder, recording.history):
                 watch(event)
         recording.checkpointer.save()
-        recording.checkpointer.wait()
     newest = checkpoints(tmp_path / "checkpoints")[-1]
     (newest / "state.pt").write_bytes(b"damaged")
     fresh = new_state()

@@ -24,11 +24,12 @@ import torch
 from .. import text
 from ..checks import one_of
 from ..errors import CheckpointError, ConfigError, MissingDependency, NonFiniteLoss, TrainingError
+from ..training.copies import copied_into
 from ..training.guard import LOOK_EVERY
 from ..training.loop import EpochEnd, Event, Update
 from ..training.rescue import Rescue
 from . import checkpoint
-from .beside import NEVER_CHANGED, Writing, copied_into
+from .beside import NEVER_CHANGED, Writing
 from .files import sync_file
 from .read import comparable, main_value
 
@@ -333,8 +334,9 @@ class Recorder:
 class Checkpointer:
     """Saves the state every so many seconds and at the end of an epoch, within a share of the run's time.
 
-    The training waits for a copy of the state in memory; a thread writes that to the disk, one at a time. What goes
-    wrong there is raised by the next call, by `save` or by `wait`.
+    In the `background`, as in a run with a folder, events wait for a copy of the state in memory alone; a thread writes
+    that to the disk, one at a time. What goes wrong there is raised by the next event, by `save` or by `wait`, which is
+    to be called after the last event.
 
     A checkpoint is due `every` seconds after the last, or at the end of an epoch. It waits while the one before is
     written, and while it would take more than `share` of the time since that one, judged by what that one took: what
@@ -351,9 +353,9 @@ class Checkpointer:
     def __init__(
         self, state: TrainState, folder: str | Path, *, every: float = 30.0, share: float = 0.01,
         keep: int = checkpoint.KEPT,
-        before: Callable[[], None] | None = None,
+        before: Callable[[], None] | None = None, background: bool = False,
     ):  # fmt: skip
-        self._state, self._folder, self._keep = state, Path(folder), keep
+        self._state, self._folder, self._keep, self._background = state, Path(folder), keep, background
         self._every, self._share, self._before = every, share, before
         self._last, self._cost = time.perf_counter(), 0.0
         self._copy: dict[str, Any] = {}  # of the state as it was saved last, whose memory is used again
@@ -368,13 +370,29 @@ class Checkpointer:
             return
         if isinstance(event, EpochEnd) or since >= self._every:
             try:
-                self.save()
+                if self._background:
+                    self._begin()
+                else:
+                    self.save()
             except NonFiniteLoss:
                 if self._state.watch is None:
                     raise  # else the next update finds it, and goes back to what was kept
 
     def save(self) -> Path:
-        """Save the state as it is now; where it will be, once it is written: see `wait`."""
+        """Save the state as it is now, and wait until it is written; returns the checkpoint's folder.
+
+        Raises:
+            NonFiniteLoss, CheckpointError: as the class says; also what went wrong with the one before.
+        """
+        start = time.perf_counter()
+        self._begin()
+        self.wait()
+        self._last = time.perf_counter()
+        self._cost = self._last - start
+        return checkpoint.path_of(self._folder, self._state.step)
+
+    def _begin(self) -> None:
+        """Copy the state as it is now, and begin to write it."""
         start = time.perf_counter()
         self.wait()
         self._state.check_finite()
@@ -384,16 +402,20 @@ class Checkpointer:
         self._writing = Writing(partial(checkpoint.save, self._copy, self._folder, self._state.step, keep=self._keep))
         self._last = time.perf_counter()
         self._cost = self._last - start
-        return checkpoint.path_of(self._folder, self._state.step)
 
     def wait(self) -> None:
-        """Wait for what is being written, if anything is.
+        """Wait for what is being written, if anything is. Where that is interrupted, it can be waited for again.
 
         Raises:
             CheckpointError: it cannot be written; the checkpoints before are untouched.
         """
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            seconds = writing.end()
+        if (writing := self._writing) is not None:
+            try:
+                seconds = writing.end()
+            except BaseException as error:
+                if error is writing.error:  # else the wait was interrupted, and it is written still
+                    self._writing = None
+                raise
+            self._writing = None
             if torch.get_num_threads() >= (os.cpu_count() or 1):
                 self._cost += seconds

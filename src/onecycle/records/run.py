@@ -180,7 +180,6 @@ class Recording:
         recording = cls._open(folder, state, history or History(), stack)
         if extends is not None:
             recording.checkpointer.save()
-            recording.checkpointer.wait()
         return recording
 
     @classmethod
@@ -217,7 +216,8 @@ class Recording:
     def _open(cls, folder: Path, state: TrainState, history: History, stack: ExitStack) -> Recording:
         recorder = Recorder(folder)
         stack.callback(recorder.close)
-        return cls(folder, history, recorder, Checkpointer(state, folder / "checkpoints", before=recorder.sync))
+        checkpointer = Checkpointer(state, folder / "checkpoints", before=recorder.sync, background=True)
+        return cls(folder, history, recorder, checkpointer)
 
     def pilots(self) -> list[dict[str, Any]]:
         """The pilots that were made for the run, also before it was broken off."""
@@ -276,7 +276,6 @@ class Recording:
         if isinstance(error, Interrupted):
             with suppress(NonFiniteLoss):  # in the very update that was interrupted: it is made again
                 self.checkpointer.save()
-                self.checkpointer.wait()
                 error.args = (f"{error}. A checkpoint is written",)
         elif isinstance(error, KeyboardInterrupt):
             error.args = (f"stopped at once. {self.last_good()}",)

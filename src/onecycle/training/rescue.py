@@ -8,7 +8,6 @@ schedule, with a part of its learning rates.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -195,24 +194,6 @@ class Kept:
 def can_keep(modules: Iterable[nn.Module]) -> bool:
     """Whether all weights and buffers have their shape by now."""
     return not any(is_lazy(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers()))
-
-
-def copied(value: Any, copies: dict[Any, Tensor]) -> Any:
-    """A structure of plain data and tensors on the CPU, sharing nothing; what shares memory in it is copied once."""
-    if isinstance(value, Tensor):
-        if value.layout != torch.strided or not value.numel():
-            return value.detach().clone().cpu()
-        key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
-        if key not in copies:
-            copies[key] = value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
-        return copies[key]
-    if type(value) in (int, float, bool, str, type(None)):
-        return value
-    if isinstance(value, Mapping):
-        return {name: copied(part, copies) for name, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)([copied(part, copies) for part in value])
-    return copy.deepcopy(value)
 
 
 def is_dead(parameters: Iterable[nn.Parameter]) -> bool:

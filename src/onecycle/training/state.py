@@ -18,10 +18,11 @@ from ..errors import CheckpointError, ConfigError
 from ..optim.build import check_clip, check_same_model
 from ..optim.groups import plain_settings
 from ..text import listed
+from .copies import copied
 from .means import RunningMeans, diverged
 from .objectives import Loss, loss_module
 from .options import NORM_STATISTICS
-from .rescue import Kept, Watch, can_keep, copied
+from .rescue import Kept, Watch, can_keep
 from .runtime import Runtime, generators
 
 Made = TypeVar("Made")
@@ -210,14 +211,13 @@ class TrainState:
         """Keep a copy of the state as it is now, to go back to; of those before the last proven one stays."""
         if self.watch is None or not can_keep(self.modules):
             return
-        copies: dict[Any, Tensor] = {}
         parts = {
             "modules": [module.state_dict() for module in self.modules],
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "averages": self.averages,
         }
-        kept = Kept(self.updates, proven, replace(self.watch), **copied(parts, copies))
+        kept = Kept(self.updates, proven, replace(self.watch), **copied(parts))
         self.kept = [*[one for one in self.kept if one.proven][-1:], kept]
 
     def prove(self) -> None:
@@ -417,7 +417,7 @@ def _checked_safety(safety: Mapping[str, Any] | None, into: TrainState) -> dict[
     if safety is None or not into.rescue:
         return {"watch": None, "kept": [], "watched": None}
     try:
-        kept = [Kept(**{**copied(one, {}), "watch": Watch(**one["watch"])}) for one in safety["kept"]]
+        kept = [Kept(**{**copied(one), "watch": Watch(**one["watch"])}) for one in safety["kept"]]
         watch, watched = Watch(**copy.deepcopy(dict(safety["watch"]))), [(*one,) for one in safety["watched"]]
     except (TypeError, KeyError) as error:
         raise _unlike(f"what it can be rescued by is of another kind: {error}") from error

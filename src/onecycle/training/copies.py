@@ -1,0 +1,88 @@
+"""Copies of a state in memory, on the CPU: the same to the bit, and tied where it is."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def copied_into(before: Mapping[str, Any], state: Mapping[str, Any], leave: Sequence[str] = ()) -> dict[str, Any]:
+    """A copy of tensors and plain data on the CPU, in the memory of the copy `before` where that is of the same form.
+
+    The parts in `leave` are taken as they are. Tensors that share their memory do so in the copy.
+
+    >>> state = {"weight": torch.ones(2), "step": 3}
+    >>> first = copied_into({}, state)
+    >>> state["weight"] += 1
+    >>> first["weight"], copied_into(first, state)["weight"] is first["weight"], first["weight"]
+    (tensor([1., 1.]), True, tensor([2., 2.]))
+    """
+    copying = _Copying()
+    return {name: part if name in leave else copying.of(part, before.get(name)) for name, part in state.items()}
+
+
+def copied(value: Any) -> Any:
+    """A copy of plain data and tensors on the CPU that shares nothing with it; see `copied_into`."""
+    return _Copying().of(value, None)
+
+
+class _Copying:
+    def __init__(self) -> None:
+        self._copies: dict[Any, Tensor] = {}
+        self._taken: set[int] = set()  # of the tensors of before, those that are copied into
+        self._copied: list[Tensor] = []  # those that are told by their identity, which must not be given anew meanwhile
+
+    def of(self, value: Any, before: Any) -> Any:
+        """The copy of anything."""
+        if isinstance(value, Tensor):
+            return self._of_tensor(value, before)
+        if type(value) in (int, float, bool, str, type(None)):
+            return value
+        if isinstance(value, Mapping):
+            known = before if isinstance(before, Mapping) else {}
+            parts = {name: self.of(part, known.get(name)) for name, part in value.items()}
+            if not isinstance(value, OrderedDict):
+                return parts
+            ordered = OrderedDict(parts)
+            vars(ordered).update(vars(value))  # a module keeps the versions of its parts there
+            return ordered
+        if type(value) in (list, tuple):
+            known = before if type(before) is type(value) and len(before) == len(value) else [None] * len(value)
+            return type(value)([self.of(part, old) for part, old in zip(value, known, strict=True)])
+        return copy.deepcopy(value)
+
+    def _of_tensor(self, tensor: Tensor, before: Any) -> Tensor:
+        value = tensor.detach()
+        if not _is_told_by_memory(value):
+            if id(tensor) not in self._copies:
+                self._copied.append(tensor)
+                self._copies[id(tensor)] = value.clone().cpu()
+            return self._copies[id(tensor)]
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
+        if key not in self._copies:
+            fits = isinstance(before, Tensor) and _is_told_by_memory(before) and _form(before) == _form(value)
+            if fits and id(before) not in self._taken:
+                self._copies[key] = before.copy_(value)
+            else:
+                self._copies[key] = value.clone() if value.device.type == "cpu" else value.cpu()
+            self._taken.add(id(self._copies[key]))
+        return self._copies[key]
+
+
+def _is_told_by_memory(tensor: Tensor) -> bool:
+    """Whether tensors of this form at this address hold the same numbers.
+
+    Those that wrap others (DTensor) have no address, and a conjugate or negative view has that of what it is made from.
+    """
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or not tensor.numel():
+        return False
+    return tensor.data_ptr() != 0 and not tensor.is_conj() and not tensor.is_neg()
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.layout, tensor.shape, tensor.stride(), tensor.dtype
