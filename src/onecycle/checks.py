@@ -1,13 +1,15 @@
 """The checks of arguments that are needed everywhere: each returns the value, or raises one kind of message.
 
 A message says what the argument is, what is allowed and what was received. numpy's numbers and tensors of one number
-are numbers, and become Python's; True is none.
+are numbers, and become Python's; True is none. What this process may use, which some arguments are checked against and
+many defaults rest on, is told here too.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -221,6 +223,15 @@ def unless_none(check: Callable[..., Checked], name: str, value: Any, *args: Any
     >>> unless_none(whole, "limit", None)
     """
     return None if value is None else check(name, value, *args, **bounds)
+
+
+def cores() -> int:
+    """The cores that this process may use: no more than taskset or a container leaves it.
+
+    >>> cores() >= 1
+    True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _received(value: Any) -> str:

@@ -343,7 +343,7 @@ class Learner:
 
     lr_find = range_test
 
-    @considerate()
+    @considerate(changing=True)
     def profile(self, budget: Any = BUDGET, *, compile: bool = False, **about: Any) -> Profile:
         """Where the time of an update goes, and what would make it faster here; everything is as before afterwards.
 

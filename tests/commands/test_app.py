@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from onecycle import ConfigError, Interrupted, Job, Result
+from onecycle.commands import app
 from onecycle.commands import printing as cli_text
 from onecycle.commands.app import main
 from onecycle.commands.data import printable
@@ -461,3 +462,11 @@ def test_an_output_that_has_no_braille(testing, monkeypatch):
     main(["check"])
     sys.stdout.flush()
     assert "held-out accuracy" in written.getvalue().decode("ascii")
+
+
+def test_a_commands_first_line_is_there_without_its_source(monkeypatch, tmp_path):
+    read = [app.first_line(name) for name in app.COMMANDS]
+    monkeypatch.setattr(app, "__file__", str(tmp_path / "app.pyc"))
+    assert [app.first_line(name) for name in app.COMMANDS] == read and all(read)
+    monkeypatch.setattr("onecycle.commands.policy.policy.__doc__", None)  # as with python -OO
+    assert app.first_line("policy") == ""

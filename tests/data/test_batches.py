@@ -171,6 +171,12 @@ def test_the_order_of_an_epoch_that_is_begun_again_is_kept_where_it_is_small(mon
     assert torch.equal(epoch_order(51, 4, 8), epoch_order(51, 4, 8)) and made == [51] * 3
 
 
+def test_an_order_that_was_first_asked_for_in_inference_mode_is_a_normal_tensor():
+    with torch.inference_mode():
+        epoch_order(53, 9, 9)
+    assert not epoch_order(53, 9, 9).is_inference()
+
+
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from training_makers import blobs, differing, seeded_net, weights
 
 from onecycle import ConfigError, DataError, Interrupted, Learner, as_batches, one_cycle, train
+from onecycle.errors import NonFiniteLoss
 from onecycle.profiling import advice, api, machine, measure
 from onecycle.profiling.clock import PARTS
 from onecycle.profiling.measure import Timing, Visit, timing
@@ -420,6 +421,15 @@ def test_the_most_memory_within_a_block():
     if peak.start is None or peak.most is None:
         pytest.skip("this system does not tell")
     assert peak.most - peak.start > 100e6
+
+
+def test_a_loss_that_is_not_finite_is_not_blamed_on_the_learning_rate():
+    learn = learner()
+    with torch.no_grad():
+        next(learn.model.parameters()).fill_(torch.nan)
+    with pytest.raises(NonFiniteLoss, match=r"not finite at the weights that the model has") as caught:
+        learn.profile("2s")
+    assert "lr_max" not in str(caught.value)
 
 
 def test_a_failed_timing_has_no_shares():

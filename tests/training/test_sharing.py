@@ -114,6 +114,36 @@ def test_one_thread_has_nobody_to_wait_for():
         assert not looking()
 
 
+def test_another_number_of_threads_is_taken_up_at_once(monkeypatch):
+    """Each thread has a number of its own: that of the one that looks says nothing of the one that computes."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    neighbours = Neighbours()
+    neighbours.take(0.5)
+    assert idle_threads() == 0
+    neighbours.computes_in(2)
+    assert neighbours.giving_way and idle_threads() == 1
+    neighbours.take(0.5)
+    assert idle_threads() == 1
+    neighbours.computes_in(1)
+    assert not neighbours.giving_way and idle_threads() == 0
+
+
+def test_a_profile_tells_how_many_threads_it_tries(monkeypatch):
+    if usage() is None:
+        pytest.skip("this system does not tell")
+    for name in sharing.SET:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("onecycle.profiling.api.cores", lambda: 2)
+    monkeypatch.setattr("onecycle.profiling.measure.MOST", 2)
+    told = []
+    computes_in = Neighbours.computes_in
+    monkeypatch.setattr(Neighbours, "computes_in", lambda self, n: (told.append((n, looking())), computes_in(self, n)))
+    data = torch.randn(32, 4), torch.arange(32) % 2
+    onecycle.Learner(torch.nn.Linear(4, 2), data, batch_size=8, device="cpu", verbose=False).profile("5s")
+    assert (2, True) in told and told[-1] == (1, True) and torch.get_num_threads() == 1
+    assert not looking() and idle_threads() == 0
+
+
 def test_a_run_looks_at_the_cores_from_its_data_to_its_end(two_threads, monkeypatch, tmp_path):
     if usage() is None:
         pytest.skip("this system does not tell")

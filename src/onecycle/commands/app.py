@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,16 @@ def command_line(asked: str | None = None) -> App:
 
 
 def first_line(command: str) -> str:
-    """The first line of a command's docstring, read without importing it.
+    """The first line of a command's docstring, read without importing it where its source is there.
 
     >>> first_line("policy")
     'See a schedule before running it.'
     """
-    text = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    try:
+        text = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    except OSError:  # compiled files alone, or a zip
+        described = getattr(import_module(f"{__package__}.{command}"), command).__doc__ or ""
+        return described.strip().partition("\n")[0]
     return text.partition(f"\ndef {command}(")[2].split('"""')[1].strip().partition("\n")[0]
 
 

@@ -433,6 +433,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     return (_order_kept if n <= KEPT else _order)(n, derive_seed(seed, "order", epoch))
 
 
+@torch.inference_mode(False)  # it is kept, and what is made from it may be trained on
 def _order(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 

@@ -18,7 +18,7 @@ from .job import Job
 from .run import prepare
 
 
-@considerate()
+@considerate(changing=True)
 def profile(
     job: Job,
     out: str | Path | None = None,

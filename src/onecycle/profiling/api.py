@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from .. import text
-from ..checks import flag
+from ..checks import cores, flag
 from ..data.batches import Batches, OneShotBatches, peeked
-from ..data.images import cores
 from ..data.standardise import untransformed
 from ..errors import ConfigError, DataError, Interrupted, OneCycleError
 from ..range_test.api import sampler_kept

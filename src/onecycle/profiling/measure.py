@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Any
 
 from ..data.batches import Batches
+from ..errors import NonFiniteLoss
 from ..records.history import History
 from ..schedules.presets import one_cycle
 from ..training.loop import Update, train
@@ -111,10 +113,11 @@ def visit(
     then: the first one warms up.
 
     Raises:
+        NonFiniteLoss: the loss is not finite, at the weights that the model has.
         OneCycleError, RuntimeError: as the training does.
     """
     began, clock, history, samples = time.perf_counter(), PartClock(time_of(state.runtime.device)), History(), 0
-    with applied(setting, state, batches) as (within, source), peak_memory(state.runtime.device) as peak:
+    with applied(setting, state, batches) as (within, source), peak_memory(state.runtime.device) as peak, _still():
         within.runtime = TimedRuntime.around(within.runtime, clock)
         policy = one_cycle(STILL, ENDLESS)
         for event in train(within, TimedBatches(source, clock), f"{ENDLESS} updates", policy, stop=stop):
@@ -137,6 +140,20 @@ def visit(
     data = median(one[DATA] for one in counted)
     starts = [max(0.0, start - data) for start in clock.starts]
     return Visit(setting, counted, samples / len(parts), starts, peak.most, max(0.0, warm), peak.start)
+
+
+@contextmanager
+def _still() -> Iterator[None]:
+    """Within the block, a loss that is not finite is no matter of the learning rate: no weight moves."""
+    try:
+        yield
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(
+            "the loss is not finite at the weights that the model has, which a profile does not move: look for NaN or "
+            "infinite numbers among its weights and buffers, and for what overflows in the model or the loss",
+            step=error.step,
+            lr=error.lr,
+        ) from error
 
 
 def timing(visits: Sequence[Visit], updates_per_epoch: float | None) -> Timing:

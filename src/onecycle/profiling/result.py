@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,3 @@ class Profile:
         from ..report.draw_profile import profile_figure
 
         return profile_figure(self.to_dict())
-
-    def written(self, folder: Path) -> Profile:
-        """The same, in this folder."""
-        return replace(self, folder=folder)

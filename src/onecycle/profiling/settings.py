@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from ..data.batches import Batches, DatasetBatches, LoaderBatches, TensorBatches
 from ..data.standardise import changed_within, untransformed
+from ..training.sharing import compute_in
 from ..training.state import TrainState
 from ..training.step import samples_in
 
@@ -155,10 +156,10 @@ def applied(setting: Setting, state: TrainState, batches: Batches) -> Iterator[t
     with _laid_out(state.model, setting.channels_last, present.channels_last):
         try:
             if setting.threads is not None:
-                torch.set_num_threads(setting.threads)
+                compute_in(setting.threads)
             yield within, resized(batches, setting.batch_size, setting.workers)
         finally:
-            torch.set_num_threads(threads)
+            compute_in(threads)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import torch
 
 from .. import text
-from ..checks import one_of
+from ..checks import cores, one_of
 from ..errors import CheckpointError, ConfigError, MissingDependency, NonFiniteLoss, TrainingError
 from ..training.copies import copied_into
 from ..training.guard import LOOK_EVERY
@@ -417,5 +416,5 @@ class Checkpointer:
                     self._writing = None
                 raise
             self._writing = None
-            if torch.get_num_threads() >= (os.cpu_count() or 1):
+            if torch.get_num_threads() >= cores():
                 self._cost += seconds

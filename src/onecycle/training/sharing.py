@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..checks import cores
+
 # Where one of these is set, it is said already how threads wait.
 SET = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 # Seconds from one look at the cores to the next, and how much what it sees counts in the running mean.
@@ -44,9 +46,9 @@ def usage() -> Usage | None:
     Time that a virtual machine waited for its cores counts as used.
     """
     try:
-        cores = {f"cpu{i}" for i in os.sched_getaffinity(0)}
+        allowed = {f"cpu{i}" for i in os.sched_getaffinity(0)}
         lines = map(str.split, Path("/proc/stat").read_text(encoding="ascii").splitlines())
-        busy = [sum(int(line[i]) for i in (1, 2, 3, 6, 7, 8)) for line in lines if line and line[0] in cores]
+        busy = [sum(int(line[i]) for i in (1, 2, 3, 6, 7, 8)) for line in lines if line and line[0] in allowed]
     except (AttributeError, OSError, ValueError, IndexError):
         return None
     return Usage(time.perf_counter(), sum(busy) / os.sysconf("SC_CLK_TCK"), time.process_time()) if busy else None
@@ -85,9 +87,10 @@ class Neighbours:
     """Looks at the cores again and again, and lets the threads of this process give way while others need them."""
 
     def __init__(self, look: Callable[[], Usage | None] = usage):
-        self._look = look
+        self._look, self._busy, self._deciding = look, 0.0, threading.Lock()
+        self._threads = torch.get_num_threads()  # each thread has a number of its own: that of the one that computes
         self._ended, self._idle = threading.Event(), threading.Event()
-        self._parked: list[threading.Thread] = []
+        self._parked: list[_Idle] = []
         self._watch = threading.Thread(target=self._keep_looking, name="onecycle-neighbours", daemon=True)
 
     @property
@@ -112,22 +115,36 @@ class Neighbours:
             busy += LATEST * (others(before, now) - busy)
             before = now
             self.take(busy)
-        self._give_way(False)
+        with self._deciding:
+            self._give_way(0)
 
     def take(self, busy: float) -> None:
         """Decide by the cores that others keep busy."""
-        self._give_way(gives_way(busy, torch.get_num_threads(), len(os.sched_getaffinity(0)), self.giving_way))
+        with self._deciding:
+            self._busy = busy
+            self._decide()
 
-    def _give_way(self, asked: bool) -> None:
-        if asked and not self._parked:
-            self._idle.clear()
-            threads = torch.get_num_threads()
-            self._parked = [_Idle(threads, self._idle) for _ in range(teams(threads, len(os.sched_getaffinity(0))))]
-        elif self._parked and not asked:
+    def computes_in(self, threads: int) -> None:
+        """Decide anew for so many threads of the computation."""
+        with self._deciding:
+            self._threads = threads
+            if not self._ended.is_set():
+                self._decide()
+
+    def _decide(self) -> None:
+        asked = gives_way(self._busy, self._threads, cores(), self.giving_way)
+        self._give_way(self._threads if asked else 0)
+
+    def _give_way(self, threads: int) -> None:
+        """Have teams of so many threads idle; 0: none."""
+        if self._parked and self._parked[0].threads != threads:
             self._idle.set()
             for thread in self._parked:
                 thread.join()
             self._parked = []
+        if threads and not self._parked:
+            self._idle.clear()
+            self._parked = [_Idle(threads, self._idle) for _ in range(teams(threads, cores()))]
 
 
 class _Idle(threading.Thread):
@@ -135,44 +152,56 @@ class _Idle(threading.Thread):
 
     def __init__(self, threads: int, told: threading.Event):
         super().__init__(name="onecycle-idle", daemon=True)
-        self._threads, self._told, self._worked = threads, told, threading.Event()
+        self.threads, self._told, self._worked = threads, told, threading.Event()
         self.start()
         self._worked.wait()
 
     def run(self) -> None:
         """Work, and wait."""
         try:
-            torch.zeros(self._threads * ELEMENTS, device="cpu").add_(1)
+            torch.zeros(self.threads * ELEMENTS, device="cpu").add_(1)
         finally:
             self._worked.set()
         self._told.wait()
 
 
 _lock, _within = threading.Lock(), 0
+_neighbours: Neighbours | None = None
+
+
+def compute_in(threads: int) -> None:
+    """Have torch compute in so many threads from here on, which give way as `considerate` says, at once."""
+    torch.set_num_threads(threads)
+    if (neighbours := _neighbours) is not None:
+        neighbours.computes_in(threads)
 
 
 @contextmanager
-def considerate() -> Iterator[None]:
+def considerate(*, changing: bool = False) -> Iterator[None]:
     """Within the block, threads of this process that wait for each other give way while other processes need the cores.
 
     Nothing is done where the environment says how threads wait, where there is one thread, where the system does not
-    tell what the cores do, and in a block within another.
+    tell what the cores do, and in a block within another. Where the number is `changing`, by `compute_in`, one thread
+    is enough to look at the cores, so that what they do is known when there are more.
     """
-    global _within
+    global _within, _neighbours
     with _lock:
         first = _within == 0
         _within += 1
-    neighbours = Neighbours() if first and _may_help() else None
+    neighbours = Neighbours() if first and _may_help(changing) else None
     try:
         if neighbours is not None:
             neighbours.start()
+            _neighbours = neighbours
         yield
     finally:
         if neighbours is not None:
+            _neighbours = None
             neighbours.end()
         with _lock:
             _within -= 1
 
 
-def _may_help() -> bool:
-    return not any(name in os.environ for name in SET) and torch.get_num_threads() > 1 and usage() is not None
+def _may_help(changing: bool) -> bool:
+    several = changing or torch.get_num_threads() > 1
+    return several and not any(name in os.environ for name in SET) and usage() is not None
