@@ -1,0 +1,52 @@
+"""Test accuracy by wall time, from the start of the command to its end.
+
+    python bench/time_to_accuracy.py fashion-mnist 60s                          # the defaults
+    python bench/time_to_accuracy.py cifar10 5m --seeds 5 -- --model resnet9 --precision bf16
+
+Each run is `onecycle train DATA --budget BUDGET` in a process of its own, with the options after ``--``; its test
+accuracy, its updates and the seconds of the whole process are printed, with the load of the machine before it, and
+their medians and ranges at the end. Nothing else should run beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def run(data: str, budget: str, seed: int, options: list[str]) -> dict[str, float]:
+    """One run: accuracy in percent, updates, seconds, and the load before it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "onecycle", "train", data, "--budget", budget, "--seed", str(seed)]
+        load, started = os.getloadavg()[0], time.perf_counter()
+        subprocess.run([*command, *options, "--out", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - started
+        result = json.loads(Path(folder, "run", "run.json").read_text())["result"]
+    return {"test": 100 * result["test"]["accuracy"], "updates": result["updates"], "seconds": seconds, "load": load}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("budget", help='a time, such as "60s" or "5m"')
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("options", nargs="*", help="of onecycle train, after --")
+    given = parser.parse_args()
+    runs = []
+    for seed in range(given.seeds):
+        runs.append(run(given.data, given.budget, seed, given.options))
+        print(seed, {name: round(value, 2) for name, value in runs[-1].items()}, flush=True)
+    for name in runs[0]:
+        values = [one[name] for one in runs]
+        print(f"{name}: {statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]")
+
+
+if __name__ == "__main__":
+    main()
