@@ -116,7 +116,7 @@ class Learner:
         self.runtime = self._setup.lay_out(task)
         self.train, self.valid = self._setup.train, self._setup.valid
         of_loss = tasks.loss_module(task)
-        chosen = self._setup.choose_optimizer(task)
+        chosen = self._setup.choose_optimizer()
         built, notes = optimizers.build_optimizer(
             chosen.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss,
             by_adamw=chosen.left,

@@ -458,3 +458,13 @@ def test_a_comparison_is_plain_data_a_line_and_a_table(tmp_path: Path):
     assert json.loads(json.dumps(comparison.to_dict())) == {"folder": str(tmp_path / "out"), **comparison.record}
     page = comparison._repr_html_()
     assert page.count("<table>") == 2 and "<th>one_cycle</th>" in page.replace("td>", "th>")
+
+
+def test_a_comparison_whose_range_test_was_made_with_muon_goes_on_with_it(tmp_path):
+    spec, trials = Spec(policies=("one_cycle", "step"), epochs=(1,)), tmp_path / "trials"
+    assert campaign._as_begun(spec, tmp_path) == spec
+    trials.mkdir()
+    (trials / "range.json").write_text('{"peaks": {"1": 0.05}, "default": 0.04}')
+    assert campaign._as_begun(spec, tmp_path).settings["optimizer"] == "muon"
+    (trials / "range.json").write_text('{"peaks": {"1": 0.05}, "default": 0.007, "optimizer": "adamw"}')
+    assert campaign._as_begun(spec, tmp_path) == spec

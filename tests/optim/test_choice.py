@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
-from onecycle import Learner
+from onecycle import CheckpointError, ConfigError, Learner
 from onecycle.optim.choice import choose
 from onecycle.optim.muon import Muon
 from onecycle.training.probe import positions_of
@@ -18,6 +19,9 @@ def numbers(*shape, seed=0):
 
 def mlp(width: int, inputs: int = 6) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+
+
+ORIGINAL = "parametrizations.weight.original"
 
 
 class Own(nn.Module):
@@ -57,6 +61,9 @@ class Last(nn.Module):
         (mlp(4), numbers(3, 6), {"0.weight": 1, "2.weight": 1, "4.weight": 1}),
         (nn.Conv2d(3, 8, 3), numbers(2, 3, 10, 10), {"weight": 64}),
         (nn.Conv1d(3, 8, 3, stride=2), numbers(2, 3, 11), {"weight": 5}),
+        (nn.ConvTranspose2d(3, 8, 2, stride=2), numbers(2, 3, 4, 4), {"weight": 16}),
+        (parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), numbers(2, 3, 10, 10), {ORIGINAL + "1": 64}),
+        (parametrizations.spectral_norm(nn.Linear(6, 5)), numbers(2, 6), {ORIGINAL: 1}),
         (Own(), torch.tensor([[1, 2, 3], [4, 5, 6]]), {"weight": 3}),
         (Attention(), numbers(2, 5, 8), {"inner.in_proj_weight": 5, "inner.out_proj.weight": 5}),
         (Last(nn.LSTM(4, 6, batch_first=True)), numbers(2, 5, 4), {"layer.weight_ih_l0": 5, "layer.weight_hh_l0": 5}),
@@ -64,10 +71,7 @@ class Last(nn.Module):
     ],
 )
 def test_positions_are_those_that_a_weight_is_applied_to(model, inputs, expected):
-    def loss(model, batch):
-        return model(batch).square().mean()
-
-    counts = positions_of(model, loss, inputs, Runtime.choose("cpu"))
+    counts = positions_of(model, (inputs, torch.zeros(len(inputs))), Runtime.choose("cpu"))
     names = {p: name for name, p in model.named_parameters()}
     assert {names[p]: n for p, n in counts.items()} == expected
 
@@ -82,32 +86,33 @@ def test_a_weight_that_is_used_twice_counts_twice():
             return F.linear(F.linear(x, self.weight), weight=self.weight)
 
     model = Tied()
-    counts = positions_of(model, lambda model, batch: model(batch).mean(), numbers(3, 4), Runtime.choose("cpu"))
-    assert counts == {model.weight: 2}
+    assert positions_of(model, (numbers(3, 4), torch.zeros(3)), Runtime.choose("cpu")) == {model.weight: 2}
 
 
 def test_positions_leave_no_trace_and_an_error_is_met_by_the_training():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout())
     before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
-    positions_of(model, lambda model, batch: model(batch).mean(), numbers(4, 3), Runtime.choose("cpu"))
+    positions_of(model, (numbers(4, 3), torch.zeros(4)), Runtime.choose("cpu"))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and model.training
-    assert positions_of(model, lambda model, batch: 1 / 0, numbers(4, 3), Runtime.choose("cpu")) == {}
+    assert positions_of(model, (numbers(4, 7), torch.zeros(4)), Runtime.choose("cpu")) == {}
 
 
 def test_wide_layers_on_few_samples_are_for_adamw_and_on_many_for_muon():
     model = mlp(512)
-    assert choose(model, {}, 64).optimizer == "adamw"
-    assert choose(model, {}, 64 * 1024).optimizer == "muon"
+    once = dict.fromkeys(model.parameters(), 1.0)
+    assert choose(model, once, 64).optimizer == "adamw"
+    assert choose(model, once, 64 * 1024).optimizer == "muon"
     everywhere = dict.fromkeys(model.parameters(), 1024.0)
     assert choose(model, everywhere, 64).optimizer == "muon"
-    assert choose(mlp(16), {}, 64).optimizer == "muon"
+    narrow = mlp(16)
+    assert choose(narrow, dict.fromkeys(narrow.parameters(), 1.0), 64).optimizer == "muon"
 
 
 def test_where_some_matrices_are_costly_the_others_stay_with_muon():
     model = nn.Sequential(*(layer for _ in range(8) for layer in (nn.Linear(100, 100), nn.ReLU())), nn.Linear(100, 500),
                           nn.Linear(500, 2))  # fmt: skip
-    few = choose(model, {}, 64)
+    few = choose(model, dict.fromkeys(model.parameters(), 1.0), 64)
     assert few.optimizer == "adamw" and "adamw" in few.note
     positions = dict.fromkeys(model.parameters(), 5.5)
     some = choose(model, positions, 64)
@@ -150,3 +155,71 @@ def test_matrices_left_to_adamw_are_updated_by_it_and_decay():
     learn.fit("3 updates", lr_max="default")
     assert all("exp_avg" in learn.optimizer.state[p] for p in by_adamw["params"])
     assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_a_loss_of_ones_own_is_not_called_to_choose():
+    calls = []
+
+    def loss(model, batch):
+        calls.append(model.training)
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    assert Learner(mlp(512), data(6), loss=loss, verbose=False).resolved["optimizer"] == "adamw"
+    assert calls == []
+
+
+def test_what_a_model_keeps_of_its_first_batch_is_not_made_by_choosing():
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.mean = mlp(512), nn.Parameter(torch.zeros(6))
+            self.register_buffer("known", torch.tensor(False))
+
+        def forward(self, x):
+            if not self.known:
+                self.mean.data.copy_(x.mean(0))
+                self.known.fill_(True)
+            return self.net(x - self.mean)
+
+    model = Centred()
+    Learner(model, data(6), loss=lambda m, b: F.cross_entropy(m(b[0]), b[1]), verbose=False)
+    assert not model.known and not model.mean.any()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_where_nothing_can_be_counted_muon_is_for_all():
+    scripted = torch.jit.trace(mlp(512), numbers(3, 6))
+    assert Learner(scripted, data(6), verbose=False).resolved["optimizer"] == "muon"
+
+
+def test_weights_under_a_norm_count_as_those_without():
+    model = mlp(512)
+    for layer in (model[0], model[2]):
+        parametrizations.weight_norm(layer)
+    assert Learner(model, data(6), verbose=False).resolved["optimizer"] == "adamw"
+
+
+def test_a_weight_without_elements_is_trained_by_nobody():
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = nn.Linear(6, 16), nn.Linear(16, 2)
+            self.more = nn.Linear(1, 16, bias=False)
+            self.more.weight = nn.Parameter(torch.zeros(16, 0))
+
+        def forward(self, x):
+            return self.head(torch.relu(self.inner(x) + self.more(x[:, :0])))
+
+    learn = Learner(Optional(), data(6), optimizer="muon", verbose=False)
+    learn.fit("2 updates", lr_max=0.01)
+
+
+def test_resuming_a_run_of_the_default_before_says_how_to(tmp_path):
+    Learner(mlp(512), data(6), optimizer="muon", verbose=False).fit("4 updates", lr_max=0.01, out=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="optimizer 'muon', now 'adamw': give optimizer='muon'"):
+        Learner(mlp(512), data(6), verbose=False).fit("4 updates", lr_max=0.01, out=tmp_path / "run", resume=True)
+
+
+def test_an_unknown_optimizer_is_told_of_auto():
+    with pytest.raises(ConfigError, match='"auto"'):
+        Learner(mlp(4), data(6), optimizer="mun", verbose=False)

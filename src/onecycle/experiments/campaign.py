@@ -178,7 +178,9 @@ class Campaign:
             return _peaks_in(path, recipe("muon" if job.optimizer == AUTO else job.optimizer).lr_max)
         ready = prepare(replace(job, lr_max="default", seed=plan.TRIAL_SEED))
         learner = ready.learner
-        record: dict[str, Any] = {"peaks": {}, "default": learner.default_peak}
+        record: dict[str, Any] = {
+            "peaks": {}, "default": learner.default_peak, "optimizer": learner.resolved["optimizer"],
+        }  # fmt: skip
         try:
             test = learner.range_test(build=ready.build)
         except (DataError, TrainingError) as error:  # the trials tell as much, from another centre
@@ -252,8 +254,11 @@ def data_kept(arrays: Arrays | None, folder: Path) -> Iterator[None]:
 
 def _as_begun(spec: Spec, folder: Path) -> Spec:
     """The comparison with Muon for all of its runs, where it was begun when that was the default."""
+    if "optimizer" in spec.settings or "optimizer" in spec.axes:
+        return spec
     begun = next((RUN.read(path.parent)["config"] for path in sorted(folder.glob("*/**/run.json"))), {})
-    if begun.get("optimizer") != "muon" or "optimizer" in spec.settings or "optimizer" in spec.axes:
+    tested = [path.read_text() for path in folder.glob("trials/range*.json")]
+    if begun.get("optimizer") != "muon" and all('"optimizer"' in text for text in tested):
         return spec
     return replace(spec, settings={**spec.settings, "optimizer": "muon"})
 

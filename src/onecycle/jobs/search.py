@@ -13,11 +13,9 @@ from typing import Any, Self
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..data.batches import length_of
 from ..errors import Interrupted, OneCycleError
 from ..fits.plan import come_to
 from ..learner import Learner
-from ..optim.build import recipe
 from ..records.files import PILOTS, RUN, read_jsonl
 from ..records.progress import notes
 from ..records.run import Recording
@@ -29,7 +27,7 @@ from ..search.balance import Candidate, Trial, balance, candidates, length
 from ..search.pilots import JUDGING, Pilot, StatePilots, pilot
 from ..search.trial import OutOfTime
 from ..text import count, percent
-from ..training.loop import samples_per_update, updates_per_epoch
+from ..training.loop import updates_per_epoch
 from ..training.signals import StopRequest, stop_requests
 from .job import Job
 
@@ -183,6 +181,7 @@ class _Searching:
         self.whole = Budget.parse(job.budget)
         self.default = defaults(job, learner)
         self.spent, self.rows = 0.0, list[dict[str, Any]]()
+        self._peaks: dict[Any, float] = {}  # the default ones by batch size
 
     def policy(self, lr_max: float | None, updates: int | None) -> Policy:
         if lr_max is None or not isinstance(self.job.policy, str):
@@ -303,17 +302,9 @@ class _Searching:
         """The peak goes with the batch as the default one does."""
         if candidate is None or candidate.name != "batch_size":
             return peak
-        before, now = map(self._default_peak, (self.default["batch_size"], candidate.value))
-        return float(f"{peak * now / before:.3g}")
-
-    def _default_peak(self, batch_size: int) -> float:
-        """That of batches of this size, of which an epoch has more or fewer."""
-        length, usual = length_of(self.learner.train), self.default["batch_size"]
-        if length is not None:
-            length = max(1, length * usual // batch_size)
-        return recipe(self.learner.resolved["optimizer"]).peak(
-            samples_per_update(batch_size, self.job.accumulate, length)
-        )
+        if candidate.value not in self._peaks:
+            self._peaks[candidate.value] = self.build(_setting(candidate)).default_peak
+        return float(f"{peak * self._peaks[candidate.value] / self.learner.default_peak:.3g}")
 
     def _left(self, spent: int, chosen: Candidate | None) -> int | None:
         total = self.whole.total_updates(_per_epoch(self.learner))

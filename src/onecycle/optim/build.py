@@ -67,7 +67,7 @@ def recipe(name: str) -> Recipe:
     Raises:
         ConfigError: an unknown name.
     """
-    return RECIPES[one_of("optimizer", name, RECIPES, ", or any class of torch.optim")]
+    return RECIPES[one_of("optimizer", name, RECIPES, ', "auto", or any class of torch.optim')]
 
 
 def build_optimizer(

@@ -40,18 +40,21 @@ def choose(model: nn.Module, positions: Mapping[nn.Parameter, float], samples: i
 
     Args:
         positions: of a sample, by weight: what a convolution is applied to is every pixel, a linear layer every token.
-            Weights that are not among them are taken to be applied once, embeddings not at all.
+            Others are taken to be applied once, embeddings not at all. Where none of the inner matrices is among them
+            nothing is known of the work, and Muon is for all.
         samples: of an update.
 
     >>> wide, narrow = (nn.Sequential(nn.Linear(64, n), nn.Linear(n, n), nn.Linear(n, 10)) for n in (512, 32))
-    >>> choose(wide, {}, 64).optimizer, choose(narrow, {}, 64).optimizer
-    ('adamw', 'muon')
+    >>> [choose(model, dict.fromkeys(model.parameters(), 1.0), 64).optimizer for model in (wide, narrow)]
+    ['adamw', 'muon']
     """
+    inner, left, spent = inner_matrices(model), [], 0.0
+    if not any(p in positions for p in inner):
+        return OptimizerChoice("muon")
     embedded = {id(p) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)
                 for p in module.parameters(recurse=False)}  # fmt: skip
     applied = {p: max(positions.get(p, 0.0), float(id(p) not in embedded)) for p in weights_of(model)}
     allowed = SHARE * (FIXED + 6 * samples * sum(p.numel() * times for p, times in applied.items()))
-    inner, left, spent = inner_matrices(model), [], 0.0
     for matrix in sorted(inner, key=lambda p: products_of_orthogonal(p.flatten(1).shape)):
         cost = products_of_orthogonal(matrix.flatten(1).shape)
         if spent + cost > allowed:

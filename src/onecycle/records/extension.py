@@ -14,7 +14,7 @@ from ..training.state import Position, TrainState
 from .checkpoint import checkpoints, fingerprint
 from .files import CHECK, COMPARISON, REPRODUCTION, RUN, read_jsonl, runs_before
 from .history import Result
-from .run import is_over, options_differing
+from .run import is_over, options_differing, other_optimizer
 
 WEIGHTS = "model.safetensors"
 Load = Callable[[Path], None]
@@ -189,7 +189,9 @@ def _check_alike(folder: str | Path, resolved: Mapping[str, Any]) -> None:
         CheckpointError: they came to something else; it is named.
     """
     of_schedule = ("lr_max", "updates", "schedule")
-    if lines := options_differing(RUN.read(folder), resolved, leave=of_schedule, more=("optimizer",)):
+    record = RUN.read(folder)
+    lines = options_differing(record, resolved, leave=of_schedule, more=("optimizer",))
+    if lines := lines or other_optimizer(record, resolved):
         raise CheckpointError(
             f"{folder} cannot be extended like this: its options came to something else, {'; '.join(lines)}. Give the "
             "model, the data and the options that it had; or load its weights and fit"

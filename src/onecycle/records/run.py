@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, Interrupted, NonFiniteLoss
+from ..text import count
 from ..training.options import BEFORE
 from ..training.state import TrainState
 from . import checkpoint
@@ -74,12 +75,23 @@ def check_same(
             f"{folder} was started with another configuration: {'; '.join(lines)}. Resume with the same one, or "
             "start a new run"
         )
-    if lines := options_differing(record, resolved):
+    if lines := [*other_optimizer(record, resolved), *options_differing(record, resolved)]:
         raise CheckpointError(
             f"{folder} cannot be continued like this: its options came to something else, {'; '.join(lines)}. Give the "
             "data and the options that it was begun with, go on with the version of onecycle that began it, or start a "
             "new run"
         )
+
+
+def other_optimizer(record: Mapping[str, Any], resolved: Mapping[str, Any] | None) -> list[str]:
+    """What the default optimizer of a run came to, where that is another now; once "muon" was the default always."""
+    parts = (record["resolved"], resolved or {})
+    before, now = ((one.get("optimizer"), one.get("matrices_by_adamw", 0)) for one in parts)
+    if before == now or not {before[0], now[0]} <= {"muon", "adamw"}:
+        return []
+    said = [repr(name) + (f" with AdamW for {count(left, 'matrices')}" if left else "") for name, left in (before, now)]
+    mend = "" if before[1] else f": give optimizer={before[0]!r}"
+    return [f"optimizer {said[0]}, now {said[1]}{mend}"]
 
 
 def options_differing(

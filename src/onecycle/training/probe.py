@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
@@ -18,7 +17,7 @@ from ..data.standardise import untransformed
 from ..errors import DataError, OneCycleError
 from ..optim.muon import weights_of
 from .evaluate import described, evaluating, in_words
-from .objectives import Loss, Supervised, loss_module, means_of
+from .objectives import Loss, Supervised, loss_module, means_of, pair
 from .restore import untouched
 from .runtime import Runtime, weights_dtype
 from .state import training_mode
@@ -158,44 +157,55 @@ def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime, *, finite:
 class Positions(TorchFunctionMode):
     """Within the block counts to how many positions each weight is applied: `counts`, by parameter.
 
-    A weight is applied to every pixel of a convolution's output and to every vector of another function's. Look-ups of
-    embeddings are not counted.
+    A weight is applied to each pixel of a convolution's output, to each of a transposed one's input, and to each vector
+    that a product, a linear or a recurrent layer or attention is given. What is made of a weight alone, as by a weight
+    norm or a transpose, counts for it. Code that torch has compiled or scripted is not seen.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self._weights = {id(p): p for p in weights_of(model)}
+        self._made: list[Tensor] = []  # of weights; kept, so that their ids stay theirs
         self.counts: dict[nn.Parameter, float] = {}
 
+    def of_a_sample(self, batch: Any) -> dict[nn.Parameter, float]:
+        """The counts for one of the samples of the `batch` that was computed within the block."""
+        return {weight: times / max(1, samples_in(batch)) for weight, times in self.counts.items()}
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in _LOOK_UPS:
-            return result
-        given = chain(
-            *(part if isinstance(part, tuple | list) else (part,) for part in (*args, *(kwargs or {}).values()))
-        )
+        result, given = func(*args, **(kwargs or {})), (*args, *(kwargs or {}).values())
+        given = [*chain(*(part if isinstance(part, tuple | list) else (part,) for part in given))]
         used = [self._weights[id(x)] for x in given if id(x) in self._weights]
         out = result[0] if isinstance(result, tuple) and result else result
-        if used and isinstance(out, Tensor) and out.dim() > 1:
-            width = out.shape[1 if "conv" in getattr(func, "__name__", "") else -1]
+        if not used or not isinstance(out, Tensor) or not out.dim():
+            return result
+        name = getattr(func, "__name__", "")
+        if any(part in name for part in _APPLIES):
             for weight in used:
-                self.counts[weight] = self.counts.get(weight, 0.0) + out.numel() / max(1, width)
+                one = given[0] if "transpose" in name else out
+                width = one.shape[1 - weight.dim() if "conv" in name else -1]
+                self.counts[weight] = self.counts.get(weight, 0.0) + one.numel() / max(1, width)
+        elif out.numel() == used[0].numel():
+            self._weights[id(out)] = used[0]
+            self._made.append(out)
         return result
 
 
-_LOOK_UPS = (F.embedding, F.embedding_bag, torch.embedding, torch.embedding_bag)
+def positions_of(model: nn.Module, batch: Any, runtime: Runtime) -> dict[nn.Parameter, float]:
+    """To how many positions of a sample the model applies its weights, on the inputs of a batch and without a trace.
 
-
-def positions_of(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> dict[nn.Parameter, float]:
-    """To how many positions of a sample each weight is applied, by one evaluation of `batch`; {} where that fails."""
-    positions = Positions(model)
+    {} where it does not take them by themselves.
+    """
     try:
-        with positions:
-            check(model, loss, batch, runtime, finite=False)
-    except Exception:  # which the training is to meet
+        with untouched([], [model]), Positions(model) as counted:
+            outputs_of(model, pair(batch)[0], runtime)
+    except Exception:  # it is for the training to meet
         return {}
-    samples = samples_in(batch)
-    return {weight: times / samples for weight, times in positions.counts.items()}
+    return counted.of_a_sample(batch)
+
+
+# In the names of functions that multiply with a weight.
+_APPLIES = ("linear", "matmul", "mm", "conv", "einsum", "lstm", "gru", "rnn", "multi_head_attention")
 
 
 def batch_of_one(batches: Batches, first: Any) -> Any:

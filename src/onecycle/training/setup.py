@@ -60,6 +60,7 @@ class TrainingSetup:
         self.source: Data | None = None
         self.measured: set[str] = set()
         self._units_known = False  # by the model, which was trained in them
+        self._positions: dict[nn.Parameter, float] = {}  # of a sample, by weight, where a batch was tried
 
     def take_data(self, train: Any, valid: Any, loss: Any) -> None:
         statistics, augment = None, self.options.augment
@@ -157,12 +158,10 @@ class TrainingSetup:
         if of_loss is not None:
             of_loss.to(self.runtime.device)
         if isinstance(task, tasks.Supervised) or probe.is_unfinished(self.model):
-            batch = self.runtime.move(self._first(probe.FEW))
-            self.measured = probe.check(self.model, task, batch, self.runtime)
+            self.measured = self._checked(task, self._first(probe.FEW))
             self._check_validation(task)
         elif self.valid is not None or isinstance(task, tasks.MeasuredLoss):
-            batch = self._first() if self.valid is None else first_batch(self.valid)
-            self.measured = probe.check(self.model, task, self.runtime.move(batch), self.runtime)
+            self.measured = self._checked(task, self._first() if self.valid is None else first_batch(self.valid))
         one = probe.batch_of_one(self.train, self._first(2))
         if one is not None:
             probe.check_single(self.model, task, self.runtime.move(one), self.runtime)
@@ -181,15 +180,28 @@ class TrainingSetup:
         except DataError as error:
             raise DataError(f"validation data: {error}") from error
 
-    def choose_optimizer(self, task: Loss) -> OptimizerChoice:
-        """What the option comes to: "auto" goes by the model and the batches."""
+    def _checked(self, task: Loss, batch: Any) -> set[str]:
+        """The names of what is measured on a batch; on the way, what positions weights are applied to is counted."""
+        batch = self.runtime.move(batch)
         if self.options.optimizer != AUTO:
-            self.chosen = OptimizerChoice(self.options.optimizer)
-        else:
-            few = self.runtime.move(self._first(probe.FEW))
-            positions = probe.positions_of(self.model, task, few, self.runtime)
+            return probe.check(self.model, task, batch, self.runtime)
+        if probe.is_unfinished(self.model):
+            probe.check(self.model, task, batch, self.runtime)  # which gives lazy layers their weights
+        with probe.Positions(self.model) as counted:
+            measured = probe.check(self.model, task, batch, self.runtime)
+        self._positions = counted.of_a_sample(batch)
+        return measured
+
+    def choose_optimizer(self) -> OptimizerChoice:
+        """What the option comes to, after `take_loss`: "auto" goes by the model and the batches."""
+        self.chosen = OptimizerChoice("muon" if self.options.optimizer == AUTO else self.options.optimizer)
+        if self.options.optimizer == AUTO:
             samples = self.samples_per_update or samples_in(self._first()) * self.options.accumulate
-            self.chosen = choose(self.model, positions, samples)
+            once = dict.fromkeys(self.model.parameters(), 1.0)
+            if not self._positions and choose(self.model, once, samples) != self.chosen:
+                few = self.runtime.move(self._first(probe.FEW))
+                self._positions = probe.positions_of(self.model, few, self.runtime)
+            self.chosen = choose(self.model, self._positions, samples)
         self._first.forget()
         return self.chosen
 
