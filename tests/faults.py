@@ -105,7 +105,9 @@ def _die_beside(call: int) -> None:
             _kill()
 
     checkpoint.sync_file = sync
-    _before("records.history.Checkpointer.save", lambda: due.append(True) if next(asked) == call else None, after=True)
+    _before(
+        "records.history.Checkpointer._begin", lambda: due.append(True) if next(asked) == call else None, after=True
+    )
     _before("training.guard.Guard.apply", end, after=True)
 
 

@@ -219,15 +219,14 @@ import resource, sys, torch
 from onecycle.commands.app import main
 from onecycle.records.history import Checkpointer
 torch.set_num_threads(1)
-save = Checkpointer.save
+begin = Checkpointer._begin
 
 def then_the_disk_is_full(self):
-    done = save(self)
+    begin(self)
     self.wait()
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-    return done
 
-Checkpointer.save = then_the_disk_is_full
+Checkpointer._begin = then_the_disk_is_full
 Checkpointer.__init__.__kwdefaults__.update(every=0.0, share=1e9)
 main(["train", "--model", "mlp", "--epochs", "2", "--limit", "320", "--batch-size", "64", "--out", "run"])
 """

@@ -240,7 +240,7 @@ def test_predict_says_class_and_probability(trained, capsys, run_json):
     main(["predict", str(trained), *names])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["file", "class", "probability"]
-    assert lines[1].split() == [names[0], rows[0]["class"], f"{rows[0]['probability']:.4f}"]
+    assert lines[1].split() == [names[0], rows[0]["class"], f"{round(rows[0]['probability'], 4):g}"]
     assert len(lines) == 21
 
 

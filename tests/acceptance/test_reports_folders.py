@@ -299,7 +299,7 @@ def test_damaged_images_by_command(tmp_path, monkeypatch, capsys):
     main([*plan, "--skip-damaged", "--fit", "pad,squash"])
     assert "fit: pad, squash" in capsys.readouterr().out
     main(
-        ["check", "pets", "--model", "mlp", "--batch-size", "8", "--updates", "36", "--repeats", "1", "--skip-damaged"]
+        ["check", "pets", "--model", "mlp", "--batch-size", "8", "--updates", "40", "--repeats", "1", "--skip-damaged"]
     )
     capsys.readouterr()
 

@@ -267,6 +267,7 @@ def test_a_run_in_the_shell_says_and_keeps_all_of_it(tmp_path: Path, capsys):
     x, y = uneven(noise=True)
     np.savez(tmp_path / "uneven.npz", x=x.numpy(), y=y.numpy())
     options = ["--model", "mlp", "--epochs", "1", "--class-weights", "balanced", "--out", str(tmp_path / "run")]
+    options += ["--optimizer", "muon"]
     main(["train", str(tmp_path / "uneven.npz"), *options])
     shown = capsys.readouterr()
     assert "always saying one class gives balanced accuracy 50.00 %" in shown.out
