@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, DataError, Interrupted, TrainingError
 from ..jobs.run import prepare
 from ..optim.build import recipe
-from ..optim.choice import AUTO
 from ..records.files import COMPARISON, RUN, read_json, sync_folder, write_json
 from ..records.origin import origin
 from ..records.read import main_value
@@ -175,7 +174,7 @@ class Campaign:
         path = self.folder / "trials" / f"{name}.json"
         job = plan.base_job(self._settled, setting)
         if path.exists():
-            return _peaks_in(path, recipe("muon" if job.optimizer == AUTO else job.optimizer).lr_max)
+            return _peaks_in(path, job.optimizer)
         ready = prepare(replace(job, lr_max="default", seed=plan.TRIAL_SEED))
         learner = ready.learner
         record: dict[str, Any] = {
@@ -263,11 +262,12 @@ def _as_begun(spec: Spec, folder: Path) -> Spec:
     return replace(spec, settings={**spec.settings, "optimizer": "muon"})
 
 
-def _peaks_in(path: Path, before: float) -> tuple[dict[str, float | None], float]:
-    """The peaks that are kept in `path`, and the default one: that of `before` it was kept, where it is not there."""
+def _peaks_in(path: Path, optimizer: str) -> tuple[dict[str, float | None], float]:
+    """The peaks that are kept in `path`, and the default one: the optimizer's, as before it was kept."""
     try:
         record = read_json(path)
-        return dict(record["peaks"]), float(record.get("default", before))
+        default = record["default"] if "default" in record else recipe(optimizer).lr_max
+        return dict(record["peaks"]), float(default)
     except (CheckpointError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error!r}. Remove it to test anew") from error
 

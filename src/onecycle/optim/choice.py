@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from torch import nn
 
 from ..text import count
-from .muon import inner_matrices, products_of_orthogonal, weights_of
+from .muon import embedded_in, inner_matrices, products_of_orthogonal, weights_of
 
 AUTO = "auto"
 # What orthogonal updates may cost, as a share of the arithmetic of an update of the model: up to about there Muon is as
@@ -51,12 +52,11 @@ def choose(model: nn.Module, positions: Mapping[nn.Parameter, float], samples: i
     inner, left, spent = inner_matrices(model), [], 0.0
     if not any(p in positions for p in inner):
         return OptimizerChoice("muon")
-    embedded = {id(p) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-                for p in module.parameters(recurse=False)}  # fmt: skip
+    embedded = embedded_in(model)
     applied = {p: max(positions.get(p, 0.0), float(id(p) not in embedded)) for p in weights_of(model)}
     allowed = SHARE * (FIXED + 6 * samples * sum(p.numel() * times for p, times in applied.items()))
-    for matrix in sorted(inner, key=lambda p: products_of_orthogonal(p.flatten(1).shape)):
-        cost = products_of_orthogonal(matrix.flatten(1).shape)
+    costs = {p: products_of_orthogonal(p.flatten(1).shape) for p in inner}
+    for matrix, cost in sorted(costs.items(), key=itemgetter(1)):
         if spent + cost > allowed:
             left.append(matrix)
         else:

@@ -127,7 +127,8 @@ class Muon(Optimizer):
         )  # fmt: skip
 
 
-_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag)
+_LOOK_UPS = (nn.Embedding, nn.EmbeddingBag)
+_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, *_LOOK_UPS)
 
 
 def _directions(averages: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
@@ -257,15 +258,19 @@ def weights_of(model: nn.Module) -> list[nn.Parameter]:
     return list(weights.values())
 
 
+def embedded_in(model: nn.Module) -> set[int]:
+    """The ids of the weights of embeddings, which are looked up, and not multiplied with."""
+    return {id(module.weight) for module in model.modules() if isinstance(module, _LOOK_UPS)}
+
+
 def inner_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that Muon is for: weights (see `weights_of`), neither an embedding nor in the last such layer.
 
     >>> [tuple(p.shape) for p in inner_matrices(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)))]
     [(2, 3)]
     """
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
-    embedded = {id(module.weight) for module in embeddings}
-    others = [module for module in model.modules() if module not in embeddings]
+    embedded = embedded_in(model)
+    others = [module for module in model.modules() if not isinstance(module, _LOOK_UPS)]
     weights = {id(p) for p in weights_of(model)}
     layers = [[p for p in module.parameters(recurse=False) if id(p) in weights] for module in others]
     layers = [params for params in layers if params]
