@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onecycle.commands.app import main
-from onecycle.jobs import profile as jobs
+from onecycle.jobs import drawing
 from onecycle.profiling import api, measure
 
 QUICK = ["--model", "mlp", "--limit", "320", "--batch-size", "64"]
@@ -19,7 +19,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measure, "MOST", 4)
     monkeypatch.setattr(api, "cores", lambda: 1)
-    monkeypatch.setattr(jobs, "draw", lambda *_: None)  # takes longer than all else
+    monkeypatch.setattr(drawing, "draw", lambda *_: None)  # takes longer than all else
 
 
 def test_a_profile_in_the_terminal(capsys):

@@ -15,14 +15,14 @@ from torch import nn
 from onecycle import CheckpointError, ConfigError, DataError, Job, Learner, Result, TrainingError, build_model
 from onecycle.commands.app import main
 from onecycle.errors import MissingDependency
-from onecycle.jobs import check as check_job  # fmt: skip
+from onecycle.jobs import drawing
 from onecycle.jobs import run as job_run
 from onecycle.jobs.check import check, check_curve
 from onecycle.range_test.api import range_test
 from onecycle.range_test.verdict import judge
 from onecycle.records.curve import Curve
 
-DRAW = check_job.draw
+DRAW = drawing.draw
 TINY = Job(model="mlp", limit=320, batch_size=64)
 CURVE = "iteration,lr,test_accuracy\n0,0.1,0.60\n1,0.5,0.80\n2,1.0,0.82\n3,2.0,0.81\n4,3.0,0.80\n5,1.0,0.83\n"
 
@@ -30,7 +30,7 @@ CURVE = "iteration,lr,test_accuracy\n0,0.1,0.60\n1,0.5,0.80\n2,1.0,0.82\n3,2.0,0
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(check_job, "draw", lambda *_: None)
+    monkeypatch.setattr(drawing, "draw", lambda *_: None)
 
 
 def learner(data, classes: int = 2, **options) -> Learner:
@@ -87,14 +87,14 @@ def test_what_a_check_leaves_in_its_folder():
 
 
 def test_the_picture_is_drawn_where_matplotlib_is(monkeypatch):
-    monkeypatch.setattr(check_job, "draw", DRAW)
+    monkeypatch.setattr(drawing, "draw", DRAW)
     pytest.importorskip("matplotlib")
     check(TINY, "out", repeats=1)
     assert Path("out/check.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_page_is_written_where_what_it_needs_is_installed(monkeypatch):
-    monkeypatch.setattr(check_job, "draw", DRAW)
+    monkeypatch.setattr(drawing, "draw", DRAW)
     pytest.importorskip("plotly")
     check(TINY, "out", repeats=1)
     assert "its accuracy at large learning rates</strong>" in Path("out/report.html").read_text()
@@ -104,7 +104,7 @@ def test_a_check_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):
     def missing(*_: object) -> None:
         raise MissingDependency("not installed")
 
-    monkeypatch.setattr(check_job, "draw", DRAW)
+    monkeypatch.setattr(drawing, "draw", DRAW)
     monkeypatch.setattr("onecycle.report.matplotlib.save", missing)
     monkeypatch.setattr("onecycle.report.page.page", missing)
     check(TINY, "out", repeats=1)

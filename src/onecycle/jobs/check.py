@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..checks import flag, unwrapped
 from ..errors import DataError
@@ -14,10 +12,9 @@ from ..range_test.plan import EPOCHS, check_plan
 from ..range_test.verdict import judge
 from ..records.curve import Curve
 from ..records.files import CHECK
-from ..records.origin import origin
 from ..schedules.budget import Budget
 from ..training.sharing import considerate
-from .drawing import draw
+from .drawing import written
 from .job import Job
 from .run import prepare
 
@@ -70,7 +67,10 @@ def check(
         test, notes=tuple(ready.learner.notes), folder=folder, command=job.command(lr_max=test.lr_max or "default")
     )
     resolved = {"lr_max": test.lr_max, **ready.learner.resolved, "model": ready.config["model"]}
-    return _written(test, {**ready.config, **options}, ready.facts, report, resolved)
+    return written(
+        CHECK, test, report, config={**ready.config, **options}, resolved=resolved, facts=ready.facts,
+        notes=list(test.notes),
+    )  # fmt: skip
 
 
 def check_curve(path: str | Path, out: str | Path | None = None, *, report: bool = True) -> RangeTest:
@@ -95,17 +95,4 @@ def check_curve(path: str | Path, out: str | Path | None = None, *, report: bool
     if not curve.valid_accuracy.lr:
         raise DataError(f"{path} has no values in a column test_accuracy, which the verdict is read from")
     test = RangeTest(curve, judge(curve), title=Path(path).name, folder=folder)
-    return _written(test, {"curve": str(path)}, {}, report, {})
-
-
-def _written(
-    test: RangeTest, config: Mapping[str, Any], facts: Mapping[str, Any], report: bool, resolved: Mapping[str, Any]
-) -> RangeTest:
-    if test.folder is not None:
-        result = replace(test, folder=None).to_dict()
-        made = {"config": dict(config), "resolved": dict(resolved), "facts": dict(facts)}
-        record = {**made, "notes": list(test.notes), "result": result}
-        CHECK.write(test.folder, {**origin(), **record})
-        if report:
-            draw(test.folder, "check.png", test.plot)
-    return test
+    return written(CHECK, test, report, config={"curve": str(path)}, resolved={}, facts={}, notes=list(test.notes))

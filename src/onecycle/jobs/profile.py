@@ -11,9 +11,8 @@ from ..checks import flag
 from ..profiling.api import BUDGET, budget_seconds
 from ..profiling.result import Profile
 from ..records.files import PROFILE
-from ..records.origin import origin
 from ..training.sharing import considerate
-from .drawing import draw
+from .drawing import written
 from .job import Job
 from .run import prepare
 
@@ -54,16 +53,7 @@ def profile(
     data = path.name if path.is_absolute() or path.suffix else job.data
     title = f"{ready.config['model']} on {data}, {ready.learner.resolved['optimizer']}"
     made = ready.learner.profile(budget, compile=compile, began=began, title=title, shell=True)
-    if folder is None:
-        return made
-    made = replace(made, folder=folder)
-    record = {
-        "config": {**ready.config, "budget": str(budget)},
-        "resolved": ready.learner.resolved,
-        "facts": ready.facts,
-    }
-    result = replace(made, folder=None).to_dict()
-    PROFILE.write(folder, {**origin(), **record, "notes": list(ready.learner.notes), "result": result})
-    if report:
-        draw(folder, "profile.png", made.plot)
-    return made
+    return written(
+        PROFILE, replace(made, folder=folder), report, config={**ready.config, "budget": str(budget)},
+        resolved=ready.learner.resolved, facts=ready.facts, notes=list(ready.learner.notes),
+    )  # fmt: skip
