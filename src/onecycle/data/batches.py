@@ -88,7 +88,7 @@ class TensorBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """See `Batches.epoch`."""
         device, samples = self.tensors[0].device, len(self.tensors[0])
-        order = epoch_order(samples, self.seed, epoch).to(device) if self.shuffle else None
+        order = _placed(epoch_order(samples, self.seed, epoch), device) if self.shuffle else None
         generator, draws = torch.Generator(device), getattr(self.transform, "draws", True)
         for i in range(start, len(self)):
             span = _span(i, samples, self.batch_size, self.spread)
@@ -439,6 +439,11 @@ def _order(n: int, seed: int) -> Tensor:
 
 
 _order_kept = lru_cache(maxsize=1)(_order)
+
+
+def _placed(order: Tensor, device: torch.device) -> Tensor:
+    """An order on a device; from pinned memory where it is CUDA's, which is not waited for then."""
+    return order.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else order.to(device)
 
 
 def _check_batch_size(size: Any, n: int) -> None:

@@ -114,7 +114,7 @@ class History:
 
     def __call__(self, event: Event) -> None:
         self._pending.append(event)
-        if len(self._pending) >= LOOK_EVERY:
+        if len(self._pending) >= LOOK_EVERY and event.is_read:
             self._take()
 
     def begin_fit(self) -> None:
@@ -289,7 +289,7 @@ class Recorder:
         self._pending.append(event)
         if isinstance(event, EpochEnd):
             self.flush()
-        elif len(self._pending) >= LOOK_EVERY:
+        elif len(self._pending) >= LOOK_EVERY and event.is_read:
             self._write()
 
     def flush(self) -> None:

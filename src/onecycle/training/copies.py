@@ -1,4 +1,4 @@
-"""Copies of a state in memory, on the CPU: the same to the bit, and tied where it is."""
+"""Copies of a state in memory, on the CPU or where it is: the same to the bit, and tied where it is."""
 
 from __future__ import annotations
 
@@ -26,13 +26,26 @@ def copied_into(before: Mapping[str, Any], state: Mapping[str, Any], leave: Sequ
     return {name: part if name in leave else copying.of(part, before.get(name)) for name, part in state.items()}
 
 
-def copied(value: Any) -> Any:
-    """A copy of plain data and tensors on the CPU that shares nothing with it; see `copied_into`."""
-    return _Copying().of(value, None)
+def copied(value: Any, *, stays: bool = False) -> Any:
+    """A copy of plain data and tensors that shares nothing with it, on the CPU or, where it `stays`, on its device."""
+    return _Copying(stays).of(value, None)
+
+
+def bytes_of(value: Any) -> int:
+    """The bytes of the tensors in plain data, those of tied ones again and again.
+
+    >>> bytes_of({"weight": torch.ones(2), "state": [{"step": 3, "mean": torch.zeros(4, dtype=torch.float64)}]})
+    40
+    """
+    if isinstance(value, Tensor):
+        return value.numel() * value.itemsize
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(bytes_of, parts))
 
 
 class _Copying:
-    def __init__(self) -> None:
+    def __init__(self, stays: bool = False) -> None:
+        self._stays = stays
         self._copies: dict[Any, Tensor] = {}
         self._taken: set[int] = set()  # of the tensors of before, those that are copied into
         self._copied: list[Tensor] = []  # those that are told by their identity, which must not be given anew meanwhile
@@ -61,7 +74,7 @@ class _Copying:
         if not _is_told_by_memory(value):
             if id(tensor) not in self._copies:
                 self._copied.append(tensor)
-                self._copies[id(tensor)] = value.clone().cpu()
+                self._copies[id(tensor)] = value.clone() if self._stays else value.clone().cpu()
             return self._copies[id(tensor)]
         key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
         if key not in self._copies:
@@ -69,7 +82,7 @@ class _Copying:
             if fits and id(before) not in self._taken:
                 self._copies[key] = before.copy_(value)
             else:
-                self._copies[key] = value.clone() if value.device.type == "cpu" else value.cpu()
+                self._copies[key] = value.clone() if self._stays or value.device.type == "cpu" else value.cpu()
             self._taken.add(id(self._copies[key]))
         return self._copies[key]
 

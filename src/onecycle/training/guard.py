@@ -96,7 +96,7 @@ class Guard:
                 with seeded(state.generators, derive_seed(state.seed, "update", state.at.step)):
                     means = update(state, [state.runtime.move(batch) for batch in group])
                 reading = state.means.add(step, values["lr"], means)
-                if at_once or len(state.means.pending) >= LOOK_EVERY:
+                if at_once or (step + 1) % LOOK_EVERY == 0:
                     state.means.read()
             except NonFiniteLoss as error:  # where nobody watches, or the gradients are not finite at any scale of fp16
                 if state.watch is None:

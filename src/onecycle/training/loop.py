@@ -53,6 +53,11 @@ class Update:
         return {name: value for name, value in self.reading.numbers.items() if name != "loss"}
 
     @property
+    def is_read(self) -> bool:
+        """Whether loss and metrics have been read, so that asking for them waits for nothing."""
+        return self.reading.is_read
+
+    @property
     def lr(self) -> float:
         """The learning rate that the update used."""
         return self.values["lr"]
@@ -87,6 +92,11 @@ class EpochEnd:
     values: dict[str, float]
     samples: int
     seconds: float
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its numbers have been read: they have."""
+        return True
 
     @property
     def row(self) -> dict[str, Any]:

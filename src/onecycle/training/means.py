@@ -40,6 +40,11 @@ class Reading:
         self.row: dict[str, Any] | None = None
 
     @property
+    def is_read(self) -> bool:
+        """Whether nobody has to wait for the numbers any more."""
+        return self._numbers is not None
+
+    @property
     def numbers(self) -> dict[str, float]:
         """``{"loss": ..., metric: ...}``."""
         if self._numbers is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,18 +88,38 @@ def _estimate(state: TrainState, batches: Iterable[Any]) -> None:
         for part in training:
             part.training = True
         for norm in norms:
-            norm.momentum = None  # a mean over the batches, all alike
             norm.reset_running_stats()
         try:
-            for batch in batches:
-                moved = state.runtime.move(batch)
-                with state.runtime.autocast(), _single_left_out():
-                    _ = state.model(pair(moved)[0]) if supervised else state.loss(state.model, moved)
+            with _all_alike(norms):
+                for batch in batches:
+                    moved = state.runtime.move(batch)
+                    with state.runtime.autocast(), _single_left_out():
+                        _ = state.model(pair(moved)[0]) if supervised else state.loss(state.model, moved)
         finally:
             for norm, momentum, tracked in before:
                 norm.momentum = momentum
                 if norm.num_batches_tracked is not None and tracked is not None:
                     norm.num_batches_tracked.copy_(tracked)
+
+
+@contextmanager
+def _all_alike(norms: Sequence[BatchNorm]) -> Iterator[None]:
+    """Within the block running statistics are means over the batches since they were reset, all alike.
+
+    That is what ``momentum=None`` does, which reads a counter from the device in each call, and so waits for it.
+    """
+    calls: Counter[BatchNorm] = Counter()
+
+    def weigh(norm: BatchNorm, inputs: Any) -> None:
+        calls[norm] += 1
+        norm.momentum = 1 / calls[norm]
+
+    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -177,7 +177,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Kept:
-    """A good state that was kept after `step` updates of the run: what a rescue brings back, on the CPU.
+    """A good state that was kept after `step` updates of the run: what a rescue brings back.
 
     `proven` says that the losses after it were well too. `watch` is how the run did by then.
     """

@@ -18,7 +18,7 @@ from ..errors import CheckpointError, ConfigError
 from ..optim.build import check_clip, check_same_model
 from ..optim.groups import plain_settings
 from ..text import listed
-from .copies import copied
+from .copies import bytes_of, copied
 from .means import RunningMeans, diverged
 from .objectives import Loss, loss_module
 from .options import NORM_STATISTICS
@@ -27,6 +27,8 @@ from .runtime import Runtime, generators
 
 Made = TypeVar("Made")
 MEANS = ("sums", "weights", "samples", "seconds")
+# Of a CUDA device's memory, what a good state may take that is kept there, where nobody waits for its copy.
+SPARED = 1 / 64
 # What is part of a saved state; a module in the loss, averages and the best weights came later.
 NEEDED = ("model", "optimizer", "scaler", "seed", "at", "begun", "means")
 MEND = "Make model, loss, optimizer and options as they were when it was saved, or begin the run anew"
@@ -208,7 +210,11 @@ class TrainState:
         self.averages = None if averages is None else {name: t.to(device, copy=True) for name, t in averages.items()}
 
     def keep(self, *, proven: bool = False) -> None:
-        """Keep a copy of the state as it is now, to go back to; of those before the last proven one stays."""
+        """Keep a copy of the state as it is now, to go back to; of those before the last proven one stays.
+
+        It is on the CPU, or on a CUDA device where it takes up to `SPARED` of the memory there: a copy to the CPU would
+        be waited for.
+        """
         if self.watch is None or not can_keep(self.modules):
             return
         parts = {
@@ -217,8 +223,15 @@ class TrainState:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "averages": self.averages,
         }
-        kept = Kept(self.updates, proven, replace(self.watch), **copied(parts))
+        kept = Kept(self.updates, proven, replace(self.watch), **copied(parts, stays=self._is_spared(parts)))
         self.kept = [*[one for one in self.kept if one.proven][-1:], kept]
+
+    def _is_spared(self, parts: Mapping[str, Any]) -> bool:
+        """Whether a copy of these parts may stay on the device."""
+        device = self.runtime.device
+        if device.type != "cuda":
+            return False
+        return bytes_of(parts) <= SPARED * torch.cuda.get_device_properties(device).total_memory
 
     def prove(self) -> None:
         """The losses after the latest state that was kept are well: go back to no earlier one."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from ..data.standardise import constant
 from ..errors import ConfigError, DataError, NonFiniteLoss, TrainingError
 from .means import UpdateMeans
 from .objectives import BatchMeans, Loss, means_of
@@ -69,6 +70,9 @@ def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
 
     The mean is over their samples, or over what the loss gives as its weight (tokens, say). A step that overflows in
     fp16 is tried again on the same batches with the smaller scale, so that update k always means the same data.
+
+    On an accelerator the host waits for nothing here, with two exceptions: the scale of fp16, which says whether the
+    step was skipped, and, of several batches whose loss gives a weight, whether each of them weighs anything.
 
     Raises:
         TrainingError: the loss has no gradient.
@@ -132,7 +136,7 @@ def _means(parts: Sequence[BatchMeans], sizes: Sequence[int]) -> tuple[dict[str,
     means, weights = {}, {}
     device = parts[0].loss.device
     wide = torch.promote_types(parts[0].loss.dtype, torch.float32)
-    share = torch.tensor(sizes, dtype=wide, device=device) / sum(sizes)
+    share = constant(tuple(sizes), parts[0].loss, wide) / sum(sizes)
     for name in ("loss", *parts[0].metrics):
         values = torch.stack([part.loss if name == "loss" else part.metrics[name] for part in parts])
         if name not in parts[0].weights:
