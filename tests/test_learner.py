@@ -567,8 +567,9 @@ def test_low_precision_trains():
 def test_compiled(monkeypatch):
     calls = []
 
-    def quick(model):
+    def quick(model, dynamic):
         """torch's own compiler but for the last stage, the machine code, which takes half a minute."""
+        assert dynamic is False, "each of the two sizes of a batch is compiled for itself"
         calls.append(model)
         return compiler(model, backend="eager")
 

@@ -31,6 +31,7 @@ from .schedules.policy import Policy
 from .search.api import SHARE
 from .search.forecast import Forecast
 from .text import count, html_table, listed
+from .training import compiled as compiling
 from .training import evaluate as evaluation
 from .training import norms
 from .training import objectives as tasks
@@ -121,13 +122,14 @@ class Learner:
             chosen.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss,
             by_adamw=chosen.left,
         )  # fmt: skip
+        if given.compile and compiled is None:
+            compiled = compiling.compiled(self.model, built, given.compile, self.train, self.runtime)
         self._still: list[nn.Module] = []  # norms in evaluation mode since `freeze`
         layers = optimizers.layers_of(self.model, built, layer_groups)
         self._rates = Rates.of(built, layers, chosen.optimizer, self._setup.samples_per_update)
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
-            torch.compile(self.model) if given.compile and compiled is None else compiled, average=given.average,
-            norm_statistics=given.norm_statistics, rescue=given.rescue,
+            compiled, average=given.average, norm_statistics=given.norm_statistics, rescue=given.rescue,
         )  # fmt: skip
         self._note(*([chosen.note] if chosen.note else []), *notes)
 

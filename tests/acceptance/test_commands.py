@@ -111,9 +111,11 @@ def test_precision_and_device(words, run_json):
 
 def test_compile(run_json, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compiled.append(options) or model)
     assert run_json("train", *QUICK, "--compile")["updates"] == 5
-    assert len(compiled) == 1
+    assert run_json("train", *QUICK, "--compile", "reduce-overhead", "--out", "graphs")["updates"] == 5
+    assert compiled == [{"dynamic": False}, {"dynamic": False, "mode": "reduce-overhead"}]
+    assert job_run.job_of(Path("graphs")).compile == "reduce-overhead", "as a run that is resumed has it"
 
 
 def test_a_budget_of_time(run_json):

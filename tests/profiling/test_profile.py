@@ -238,7 +238,7 @@ def test_compiling_is_tried_when_it_is_asked_for(monkeypatch):
     compiled = []
 
     class Compiled(nn.Module):
-        def __init__(self, model):
+        def __init__(self, model, **options):
             super().__init__()
             self._orig_mod = model
             compiled.append(model)

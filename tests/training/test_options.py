@@ -37,7 +37,11 @@ WRONG = [
     ({"seed": -1}, "seed is a whole number of at least 0; received -1"),
     ({"precision": "bf61"}, "unknown precision 'bf61': did you mean bf16?"),
     ({"device": 3.5}, "device is cpu, cuda, cuda:1 or mps; received 3.5"),
-    ({"compile": "no"}, "compile is true or false; received 'no'"),
+    ({"compile": 3}, "compile is true or false; received 3"),
+    (
+        {"compile": "reduce"},
+        "unknown compile 'reduce': did you mean reduce-overhead? Known: default, reduce-overhead, max",
+    ),
 ]
 WRONG_IN_A_JOB = [
     ({"data": 3}, "data is a name or a path; received 3"),
@@ -82,7 +86,8 @@ def test_a_job_refuses_them(options, said):
     [
         ("clip = '1'", [], "received '1': leave out the quotes"),
         ("data = 3", [], "data is a name or a path; received 3"),
-        ("compile = 'no'", [], "compile is true or false; received 'no'"),
+        ("compile = 'no'", [], "or true or false"),
+        ("", ["--compile", "reduce"], 'Choose from: "default", "reduce-overhead", "max-autotune"'),
         ("", ["--workers", "-1"], "a whole number of at least 0; received -1"),
         ("", ["--clip", "0"], "a finite number above 0; received 0.0"),
     ],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from cyclopts import Group, Parameter, Token
 
@@ -15,6 +15,7 @@ from ..checks import flag
 from ..errors import ConfigError
 from ..jobs.job import Job
 from ..schedules.budget import Budget
+from ..training.options import COMPILE_MODES
 
 GROUPS = {
     name: Group.create_ordered(name)
@@ -59,6 +60,7 @@ KINDS = {
     "policy": Annotated[str, Parameter(metavar="NAME|FILE.json")],
     "optimizer": str,
     "device": str,
+    "compile": bool | Literal[COMPILE_MODES],  # type: ignore[valid-type]
     "model_options": dict[str, str],
     "policy_options": dict[str, str],
 }

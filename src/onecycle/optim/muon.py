@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -64,6 +65,7 @@ class Muon(Optimizer):
 
     def __init__(self, params: Iterable[Any], lr: float = 0.06, weight_decay: float = 0.0, adamw_scale: float = 1 / 6):
         self.adamw_scale = adamw_scale
+        self._directions: Callable[[Sequence[Tensor]], Sequence[Tensor]] = _directions
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     state_dict, load_state_dict = _undecorated("state_dict"), _undecorated("load_state_dict")
@@ -91,16 +93,24 @@ class Muon(Optimizer):
         groups = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
         matrices = [(group, [p for p in params if p.numel()]) for group, params in groups if "momentum" in group]
         matrices = [(group, params) for group, params in matrices if params]
-        directions = _directions({p: a for one in matrices for p, a in self._averages(*one)})
+        directions = iter(self._directions([average for one in matrices for average in self._averages(*one)]))
         for group, params in matrices:
-            _foreach_add_(params, [directions[p] for p in params], alpha=-float(group["lr"]))
+            _foreach_add_(params, [*islice(directions, len(params))], alpha=-float(group["lr"]))
         for group, params in groups:
             if params and "momentum" not in group:
                 self._adamw_step(params, group)
         return loss
 
-    def _averages(self, group: dict[str, Any], params: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The matrices of a group, after their decay, with their Nesterov momentum."""
+    def compile(self, **options: Any) -> None:
+        """Have ``torch.compile`` with these options make the directions of all matrices together, of one set of shapes.
+
+        Learning rates, momentum and weight decay, which change from update to update, are not in what is compiled.
+        """
+        torch.compiler.assume_constant_result(_fast_in_half)
+        self._directions = torch.compile(_directions, fullgraph=True, dynamic=False, **options)
+
+    def _averages(self, group: dict[str, Any], params: list[Tensor]) -> Sequence[Tensor]:
+        """The Nesterov momentum of the matrices of a group, after their decay."""
         mu, gradients = float(group["momentum"]), cast(list[Tensor], [p.grad for p in params])
         for parameter in params:
             if "momentum_buffer" not in self.state[parameter]:
@@ -109,7 +119,7 @@ class Muon(Optimizer):
         _foreach_lerp_(buffers, gradients, 1 - mu)
         if group["weight_decay"]:
             _foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
-        return zip(params, _foreach_lerp(gradients, buffers, mu), strict=True)
+        return _foreach_lerp(gradients, buffers, mu)
 
     def _adamw_step(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
         states = [self.state[p] for p in params]
@@ -131,21 +141,22 @@ _LOOK_UPS = (nn.Embedding, nn.EmbeddingBag)
 _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, *_LOOK_UPS)
 
 
-def _directions(averages: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-    """What parameters move along, for a learning rate of 1, by their Nesterov momentum."""
-    directions: dict[Tensor, Tensor] = {}
+def _directions(averages: Sequence[Tensor]) -> list[Tensor]:
+    """What parameters move along, for a learning rate of 1, by their Nesterov momentum [out, ...]."""
+    directions = list(averages)
     for some in _alike(averages):
-        made = _orthogonal_all([averages[p].flatten(1) for p in some])
-        directions |= {p: direction.view_as(p) for p, direction in zip(some, made, strict=True)}
+        made = _orthogonal_all([averages[i].flatten(1) for i in some])
+        for i, direction in zip(some, made, strict=True):
+            directions[i] = direction.view_as(averages[i])
     return directions
 
 
-def _alike(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Parameters whose matrices are of one shape, lying or standing, together; small ones as many as fit a cache."""
-    kinds: dict[Any, list[Tensor]] = {}
-    for p in params:
+def _alike(averages: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Which of them have matrices of one shape, lying or standing; of small ones as many together as fit a cache."""
+    kinds: dict[Any, list[int]] = {}
+    for i, p in enumerate(averages):
         shape = sorted((p.shape[0], p.numel() // max(1, p.shape[0])))
-        kinds.setdefault((*shape, p.dtype, p.device), []).append(p)
+        kinds.setdefault((*shape, p.dtype, p.device), []).append(i)
     for (m, n, _, device), some in kinds.items():
         most = max(1, TOGETHER.get(device.type, TOGETHER["cuda"]) // max(1, m * n))
         yield from (some[i : i + most] for i in range(0, len(some), most))
@@ -229,9 +240,13 @@ def _of_gram(gram: Tensor) -> Tensor:
     return product
 
 
-@cache
 def _fast_in_half(device: str) -> bool:
     """Whether bfloat16 is faster than float32 in products of large matrices."""
+    return _bf16_is_fast(device)  # a function of its own, which torch.compile can take for a constant
+
+
+@cache
+def _bf16_is_fast(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device == "cpu" and any(

@@ -21,6 +21,11 @@ class UpdateMeans(NamedTuple):
     samples: int
     weights: dict[str, Tensor]
 
+    def copied(self) -> UpdateMeans:
+        """The same in memory of its own."""
+        metrics, weights = ({name: t.clone() for name, t in part.items()} for part in (self.metrics, self.weights))
+        return UpdateMeans(self.loss.clone(), metrics, self.samples, weights)
+
 
 class Reading:
     """The loss and the metrics of one update: 0-d tensors on the device until somebody asks for `numbers`.

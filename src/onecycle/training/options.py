@@ -17,6 +17,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # How the statistics of batch norms come about: measured anew before each evaluation and at the end, or by momentum.
 NORM_STATISTICS = ("estimated", "running")
 CLASS_WEIGHTS = ("balanced",)
+# Those of torch.compile.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 # What there was before there were options for it, where that is not what is done by default since.
 BEFORE = {"standardise": False, "norm_statistics": "running", "rescue": False}
 
@@ -90,7 +92,11 @@ class RunOptions:
     seed: int = option(0, "What initial weights, batch order, dropout and augmentation are derived from.", "Run")
     precision: str = option("fp32", "fp32, bf16 or fp16.", "Run")
     device: Any = option(None, "cpu, cuda, cuda:1 or mps; by default the best one here.", "Run")
-    compile: bool = option(False, "Run the model through torch.compile.", "Run")
+    compile: bool | str = option(
+        False,
+        "Run the model through torch.compile, in its mode reduce-overhead, say, which replays CUDA graphs on a GPU.",
+        "Run",
+    )
     evaluate_every: int | None = option(
         None, "Validate after each so many updates and at the end; by default at the end of each epoch.", "Run"
     )
@@ -139,7 +145,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             seed=whole("seed", self.seed, least=0),
             precision=one_of("precision", self.precision, PRECISIONS),
             device=unwrapped(device),
-            compile=flag("compile", self.compile),
+            compile=_compile("compile", self.compile),
             rescue=flag("rescue", self.rescue),
             norm_statistics=one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS),
             average=unless_none(share, "average", self.average, of="itself that a moving average keeps"),
@@ -184,6 +190,15 @@ def _optimizer(value: Any) -> Any:
     if callable(value) or hasattr(value, "param_groups"):
         return value
     return word("optimizer", value, "a name such as sgd, a class of torch.optim, a factory or an instance")
+
+
+def _compile(name: str, value: Any) -> bool | str:
+    """Whether to compile, or torch's mode for it."""
+    return (
+        one_of("mode of torch.compile", value, COMPILE_MODES, "; or true or false")
+        if isinstance(value, str)
+        else flag(name, value)
+    )
 
 
 def _device_name(value: Any) -> str:

@@ -131,6 +131,11 @@ class TrainState:
         self.generators = generators(self.runtime.device)
 
     @property
+    def may_replay(self) -> bool:
+        """Whether `forward` may replay CUDA graphs, whose outputs the next update overwrites."""
+        return self.forward is not self.model and self.runtime.device.type == "cuda"
+
+    @property
     def modules(self) -> list[nn.Module]:
         """The model, and the module in the loss where there is one."""
         of_loss = loss_module(self.loss)

@@ -78,12 +78,15 @@ def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
         TrainingError: the loss has no gradient.
         NonFiniteLoss: the gradients overflow again and again.
     """
+    replays = state.may_replay
     for _ in range(OVERFLOWS_ALLOWED):
+        if replays:
+            torch.compiler.cudagraph_mark_step_begin()  # with all batches of the group within one step
         result = _backward(state, group)
         with state.runtime.stepping():
             applied = _apply(state)
         if applied:
-            return result
+            return result.copied() if replays else result
     raise NonFiniteLoss(
         f"update {state.step} overflowed {OVERFLOWS_ALLOWED} times in a row in fp16: the gradients are not finite at "
         'any scale. Use precision="bf16" or "fp32", a smaller lr_max, or clip=1.0',
