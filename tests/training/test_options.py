@@ -39,8 +39,8 @@ WRONG = [
     ({"device": 3.5}, "device is cpu, cuda, cuda:1 or mps; received 3.5"),
     ({"compile": 3}, "compile is true or false; received 3"),
     (
-        {"compile": "reduce"},
-        "unknown compile 'reduce': did you mean reduce-overhead? Known: default, reduce-overhead, max",
+        {"compile": "reduced-overhead"},
+        "unknown mode of torch.compile 'reduced-overhead': did you mean reduce-overhead?",
     ),
 ]
 WRONG_IN_A_JOB = [
