@@ -200,7 +200,7 @@ class Guard:
         begun = state.at if state.begun is None else state.begun
         with torch.no_grad(), seeded(state.generators, derive_seed(state.seed, "update", begun.step + number)):
             batches = islice(self._source.epoch(*place), state.accumulate)
-            losses = [compute(state.loss, state.forward, state.runtime.move(b), state.runtime).loss for b in batches]
+            losses = [compute(state.loss, state.model, state.runtime.move(b), state.runtime).loss for b in batches]
         return not all(bool(torch.isfinite(loss)) for loss in losses)
 
 

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, _foreach_lerp_, nn  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from ..checks import flag, one_of, share, unwrapped
@@ -262,11 +262,11 @@ class TrainState:
             self.averages = {name: tensor.clone() for name, tensor in now.items() if isinstance(tensor, Tensor)}
             return
         keep = min(self.average, (1 + self.updates) / (10 + self.updates))
-        for name, average in self.averages.items():
-            if average.is_floating_point():
-                average.lerp_(now[name], 1 - keep)
-            else:
-                average.copy_(now[name])
+        floating = [name for name, average in self.averages.items() if average.is_floating_point()]
+        if floating:  # in a launch or two for all of them, on an accelerator
+            _foreach_lerp_([self.averages[name] for name in floating], [now[name] for name in floating], 1 - keep)
+        for name in self.averages.keys() - floating:
+            self.averages[name].copy_(now[name])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
