@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ class Learner:
         self.history = History()
         self._ended: extensions.Extended | None = None  # what an extension goes on from
         self._forecast: Forecast | None = None  # of the last fit
-        self.runtime = Runtime.choose(given.device, given.precision)
+        self.runtime = Runtime.choose(given.device, cast(str, given.precision))
         if not isinstance(model, nn.Module):
             kind = f"the class {model.__name__}: give an instance" if isinstance(model, type) else f"{model!r}"
             raise ConfigError(f"model is a torch.nn.Module; received {kind}")
@@ -358,13 +358,23 @@ class Learner:
         """
         return profile_of(self.state, self.train, budget=budget, compile=compile, say=self._say, **about)
 
-    def evaluate(self, data: Any = None) -> dict[str, float]:
-        """Mean loss and metrics on `data`, by default the validation data."""
+    def evaluate(self, data: Any = None, *, flips: bool = False) -> dict[str, float]:
+        """Mean loss and metrics on `data`, by default the validation data.
+
+        With `flips`, of the mean of what the model gives for each image and for its mirror image: not to be compared
+        with what is measured without them.
+
+        Raises:
+            ConfigError: no data, or `flips` of anything but images.
+        """
+        if flips and not self._setup.batching.images:
+            raise ConfigError("flips=True mirrors images held as uint8, and these data are none: leave it out")
         batches = self.valid if data is None else self._setup.batching.batches(data, training=False)
         if batches is None:
             raise ConfigError("there is nothing to evaluate on: give data, or a validation split to the learner")
         with self.state.averaged():
-            return evaluation.evaluate(self.model, batches.epoch(0), self.state.loss, self.runtime)
+            model = evaluation.Mirrored(self.model) if flips else self.model
+            return evaluation.evaluate(model, batches.epoch(0), self.state.loss, self.runtime)
 
     def predict(self, inputs: Any) -> Any:
         """Predictions for `inputs`, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.

@@ -84,7 +84,7 @@ def test_every_option_reaches_its_setting(training):
         "regression", "--leave-out", "id,name", "--text-column", "review",
         "--no-standardise", "--average", "0.99", "--evaluate-every",
         "50", "--keep-best", "loss", "--norm-statistics", "running", "--class-weights", "balanced",
-        "--no-rescue",
+        "--no-rescue", "--test-flips",
         "--no-report", "--out", "here", "--json",
     ])  # fmt: skip
     job, out, resume, verbose, report = training[0]
@@ -97,7 +97,7 @@ def test_every_option_reaches_its_setting(training):
         "precision": "bf16", "device": "cpu", "compile": True, "workers": 2,
         "standardise": False, "target": "price", "valid": "v.csv", "test": "t.csv", "task": "regression",
         "leave_out": ("id", "name"), "text_column": "review",
-        "average": 0.99, "evaluate_every": 50, "keep_best": "loss",
+        "average": 0.99, "test_flips": True, "evaluate_every": 50, "keep_best": "loss",
         "norm_statistics": "running", "class_weights": "balanced", "rescue": False,
     }  # fmt: skip
     assert (out, resume, verbose, report) == (Path("here"), False, False, False)
@@ -287,7 +287,9 @@ def test_a_file_of_options_which_those_given_replace(training, testing, tmp_path
     )  # fmt: skip
     assert training[0][0] == job
     main(["train", "run.toml", "--budget", "5m", "--momentum", "0.9", "--augment", "none"])
-    assert training[1][0] == replace(job, budget="5m", momentum=0.9, augment=("none",), seed=0, lr_max="auto")
+    assert training[1][0] == replace(
+        job, budget="5m", momentum=0.9, augment=("none",), seed=0, lr_max="auto", model="auto", precision=None
+    )  # fmt: skip
     Path("run.toml").write_text(f"updates = 99\nfull = true\n{FILE}")
     main(["check", "run.toml", "--updates", "70"])
     assert testing[0] == (

@@ -211,9 +211,16 @@ def test_the_command_trains_the_very_job(monkeypatch, capsys):
     draw = random.Random(0)
     for peak in ["default", 0.5, 3e-6, 20.0] * 10:
         work = random_job(draw)
+        if work.budget == "5m" and work.model is None:  # for which train chooses a model by the time
+            work = replace(work, model="small-cnn")
         main([*shlex.split(work.command(lr_max=peak))[1:], "--json"])
         assert done.pop() == replace(work, lr_max=peak)
     capsys.readouterr()
+
+
+def test_the_command_names_the_model_where_train_would_choose_one_by_the_time():
+    assert "--model small-cnn" in check(Job(budget="5m", limit=320), updates=64, repeats=1, report=False).command
+    assert "--model" not in check(Job(limit=320), updates=64, repeats=1, report=False).command
 
 
 # A curve that is there already

@@ -29,12 +29,13 @@ from onecycle import (
 from onecycle.errors import MissingDependency
 from onecycle.fits import run as fit
 from onecycle.jobs import run as job_run
-from onecycle.jobs.predict import predict_files
+from onecycle.jobs.predict import load_run, predict_files
 from onecycle.jobs.run import job_of
 from onecycle.optim.build import RECIPES
 from onecycle.records import run as runs
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.records.history import Result
+from onecycle.records.progress import summary
 from onecycle.report import page as report_page
 from onecycle.search import pilots
 
@@ -140,10 +141,33 @@ def test_the_time_of_a_page_is_measured_on_one_with_figures(monkeypatch):
 def test_what_follows_a_run_is_not_measured_when_there_is_no_time_left(monkeypatch):
     monkeypatch.setattr(job_run, "_seconds_to_draw", lambda: 5.0)
     learner = SimpleNamespace(evaluation_seconds=lambda data: 2.0)
-    now = time.perf_counter()
-    assert job_run._seconds_after(learner, "test", True, now + 1000) == 7.0
-    assert job_run._seconds_after(learner, "test", True, now) == 2.0
-    assert job_run._seconds_after(learner, None, False, now + 1000) == 0.0
+    now, tests = time.perf_counter(), job_run.Tests(learner, "test", False)
+    assert job_run._seconds_after(tests, True, now + 1000) == 7.0
+    assert job_run._seconds_after(replace(tests, flips=True), True, now + 1000) == 11.0
+    assert job_run._seconds_after(tests, True, now) == 2.0
+    assert job_run._seconds_after(replace(tests, data=None), False, now + 1000) == 0.0
+
+
+def test_flips_are_measured_apart():
+    result = run(replace(TINY, data="digits", test_flips=True), "run")
+    model, data = load_run("run").model.eval(), load("digits")
+    with torch.no_grad():
+        x = (data.test.inputs.float() / 255 - data.mean[0]) / data.std[0]
+        outputs = (model(x) + model(x.flip(-1))) / 2
+    accuracy = float((outputs.argmax(1) == data.test.targets).float().mean())
+    assert result.flipped["accuracy"] == pytest.approx(accuracy, abs=1e-6) != result.test["accuracy"]
+    assert Result(**RUN.read("run")["result"]).flipped == result.flipped
+    assert any(line.startswith("test, flips") for line in summary(result.to_dict()))
+    assert "flipped" not in run(TINY, "plain").to_dict()
+
+
+def test_flips_are_for_images():
+    arrays()
+    with pytest.raises(ConfigError, match=r"test_flips mirrors the images of a test split, and Data\(points"):
+        run(Job("points.npz", budget="1 epochs", test_flips=True), "run")
+    learner = Learner(torch.nn.Linear(4, 2), (torch.zeros(8, 4), torch.arange(8) % 2), verbose=False)
+    with pytest.raises(ConfigError, match=r"flips=True mirrors images held as uint8"):
+        learner.evaluate(learner.train, flips=True)
 
 
 def test_a_run_does_not_fail_for_want_of_a_picture_or_a_page(monkeypatch):

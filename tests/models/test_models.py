@@ -43,8 +43,8 @@ def conv(before, after, kernel=3, bias=False):
 
 def test_names():
     assert models.names() == (
-        "mlp", "tabular", "text-classifier", "lenet", "small-cnn", "resnet9", "resnet20", "resnet56", "resnet110",
-        "wrn-22", "char-transformer",
+        "mlp", "tabular", "text-classifier", "lenet", "small-cnn", "fast-cnn", "resnet9", "resnet20", "resnet56",
+        "resnet110", "wrn-22", "char-transformer",
     )  # fmt: skip
 
 
@@ -60,6 +60,38 @@ def test_parameters_of_small_models():
     stage2 = conv(16, 32) + 64 + conv(32, 32) + 64 + conv(16, 32, 1) + 64
     stage3 = conv(32, 64) + 128 + conv(64, 64) + 128 + conv(32, 64, 1) + 128
     assert parameters(build("small-cnn", (1, 28, 28))) == stem + stage1 + stage2 + stage3 + 650 == 77_754
+    stages = [conv(a, b) + conv(b, b) + 4 * b for a, b in pairwise((8, 16, 64, 64))]
+    assert parameters(build("fast-cnn", (1, 28, 28))) == 8 + sum(stages) + 640 == 124_488
+
+
+@pytest.mark.parametrize(
+    ("side", "sides"),
+    [(4, (3, 1)), (8, (7, 1)), (32, (31, 3)), (63, (62, 7)), (64, (32, 4)), (224, (32, 4)), (500, (33, 4))],
+)
+def test_fast_cnn_takes_images_of_any_size(side, sides):
+    model = build("fast-cnn", (3, side, side)).eval()
+    x = model.patches(torch.zeros(1, 3, side, side))
+    assert (x.shape[-1], model.stages(x).shape[-1]) == sides
+
+
+def test_patches_are_whitened_by_the_data():
+    images = torch.randn(50, 3, 32, 32).cumsum(2) / 8  # rows that go together
+    before, model = build("fast-cnn", (3, 32, 32)), build("fast-cnn", (3, 32, 32), images=images)
+    responses = model.patches(images).detach()
+    half = responses[:, :12]
+    assert torch.equal(responses[:, 12:], -half)
+    flat = half.transpose(0, 1).flatten(1)
+    assert flat.square().mean(1)[0] == pytest.approx(1, abs=0.01)
+    correlation = torch.corrcoef(flat)
+    assert (correlation - torch.eye(12)).abs().max() < 0.05
+    assert not torch.equal(before.patches.filters, model.patches.filters)
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True))
+
+
+def test_fast_cnn_begins_as_the_identity_as_far_as_channels_go():
+    first = build("fast-cnn", (3, 32, 32)).stages[1][0]  # from 16 to 64 channels
+    x = torch.randn(1, 16, 5, 5)
+    assert torch.equal(first(x)[:, :16], x)
 
 
 def test_parameters_of_resnet9():

@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter, Token
 
 from ..checks import flag
 from ..errors import ConfigError
-from ..jobs.job import Job
+from ..jobs.job import AUTO_MODEL, Job
 from ..schedules.budget import Budget
 from ..training.options import COMPILE_MODES
 
@@ -146,6 +146,8 @@ def destination(values: dict[str, Any], out: Path | None, no_report: bool) -> tu
 def job_and_folder(values: Mapping[str, Any], out: Path | None, resume: Path | None) -> tuple[Job, Path]:
     """The job with these fields and the folder of its run: a new one, or the one to `resume`, which has the others.
 
+    In a time budget its model is one that the time affords, unless `values` name another.
+
     Raises:
         ConfigError: fields that cannot be used, or an `out` beside the folder of the run.
         CheckpointError: no run to resume, or one that was begun in Python.
@@ -153,7 +155,8 @@ def job_and_folder(values: Mapping[str, Any], out: Path | None, resume: Path | N
     from ..jobs.run import free_folder, job_of
 
     if resume is None:
-        job = Job.from_dict(values)
+        timed = Budget.parse(values.get("budget", Job.budget)).seconds is not None
+        job = Job.from_dict({**({"model": AUTO_MODEL} if timed else {}), **values})
         return job, out or free_folder(job)
     if out is not None and out != resume:
         raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Number
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..checks import whole
@@ -17,12 +19,14 @@ from .augment import augmenter
 from .batches import Batches, DatasetBatches, ImageTransform, TensorBatches, as_batches
 from .hub import HubDataset, hub_kind
 from .images import channel_statistics
+from .splits import Split, Stream, shape_of
 from .standardise import InputTransform, TransformedBatches
 
 # Samples in a batch where none are asked for: at most and at least, and the batches that an epoch is to have.
 BATCH_SIZE, SMALLEST, BATCHES = 64, 8, 12
 # Of the training samples, the share that may be left out of an epoch so that all batches are of one size.
 LEFT_OUT = 1 / 32
+PIXELS = 2**19  # of images that a model begins from
 
 
 @dataclass(frozen=True)
@@ -168,3 +172,14 @@ def _pixel_statistics(data: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if getattr(images, "ndim", 0) != 4 or not str(getattr(images, "dtype", "")).endswith("uint8"):
         return (), ()
     return channel_statistics(as_tensor(images).cpu())
+
+
+def some_images(part: Split | Stream, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Images from all of a data set, evenly, normalised as a model sees them: float32 [n, channels, height, width].
+
+    So many that they have about `PIXELS` pixels, or 16.
+    """
+    n = min(len(part), max(16, PIXELS // math.prod(shape_of(part)[1:])))
+    chosen = torch.linspace(0, len(part) - 1, n).long()
+    images = torch.stack([part[i][0] for i in chosen.tolist()]) if isinstance(part, Stream) else part.inputs[chosen]
+    return ImageTransform(mean, std)((images,), torch.Generator())[0]

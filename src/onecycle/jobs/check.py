@@ -63,8 +63,10 @@ def check(
         build=ready.build,
         title=f"{job.data}, {ready.config['model']}, {ready.learner.resolved['optimizer']}",
     )
+    timed = Budget.parse(job.budget).seconds is not None
+    named = replace(job, model=ready.config["model"]) if timed else job  # train would take one that suits the time
     test = replace(
-        test, notes=tuple(ready.learner.notes), folder=folder, command=job.command(lr_max=test.lr_max or "default")
+        test, notes=tuple(ready.learner.notes), folder=folder, command=named.command(lr_max=test.lr_max or "default")
     )
     resolved = {"lr_max": test.lr_max, **ready.learner.resolved, "model": ready.config["model"]}
     return written(

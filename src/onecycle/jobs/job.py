@@ -18,6 +18,7 @@ from ..training.options import BEFORE, TrainingOptions, option
 
 SCHEDULE = "Schedule"
 DEFAULTS = ("auto", "default")
+AUTO_MODEL = "auto"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Job(TrainingOptions):
     Args:
         data: a name or a path, as in `onecycle.load`; `limit`, `image_size`, `fit`, `skip_damaged`, `target`, `valid`,
             `test`, `task`, `leave_out` and `text_column` are its arguments.
-        model: a name or ``package.module:callable``, as in `onecycle.build_model`; None: one that suits the data.
+        model: a name or ``package.module:callable``, as in `onecycle.build_model`; None: one that suits the data;
+            "auto": that, and for images in a time budget one that suits the seconds too, see
+            `onecycle.jobs.afford.affordable`.
         model_options: keywords of the model, such as ``{"dropout": 0.2}``.
         budget: what `Budget.parse` reads.
         lr_max: the peak learning rate: a number; "auto", from pilots inside the budget, see `search`, where it is large
@@ -55,8 +58,9 @@ class Job(TrainingOptions):
     _: KW_ONLY
     model: str | None = option(
         None,
-        "mlp, tabular, lenet, small-cnn, resnet9, resnet20, resnet56, resnet110, wrn-22, char-transformer, timm:NAME, "
-        "or package.module:callable; by default one that suits the data.",
+        "mlp, tabular, lenet, small-cnn, fast-cnn, resnet9, resnet20, resnet56, resnet110, wrn-22, char-transformer, "
+        "timm:NAME, or package.module:callable; auto: one that suits the data and, for images in a time budget, the "
+        "seconds.",
         "Model",
     )
     model_options: Mapping[str, Any] | None = option(
@@ -110,8 +114,12 @@ class Job(TrainingOptions):
     )
     text_column: str | None = option(None, "Of a table: the column of texts to be learned from, and no other.", "Data")
     leave_out: Sequence[str] = option((), "Of a table: columns that are not to be learned from.", "Data")
+    test_flips: bool = option(
+        False, "Measure the test images a second time, by the mean over each and its mirror image.", "Run"
+    )
 
     def __post_init__(self) -> None:
+        open_precision = self.precision is None and self.model == AUTO_MODEL  # it is chosen with the model
         super().__post_init__()
         data, extend = (str(one) if isinstance(one, PathLike) else one for one in (self.data, self.extend))
         budget = Budget.parse(self.budget)
@@ -135,7 +143,10 @@ class Job(TrainingOptions):
             test=unless_none(word, "test", self.test, "the path of a table"),
             task=unless_none(word, "task", self.task, "classification, regression or multi-label"),
             leave_out=names("leave_out", self.leave_out, '("id", "name")'),
+            test_flips=flag("test_flips", self.test_flips),
         )
+        if open_precision:
+            self._keep(precision=None)
         if not isinstance(self.policy, str):
             self._keep(policy=keywords("policy", self.policy, '{"lr": 0.1}, or is the name of a preset'))
         self._keep(**{field.name: plain_data(field.name, getattr(self, field.name)) for field in fields(self)})
@@ -198,7 +209,7 @@ class Job(TrainingOptions):
         >>> Job("cifar10", model="resnet20", budget="30 epochs", augment=("crop", "flip")).command(lr_max=0.2345)
         'onecycle train cifar10 --model resnet20 --epochs 30 --lr-max 0.23 --augment crop,flip'
         """
-        words = ["onecycle", "train", self.data]
+        words, plain = ["onecycle", "train", self.data], Job(self.data)
         for field in sorted(fields(self), key=lambda field: field.name in TrainingOptions.__dataclass_fields__):
             value = getattr(self, field.name)
             if field.name == "lr_max":
@@ -209,7 +220,7 @@ class Job(TrainingOptions):
                 words += ["--budget", value] if epochs is None else ["--epochs", f"{epochs:g}"]
             elif (
                 field.name != "data"
-                and value != field.default
+                and value != getattr(plain, field.name)
                 and not (field.name == "policy" and isinstance(value, Mapping))
             ):
                 words += _option(field.name, value)

@@ -16,7 +16,9 @@ from typing import Any
 from torch import nn
 
 from ..data import Data, load
+from ..data.batch_settings import some_images
 from ..data.label_sets import has_label_sets
+from ..data.splits import Split, Stream
 from ..data.table_columns import target_names
 from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, TrainingError
 from ..learner import Learner
@@ -36,8 +38,9 @@ from ..text import listed
 from ..training.metrics import Perplexity
 from ..training.options import BEFORE
 from ..training.sharing import considerate
+from .afford import CHOSEN, NET, affordable
 from .drawing import draw, write_page
-from .job import Job, completed
+from .job import AUTO_MODEL, Job, completed
 from .search import dropouts, search_balance, seconds_before
 
 FIGURE = "curves.png"
@@ -75,9 +78,10 @@ def run(
     folder = free_folder(job) if out is None else Path(out)
     if not resume:
         RUN.claim(folder)
-    elif result := finished(job, folder, RUN.read(folder)):
+    job, data = _with_model(job, folder if resume else None, began)
+    if resume and (result := finished(job, folder, RUN.read(folder))):
         return _asked_later(folder, result, reach, report)
-    ready = prepare(job, verbose, reach=reach)
+    ready = prepare(job, verbose, data, reach)
     learner, test_data = ready.learner, ready.data.test if test else None
     config, facts, note = _as_recorded(ready, folder if resume else None, job.extend)
     notes([note] * bool(note and verbose))
@@ -85,9 +89,7 @@ def run(
     options = job.schedule_options if isinstance(policy, str) else {}
     budget, lr_max = Budget.parse(job.budget), job.lr_max
     began -= seconds_before(folder)
-    settings: Mapping[str, Any] = {}
-    if job.extend is not None:
-        settings = settings_of(RUN.read(folder if resume else job.extend))
+    settings = {} if job.extend is None else settings_of(RUN.read(folder if resume else job.extend))
     if job.balance and job.extend is None:
         about = {"config": config, "facts": facts, "samples": len(ready.data.train), "began": began}
         searched = search_balance(job, learner, ready.with_settings, folder, **about)
@@ -96,7 +98,8 @@ def run(
     if settings:
         learner = ready.with_settings(settings)
         learner.verbose = verbose
-    after = 0.0 if budget.seconds is None else _seconds_after(learner, test_data, report, began + budget.seconds)
+    tests = Tests(learner, test_data, job.test_flips)
+    after = 0.0 if budget.seconds is None else _seconds_after(tests, report, began + budget.seconds)
     try:
         begin = learner.fit if job.extend is None else partial(learner.extend, run=job.extend)
         fitted = begin(
@@ -107,11 +110,42 @@ def run(
         if report:
             write_page(folder)
         raise
-    result = replace(fitted, test=None if test_data is None else learner.evaluate(test_data), folder=None)
+    result = replace(fitted, **tests.measured(), folder=None)
     RUN.update(folder, result=result.to_dict(), **_needed(folder, result, reach))
     if report:
         draw(folder, FIGURE, partial(learner.history.plot, title=f"{job.data}, {job.policy}, {job.budget}"))
     return replace(result, folder=folder)
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What is measured once, after the run: the test set, where there is one, and with `flips` mirrored too."""
+
+    learner: Learner
+    data: Split | Stream | None
+    flips: bool
+
+    def measured(self) -> dict[str, dict[str, float] | None]:
+        """``test`` and, with flips, ``flipped``."""
+        if self.data is None:
+            return {"test": None}
+        flipped = {"flipped": self.learner.evaluate(self.data, flips=True)} if self.flips else {}
+        return {"test": self.learner.evaluate(self.data), **flipped}
+
+    def seconds(self) -> float:
+        """About how long that takes: with flips three passes through the model in place of one."""
+        return 0.0 if self.data is None else self.learner.evaluation_seconds(self.data) * (1 + 2 * self.flips)
+
+
+def _with_model(job: Job, resumed: Path | None, began: float) -> tuple[Job, Data | None]:
+    """The job with the model that "auto" stands for, a resumed run's as it was chosen then; and data read for that."""
+    if job.model != AUTO_MODEL:
+        return job, None
+    if resumed is not None:
+        config = completed(RUN.read(resumed)["config"])
+        return replace(job, **{name: config[name] for name in CHOSEN}), None
+    data = load(job.data, seed=job.seed, **job.load_options)
+    return affordable(job, data, began, lambda one: prepare(one, data=data).learner)
 
 
 @dataclass(frozen=True)
@@ -138,19 +172,23 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
     """Read the data, where they are not given, and build the model and its learner, which is to `reach` a target.
 
     Raises:
-        ConfigError: an accuracy is measured, and none can be what is to be reached.
+        ConfigError: an accuracy is measured, and none can be what is to be reached; or no test images to be mirrored.
         OneCycleError: anything else that cannot be used, see `onecycle.errors`.
     """
     if isinstance(job.optimizer, str) and job.optimizer != AUTO:
         recipe(job.optimizer)  # before the data are read
     data = load(job.data, seed=job.seed, **job.load_options) if data is None else data
-    name = job.model or _default_model(data)
+    if job.test_flips and (data.kind != "image" or data.test is None):
+        raise ConfigError(f"test_flips mirrors the images of a test split, and {data!r} has none: leave it out")
+    name = _default_model(data) if job.model in (None, AUTO_MODEL) else job.model
+
+    images = some_images(data.train, data.mean, data.std) if name == NET else None
 
     def anew(seed: int) -> nn.Module:
-        options = job.model_options or {}
         return build(
-            name, input_shape=data.input_shape, classes=_outputs(data), columns=data.columns, seed=seed, **options
-        )
+            name, input_shape=data.input_shape, classes=_outputs(data), columns=data.columns, images=images, seed=seed,
+            **(job.model_options or {}),
+        )  # fmt: skip
 
     learner = Learner(anew(job.seed), data, metrics=_metrics(data), verbose=verbose, **job.learner_keywords())
     if reach is not None and ACCURACY in learner.measured:
@@ -275,7 +313,9 @@ def free_folder(job: Job) -> Path:
         path = Path(job.extend)
         stem = re.sub(r"-extended-\d+$", "", path.name or path.resolve().name)
         return next(new for i in range(1, 10**9) if not (new := path.parent / f"{stem}-extended-{i}").exists())
-    stem = "-".join(Path(part).resolve().stem.replace(":", "-") for part in (job.data, job.model) if part)
+    stem = "-".join(
+        Path(part).resolve().stem.replace(":", "-") for part in (job.data, job.model) if part not in (None, AUTO_MODEL)
+    )
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
 
 
@@ -308,13 +348,12 @@ def _asked_later(folder: Path, result: Result, target: float | None, report: boo
     return result
 
 
-def _seconds_after(learner: Learner, test_data: Any, report: bool, until: float) -> float:
-    """About how long what follows the run of a time budget takes: the test, and figure and page.
+def _seconds_after(tests: Tests, report: bool, until: float) -> float:
+    """About how long what follows the run of a time budget takes: the tests, and figure and page.
 
     After `until`, by `time.perf_counter`, there is no time to be shared out, and none is taken to measure it.
     """
-    tested = 0.0 if test_data is None else learner.evaluation_seconds(test_data)
-    return tested + (_seconds_to_draw() if report and time.perf_counter() < until else 0.0)
+    return tests.seconds() + (_seconds_to_draw() if report and time.perf_counter() < until else 0.0)
 
 
 def _seconds_to_draw() -> float:

@@ -9,11 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checks import is_whole, whole
 from ..errors import ConfigError, did_you_mean
 from .external import from_timm, imported_maker
+from .fast import FastCNN, fast_cnn
 from .resnet import resnet9, resnet20, resnet56, resnet110, wrn22
 from .small import lenet, mlp, small_cnn
 from .tabular import TableFront, TableLayout, tabular
@@ -29,6 +30,7 @@ _BUILDERS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "text-classifier": text_classifier,
         "lenet": lenet,
         "small-cnn": small_cnn,
+        "fast-cnn": fast_cnn,
         "resnet9": resnet9,
         "resnet20": resnet20,
         "resnet56": resnet56,
@@ -54,6 +56,7 @@ def build(
     input_shape: tuple[int, ...],
     classes: int,
     columns: TableLayout | Tokens | None = None,
+    images: Tensor | None = None,
     seed: int = 0,
     **options: Any,
 ) -> nn.Module:
@@ -71,9 +74,13 @@ def build(
     `columns` are those of a table or of texts, ``data.columns``: then the model comes behind a `TableFront`, which
     embeds the categories, or a `TextFront`, a small transformer, and is made for that front's width.
 
+    `images` [n, *input_shape] are some of the training data, normalised as the model is to see them: a ``fast-cnn``
+    begins from their patches. Others do not look at them.
+
     Options: ``dropout`` (a probability, default 0, before the last layer; in ``char-transformer`` everywhere; in
-    ``tabular`` after each layer, default 0.1); ``hidden`` widths of ``mlp``; ``width`` and ``depth`` of ``tabular`` and
-    ``char-transformer``, whose ``heads`` too; ``bn_momentum`` of ``resnet20``, ``resnet56`` and ``resnet110``.
+    ``tabular`` after each layer, default 0.1); ``hidden`` widths of ``mlp``; ``width`` of ``fast-cnn``, default 16;
+    ``width`` and ``depth`` of ``tabular`` and ``char-transformer``, whose ``heads`` too; ``bn_momentum`` of
+    ``resnet20``, ``resnet56`` and ``resnet110``.
 
     The weights are drawn within a fork of torch's CPU generator: the caller's draws go on as if nothing had happened.
 
@@ -95,6 +102,8 @@ def build(
         else:
             front = TextFront(columns) if hasattr(columns, "vocabulary") else TableFront(columns)  # type: ignore[arg-type]
             model = nn.Sequential(front, make(input_shape=(front.width,), classes=classes, **options))
+    if images is not None and isinstance(model, FastCNN):
+        model.patches.whiten_(images)
     # For `onecycle.load_run`, which makes it again.
     model.recipe = {"name": name, "input_shape": shape, "classes": classes, "options": options}  # type: ignore[assignment]
     return model

@@ -47,7 +47,8 @@ class Result:
 
     `train` are the means over the last epoch's batches, in training mode; `valid` is measured at its end, and `test`
     once after the run, where there is such a split. Where labels are smoothed, ``train["loss"]`` is the loss that was
-    minimised, and ``train["loss_unsmoothed"]`` compares with the validation loss. `baseline` is what is reached on the
+    minimised, and ``train["loss_unsmoothed"]`` compares with the validation loss. `flipped` is the test with the mean
+    over each image and its mirror image, where it was asked for. `baseline` is what is reached on the
     validation data without learning, where that is known: a ``measure``, its ``value``, and ``by`` what. `rescues` are
     those of a run that was lost, each with its update ``step`` and what it went ``back_to``; see
     `onecycle.training.rescue`. `folder` is the run's, if it has one.
@@ -63,14 +64,15 @@ class Result:
     test: dict[str, float] | None = None
     baseline: dict[str, Any] | None = None
     rescues: list[dict[str, Any]] = field(default_factory=list)
+    flipped: dict[str, float] | None = None
     folder: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the ``result`` of a run's ``run.json``, and the folder where there is one."""
         names = ("train", "valid", "test", "lr_max", "epochs", "updates", "seconds", "samples_per_second", "baseline")
         folder = {} if self.folder is None else {"folder": str(self.folder)}
-        rescues = {"rescues": self.rescues} if self.rescues else {}
-        return {**{name: getattr(self, name) for name in names}, **rescues, **folder}
+        more = {name: value for name in ("rescues", "flipped") if (value := getattr(self, name))}
+        return {**{name: getattr(self, name) for name in names}, **more, **folder}
 
     def __repr__(self) -> str:
         split = next(split for split in ("test", "valid", "train") if getattr(self, split) is not None)

@@ -190,9 +190,10 @@ def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | No
     1,000 updates (10 epochs) in 1 min 23 s, 12,346 images/s, peak learning rate 0.06
     The run is in runs/one
     """
-    splits = {split: comparable(result[split]) for split in ("train", "valid", "test") if result.get(split)}
+    splits = {split: comparable(result[split]) for split in ("train", "valid", "test", "flipped") if result.get(split)}
     names = dict.fromkeys(name for means in splits.values() for name in means)
-    lines = ["".ljust(5), *(split.ljust(5) for split in splits)]
+    heads = ["", *("test, flips" if split == "flipped" else split for split in splits)]
+    lines = [head.ljust(max(5, *map(len, heads))) for head in heads]
     for name in names:
         cells = [name, *(_number(means[name]) if name in means else "" for means in splits.values())]
         wide = max(map(len, cells))

@@ -134,7 +134,7 @@ def is_over(record: Mapping[str, Any]) -> bool:
 
 def result_before_test(result: Mapping[str, Any]) -> dict[str, Any]:
     """The result of a run that is not over: without the test set's part."""
-    return {name: value for name, value in result.items() if name != "test"}
+    return {name: value for name, value in result.items() if name not in ("test", "flipped")}
 
 
 def truncate_records(path: Path, key: str, end: int) -> None:

@@ -77,6 +77,17 @@ def seconds(model: nn.Module, batches: Batches, loss: Loss, runtime: Runtime) ->
     return (time.perf_counter() - started) * number
 
 
+class Mirrored(nn.Module):
+    """The mean of what a model gives for images [n, c, h, w] and for their mirror images: test-time flips."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.model(x) + self.model(x.flip(-1))) / 2
+
+
 def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = None) -> Any:
     """The outputs of the model for every sample, [n, ...] on the CPU, in evaluation mode and without gradients.
 

@@ -90,7 +90,9 @@ class RunOptions:
     """Where and how the run is computed."""
 
     seed: int = option(0, "What initial weights, batch order, dropout and augmentation are derived from.", "Run")
-    precision: str = option("fp32", "fp32, bf16 or fp16.", "Run")
+    precision: str | None = option(
+        None, "fp32, bf16 or fp16; by default fp32, and what is faster where the model is chosen by the time.", "Run"
+    )
     device: Any = option(None, "cpu, cuda, cuda:1 or mps; by default the best one here.", "Run")
     compile: bool | str = option(
         False,
@@ -143,7 +145,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             class_weights=unless_none(one_of, "class_weights", self.class_weights, CLASS_WEIGHTS),
             smoothing=unless_none(share, "smoothing", self.smoothing, of="the target"),
             seed=whole("seed", self.seed, least=0),
-            precision=one_of("precision", self.precision, PRECISIONS),
+            precision=one_of("precision", PRECISIONS[0] if self.precision is None else self.precision, PRECISIONS),
             device=unwrapped(device),
             compile=_compile("compile", self.compile),
             rescue=flag("rescue", self.rescue),
