@@ -1,11 +1,13 @@
 """Test accuracy by wall time, from the start of the command to its end.
 
     python bench/time_to_accuracy.py fashion-mnist 60s                          # the defaults
+    python bench/time_to_accuracy.py cifar10 5m --seeds 5 -- --test-flips
     python bench/time_to_accuracy.py cifar10 5m --seeds 5 -- --model resnet9 --precision bf16
 
 Each run is `onecycle train DATA --budget BUDGET` in a process of its own, with the options after ``--``; its test
-accuracy, its updates and the seconds of the whole process are printed, with the load of the machine before it, and
-their medians and ranges at the end. Nothing else should run beside it.
+accuracy, its updates and epochs, the width of a net chosen by the time, and the seconds of the whole process are
+printed, with the load of the machine before it, and their medians and ranges at the end. Nothing else should run beside
+it.
 """
 
 from __future__ import annotations
@@ -28,8 +30,13 @@ def run(data: str, budget: str, seed: int, options: list[str]) -> dict[str, floa
         load, started = os.getloadavg()[0], time.perf_counter()
         subprocess.run([*command, *options, "--out", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
-        result = json.loads(Path(folder, "run", "run.json").read_text())["result"]
-    return {"test": 100 * result["test"]["accuracy"], "updates": result["updates"], "seconds": seconds, "load": load}
+        record = json.loads(Path(folder, "run", "run.json").read_text())
+    result, options = record["result"], record["config"]["model_options"] or {}
+    flipped = {"flipped": 100 * result["flipped"]["accuracy"]} if "flipped" in result else {}
+    return {
+        "test": 100 * result["test"]["accuracy"], **flipped, "updates": result["updates"], "epochs": result["epochs"],
+        "width": options.get("width", 0), "seconds": seconds, "load": load,
+    }  # fmt: skip
 
 
 def main() -> None:
