@@ -575,6 +575,7 @@ def test_compiled(monkeypatch):
 
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", quick)
+    monkeypatch.setattr("onecycle.training.compiled._check_tools", lambda device: None)
     learn, plain = learner(compile=True), learner()
     assert calls == [learn.model] and learn.state.forward is not learn.model
     assert learn.fit_one_cycle(1, 0.1).valid == plain.fit_one_cycle(1, 0.1).valid

@@ -112,6 +112,7 @@ def test_precision_and_device(words, run_json):
 def test_compile(run_json, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model, **options: compiled.append(options) or model)
+    monkeypatch.setattr("onecycle.training.compiled._check_tools", lambda device: None)
     assert run_json("train", *QUICK, "--compile")["updates"] == 5
     assert run_json("train", *QUICK, "--compile", "reduce-overhead", "--out", "graphs")["updates"] == 5
     assert compiled == [{"dynamic": False}, {"dynamic": False, "mode": "reduce-overhead"}]

@@ -370,6 +370,7 @@ def test_frozen_layers_stay_as_they_are():
 
 def test_a_compiled_model_is_tested_through_its_compiled_form(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+    monkeypatch.setattr("onecycle.training.compiled._check_tools", lambda device: None)
     assert learner(compile=True).range_test().curve.lr
 
 

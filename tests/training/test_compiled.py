@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 from training_makers import blobs, differing, seeded_net, weights
 
-from onecycle import Learner
+from onecycle import ConfigError, Learner
 from onecycle.data.batches import LoaderBatches, TensorBatches
 from onecycle.models import build
 from onecycle.optim.muon import Muon
@@ -17,6 +19,13 @@ from onecycle.training.state import TrainState
 from onecycle.training.step import update
 
 CPU = Runtime.choose("cpu")
+
+
+@pytest.fixture(autouse=True)
+def with_tools(request, monkeypatch):
+    """As if there were a compiler and Triton, but where that matters."""
+    if "compiler" not in request.node.name and "this_machine" not in request.node.name:
+        monkeypatch.setattr("onecycle.training.compiled._check_tools", lambda device: None)
 
 
 @pytest.fixture
@@ -129,6 +138,19 @@ def test_losses_outlast_the_graphs_that_made_them(monkeypatch):
     assert not learn.state.may_replay
 
 
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "no-such-compiler --fast"])
+def test_without_a_compiler_it_is_refused(compiler, monkeypatch):
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(
+        ConfigError, match=rf"there is no {compiler} here: install one, name another in the variable CXX"
+    ):
+        learner(compile=True)
+    monkeypatch.setattr("onecycle.training.compiled.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="Triton, which is not installed"):
+        compiled(nn.Linear(1, 1), None, True, None, Runtime(torch.device("cuda")))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
 def test_a_model_that_is_compiled_for_this_machine_trains():
     learn = learner(compile="reduce-overhead", batch_size=11)
