@@ -1,13 +1,15 @@
 """CIFAR-10 to a test accuracy of 94 % in the mean: seconds and accuracy over many runs, by the public interface alone.
 
-    python bench/speedrun.py --precision bf16 --batch-size 512 --compile reduce-overhead --runs 20  # on a GPU
+    python bench/speedrun.py --model fast-cnn --model-options width=64 --precision bf16 --batch-size 1000 \\
+        --compile reduce-overhead --runs 20                                                         # on a GPU
     python bench/speedrun.py --beside ../cifar10-airbench/airbench94_muon.py ...                    # in turns with it
     python bench/speedrun.py --device cpu --model small-cnn --limit 500 --epochs 1 --runs 2         # does it run?
 
 Each run trains on all 50,000 training images, from other weights and in another order, after one run that does not
 count: it compiles, and has cuDNN choose its kernels. The seconds are those of `Learner.fit`, and beside them those of
-predicting the test images and their mirrors; reading data and making the learner are not in them. A prediction with
-flips is the mean of the logits for an image and its mirror. Nothing is chosen by the test images.
+predicting the test images and their mirrors; making the model and the learner, which moves the data to the device, is
+apart. A prediction with flips is the mean of the logits for an image and its mirror. Nothing is chosen by the test
+images.
 
 `--beside` is the script of a clone of github.com/KellerJordan/cifar10-airbench, which needs CUDA and torchvision and
 finds its data in the folder of the script. It runs in a process of its own, in turns with the runs here, warmed up as
@@ -36,6 +38,7 @@ from torch import Tensor
 import onecycle
 
 NAMES = {
+    "making": "s of making",
     "training": "s of training", "testing": "s of testing", "both": "s of training and testing",
     "plain": "% without flips", "flips": "% with flips",
 }  # fmt: skip
@@ -51,15 +54,19 @@ class Speedrun:
         self._test = tuple(part[: given.limit] for part in _pair(data.test))
         if given.limit:
             self._train = tuple(part[: given.limit] for part in self._train)
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (data.mean, data.std))
+        self._some = (self._train[0][:500] / 255 - mean) / std  # which a fast-cnn begins from
         self._model = self._fresh(0)
 
     def _fresh(self, seed: int) -> torch.nn.Module:
-        shape, classes = self._data.input_shape, self._data.n_classes
-        return onecycle.build_model(self._given.model, input_shape=shape, classes=classes, seed=seed)
+        return onecycle.build_model(
+            self._given.model, input_shape=self._data.input_shape, classes=self._data.n_classes, images=self._some,
+            seed=seed, **self._given.model_options,
+        )  # fmt: skip
 
     def run(self, seed: int) -> dict[str, float]:
         """Seconds of training and of testing, and the test accuracy without and with flips, in percent."""
-        given = self._given
+        given, began = self._given, time.perf_counter()
         self._model.load_state_dict(self._fresh(seed).state_dict())
         options = {name: getattr(given, name) for name in ("batch_size", "optimizer", "precision", "device", "compile")}
         learn = onecycle.Learner(
@@ -71,7 +78,12 @@ class Speedrun:
         images, labels = self._test
         outputs = [learn.predict(views).clamp_min(1e-30).log() for views in (images, images.flip(-1))]
         right = [100 * (each.argmax(1) == labels).double().mean().item() for each in (outputs[0], sum(outputs))]
-        seconds = {"training": trained - started, "testing": now(learn) - trained, "both": now(learn) - started}
+        seconds = {
+            "making": started - began,
+            "training": trained - started,
+            "testing": now(learn) - trained,
+            "both": now(learn) - started,
+        }
         return {**seconds, "plain": right[0], "flips": right[1]}
 
 
@@ -170,9 +182,19 @@ def main() -> None:
             print(f"{name}, {NAMES[key]}: {interval([one[key] for one in runs])}")
     if given.beside is not None:
         ours, theirs = made.values()
-        pairs = zip(ours, theirs, strict=True)
-        ratios = [one["both"] / other["both"] for one, other in pairs]
+        both = zip(ours, theirs, strict=True)
+        ratios = [one["both"] / other["both"] for one, other in both]
         print(f"seconds of training and testing, onecycle / airbench94_muon: {interval(ratios)}")
+
+
+def numbers(text: str) -> dict[str, float]:
+    """Whole numbers and others by name.
+
+    >>> numbers("width=64,dropout=0.1")
+    {'width': 64, 'dropout': 0.1}
+    """
+    named = (one.split("=") for one in text.split(","))
+    return {name: float(number) if "." in number else int(number) for name, number in named}
 
 
 def options() -> argparse.Namespace:
@@ -184,6 +206,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--compile", nargs="?", const=True, default=False, help="with or without a mode of torch.compile"
     )
+    parser.add_argument("--model-options", type=numbers, default={}, help="NAME=NUMBER, with commas")
     parser.add_argument("--optimizer", default="auto")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--precision", default="fp32")
