@@ -50,8 +50,8 @@ def main() -> None:
         for seed in range(given.seeds):
             auto, default = (trained(data, given.budget, model, seed, options) for model in ("auto", plain))
             gains.append(auto[0] - default[0])
-            print(data, seed, *(f"{model} {value:.2f} ({epochs:.1f} epochs)" for value, epochs, model in (auto, default)),
-                  f"load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
+            said = [f"{model} {value:.2f} ({epochs:.1f} epochs)" for value, epochs, model in (auto, default)]
+            print(data, seed, *said, f"load {os.getloadavg()[0]:.1f}", flush=True)
         print(data, f"difference {statistics.mean(gains):+.2f}", [round(gain, 2) for gain in gains], flush=True)
 
 

@@ -6,9 +6,10 @@
 
 The recipe is that of airbench94_muon (arXiv 2404.00498; github.com/KellerJordan/cifar10-airbench) as far as it
 is of use here: `fast-cnn`, a whitened first layer, Muon, alternating flips, label smoothing. The rest is our default:
-the policy one_cycle and its peak. The budget is in epochs, which no load changes, or in seconds of training. Prints test
-accuracies in percent as they are, with the mean over mirror images, and with that over images moved by a pixel too
-(the paper's six views); and images a second.
+the policy one_cycle and its peak. The budget is in epochs, which no load changes, or in seconds of training.
+
+Prints test accuracies in percent as they are, with the mean over mirror images, and with that over images moved by a
+pixel too (the paper's six views); and images a second.
 """
 
 from __future__ import annotations
