@@ -44,11 +44,12 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("budget", help='a time, such as "60s" or "5m"')
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("options", nargs="*", help="of onecycle train, after --")
-    given = parser.parse_args()
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    given, options = parser.parse_args(words[:end]), words[end + 1 :]
     runs = []
     for seed in range(given.seeds):
-        runs.append(run(given.data, given.budget, seed, given.options))
+        runs.append(run(given.data, given.budget, seed, options))
         print(seed, {name: round(value, 2) for name, value in runs[-1].items()}, flush=True)
     for name in runs[0]:
         values = [one[name] for one in runs]
