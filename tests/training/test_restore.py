@@ -252,3 +252,23 @@ def test_modules_are_found_by_their_parameters():
     assert {id(m) for m in found} >= {id(m) for m in (model, model[0], model[0][0], holder)}
     assert not {id(m) for m in found} & {id(m) for m in (other, model[2], model[0][1])}
     assert modules_of([]) == []
+
+
+class Overwritten(torch.Tensor):
+    """A gradient in the memory of a CUDA graph, once another graph has been replayed."""
+
+    def copy_(self, *_):
+        raise RuntimeError(
+            "accessing gradient tensor output of CUDAGraphs that has been overwritten by a subsequent run"
+        )
+
+
+def test_gradients_that_a_cuda_graph_has_overwritten_come_back_too():
+    model = seeded_net()
+    F.cross_entropy(model(X), Y).backward()
+    before, first = {name: p.grad.clone() for name, p in model.named_parameters()}, next(model.parameters())
+    first.grad = first.grad.as_subclass(Overwritten)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with untouched([optimizer]):
+        steps(model, optimizer)
+    assert differing(before, {name: p.grad.as_subclass(torch.Tensor) for name, p in model.named_parameters()}) == []

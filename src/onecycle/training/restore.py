@@ -92,10 +92,14 @@ def _tensor(tensor: Tensor) -> Restore:
     def restore() -> None:
         with torch.no_grad():
             tensor.copy_(value)
+            before = gradient
             if gradient is not None and gradient_value is not None:
-                gradient.copy_(gradient_value)
+                try:
+                    gradient.copy_(gradient_value)
+                except RuntimeError:  # it was memory of a CUDA graph of torch.compile, which others have used since
+                    before = gradient_value
         if tensor.is_leaf:
-            tensor.requires_grad_(trained).grad = gradient
+            tensor.requires_grad_(trained).grad = before
 
     return restore
 
