@@ -138,6 +138,19 @@ def test_losses_outlast_the_graphs_that_made_them(monkeypatch):
     assert not learn.state.may_replay
 
 
+def test_no_gradient_is_added_to_in_the_memory_of_graphs(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    monkeypatch.setattr(TrainState, "may_replay", True)
+    model = seeded_net(dropout=0.0)
+    learn = learner(model, optimizer=torch.optim.SGD(model[2].parameters(), lr=0.0))
+    batch = next(learn.train.epoch(0))
+    gradients = []
+    for _ in range(2):
+        update(learn.state, [batch])
+        gradients.append(model[0][0].weight.grad.clone())
+    assert gradients[0].any() and torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "no-such-compiler --fast"])
 def test_without_a_compiler_it_is_refused(compiler, monkeypatch):
     monkeypatch.setenv("CXX", compiler)

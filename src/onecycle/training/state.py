@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -134,6 +135,12 @@ class TrainState:
     def may_replay(self) -> bool:
         """Whether `forward` may replay CUDA graphs, whose outputs the next update overwrites."""
         return self.forward is not self.model and self.runtime.device.type == "cuda"
+
+    @cached_property
+    def beside_optimizer(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer does not hold, whose gradients nobody looks after."""
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        return [p for module in self.modules for p in module.parameters() if id(p) not in held]
 
     @property
     def modules(self) -> list[nn.Module]:

@@ -81,6 +81,8 @@ def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     replays = state.may_replay
     for _ in range(OVERFLOWS_ALLOWED):
         if replays:
+            for parameter in state.beside_optimizer:
+                parameter.grad = None  # or it would be added to, in memory that graphs have overwritten
             torch.compiler.cudagraph_mark_step_begin()  # with all batches of the group within one step
         result = _backward(state, group)
         with state.runtime.stepping():
