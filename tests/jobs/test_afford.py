@@ -85,6 +85,8 @@ def test_other_budgets_get_the_model_of_the_data(job):
 def test_other_data_get_the_model_of_the_data():
     for changes in ({"kind": "table"}, {"classes": None}):
         assert afford.affordable(DIGITS, replace(images(100), **changes), 0.0, pytest.fail)[0].model is None
+    tiny = replace(images(100), train=Split(torch.zeros(100, 1, 3, 8, dtype=torch.uint8), torch.zeros(100).long()))
+    assert afford.affordable(DIGITS, tiny, 0.0, pytest.fail)[0].model is None  # which fast-cnn does not take
 
 
 def test_the_commands_choose_by_the_time_and_python_where_it_is_asked_to():

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ..data import Data
 from ..learner import Learner
+from ..models.fast import LEAST
 from ..profiling.machine import support
 from ..schedules.budget import Budget
 from ..schedules.presets import preset
@@ -42,7 +43,7 @@ def affordable(job: Job, data: Data, began: float, learner_of: Callable[[Job], L
         learner_of: makes the learner of a job for these data.
     """
     seconds = Budget.parse(job.budget).seconds
-    if seconds is None or data.kind != "image" or data.classes is None:
+    if seconds is None or data.kind != "image" or data.classes is None or min(data.input_shape[1:]) < LEAST:
         return replace(job, model=None), data
     started, samples = time.perf_counter(), len(data.train)
     left, until = TRAINING * (seconds - (started - began)), started + CHOOSING * seconds

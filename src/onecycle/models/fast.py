@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ..checks import whole
 from .small import conv_bn, dropout_share, image_channels
 
+LEAST = 4  # pixels of a side
 SIDE, STAGES = 32, 3  # of what the first stage gets of larger images, and how many of them follow
 COMPONENTS = 32  # of patches, at most
 EPS = 5e-4  # added to the variances of whitened patches, in units of normalised pixels
@@ -22,7 +23,7 @@ def fast_cnn(*, input_shape: tuple[int, ...], classes: int, width: int = 16, dro
 
     Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498, section 3.
     """
-    channels = image_channels("fast-cnn", input_shape, minimum=4)
+    channels = image_channels("fast-cnn", input_shape, minimum=LEAST)
     return FastCNN(channels, min(input_shape[1:]), classes, whole("width", width), dropout_share(dropout))
 
 
