@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from onecycle import Job, Update, load, run
+from onecycle import CheckpointError, ConfigError, Job, Update, load, run
 from onecycle.commands.options import job_and_folder
 from onecycle.data.splits import Split
 from onecycle.jobs import afford
 from onecycle.jobs import run as job_run
 from onecycle.jobs.run import job_of
 from onecycle.records.files import RUN
+from onecycle.search.trial import OutOfTime
 
 CPU = SimpleNamespace(device=torch.device("cpu"))
 DIGITS = Job(model="auto", budget="100s")
@@ -37,7 +38,7 @@ def images(samples: int):
 
 def chosen(monkeypatch, seconds, job=DIGITS, samples=6400, elapsed=0.0):
     """What "auto" comes to where an update takes `seconds`, a function of width and precision."""
-    monkeypatch.setattr(afford, "_pace", lambda one: seconds(one.model_options["width"], one.precision))
+    monkeypatch.setattr(afford, "_pace", lambda one, until: seconds(one.model_options["width"], one.precision))
     learner_of = lambda one: SimpleNamespace(runtime=CPU, **vars(one))  # noqa: E731
     return afford.affordable(job, images(samples), time.perf_counter() - elapsed, learner_of)
 
@@ -75,6 +76,54 @@ def test_what_is_given_stays(monkeypatch):
     assert replace(job, model="auto") == given
 
 
+def test_an_update_is_of_all_its_batches(monkeypatch):
+    def seconds(width, _):
+        return 4 * width / 500
+
+    job, data = chosen(monkeypatch, seconds, replace(DIGITS, accumulate=4), samples=64000)
+    assert job.model_options == {"width": 8}  # of .064 s, and 1,000 updates in 80 s
+    assert data.notes[-1].endswith("about 20 epochs in the time")
+
+
+def test_choosing_takes_its_share_of_the_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(afford.time, "perf_counter", lambda: now[0])
+    asked = []
+
+    def pace(one, until):
+        asked.append(one.model_options["width"])
+        now[0] += 0.8
+        if now[0] > until:
+            raise OutOfTime
+        return 0.001
+
+    monkeypatch.setattr(afford, "_pace", pace)
+    learner_of = lambda one: SimpleNamespace(runtime=CPU, **vars(one))  # noqa: E731
+    job, _ = afford.affordable(DIGITS, images(6400), 0.0, learner_of)  # 5 s, four trials of .8 s a width
+    assert asked == [8] * 4 + [16] * 3 and job.model_options == {"width": 8}
+    now[0] = 0.0
+    job, data = afford.affordable(replace(DIGITS, budget="20s"), images(6400), 0.0, learner_of)
+    assert (job.model, job.model_options, job.precision) == ("fast-cnn", {"width": 8}, "fp32")
+    assert data.notes[-1].endswith("the narrowest, since timing it took more than 5% of the time")
+
+
+def test_options_of_another_model_leave_it_to_the_data():
+    given = replace(DIGITS, model_options={"bn_momentum": 0.9})
+    assert afford.affordable(given, images(100), 0.0, pytest.fail)[0] == replace(given, model=None)
+
+
+def test_a_real_choice_of_widths_and_updates():
+    data, learners = images(400), []
+
+    def learner_of(one):
+        learners.append(job_run.prepare(one, data=data).learner)
+        return learners[-1]
+
+    job, with_note = afford.affordable(replace(DIGITS, accumulate=2), data, time.perf_counter(), learner_of)
+    assert job.model == "fast-cnn" and job.model_options["width"] in afford.WIDTHS and job.batch_size == 32
+    assert {int(learner.state.at.step) for learner in learners} == {0} and len(with_note.notes) == len(data.notes) + 1
+
+
 @pytest.mark.parametrize("job", [Job(model="auto", budget="3 epochs"), Job(model="auto", budget="9 updates")])
 def test_other_budgets_get_the_model_of_the_data(job):
     before = images(100)
@@ -94,6 +143,13 @@ def test_the_commands_choose_by_the_time_and_python_where_it_is_asked_to():
     assert job_and_folder({"budget": "9s", "model": "mlp"}, None, None)[0].model == "mlp"
     assert str(job_and_folder({"budget": "9s"}, None, None)[1]) == "runs/digits-1"
     assert Job(budget="9s").model is None and Job(budget="9s").precision == "fp32"
+    assert str(job_run.free_folder(Job("auto"))) == "runs/auto-1"
+    assert DIGITS.command() == "onecycle train digits --model auto --budget 100s --lr-max auto"
+
+
+def test_an_unknown_optimizer_is_refused_before_the_data_are_read():
+    with pytest.raises(ConfigError, match="sdg"):
+        run(replace(DIGITS, data="nothing.npz", optimizer="sdg"), "run")
 
 
 def test_a_run_keeps_its_net_when_it_is_resumed(monkeypatch):
@@ -117,3 +173,8 @@ def test_a_run_keeps_its_net_when_it_is_resumed(monkeypatch):
     assert result.updates > 0 and RUN.read("run")["config"] == config
     assert run(job, "run", resume=True, report=False).to_dict() == result.to_dict()
     assert job_of("run").model == "fast-cnn"
+    for changes in ({"batch_size": 50}, {"precision": "bf16"}, {"model_options": {"width": 64}}):
+        with pytest.raises(CheckpointError, match=next(iter(changes))):
+            run(replace(job, **changes), "run", resume=True, report=False)
+    extended = run(replace(job, extend="run", budget="2 updates"), "more", report=False)
+    assert extended.updates == 2 and RUN.read("more")["config"]["model_options"] == {"width": 8}

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from inspect import signature
+from typing import Any
 
 from ..data import Data
 from ..learner import Learner
-from ..models.fast import LEAST
+from ..models.fast import LEAST, fast_cnn
 from ..profiling.machine import support
 from ..schedules.budget import Budget
 from ..schedules.presets import preset
-from ..search.trial import trial
+from ..search.trial import OutOfTime, trial
+from ..text import number as in_words
 from .job import Job
 
 NET = "fast-cnn"
-CHOSEN = ("model", "model_options", "batch_size", "precision")
 WIDTHS = (8, 16, 32, 48, 64)
 # The widest net is taken that goes through the data so many times, in so many updates.
 EPOCHS, UPDATES = 4.0, 800
@@ -32,56 +34,81 @@ def affordable(job: Job, data: Data, began: float, learner_of: Callable[[Job], L
     """The job with what "auto" stands for as its model, and the data with a note that says what was chosen.
 
     Images of classes in a time budget get a `fast_cnn`: the widest that goes through the training data `EPOCHS` times,
-    and makes `UPDATES` updates, in the time that is left, by what a few of them take on this machine. The size of its
+    and makes `UPDATES` updates, in the time that is left, judged by a few updates on this machine. The size of its
     batches and the precision are chosen with it, where the job does not give them. All else gets the model that suits
-    the data, in float32.
+    the data, in float32; so do options that `fast_cnn` does not have.
 
     A timing decides, so that another machine, or this one when it is busy, may come to another net.
 
     Args:
         began: when the time budget began, by `time.perf_counter`.
         learner_of: makes the learner of a job for these data.
+
+    Raises:
+        OneCycleError: options of the job that no learner can be made with.
     """
-    seconds = Budget.parse(job.budget).seconds
-    if seconds is None or data.kind != "image" or data.classes is None or min(data.input_shape[1:]) < LEAST:
+    seconds, options = Budget.parse(job.budget).seconds, job.model_options or {}
+    if seconds is None or not _suits(data) or not set(options) <= set(signature(fast_cnn).parameters):
         return replace(job, model=None), data
     started, samples = time.perf_counter(), len(data.train)
     left, until = TRAINING * (seconds - (started - began)), started + CHOOSING * seconds
     batch = job.batch_size or min(LARGEST, max(SMALLEST, _power_of_two(samples / AN_EPOCH)), samples)
-    chosen, pace = job, 0.0
-    for tried, taken in _timed(job, batch, learner_of):
-        if pace and (taken * max(UPDATES, EPOCHS * samples / batch) > left or time.perf_counter() > until):
+    an_epoch = samples / (batch * job.accumulate)  # updates
+    narrowest = {"width": WIDTHS[0], **options}
+    chosen = replace(job, model=NET, model_options=narrowest, batch_size=batch, precision=job.precision or "fp32")
+    about = f"the narrowest, since timing it took more than {CHOOSING:.0%} of the time"
+    for i, (tried, taken) in enumerate(_timed(chosen, job.precision, options, learner_of, until)):
+        if i and taken * max(UPDATES, EPOCHS * an_epoch) > left:
             break
-        chosen, pace = tried, taken
-    options = chosen.model_options or {}
-    note = (
-        f"model auto: {NET} of width {options['width']} in {chosen.precision}, batches of {batch}: about "
-        f"{max(0.0, left) / pace * batch / samples:.2g} epochs in the time"
-    )
+        chosen, epochs = tried, max(0.0, left) / taken / an_epoch
+        about = f"about {in_words(float(f'{epochs:.2g}'))} epochs in the time"
+    width = (chosen.model_options or {})["width"]
+    note = f"model auto: {NET} of width {width} in {chosen.precision}, batches of {batch}: {about}"
     return chosen, replace(data, notes=(*data.notes, note))
 
 
-def _timed(job: Job, batch: int, learner_of: Callable[[Job], Learner]) -> Iterator[tuple[Job, float]]:
-    """The job with nets of each width, narrow ones first, in the faster precision, and the seconds of an update."""
-    given, precision = job.model_options or {}, job.precision
-    for width in [given["width"]] if "width" in given else WIDTHS:
-        options = {**given, "width": width}
-        tried = replace(job, model=NET, model_options=options, batch_size=batch, precision=precision or "fp32")
-        learner = learner_of(replace(tried, compile=False))
-        learners = [learner]
-        if precision is None and support(learner.runtime.device).get("bf16"):
+def as_chosen(job: Job, config: Mapping[str, Any]) -> Job:
+    """The job with what a run with this configuration chose where "auto" leaves it open."""
+    left_open = {name: config[name] for name in ("batch_size", "precision") if getattr(job, name) is None}
+    options = {**(config["model_options"] or {}), **(job.model_options or {})} or None
+    return replace(job, model=config["model"], model_options=options, **left_open)
+
+
+def _suits(data: Data) -> bool:
+    """Whether a `fast_cnn` can be trained on these data."""
+    return data.kind == "image" and data.classes is not None and min(data.input_shape[1:]) >= LEAST
+
+
+def _timed(
+    job: Job, given: str | None, options: Mapping[str, Any], learner_of: Callable[[Job], Learner], until: float
+) -> Iterator[tuple[Job, float]]:
+    """The job with nets of each width, narrow ones first, in the faster precision, and the seconds of an update.
+
+    It ends where the time is over, by `time.perf_counter`.
+    """
+    precision = job.precision
+    for width in [options["width"]] if "width" in options else WIDTHS:
+        tried = replace(job, model_options={**options, "width": width}, precision=precision)
+        learners = [learner_of(replace(tried, compile=False))]
+        if given is None and precision == "fp32" and support(learners[0].runtime.device).get("bf16"):
             learners.append(learner_of(replace(tried, compile=False, precision="bf16")))
-        # In turns, since a machine is not as fast at each moment.
-        taken, *narrow = map(min, zip(*([_pace(one) for one in learners] for _ in range(TURNS)), strict=True))
+        try:  # in turns, since a machine is not as fast at each moment
+            turns = [[_pace(learner, until) for learner in learners] for _ in range(TURNS)]
+        except OutOfTime:
+            return
+        taken, *narrow = map(min, zip(*turns, strict=True))
         if narrow and FASTER * narrow[0] < taken:
-            precision = "bf16"
-            tried, taken = replace(tried, precision=precision), narrow[0]
-        yield tried, taken
+            precision, taken = "bf16", narrow[0]
+        yield replace(tried, precision=precision), taken
 
 
-def _pace(learner: Learner) -> float:
-    """The seconds of an update, which leaves no trace."""
-    return trial(learner.state, learner.train, f"{TRIED} updates", preset("linear", 1e-4)).pace
+def _pace(learner: Learner, until: float) -> float:
+    """The seconds of an update, which leaves no trace.
+
+    Raises:
+        OutOfTime: the updates are not over by then.
+    """
+    return trial(learner.state, learner.train, f"{TRIED} updates", preset("linear", 1e-4), until=until).pace
 
 
 def _power_of_two(most: float) -> int:

@@ -29,7 +29,7 @@ class Job(TrainingOptions):
         data: a name or a path, as in `onecycle.load`; `limit`, `image_size`, `fit`, `skip_damaged`, `target`, `valid`,
             `test`, `task`, `leave_out` and `text_column` are its arguments.
         model: a name or ``package.module:callable``, as in `onecycle.build_model`; None: one that suits the data;
-            "auto": that, and for images in a time budget one that suits the seconds too, see
+            "auto": that, and for images in a time budget one that suits the seconds too, with its precision, see
             `onecycle.jobs.afford.affordable`.
         model_options: keywords of the model, such as ``{"dropout": 0.2}``.
         budget: what `Budget.parse` reads.
@@ -220,6 +220,7 @@ class Job(TrainingOptions):
                 words += ["--budget", value] if epochs is None else ["--epochs", f"{epochs:g}"]
             elif (
                 field.name != "data"
+                and value is not None
                 and value != getattr(plain, field.name)
                 and not (field.name == "policy" and isinstance(value, Mapping))
             ):

@@ -38,7 +38,7 @@ from ..text import listed
 from ..training.metrics import Perplexity
 from ..training.options import BEFORE
 from ..training.sharing import considerate
-from .afford import CHOSEN, NET, affordable
+from .afford import NET, affordable, as_chosen
 from .drawing import draw, write_page
 from .job import AUTO_MODEL, Job, completed
 from .search import dropouts, search_balance, seconds_before
@@ -78,7 +78,7 @@ def run(
     folder = free_folder(job) if out is None else Path(out)
     if not resume:
         RUN.claim(folder)
-    job, data = _with_model(job, folder if resume else None, began)
+    job, data = _with_model(job, folder if resume else job.extend, began)
     if resume and (result := finished(job, folder, RUN.read(folder))):
         return _asked_later(folder, result, reach, report)
     ready = prepare(job, verbose, data, reach)
@@ -137,15 +137,21 @@ class Tests:
         return 0.0 if self.data is None else self.learner.evaluation_seconds(self.data) * (1 + 2 * self.flips)
 
 
-def _with_model(job: Job, resumed: Path | None, began: float) -> tuple[Job, Data | None]:
-    """The job with the model that "auto" stands for, a resumed run's as it was chosen then; and data read for that."""
+def _with_model(job: Job, known: str | Path | None, began: float) -> tuple[Job, Data | None]:
+    """The job with the model that "auto" stands for, that of a `known` run where it goes on; and data read for that."""
     if job.model != AUTO_MODEL:
         return job, None
-    if resumed is not None:
-        config = completed(RUN.read(resumed)["config"])
-        return replace(job, **{name: config[name] for name in CHOSEN}), None
+    if known is not None:
+        return as_chosen(job, completed(RUN.read(known)["config"])), None
+    _check_optimizer(job)
     data = load(job.data, seed=job.seed, **job.load_options)
     return affordable(job, data, began, lambda one: prepare(one, data=data).learner)
+
+
+def _check_optimizer(job: Job) -> None:
+    """Refuse an unknown optimizer before the data are read."""
+    if isinstance(job.optimizer, str) and job.optimizer != AUTO:
+        recipe(job.optimizer)
 
 
 @dataclass(frozen=True)
@@ -175,8 +181,7 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
         ConfigError: an accuracy is measured, and none can be what is to be reached; or no test images to be mirrored.
         OneCycleError: anything else that cannot be used, see `onecycle.errors`.
     """
-    if isinstance(job.optimizer, str) and job.optimizer != AUTO:
-        recipe(job.optimizer)  # before the data are read
+    _check_optimizer(job)
     data = load(job.data, seed=job.seed, **job.load_options) if data is None else data
     if job.test_flips and (data.kind != "image" or data.test is None):
         raise ConfigError(f"test_flips mirrors the images of a test split, and {data!r} has none: leave it out")
@@ -269,9 +274,12 @@ def finished(job: Job, folder: Path, record: Mapping[str, Any]) -> Result | None
     Raises:
         CheckpointError: it is the run of another job.
     """
-    model, config = job.model or record["config"].get("model"), record["config"]
+    config = record["config"]
     if record["facts"]:
         record = {**record, "config": completed(config)}
+    if job.model == AUTO_MODEL:
+        job = as_chosen(job, completed(config))
+    model = job.model or config.get("model")
     try:
         runs.check_same(folder, record, {**record["config"], **plain(asdict(job)), "model": model})
     except CheckpointError as error:
@@ -313,9 +321,8 @@ def free_folder(job: Job) -> Path:
         path = Path(job.extend)
         stem = re.sub(r"-extended-\d+$", "", path.name or path.resolve().name)
         return next(new for i in range(1, 10**9) if not (new := path.parent / f"{stem}-extended-{i}").exists())
-    stem = "-".join(
-        Path(part).resolve().stem.replace(":", "-") for part in (job.data, job.model) if part not in (None, AUTO_MODEL)
-    )
+    model = None if job.model == AUTO_MODEL else job.model
+    stem = "-".join(Path(part).resolve().stem.replace(":", "-") for part in (job.data, model) if part)
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
 
 
