@@ -252,7 +252,7 @@ def setting() -> str:
     """The processor and all versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    present = {found.name: found.version for found in metadata.distributions()}
+    present = {package.name: package.version for package in metadata.distributions()}
     versions = ", ".join(f"{package} {present.get(package, 'not installed')}" for package in PACKAGES)
     return f"{processor}, one thread; Python {platform.python_version()}, {versions}"
 

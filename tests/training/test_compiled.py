@@ -195,8 +195,8 @@ def test_on_cuda_replayed_graphs_train_as_the_model_itself(options, inside):
 
     losses = []
     for compile in (False, "reduce-overhead"):
-        own = {"model": WithLoss(), "loss": loss} if inside else {}
-        learn = learner(compile=compile, device="cuda", **{**options, **own})
+        with_loss = {"model": WithLoss(), "loss": loss} if inside else {}
+        learn = learner(compile=compile, device="cuda", **{**options, **with_loss})
         learn.fit(40, "one_cycle", 0.02)
         losses.append([row["loss"] for row in learn.history.steps])
         learn.range_test()  # which puts back gradients that graphs have overwritten

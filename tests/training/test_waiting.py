@@ -43,7 +43,7 @@ class Waits(TorchDispatchMode):
         self.at, self.seen = 0, list[tuple[int, str]]()
 
     @property
-    def where(self) -> set[int]:
+    def updates(self) -> set[int]:
         """The updates in which there was anything."""
         return {at for at, _ in self.seen}
 
@@ -107,20 +107,20 @@ def seen_in(learn: Learner) -> Waits:
 def test_losses_alone_are_waited_for_once_in_many_updates(options):
     waits = seen_in(learner(**options))
     at_ends = AT_ENDS | ({63} if "accumulate" in options else set())  # an epoch has 63 updates then
-    assert waits.where - at_ends - LOOKED_AT == set(), waits.seen
-    assert waits.where >= LOOKED_AT, "the reading of the losses is seen"
+    assert waits.updates - at_ends - LOOKED_AT == set(), waits.seen
+    assert waits.updates >= LOOKED_AT, "the reading of the losses is seen"
 
 
 @pytest.mark.usefixtures("as_on_an_accelerator")
 def test_the_scale_of_fp16_is_waited_for_in_each_update():
-    assert seen_in(learner(precision="fp16", optimizer="sgd")).where >= {*range(UPDATES)}
+    assert seen_in(learner(precision="fp16", optimizer="sgd")).updates >= {*range(UPDATES)}
 
 
 @pytest.mark.usefixtures("as_on_an_accelerator")
 def test_what_each_of_several_batches_weighs_is_waited_for():
     learn = learner(optimizer="sgd", accumulate=2, loss=nn.CrossEntropyLoss())
     learn.state.loss = replace(learn.state.loss, ignores=True)
-    assert seen_in(learn).where >= {*range(UPDATES)} - {62}, "but for the last one of an epoch, which is of one"
+    assert seen_in(learn).updates >= {*range(UPDATES)} - {62}, "but for the last one of an epoch, which is of one"
 
 
 def test_evaluations_and_statistics_of_norms_are_read_at_their_end():
@@ -133,7 +133,7 @@ def test_evaluations_and_statistics_of_norms_are_read_at_their_end():
         calls.clear()
         learn.model[-1].register_forward_hook(lambda *_: setattr(waits, "at", len(calls) + 1))
         evaluate(learn.model, learn.train.epoch(0), learn.state.loss, learn.runtime)
-    assert waits.where == {len(calls)} == {125}
+    assert waits.updates == {len(calls)} == {125}
 
 
 def test_the_order_of_an_epoch_comes_from_pinned_memory():
