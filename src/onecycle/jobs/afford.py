@@ -56,7 +56,7 @@ def affordable(job: Job, data: Data, began: float, learner_of: Callable[[Job], L
     an_epoch = samples / (batch * job.accumulate)  # updates
     narrowest = {"width": WIDTHS[0], **options}
     chosen = replace(job, model=NET, model_options=narrowest, batch_size=batch, precision=job.precision or "fp32")
-    about = f"the narrowest, since timing it took more than {CHOOSING:.0%} of the time"
+    about = f"not timed, which would take more than {CHOOSING:.0%} of the time"
     for i, (tried, taken) in enumerate(_timed(chosen, job.precision, options, learner_of, until)):
         if i and taken * max(UPDATES, EPOCHS * an_epoch) > left:
             break
