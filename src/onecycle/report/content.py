@@ -40,7 +40,7 @@ FACTS = ("kind", "input_shape", "outputs", "classes", "samples")
 DATA = ("data", "target", "valid", "test", "limit", "image_size", "fit", *(f"facts.{name}" for name in FACTS))
 # Columns of a comparison that are no axis of it: what was measured, and where it is.
 MEASURED = ("seed", "lr_max", "seconds", "status", "error", "run", "updates", "samples_per_second", "created")
-SPLITS = {"test": "test", "flipped": "test with mirror images", "valid": "validation"}
+SPLITS = {"test": "test", "flipped": "mirrored test", "valid": "validation"}
 ENDINGS = {"running": "It has no end yet", "failed": "It failed", "interrupted": "It was interrupted"}
 ONE_SEED = "One seed: there is no interval, and small differences may be chance."
 
