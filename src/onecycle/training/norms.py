@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -114,7 +114,14 @@ def _all_alike(norms: Sequence[BatchNorm]) -> Iterator[None]:
         calls[norm] += 1
         norm.momentum = 1 / calls[norm]
 
-    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    with _before_each(norms, weigh):
+        yield
+
+
+@contextmanager
+def _before_each(norms: Iterable[BatchNorm], act: Callable[[BatchNorm, Any], None]) -> Iterator[None]:
+    """Within the block `act` gets each of the norms and its inputs before it is called."""
+    hooks = [norm.register_forward_pre_hook(act) for norm in norms]
     try:
         yield
     finally:
@@ -174,12 +181,10 @@ def batch_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
         many = inputs[0].numel() > inputs[0].shape[1]
         norm.running_mean, norm.running_var = (None, None) if many else before[norm]
 
-    hooks = [norm.register_forward_pre_hook(choose) for norm in before]
     try:
-        yield
+        with _before_each(before, choose):
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
         for norm, (mean, variance) in before.items():
             norm.running_mean, norm.running_var = mean, variance
 
