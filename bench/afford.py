@@ -11,29 +11,21 @@ difference.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+
+from time_to_accuracy import trained, width_of, words_and_options
 
 import onecycle
 from onecycle.jobs.run import prepare
 
 
-def trained(data: str, budget: str, model: str, seed: int, options: list[str]) -> tuple[float, float, str]:
+def measured(data: str, budget: str, model: str, seed: int, options: list[str]) -> tuple[float, float, str]:
     """Accuracy in percent, epochs, and the model."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "onecycle", "train", data, "--budget", budget, "--model", model]
-        more = ["--seed", str(seed), *options, "--out", f"{folder}/run"]
-        subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        record = json.loads(Path(folder, "run", "run.json").read_text())
-    result, config = record["result"], record["config"]
-    measured = result["test"] or result["valid"]
-    width = (config["model_options"] or {}).get("width")
-    return 100 * measured["accuracy"], result["epochs"], f"{config['model']}{f' {width}' if width else ''}"
+    record = trained(data, budget, seed, ["--model", model, *options])
+    result, width = record["result"], width_of(record)
+    accuracy = (result["test"] or result["valid"])["accuracy"]
+    return 100 * accuracy, result["epochs"], f"{record['config']['model']}{f' {width}' if width else ''}"
 
 
 def main() -> None:
@@ -41,14 +33,13 @@ def main() -> None:
     parser.add_argument("budget", help='a time, such as "40s"')
     parser.add_argument("data", nargs="+")
     parser.add_argument("--seeds", type=int, default=2)
-    words = sys.argv[1:]
-    end = words.index("--") if "--" in words else len(words)
-    given, options = parser.parse_args(words[:end]), words[end + 1 :]
+    words, options = words_and_options()
+    given = parser.parse_args(words)
     for data in given.data:
         plain = prepare(onecycle.Job(data, limit=64)).config["model"]
         gains = []
         for seed in range(given.seeds):
-            auto, default = (trained(data, given.budget, model, seed, options) for model in ("auto", plain))
+            auto, default = (measured(data, given.budget, model, seed, options) for model in ("auto", plain))
             gains.append(auto[0] - default[0])
             said = [f"{model} {value:.2f} ({epochs:.1f} epochs)" for value, epochs, model in (auto, default)]
             print(data, seed, *said, f"load {os.getloadavg()[0]:.1f}", flush=True)

@@ -21,21 +21,38 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+
+def trained(data: str, budget: str, seed: int, options: list[str]) -> dict[str, Any]:
+    """The record of one run, its ``run.json``."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "onecycle", "train", data, "--budget", budget, "--seed", str(seed)]
+        subprocess.run([*command, *options, "--out", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL)
+        return json.loads(Path(folder, "run", "run.json").read_text())
+
+
+def width_of(record: dict[str, Any]) -> int:
+    """The width of the net of a run; 0 where it has none."""
+    return (record["config"]["model_options"] or {}).get("width", 0)
+
+
+def words_and_options() -> tuple[list[str], list[str]]:
+    """What the shell gave: to the benchmark, and after ``--`` to onecycle train."""
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1 :]
 
 
 def run(data: str, budget: str, seed: int, options: list[str]) -> dict[str, float]:
-    """One run: accuracy in percent, updates, seconds, and the load before it."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "onecycle", "train", data, "--budget", budget, "--seed", str(seed)]
-        load, started = os.getloadavg()[0], time.perf_counter()
-        subprocess.run([*command, *options, "--out", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - started
-        record = json.loads(Path(folder, "run", "run.json").read_text())
-    result, options = record["result"], record["config"]["model_options"] or {}
+    """One run: accuracy in percent, updates, epochs, width, seconds, and the load before it."""
+    load, started = os.getloadavg()[0], time.perf_counter()
+    record = trained(data, budget, seed, options)
+    seconds, result = time.perf_counter() - started, record["result"]
     flipped = {"flipped": 100 * result["flipped"]["accuracy"]} if "flipped" in result else {}
     return {
         "test": 100 * result["test"]["accuracy"], **flipped, "updates": result["updates"], "epochs": result["epochs"],
-        "width": options.get("width", 0), "seconds": seconds, "load": load,
+        "width": width_of(record), "seconds": seconds, "load": load,
     }  # fmt: skip
 
 
@@ -44,9 +61,8 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("budget", help='a time, such as "60s" or "5m"')
     parser.add_argument("--seeds", type=int, default=5)
-    words = sys.argv[1:]
-    end = words.index("--") if "--" in words else len(words)
-    given, options = parser.parse_args(words[:end]), words[end + 1 :]
+    words, options = words_and_options()
+    given = parser.parse_args(words)
     runs = []
     for seed in range(given.seeds):
         runs.append(run(given.data, given.budget, seed, options))
