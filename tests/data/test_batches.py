@@ -25,7 +25,6 @@ from onecycle.data.batches import (
     LoaderBatches,
     OneShotBatches,
     TensorBatches,
-    epoch_order,
     first_batch,
 )
 from onecycle.data.hub import HubDataset
@@ -153,32 +152,6 @@ def test_each_sample_comes_once_an_epoch_unless_the_ragged_batch_is_dropped():
     dropped = {frozenset(range(10)) - frozenset(torch.cat([b[0] for b in even.epoch(e)]).tolist()) for e in range(5)}
     assert len(dropped) > 1, "another ragged batch each epoch"
     assert [len(b) for b in DatasetBatches(Noisy(), 4, drop_last=True).epoch(0)] == [4, 4]
-
-
-def test_the_order_is_a_permutation_by_seed_and_epoch():
-    assert torch.equal(epoch_order(50, 3, 7), epoch_order(50, 3, 7))
-    orders = {tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(4) for epoch in range(4)}
-    assert len(orders) == 16 and all(sorted(order) == list(range(50)) for order in orders)
-
-
-def test_the_order_of_an_epoch_that_is_begun_again_is_kept_where_it_is_small(monkeypatch):
-    made, randperm = [], torch.randperm
-    monkeypatch.setattr(torch, "randperm", lambda n, **how: made.append(n) or randperm(n, **how))
-    for _ in range(3):
-        assert torch.equal(epoch_order(51, 4, 8), randperm(51, generator=epoch_generator(4, 8)))
-    assert made == [51]
-    monkeypatch.setattr(batching, "KEPT", 50)
-    assert torch.equal(epoch_order(51, 4, 8), epoch_order(51, 4, 8)) and made == [51] * 3
-
-
-def test_an_order_that_was_first_asked_for_in_inference_mode_is_a_normal_tensor():
-    with torch.inference_mode():
-        epoch_order(53, 9, 9)
-    assert not epoch_order(53, 9, 9).is_inference()
-
-
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
 
 
 def test_grey_images_are_normalised_in_their_own_memory_to_the_same_bits():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import count, islice
 from typing import Any, Protocol, cast
 
@@ -18,12 +18,10 @@ from ..checks import whole
 from ..errors import ConfigError, DataError
 from .arrays import as_tensor
 from .hub import HubDataset, HubStream, hub_kind
+from .orders import epoch_order
 from .seeds import derive_seed, seeded_everywhere
 from .splits import check_finite
 from .standardise import changed_within, constant
-
-# Samples up to which the order of the last epoch is kept.
-KEPT = 2**20
 
 Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 """From a batch and a generator for its draws to the batch that the model sees.
@@ -88,14 +86,16 @@ class TensorBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """See `Batches.epoch`."""
         device, samples = self.tensors[0].device, len(self.tensors[0])
-        order = _placed(epoch_order(samples, self.seed, epoch), device) if self.shuffle else None
+        order = epoch_order(samples, self.seed, epoch) if self.shuffle else None
+        if isinstance(order, Tensor):
+            order = _placed(order, device)
         generator, draws = torch.Generator(device), getattr(self.transform, "draws", True)
         for i in range(start, len(self)):
             span = _span(i, samples, self.batch_size, self.spread)
             if order is None:
                 batch = tuple([t[span].clone() for t in self.tensors])  # which a model may write to
             else:
-                chosen = order[span]
+                chosen = order[span] if isinstance(order, Tensor) else _placed(order[span], device)
                 batch = tuple([t.index_select(0, chosen) for t in self.tensors])
             if self.transform is not None:
                 if draws:
@@ -134,11 +134,9 @@ class DatasetBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Batches.epoch`."""
-        order = epoch_order(self._n, self.seed, epoch) if self.shuffle else torch.arange(self._n)
-        indices = [order[_span(i, self._n, self.batch_size, self.spread)].tolist() for i in range(start, len(self))]
         samples = _SeededSamples(self.dataset, self.seed, epoch)
         loader = DataLoader(
-            samples, batch_sampler=indices, num_workers=self.workers, generator=torch.Generator(),
+            samples, batch_sampler=self._indices(epoch, start), num_workers=self.workers, generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         generator = torch.Generator(self.device)
@@ -147,6 +145,15 @@ class DatasetBatches:
                 generator.manual_seed(derive_seed(self.seed, "augment", epoch, i))
                 batch = self.transform(tuple(part.to(self.device, non_blocking=True) for part in batch), generator)
             yield batch
+
+    def _indices(self, epoch: int, start: int) -> Iterator[list[int]]:
+        """The samples of each batch, made when they are asked for."""
+        n = self._n
+        spans = (_span(i, n, self.batch_size, self.spread) for i in range(start, len(self)))
+        if self.shuffle:
+            order = epoch_order(n, self.seed, epoch)
+            return (order[span].tolist() for span in spans)
+        return (list(range(n)[span]) for span in spans)
 
 
 class _SeededSamples(Dataset[Any]):
@@ -420,25 +427,6 @@ class ImageTransform:
             scale, shift = (constant(numbers, x)[:, None, None] for numbers in (scales, shifts))
             x.mul_(scale).add_(shift)
         return (x if self.augment is None else self.augment(x, generator), *rest)
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of 0 ... n - 1 that epoch `epoch` follows, int64 [n]; do not write to it.
-
-    The last one stays, where it is small: an epoch is begun by what tries its first batch, by pilots and by the run.
-
-    >>> bool((epoch_order(5, 0, 1) == epoch_order(5, 0, 1)).all()), sorted(epoch_order(3, 0, 0).tolist())
-    (True, [0, 1, 2])
-    """
-    return (_order_kept if n <= KEPT else _order)(n, derive_seed(seed, "order", epoch))
-
-
-@torch.inference_mode(False)  # it is kept, and what is made from it may be trained on
-def _order(n: int, seed: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-
-
-_order_kept = lru_cache(maxsize=1)(_order)
 
 
 def _placed(order: Tensor, device: torch.device) -> Tensor:
