@@ -20,7 +20,7 @@ from onecycle.optim.muon import Muon
 from onecycle.range_test import sweep as sweeping
 from onecycle.range_test.sweep import STILL, SweptStep, scout, sweep
 from onecycle.training.norms import batch_statistics
-from onecycle.training.restore import modules_of
+from onecycle.training.reachable import modules_of
 from onecycle.training.signals import StopRequest
 
 X, Y = blobs(96)
@@ -32,7 +32,7 @@ RISING = [10 ** (-3 + k / 10) for k in range(40)]
 
 def subject(step, optimizers, batches=BATCHES, evaluate=None, restart=None, keep=(), stop=None, seed=0):
     optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else optimizers
-    modules = modules_of([p for o in optimizers for group in o.param_groups for p in group["params"]])
+    modules = modules_of([p for o in optimizers for group in o.param_groups for p in group["params"]], step)
     batches = as_batches(batches, seed=seed)
     return SweptStep(step, optimizers, batches, evaluate, restart, modules, keep, seed, stop or StopRequest())
 

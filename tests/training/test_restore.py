@@ -16,7 +16,6 @@ from training_makers import blobs, differing, seeded_net, weights
 
 from onecycle import ConfigError, untouched
 from onecycle.optim.muon import Muon
-from onecycle.training.restore import modules_of
 
 X, Y = blobs(16)
 
@@ -243,15 +242,6 @@ def test_it_works_outside_the_main_thread():
     thread.start()
     thread.join()
     assert changes(before, snapshot([model], [optimizer])) == []
-
-
-def test_modules_are_found_by_their_parameters():
-    model, other, holder = seeded_net(), seeded_net(), nn.Module()
-    holder.inner = model[0]
-    found = modules_of([model[0][0].weight])
-    assert {id(m) for m in found} >= {id(m) for m in (model, model[0], model[0][0], holder)}
-    assert not {id(m) for m in found} & {id(m) for m in (other, model[2], model[0][1])}
-    assert modules_of([]) == []
 
 
 class Overwritten(torch.Tensor):

@@ -38,7 +38,7 @@ from ..training import evaluate as evaluation
 from ..training.loop import groups_of, updates_per_epoch
 from ..training.norms import batch_norms
 from ..training.objectives import UNSMOOTHED, means_of
-from ..training.restore import modules_of
+from ..training.reachable import modules_of
 from ..training.sharing import considerate
 from ..training.signals import stop_requests
 from ..training.state import TrainState
@@ -197,7 +197,8 @@ def range_test(
         spacing: "exponential", or "linear" as in the paper.
         epochs: of the 1cycle run that is to follow.
         restart: ``restart(seed)`` draws new initial weights into the model, for every repeat but the first.
-        model: what `step` trains; None: the living modules that hold the optimizers' parameters.
+        model: what `step` trains; None: the modules with parameters of the optimizers that `step` and `evaluate` lead
+            to, and those that they call. Calls inside what torch.compile has compiled are not seen.
         keep: other objects that `step` changes, with `state_dict` and `load_state_dict`: a scaler, a scheduler.
         probe: ``probe(lr, due)`` is called after each update of the first sweep, with whether measurements are due; it
             looks at what it likes and changes nothing.
@@ -226,12 +227,14 @@ def range_test(
     (True, None)
     """
     started = time.perf_counter()
-    optimizers, modules = swept_parts(optimizer, model)
+    optimizers, modules = swept_parts(optimizer, model, step, evaluate, restart, *keep)
     updates, repeats, lr_low, lr_high, epochs = map(unwrapped, (updates, repeats, lr_low, lr_high, epochs))
     check_plan(updates, repeats, lr_low=lr_low, lr_high=lr_high, spacing=spacing, epochs=epochs)
     with stop_requests() as stop, sampler_kept(batches):
         source = source_of(batches, seed)
-        swept = SweptStep(step, optimizers, source, evaluate, restart, modules, keep, seed, stop)
+        swept = SweptStep(
+            step, optimizers, source, evaluate, restart, modules, keep, seed, stop, given=model is not None
+        )
         scouted = scout(swept)
         per_epoch = updates_per_epoch(source)
         per_epoch = None if per_epoch is None else max(1, per_epoch // max(1, swept.calls_per_update))
@@ -244,7 +247,7 @@ def range_test(
     cost |= {"share": swept.updates / (EPOCHS * per_epoch)} if per_epoch else {}
     cost |= {"seconds": round(time.perf_counter() - started, 3)}
     curve = Curve(sweeps, scouted.edge if scouted.lost else None)
-    told = {"epochs": epochs, "kind": kind_of(optimizers[0]), "batch_norm": bool(batch_norms(modules))}
+    told = {"epochs": epochs, "kind": kind_of(optimizers[0]), "batch_norm": bool(batch_norms(swept.modules))}
     reason = _nothing_to_see(scouted, sweeps)
     peak = Suggestion(reason=reason) if reason else suggest(curve, **told)
     return RangeTest(curve, judge(curve), **asdict(peak), **told, cost=cost, title=title)
@@ -448,15 +451,14 @@ def sampler_kept(loader: Any) -> Iterator[None]:
 
 
 def swept_parts(
-    optimizer: Optimizer | Sequence[Optimizer], model: nn.Module | Sequence[nn.Module] | None
+    optimizer: Optimizer | Sequence[Optimizer], model: nn.Module | Sequence[nn.Module] | None, *roots: Any
 ) -> tuple[list[Optimizer], list[nn.Module]]:
-    """The optimizers that a step steps, checked, and the modules that it trains, those that hold their parameters."""
+    """The optimizers that a step steps, checked, and the modules that it trains: those that the roots lead to."""
     optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
     _check_optimizers(optimizers)
     if model is None:
-        return optimizers, modules_of(
-            [p for each in optimizers for group in each.param_groups for p in group["params"]]
-        )
+        parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
+        return optimizers, modules_of(parameters, *roots)
     return optimizers, [model] if isinstance(model, nn.Module) else list(model)
 
 

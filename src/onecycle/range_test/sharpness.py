@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..checks import number, share, whole
 from ..data.seeds import derive_seed, seeded_everywhere
 from ..errors import ConfigError, TrainingError
-from ..training.restore import modules_of
+from ..training.reachable import before_first_call, modules_of
 from ..training.runtime import generators
 
 # The share of the old value in the running average of `HessianFree`.
@@ -46,9 +46,9 @@ def sharpness(
     in all; with batch norm, whose second derivative is slow in torch, about three times a whole update each. torch's
     scaled dot-product attention takes its plain form meanwhile, the only one with a second derivative.
 
-    Nothing changes: neither gradients, nor buffers of the modules that hold the parameters (batch norms update copies
-    of their running statistics, in either mode), nor the global generators, which are seeded for the loss's own draws,
-    such as dropout's. So the same call gives the same number.
+    Nothing changes: neither gradients, nor buffers of the modules that `loss` leads to or calls (batch norms update
+    copies of their running statistics, in either mode), nor the global generators, which are seeded for the loss's own
+    draws, such as dropout's. So the same call gives the same number.
 
     Args:
         loss: computes the loss, one number, from the parameters as they are: the mean over one fixed batch, say.
@@ -72,7 +72,7 @@ def sharpness(
     whole("iterations", iterations)
     share("tolerance", tolerance, of="the value")
     wanted = _trained(parameters)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _no_trace(wanted, derive_seed(seed, "sharpness")):
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _no_trace(loss, wanted, derive_seed(seed, "sharpness")):
         points, gradients = zip(*_gradients(loss, wanted), strict=True)
         start = _start(points, derive_seed(seed, "sharpness", 0))
         return _lanczos(lambda v: _product(points, gradients, v), start, iterations, tolerance)
@@ -283,18 +283,25 @@ def _twice() -> Iterator[None]:
 
 
 @contextmanager
-def _no_trace(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
+def _no_trace(loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
     """Within the block generators start from `seed` and modules have copies of their buffers.
 
     Copies, rather than values put back afterwards: writing into a tensor spoils graphs of the caller's that hold it.
     """
     with seeded_everywhere(seed, *generators(*{p.device for p in parameters})), ExitStack() as stack:
         copies: dict[int, Tensor] = {}
-        for part in {part for module in modules_of(parameters) for part in module.modules()}:
-            before = dict(part._buffers)
-            stack.callback(part._buffers.update, before)
-            stack.callback(part._buffers.clear)
-            for name, buffer in before.items():
-                if buffer is not None:
-                    part._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-        yield
+
+        def copy(module: nn.Module) -> None:
+            for part in module.modules():
+                before = dict(part._buffers)
+                stack.callback(part._buffers.update, before)
+                stack.callback(part._buffers.clear)
+                for name, buffer in before.items():
+                    if buffer is not None:
+                        part._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+
+        known = modules_of(parameters, loss)
+        for module in known:
+            copy(module)
+        with before_first_call(copy, known):
+            yield

@@ -22,7 +22,8 @@ from ..optim.groups import write
 from ..records.curve import SCOUT, Sweep
 from ..schedules.policy import Policy
 from ..training.norms import batch_statistics
-from ..training.restore import untouched
+from ..training.reachable import tensors_of
+from ..training.restore import called_untouched, untouched
 from ..training.runtime import generators
 from ..training.signals import StopRequest
 from .watch import DivergenceWatch
@@ -45,27 +46,33 @@ class StepLosses(NamedTuple):
 
 @dataclass
 class SweptStep:
-    """What is tested: a step of any kind, over batches that are gone through again and again. `test` is its name."""
+    """What is tested: a step of any kind, over batches that are gone through again and again. `test` is its name.
+
+    Where the modules are not `given`, those with parameters of the optimizers are added as they are called.
+    """
 
     step: Callable[[Any], Any]
     optimizers: Sequence[Optimizer]
     batches: Batches
     evaluate: Callable[[], Mapping[str, float]] | None
     restart: Callable[[int], None] | None
-    modules: Sequence[nn.Module]
+    modules: list[nn.Module]
     keep: Sequence[Any]
     seed: int
     stop: StopRequest
     test: str = "range test"
+    given: bool = True
     scales: list[float] = field(init=False)
+    parameters: set[int] = field(init=False)
     updates: int = 0
     calls: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         peaks = [max((float(g["lr"]) for g in optimizer.param_groups), default=0.0) for optimizer in self.optimizers]
         self.scales = [peak / peaks[0] if peaks[0] else 1.0 for peak in peaks]
-        devices = {p.device for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]}
-        self.generators = generators(*devices)
+        parameters = [p for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]]
+        self.parameters = {id(p) for p in parameters}
+        self.generators = generators(*{p.device for p in parameters})
 
     @contextmanager
     def begin(self, repeat: int) -> Iterator[SweepRun]:
@@ -75,12 +82,19 @@ class SweptStep:
                 again = derive_seed(self.seed, "restart", repeat)
                 with seeded_everywhere(again, *self.generators):
                     self.restart(again)
-            run = SweepRun(self, repeat)
+            called = [] if self.given else stack.enter_context(called_untouched(self.modules, self.parameters))
+            run = SweepRun(self, repeat, called)
             for optimizer in self.optimizers:
                 stack.callback(optimizer.register_step_post_hook(run.on_step).remove)
             if len(self.optimizers) == 1:  # where two play against each other, one may well win for a while
                 stack.callback(self.optimizers[0].register_step_pre_hook(run.before_step).remove)
             yield run
+            self.take(called)
+
+    def take(self, called: Iterable[nn.Module]) -> None:
+        """Count those of the modules that were called that hold parameters of the optimizers among the modules."""
+        new = (module for module in called if module not in self.modules)
+        self.modules += [module for module in new if not self.parameters.isdisjoint(tensors_of(module))]
 
     @property
     def calls_per_update(self) -> int:
@@ -97,8 +111,8 @@ class SweptStep:
 class SweepRun:
     """One repeat under way: updates at learning rates that it is told, and measurements."""
 
-    def __init__(self, swept: SweptStep, repeat: int):
-        self.swept, self.repeat = swept, repeat
+    def __init__(self, swept: SweptStep, repeat: int, called: Sequence[nn.Module] = ()):
+        self.swept, self.repeat, self.called = swept, repeat, called
         self.updates = 0
         self.recorded = math.nan  #: the loss of the last update as it is recorded
         self.gradients: list[float] = []  #: the norm of each weight's gradient in the last update
@@ -142,6 +156,7 @@ class SweepRun:
 
     def measure(self) -> Mapping[str, float]:
         """Measure the model as it stands on held-out data, batch norms with the statistics of those."""
+        self.swept.take(self.called)
         modes = [(part, part.training) for module in self.swept.modules for part in module.modules()]
         try:
             with batch_statistics(self.swept.modules):

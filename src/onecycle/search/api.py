@@ -145,7 +145,7 @@ def search(
     >>> found.lr_max > 0.001, found.updates <= 110, model.weight.grad
     (True, True, None)
     """
-    optimizers, modules = swept_parts(optimizer, model)
+    optimizers, modules = swept_parts(optimizer, model, step, evaluate, *keep)
     whole("updates", updates, what="the number of updates, those of the pilots among them")
     checks.share("share", share, of="the updates")
     own = max(float(group["lr"]) for group in optimizers[0].param_groups)
@@ -156,7 +156,17 @@ def search(
         return _too_few(default, updates)
     with stop_requests() as stop, sampler_kept(batches):
         swept = SweptStep(
-            step, optimizers, source_of(batches, seed, "search"), evaluate, None, modules, keep, seed, stop, "search"
+            step,
+            optimizers,
+            source_of(batches, seed, "search"),
+            evaluate,
+            None,
+            modules,
+            keep,
+            seed,
+            stop,
+            "search",
+            given=model is not None,
         )
         pilots = StepPilots(swept, partial(preset, policy), updates)
         return _searched(pilots, each, updates, default, share, PilotRecord(), kind)

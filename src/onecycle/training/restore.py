@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import gc
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
+from .reachable import before_first_call, caller, give_up_gathered, modules_of, tensors_of
 from .runtime import generators
 from .signals import stop_requests
 
@@ -32,10 +32,13 @@ def untouched(
     That is: the optimizers' parameters, their gradients, state and settings; every parameter, buffer and mode of
     `modules`; the objects in `keep`; and the global generators of torch (every device in use), Python and numpy. It
     happens on success, on an error and on Ctrl-C; a Ctrl-C that comes meanwhile takes effect afterwards.
+    Parameters that FSDP2 has sharded are put back on each rank by its own shards.
 
     Args:
         optimizers: those that the block steps.
-        modules: what has buffers, such as running means; None: every living module with a parameter of the optimizers.
+        modules: what has buffers, such as running means; None: those with a parameter of the optimizers that the
+            variables around the block lead to, and each other module that is called within it, as it was before its
+            first call there. Calls inside what torch.compile has compiled are not seen.
         keep: whatever else changes, generators and anything with `state_dict` and `load_state_dict`: a gradient scaler,
             a scheduler, a moving average of the weights.
 
@@ -51,15 +54,39 @@ def untouched(
     (True, None)
     """
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    modules = modules_of(parameters) if modules is None else list(modules)
+    known = modules_of(parameters, caller()) if modules is None else list(modules)
     tensors = {id(t): t for t in parameters}
-    for module in modules:
-        tensors |= {id(t): t for t in (*module.parameters(), *module.buffers())}
+    for module in known:
+        tensors |= tensors_of(module)
     restore: list[Restore] = [_generators({t.device for t in tensors.values()})]
     restore += [_tensor(tensor) for tensor in tensors.values()]
-    restore += [_module(part) for module in modules for part in module.modules()]
+    restore += [_module(part) for module in known for part in module.modules()]
     restore += [_optimizer(optimizer) for optimizer in optimizers]
     restore += [_stateful(thing) for thing in keep]
+    with _put_back(restore), nullcontext() if modules is not None else called_untouched(known, tensors):
+        yield
+
+
+@contextmanager
+def called_untouched(known: Iterable[nn.Module], tensors: Container[int] = ()) -> Iterator[list[nn.Module]]:
+    """Put back each module that is called within the block, bit for bit, as it was before its first call.
+
+    But for what is within `known`, and for the tensors of these ids. The list has the modules that were called.
+    """
+    restore: list[Restore] = []
+    called: list[nn.Module] = []
+
+    def take(module: nn.Module) -> None:
+        called.append(module)
+        restore.extend(_tensor(tensor) for key, tensor in tensors_of(module).items() if key not in tensors)
+        restore.extend(map(_module, module.modules()))
+
+    with _put_back(restore), before_first_call(take, known):
+        yield called
+
+
+@contextmanager
+def _put_back(restore: Iterable[Restore]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -68,21 +95,6 @@ def untouched(
                 stack.callback(put_back)
         if stop.signal is not None:
             signal.raise_signal(stop.signal)
-
-
-def modules_of(parameters: Sequence[nn.Parameter]) -> list[nn.Module]:
-    """The living modules that hold any of these parameters.
-
-    >>> model = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1))
-    >>> any(module is model[1] for module in modules_of([model[1].weight]))
-    True
-    """
-    wanted = {id(p) for p in parameters}
-    # By type: asking an object for its class can run code of its own.
-    living = [
-        thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module) and "_parameters" in vars(thing)
-    ]
-    return [module for module in living if any(id(p) in wanted for p in module.parameters())]
 
 
 def _tensor(tensor: Tensor) -> Restore:
@@ -109,6 +121,7 @@ def _module(module: nn.Module) -> Restore:
     training, buffers = module.training, dict(module._buffers)
 
     def restore() -> None:
+        give_up_gathered(module)
         module.training = training
         module._buffers.clear()
         module._buffers.update(buffers)
