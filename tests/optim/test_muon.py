@@ -9,7 +9,8 @@ from torch import nn
 from onecycle import ConfigError
 from onecycle.models import build
 from onecycle.optim.build import build_optimizer
-from onecycle.optim.muon import COEFFICIENTS, Muon, inner_matrices, orthogonal
+from onecycle.optim.muon import Muon, inner_matrices
+from onecycle.optim.orthogonal import COEFFICIENTS, orthogonal
 
 
 def numbers(*shape, seed=0):

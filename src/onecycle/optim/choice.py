@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from ..text import count
-from .muon import embedded_in, inner_matrices, products_of_orthogonal, weights_of
+from .muon import embedded_in, inner_matrices, weights_of
+from .orthogonal import products_of_orthogonal
 
 AUTO = "auto"
 # What orthogonal updates may cost, as a share of the arithmetic of an update of the model: up to about there Muon is as
