@@ -1,10 +1,12 @@
 """A step of Muon whose products two ranks share, beside one in which each rank makes all of them.
 
-    python bench/muon_ranks.py [--ranks 2] [--pairs 9]
+    python bench/muon_ranks.py [--ranks 2] [--pairs 9] [--patience 300]
 
 Ranks are processes on this machine with one thread each, over gloo. The two steps are taken in turns by the same
 processes: alone, while the other ranks wait, and by all of them together, which lasts as long as the slowest. All is
-shared that can be; the last column says whether it is by default.
+shared that can be; whether it is without being told, is said. The ratio by the clock wants a core for each rank and
+nothing else there: pairs during which other processes had more than a tenth of a core are left out, where enough are
+without. That of the processor's seconds (of the rank with most) does not, but leaves out what ranks wait.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,6 +29,7 @@ from onecycle.optim import shared
 from onecycle.optim.muon import Muon
 from onecycle.optim.orthogonal import matrix_shape, products_of_orthogonal
 
+QUIET = 0.1
 SETS: dict[str, list[tuple[int, ...]]] = {
     "transformer: 24 of 512x512, 12 of 512x2048": [(512, 512)] * 24 + [(512, 2048)] * 12,
     "transformer: 16 of 256x256, 8 of 256x1024": [(256, 256)] * 16 + [(256, 1024)] * 8,
@@ -36,65 +42,112 @@ SETS: dict[str, list[tuple[int, ...]]] = {
 }
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def seconds(work: Callable[[], object], times: int) -> list[float]:
+    """Of one of so many calls, by the clock and of the processor."""
+    start = time.perf_counter(), time.process_time()
+    for _ in range(times):
+        work()
+    return [(time.perf_counter() - start[0]) / times, (time.process_time() - start[1]) / times]
 
 
-def rank_of(rank: int, ranks: int, pairs: int) -> None:
+def busy() -> float:
+    """The seconds that the machine's processors have worked for anything, since it was started."""
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def rank_of(rank: int, ranks: int, pairs: int, patience: float) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    group = dist.group.WORLD
-    by_default = dict(shared.PRODUCTS_A_BYTE), dict(shared.PRODUCTS_A_GATHER)
     for name, shapes in SETS.items():
         weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
         for weight in weights:
             weight.grad = torch.randn_like(weight)
-        optimizer = Muon([{"params": weights, "momentum": 0.8, "weight_decay": 0.1}])
-        times: list[tuple[float, float]] = []
-        for _ in range(pairs + 2):
-            optimizer.share(None)
-            dist.barrier()
-            alone = seconds(optimizer.step) if rank == 0 else 0.0
-            shared.PRODUCTS_A_BYTE["cpu"], shared.PRODUCTS_A_GATHER["cpu"] = 0.0, -1.0
-            optimizer.share(group)
-            optimizer._sharing._types(weights, group)  # what is agreed on once
-            dist.barrier()
-            together = torch.tensor(seconds(optimizer.step))
-            dist.all_reduce(together, dist.ReduceOp.MAX)
-            times.append((alone, float(together)))
-            shared.PRODUCTS_A_BYTE, shared.PRODUCTS_A_GATHER = map(dict, by_default)
-        sent = optimizer._sharing._types(weights, group)
+        one, several = (Muon([{"params": weights, "momentum": 0.8, "weight_decay": 0.1}]) for _ in range(2))
+        several.share(dist.group.WORLD)
+        sent = several._sharing._types(weights, dist.group.WORLD)
         default = any(shared.worth_sharing(weights, sent, ranks))
+        with everything_shared():
+            times = measured(one.step, several.step, pairs, time.monotonic() + patience)
         if rank == 0:
-            report(name, weights, sent, times[2:], default)
+            size = sum(w.numel() * dtype.itemsize for w, dtype in zip(weights, sent, strict=True))
+            report(name, sum(products_of_orthogonal(matrix_shape(w)) for w in weights), size, times, default)
     dist.destroy_process_group()
 
 
-def report(name: str, weights: list, sent: list, times: list, default: bool) -> None:
-    products = sum(products_of_orthogonal(matrix_shape(w)) for w in weights)
-    size = sum(w.numel() * dtype.itemsize for w, dtype in zip(weights, sent, strict=True))
-    alone, together = (1e3 * statistics.median(some) for some in zip(*times, strict=True))
-    ratios = sorted(b / a for a, b in times)
-    spread = f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]"
+@contextmanager
+def everything_shared() -> Iterator[None]:
+    before = [dict(of) for of in (shared.PRODUCTS_A_BYTE, shared.PRODUCTS_A_GATHER)]
+    shared.PRODUCTS_A_BYTE["cpu"], shared.PRODUCTS_A_GATHER["cpu"] = 0.0, -1.0
+    yield
+    shared.PRODUCTS_A_BYTE, shared.PRODUCTS_A_GATHER = before
+
+
+def measured(alone: Callable[[], Any], together: Callable[[], Any], pairs: int, until: float) -> list[list[float]]:
+    """By the clock and of the processor, alone and together; and the share of a core that others had meanwhile."""
+    for step in (alone, together, together):  # for memory, and what is laid down once
+        step()
+    first = torch.tensor(seconds(alone, 1))
+    dist.all_reduce(first, dist.ReduceOp.MAX)
+    times, taken = max(1, int(0.3 / float(first[1]))), []
+    while sum(others < QUIET for *_, others in taken) < pairs:
+        late = torch.tensor(int(not wait_for_quiet(until)) if dist.get_rank() == 0 else 0)
+        dist.broadcast(late, 0)
+        if late and len(taken) >= pairs:
+            break
+        start, before, own = time.perf_counter(), busy(), time.process_time()
+        mine = seconds(alone, times) if dist.get_rank() == 0 else [0.0, 0.0]
+        dist.barrier()
+        both = torch.tensor([*mine, *seconds(together, times)])
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+        ours = torch.tensor(time.process_time() - own)
+        dist.all_reduce(ours)
+        others = torch.tensor((busy() - before - float(ours)) / (time.perf_counter() - start))
+        dist.broadcast(others, 0)
+        taken.append([*both.tolist(), float(others)])
+    quiet = [some for some in taken if some[-1] < QUIET]
+    return quiet if len(quiet) == pairs else taken
+
+
+def wait_for_quiet(until: float) -> bool:
+    """Whether the machine did nothing for half a second, before that time."""
+    while time.monotonic() < until:
+        before = busy()
+        time.sleep(0.5)
+        if busy() - before < QUIET / 2:
+            return True
+    return False
+
+
+def report(name: str, products: float, size: int, times: list[list[float]], default: bool) -> None:
+    alone, _, together, _, others = (1e3 * statistics.median(some) for some in zip(*times, strict=True))
+    wall = spread([together / alone for alone, _, together, *_ in times])
+    processor = spread([together / alone for _, alone, _, together, _ in times])
     print(
-        f"| {name} | {products / 1e9:.2f} | {size / 1e6:.2f} | {alone:.1f} | {together:.1f} | {spread} "
-        f"| {'yes' if default else 'no'} |",
+        f"| {name} | {products / 1e9:.2f} | {size / 1e6:.2f} | {alone:.1f} | {together:.1f} | {wall} | {processor} "
+        f"| {'yes' if default else 'no'} | {len(times)}, {others / 10:.0f} % |",
         flush=True,
     )
+
+
+def spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for a quiet machine, for each set")
     given = parser.parse_args()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "OMP_NUM_THREADS": "1"}
-    print("| matrices | products, GFLOP | gathered, MB | alone, ms | shared, ms | shared / alone | by default |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    spawn(rank_of, (given.ranks, given.pairs), nprocs=given.ranks)
+    print(
+        "| matrices | products, GFLOP | gathered, MB | alone, ms | shared, ms | ratio by the clock "
+        "| of the processor | by default | n, others' share of a core |\n|" + " --- |" * 9,
+        flush=True,
+    )
+    spawn(rank_of, (given.ranks, given.pairs, given.patience), nprocs=given.ranks)
 
 
 if __name__ == "__main__":

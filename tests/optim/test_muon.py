@@ -1,5 +1,6 @@
 """Muon against the singular value decomposition, torch's AdamW, and a formula written out."""
 
+import copy
 import math
 
 import pytest
@@ -119,6 +120,18 @@ def test_a_saved_state_goes_on_to_the_bit(tmp_path):
     optimizer.load_state_dict(state)
     steps(second, optimizer, range(4, 8))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+def test_a_copy_steps_as_the_optimizer_that_it_was_made_of():
+    weight, vector = nn.Parameter(numbers(4, 3)), nn.Parameter(numbers(3))
+    optimizer = Muon([{"params": [weight], "momentum": 0.8}, {"params": [vector]}], adamw_scale=0.4)
+    both = [optimizer, copy.deepcopy(optimizer)]
+    for one in both:
+        for group in one.param_groups:
+            group["params"][0].grad = torch.ones_like(group["params"][0])
+        one.step()
+    weights = [[group["params"][0] for group in one.param_groups] for one in both]
+    assert all(a is not b and torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 def test_a_vector_in_a_group_for_matrices_is_refused():

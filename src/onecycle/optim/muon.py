@@ -61,9 +61,21 @@ class Muon(Optimizer):
 
     def __init__(self, params: Iterable[Any], lr: float = 0.06, weight_decay: float = 0.0, adamw_scale: float = 1 / 6):
         self.adamw_scale = adamw_scale
+        self._begin()
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    def _begin(self) -> None:
         self._orthogonal: Callable[[Sequence[Tensor]], Sequence[Tensor]] = orthogonal_each
         self._sharing = Sharing()
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "adamw_scale": self.adamw_scale}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state, of a copy too, which is neither compiled nor shared."""
+        super().__setstate__(state)
+        if "_sharing" not in vars(self):
+            self._begin()
 
     state_dict, load_state_dict = _undecorated("state_dict"), _undecorated("load_state_dict")
     zero_grad = _undecorated("zero_grad")
