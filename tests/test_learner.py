@@ -663,12 +663,6 @@ def test_layer_groups_hold_the_whole_model():
     assert used["0.1.weight"] / used["0.0.weight"] == pytest.approx(10)
 
 
-def test_several_ranks_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="WORLD_SIZE is 2"):
-        learner()
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

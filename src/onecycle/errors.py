@@ -7,7 +7,8 @@
     |-- DataError (ValueError)           what is in the data: files, labels, shapes, values
     |-- CheckpointError                  a checkpoint or run directory: damaged, foreign, holding another run
     |-- TrainingError (RuntimeError)     while training
-    |   `-- NonFiniteLoss                the loss became NaN or infinite
+    |   |-- NonFiniteLoss                the loss became NaN or infinite
+    |   `-- RankError                    another rank failed, or does not answer
     `-- MissingDependency (ImportError)  an optional package that is not installed
 
     Interrupted (KeyboardInterrupt)      Ctrl-C or SIGTERM, after the current update and its checkpoint
@@ -50,6 +51,14 @@ class NonFiniteLoss(TrainingError):
         super().__init__(message)
         self.step = step
         self.lr = lr
+
+
+class RankError(TrainingError):
+    """Another rank failed or does not answer, so that this one cannot go on; `of` is its number, where it is known."""
+
+    def __init__(self, message: str, *, of: int | None = None):
+        super().__init__(message)
+        self.of = of
 
 
 class MissingDependency(OneCycleError, ImportError):

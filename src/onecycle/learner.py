@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .data.arrays import as_tensor
 from .errors import ConfigError, DataError
@@ -23,6 +24,7 @@ from .profiling.result import Profile
 from .range_test.api import RangeTest, range_test_of
 from .range_test.plan import EPOCHS
 from .records import extension as extensions
+from .records import run as runs
 from .records.checkpoint import load_weights, read_metadata, save_weights
 from .records.files import RUN
 from .records.history import History, Observer, Result
@@ -31,12 +33,13 @@ from .schedules.policy import Policy
 from .search.api import SHARE
 from .search.forecast import Forecast
 from .text import count, html_table, listed
+from .training import batch_norm, norms
 from .training import compiled as compiling
 from .training import evaluate as evaluation
-from .training import norms
 from .training import objectives as tasks
 from .training.loop import updates_per_epoch, watch
-from .training.options import TrainingOptions
+from .training.options import TrainingOptions, seconds_of
+from .training.ranks import together
 from .training.runtime import Runtime, weights_dtype
 from .training.setup import TrainingSetup
 from .training.sharing import considerate
@@ -99,28 +102,42 @@ class Learner:
                 f"momentum is one number; received {given.momentum!r}: a cycle is an option of the fit, as in "
                 "fit_one_cycle(10, momentum=(0.95, 0.85))"
             )
-        self.verbose = verbose
         self.notes: list[str] = []
         self.history = History()
         self._ended: extensions.Extended | None = None  # what an extension goes on from
         self._forecast: Forecast | None = None  # of the last fit
-        self.runtime = Runtime.choose(given.device, cast(str, given.precision))
+        self.runtime = Runtime.choose(given.device, cast(str, given.precision), seconds_of(given.timeout))
+        self.verbose = verbose and self.runtime.ranks.is_main
+        with self.runtime.ranks.together():
+            self._prepare(model, train, valid, loss, metrics, layer_groups)
+
+    def _prepare(
+        self, model: nn.Module, train: Any, valid: Any, loss: Any, metrics: Any,
+        layer_groups: Sequence[nn.Module] | None,
+    ) -> None:  # fmt: skip
+        """Look at model and data, and make what is decided from them."""
+        given, ranks = self.options, self.runtime.ranks
         if not isinstance(model, nn.Module):
             kind = f"the class {model.__name__}: give an instance" if isinstance(model, type) else f"{model!r}"
             raise ConfigError(f"model is a torch.nn.Module; received {kind}")
         within = getattr(model, "_orig_mod", None)  # of torch.compile, which names everything by it
         compiled, model = (model, within) if isinstance(within, nn.Module) else (None, model)
-        self.model = self.runtime.place(model)
+        shapes = [f"{name} {'' if is_lazy(p) else list(p.shape)}" for name, p in model.named_parameters()]
+        ranks.check_same({**given.alike(), "the model": shapes})
+        model = self.runtime.place(model)
+        self.model = batch_norm.synced(model, ranks) if given.sync_batchnorm else model
+        ranks.align((*self.model.parameters(), *self.model.buffers()))
         self._setup = TrainingSetup(self.model, given, self.runtime, self._note)
         self._setup.take_data(train, valid, loss)
         task = self._setup.take_loss(loss, metrics)
         self.runtime = self._setup.lay_out(task)
         self.train, self.valid = self._setup.train, self._setup.valid
+        self._setup.check_ranks()
         of_loss = tasks.loss_module(task)
         chosen = self._setup.choose_optimizer()
         built, notes = optimizers.build_optimizer(
-            chosen.optimizer, self.model, momentum=given.momentum, weight_decay=given.weight_decay, beside=of_loss,
-            by_adamw=chosen.left,
+            chosen.optimizer, self.model, momentum=cast(float | None, given.momentum), beside=of_loss,
+            weight_decay=given.weight_decay, by_adamw=chosen.left,
         )  # fmt: skip
         if given.compile and compiled is None:
             compiled = compiling.compiled(self.model, built, given.compile, self.train, self.runtime)
@@ -160,6 +177,7 @@ class Learner:
         return self.state.optimizer
 
     @considerate()
+    @together
     def fit(
         self,
         budget: Any,
@@ -215,7 +233,9 @@ class Learner:
         """
         if resume and out is None:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
-        whole, folder = Budget.parse(budget), None if out is None else Path(out)
+        whole, ranks = Budget.parse(budget), self.runtime.ranks
+        ranks.check_same({"budget": str(whole), "policy": str(policy), "lr_max": str(lr_max), "options": str(options)})
+        folder, resume = (None, False) if out is None else runs.placed(Path(out), resume, ranks)
         began = began_at(began, folder if resume and facts is None else None)  # a job counts it
         plan = planned(
             whole, policy, lr_max, self._rates, self._updates_per_epoch, options=options,
@@ -226,7 +246,7 @@ class Learner:
             extends,
         )  # fmt: skip
         with ExitStack() as stack:
-            stop = stack.enter_context(stop_requests())
+            stop = stack.enter_context(stop_requests(ranks))
             fit.begin(stop, began, self._seconds_at_end(whole), after)
             if folder is not None:
                 fit.record(folder, stack, resume=resume, config=config, facts=facts)
@@ -257,6 +277,7 @@ class Learner:
         """
         return self.fit(_one_of_two(epochs, budget), "one_cycle", lr_max, **keywords)
 
+    @together
     def extend(
         self,
         epochs: float | None = None,
@@ -288,10 +309,13 @@ class Learner:
             ConfigError: nothing to go on from, no budget or two, or no peak; and as `fit`.
             CheckpointError: a `run` that is not finished, or of another model, other data or options; and as `fit`.
         """
-        limit = Budget.parse(_one_of_two(epochs, budget))
+        limit, ranks = Budget.parse(_one_of_two(epochs, budget)), self.runtime.ranks
+        if out is not None:
+            out, resume = runs.placed(Path(out), resume, ranks)
         resumed = Path(out) if resume and out is not None else None
         if out is not None and not resume:
-            RUN.claim(out)
+            ranks.from_main(lambda: RUN.claim(out))
+        run = None if run is None else ranks.folder(Path(run), resume=True, weights=True)
         extends = self._extended(run, resumed)
         lowered = lr_max == "auto" and isinstance(policy, str)
         if lr_max != "auto":
@@ -314,6 +338,7 @@ class Learner:
         return extends
 
     @considerate()
+    @together
     def range_test(
         self,
         *,
@@ -358,6 +383,7 @@ class Learner:
         """
         return profile_of(self.state, self.train, budget=budget, compile=compile, say=self._say, **about)
 
+    @together
     def evaluate(self, data: Any = None, *, flips: bool = False) -> dict[str, float]:
         """Mean loss and metrics on `data`, by default the validation data.
 
@@ -374,7 +400,7 @@ class Learner:
             raise ConfigError("there is nothing to evaluate on: give data, or a validation split to the learner")
         with self.state.averaged():
             model = evaluation.Mirrored(self.model) if flips else self.model
-            return evaluation.evaluate(model, batches.epoch(0), self.state.loss, self.runtime)
+            return evaluation.evaluate(model, self.runtime.epoch(batches, 0), self.state.loss, self.runtime)
 
     def predict(self, inputs: Any) -> Any:
         """Predictions for `inputs`, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.

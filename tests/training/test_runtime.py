@@ -56,14 +56,6 @@ def test_the_device_of_a_model_is_that_of_its_first_parameter_or_buffer():
             Runtime.of(model)
 
 
-def test_several_ranks_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="WORLD_SIZE is 2: start it without torchrun"):
-        Runtime.choose("cpu")
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    Runtime.choose("cpu")
-
-
 def test_precision_of_a_forward_pass():
     layer, x = nn.Linear(2, 2), torch.zeros(1, 2)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):

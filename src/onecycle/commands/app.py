@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,15 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from ..errors import Interrupted, OneCycleError
+from ..training.launched import is_main_rank, world_asked
 from .printing import degraded_output
 
 # Each is a function in the module of its name, which is imported where it is asked for.
 COMMANDS = (
     "check", "profile", "train", "search", "predict", "compare", "reproduce", "report", "runs", "policy", "data",
 )  # fmt: skip
+# Those that several ranks of a launcher do together, and those that are not for them; all others the main rank does.
+TOGETHER, BY_ITSELF = ("train", "search", "check"), ("compare", "reproduce", "profile")
 
 
 def command_line(asked: str | None = None) -> App:
@@ -55,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    with degraded_output():
+    with degraded_output(), of_rank(words):
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
@@ -63,11 +69,46 @@ def main(arguments: list[str] | None = None) -> None:
         except (OneCycleError, CycloptsError) as error:
             if debug:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            if not getattr(error, "silent", False):
+                print(f"error: {of_which(error)}{error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            print(str(stop) or "stopped", file=sys.stderr)
+            if not getattr(stop, "silent", False):
+                print(str(stop) or "stopped", file=sys.stderr)
             sys.exit(128 + stop.signal if isinstance(stop, Interrupted) else 130)
+
+
+@contextmanager
+def of_rank(words: list[str]) -> Iterator[None]:
+    """Of several ranks of a launcher only the main one prints, and it alone does what is not for several.
+
+    Raises:
+        SystemExit: there is nothing to do for this rank.
+    """
+    if world_asked() == 1:
+        yield
+        return
+    command, main = words[0] if words else "", is_main_rank()
+    if command not in TOGETHER:
+        if not main:
+            sys.exit(0)
+        if command in BY_ITSELF:
+            print(
+                f"error: {command} starts processes of its own, or measures this one: start it without a launcher such "
+                "as torchrun", file=sys.stderr,
+            )  # fmt: skip
+            sys.exit(2)
+    if main:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def of_which(error: Exception) -> str:
+    """Which rank an error is of, where it is of one of several alone."""
+    rank = getattr(error, "of_rank", None)
+    return "" if rank is None else f"rank {rank} of {world_asked()}: "
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

@@ -15,7 +15,10 @@ from ..checks import flag
 from ..errors import ConfigError
 from ..jobs.job import AUTO_MODEL, Job
 from ..schedules.budget import Budget
-from ..training.options import COMPILE_MODES
+from ..training.launched import restarts, world_asked
+from ..training.options import COMPILE_MODES, TIMEOUT, seconds_of
+
+Made = TypeVar("Made")
 
 GROUPS = {
     name: Group.create_ordered(name)
@@ -157,10 +160,22 @@ def job_and_folder(values: Mapping[str, Any], out: Path | None, resume: Path | N
     if resume is None:
         timed = Budget.parse(values.get("budget", Job.budget)).seconds is not None
         job = Job.from_dict({**({"model": AUTO_MODEL} if timed else {}), **values})
+        if out is None and restarts():
+            raise ConfigError("give --out, the folder of the run: ranks that are started anew go on with the run there")
         return job, out or free_folder(job)
     if out is not None and out != resume:
         raise ConfigError(f"--resume {resume} goes on in its own folder; leave out --out {out}")
     return replace(job_of(resume), **values), resume
+
+
+def of_main_rank(values: Mapping[str, Any], make: Callable[[], Made]) -> Made:
+    """What is made from folders that, of several ranks, the main one may see alone."""
+    if world_asked() == 1:
+        return make()
+    from ..training.runtime import Runtime
+
+    ranks = Runtime.choose(values.get("device"), timeout=seconds_of(values.get("timeout", TIMEOUT))).ranks
+    return ranks.from_main(make)
 
 
 def value(text: Any) -> Any:

@@ -10,7 +10,19 @@ from cyclopts import Parameter
 from ..checks import number
 from ..errors import ConfigError
 from ..jobs.job import Job
-from .options import GROUPS, Folder, Json, NoReport, destination, given, job_and_folder, options_of, settings, source
+from .options import (
+    GROUPS,
+    Folder,
+    Json,
+    NoReport,
+    destination,
+    given,
+    job_and_folder,
+    of_main_rank,
+    options_of,
+    settings,
+    source,
+)
 from .printing import going_on, page_line, print_json, print_table, terminal_width
 
 SCHEDULE = GROUPS["Schedule"]
@@ -56,13 +68,14 @@ def search(
     out, no_report = destination(values, out, no_report)
     if "extend" in values:
         raise ConfigError(f"an extension has the settings of its run: onecycle train --extend {values['extend']}")
-    job, folder = job_and_folder(values, out, resume)
+    job, folder = of_main_rank(values, lambda: job_and_folder(values, out, resume))
     if job.extend is not None:
         raise ConfigError(f"an extension has the settings of its run: onecycle train --resume {resume}")
     with going_on(["onecycle", "search", "--resume", str(folder)], folder / "run.json"):
         result = run(
             job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began, reach=reach
         )
+    folder = result.folder or folder  # where this rank has it
     record = RUN.read(folder)
     searched = record["resolved"]["search"]
     needed = None if reach is None else record["needed"]

@@ -9,7 +9,19 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from ..jobs.job import Job
-from .options import GROUPS, Folder, Json, NoReport, destination, given, job_and_folder, options_of, settings, source
+from .options import (
+    GROUPS,
+    Folder,
+    Json,
+    NoReport,
+    destination,
+    given,
+    job_and_folder,
+    of_main_rank,
+    options_of,
+    settings,
+    source,
+)
 from .printing import going_on, page_line, print_json, terminal_width
 
 SCHEDULE = GROUPS["Schedule"]
@@ -48,10 +60,10 @@ def train(
     out, no_report = destination(values, out, no_report)
     extended = values.pop("extend", None)
     if extended is None:
-        job, folder = job_and_folder(values, out, resume)
+        job, folder = of_main_rank(values, lambda: job_and_folder(values, out, resume))
     elif resume is None:
-        job = extension_of(extended, values)
-        folder = out or free_folder(job)
+        job = of_main_rank(values, lambda: extension_of(extended, values))
+        folder = out or of_main_rank(values, lambda: free_folder(job))
     else:
         raise ConfigError(f"give --extend or --resume, one of them: --resume {resume} goes on with an extension too")
     with going_on(["onecycle", "train", "--resume", str(folder)], folder / "run.json"):

@@ -31,6 +31,11 @@ class Draws:
     crop: tuple[Tensor, Tensor] | None = None
     cutout: tuple[Tensor, Tensor] | None = None
 
+    def of(self, span: slice) -> Draws:
+        """Those of some of the images."""
+        crop, cutout = (pair and (pair[0][span], pair[1][span]) for pair in (self.crop, self.cutout))
+        return Draws(None if self.flip is None else self.flip[span], crop, cutout)
+
 
 @dataclass(frozen=True)
 class Augmenter:
@@ -46,14 +51,19 @@ class Augmenter:
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return self.apply(x, self.draw(x, generator))
 
-    def draw(self, x: Tensor, generator: torch.Generator) -> Draws:
-        """Draw for every image of x, in the order flip, crop (top, left), cutout (top, left)."""
+    def of_part(self, x: Tensor, generator: torch.Generator, n: int, span: slice) -> Tensor:
+        """The images x at `span` of a batch of `n`, as they are in the whole batch."""
+        return self.apply(x, self.draw(x, generator, n).of(span))
+
+    def draw(self, x: Tensor, generator: torch.Generator, n: int | None = None) -> Draws:
+        """Draw for every image of x, in the order flip, crop (top, left), cutout (top, left); for `n` like them."""
         if x.ndim != 4:
             raise ConfigError(
                 f"augmentation {', '.join(self.names)} needs images of shape [n, c, h, w], got {list(x.shape)}; "
                 "use augmentation 'none' for other data"
             )
-        n, _, h, w = x.shape
+        h, w = x.shape[-2:]
+        n = len(x) if n is None else n
 
         def below(limit: int) -> Tensor:
             # Drawn where the generator lives, so a generator on the CPU gives the same images on every device.

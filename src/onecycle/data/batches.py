@@ -11,7 +11,15 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
 from .. import text
 from ..checks import whole
@@ -20,14 +28,56 @@ from .arrays import as_tensor
 from .hub import HubDataset, HubStream, hub_kind
 from .orders import epoch_order
 from .seeds import derive_seed, seeded_everywhere
+from .shards import Part, Shards
 from .splits import check_finite
-from .standardise import changed_within, constant
+from .standardise import changed_within, constant, untransformed
 
 Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 """From a batch and a generator for its draws to the batch that the model sees.
 
 One with an attribute ``draws`` that is False draws nothing, and is spared the seeding of its generator.
 """
+
+
+WHOLE = Shards(0, 1, 0)  # of one rank alone
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """How a rank makes its part of a batch of `n` samples: from those at `span` of the order, as `share` says.
+
+    A transform that draws, and not `in_parts` as it would for the whole batch, gets the whole batch first.
+    """
+
+    shards: Shards
+    n: int
+    span: slice
+    share: slice
+    samples: float
+    draws: bool
+    afterwards: bool
+
+    @classmethod
+    def of(cls, batches: TensorBatches | DatasetBatches, i: int, samples: int, shards: Shards) -> _Cutting:
+        """Of batch `i` of so many `samples`."""
+        span = _span(i, samples, batches.batch_size, batches.spread)
+        n, transform = span.stop - span.start, batches.transform
+        share, counted = shards.share(n)
+        draws = getattr(transform, "draws", transform is not None)
+        afterwards = draws and not getattr(transform, "in_parts", False)
+        if not afterwards:
+            span = slice(span.start + share.start, span.start + share.stop)
+        return cls(shards, n, span, share, counted, draws, afterwards)
+
+    def transformed(self, batch: tuple[Any, ...], transform: Transform, generator: torch.Generator) -> tuple[Any, ...]:
+        """The transformed batch, or the part of it."""
+        if not self.draws or self.afterwards or self.share.stop - self.share.start == self.n:
+            return transform(batch, generator)
+        return transform.of_part(batch, generator, self.n, self.share)  # type: ignore[attr-defined]
+
+    def part(self, batch: Any) -> Part:
+        """What the rank computes."""
+        return self.shards.part(batch) if self.afterwards else Part(batch, self.samples, self.n)
 
 
 class Batches(Protocol):
@@ -85,23 +135,28 @@ class TensorBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """See `Batches.epoch`."""
+        return (part.batch for part in self.parts(WHOLE, epoch, start))
+
+    def parts(self, shards: Shards, epoch: int, start: int = 0) -> Iterator[Part]:
+        """The part of each batch that a rank computes; see `Shards.epoch`."""
         device, samples = self.tensors[0].device, len(self.tensors[0])
         order = epoch_order(samples, self.seed, epoch) if self.shuffle else None
         if isinstance(order, Tensor):
             order = _placed(order, device)
         generator, draws = torch.Generator(device), getattr(self.transform, "draws", True)
         for i in range(start, len(self)):
-            span = _span(i, samples, self.batch_size, self.spread)
+            cutting = _Cutting.of(self, i, samples, shards)
             if order is None:
-                batch = tuple([t[span].clone() for t in self.tensors])  # which a model may write to
+                batch = tuple([t[cutting.span].clone() for t in self.tensors])  # which a model may write to
             else:
-                chosen = order[span] if isinstance(order, Tensor) else _placed(order[span], device)
+                chosen = order[cutting.span]
+                chosen = chosen if isinstance(order, Tensor) else _placed(chosen, device)
                 batch = tuple([t.index_select(0, chosen) for t in self.tensors])
             if self.transform is not None:
                 if draws:
                     generator.manual_seed(derive_seed(self.seed, "augment", epoch, i))
-                batch = self.transform(batch, generator)
-            yield batch
+                batch = cutting.transformed(batch, self.transform, generator)
+            yield cutting.part(batch)
 
 
 @dataclass(frozen=True)
@@ -134,26 +189,32 @@ class DatasetBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Batches.epoch`."""
+        return (part.batch for part in self.parts(WHOLE, epoch, start))
+
+    def parts(self, shards: Shards, epoch: int, start: int = 0) -> Iterator[Part]:
+        """The part of each batch that a rank computes, and whose samples it reads; see `Shards.epoch`."""
         samples = _SeededSamples(self.dataset, self.seed, epoch)
         loader = DataLoader(
-            samples, batch_sampler=self._indices(epoch, start), num_workers=self.workers, generator=torch.Generator(),
-            pin_memory=self.device.type == "cuda",
+            samples, batch_sampler=self._indices(shards, epoch, start), num_workers=self.workers,
+            generator=torch.Generator(), pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         generator = torch.Generator(self.device)
-        for i, batch in enumerate(loader, start):
+        for i, (cutting, batch) in enumerate(zip(self._cuttings(shards, start), loader, strict=True), start):
             if self.transform is not None:
                 generator.manual_seed(derive_seed(self.seed, "augment", epoch, i))
-                batch = self.transform(tuple(part.to(self.device, non_blocking=True) for part in batch), generator)
-            yield batch
+                batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
+                batch = cutting.transformed(batch, self.transform, generator)
+            yield cutting.part(batch)
 
-    def _indices(self, epoch: int, start: int) -> Iterator[list[int]]:
+    def _cuttings(self, shards: Shards, start: int) -> Iterator[_Cutting]:
+        return (_Cutting.of(self, i, self._n, shards) for i in range(start, len(self)))
+
+    def _indices(self, shards: Shards, epoch: int, start: int) -> Iterator[list[int]]:
         """The samples of each batch, made when they are asked for."""
-        n = self._n
-        spans = (_span(i, n, self.batch_size, self.spread) for i in range(start, len(self)))
         if self.shuffle:
-            order = epoch_order(n, self.seed, epoch)
-            return (order[span].tolist() for span in spans)
-        return (list(range(n)[span]) for span in spans)
+            order = epoch_order(self._n, self.seed, epoch)
+            return (order[cutting.span].tolist() for cutting in self._cuttings(shards, start))
+        return (list(range(self._n)[cutting.span]) for cutting in self._cuttings(shards, start))
 
 
 class _SeededSamples(Dataset[Any]):
@@ -195,6 +256,25 @@ class LoaderBatches:
         with seeded_everywhere(derive_seed(self.seed, "order", epoch), *generators):
             iterator = iter(loader)
         yield from islice(_seeded_batches(iterator, self.seed, epoch, 0, generators), start, None)
+
+    def parts(self, shards: Shards, epoch: int, start: int = 0) -> Iterator[Part]:
+        """The part of each batch that a rank computes; a loader whose sampler is made for ranks has it already."""
+        batches = self.epoch(epoch, start)
+        yield from shards.own(batches) if is_of_a_rank(self) else map(shards.part, batches)
+
+
+def is_of_a_rank(batches: Batches) -> bool:
+    """Whether each rank has batches of its own: by `DistributedSampler`, `split_dataset_by_node` or Accelerate."""
+    loader = getattr(untransformed(batches), "iterable", None)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None))
+    if any(isinstance(one, DistributedSampler) and one.num_replicas > 1 for one in samplers):
+        return True
+    stream = getattr(loader, "dataset", None)
+    divided = getattr(getattr(stream, "stream", stream), "_distributed", None)
+    if getattr(divided, "world_size", 1) > 1:
+        return True
+    return type(batch_sampler).__name__ == "BatchSamplerShard" or type(stream).__name__ == "IterableDatasetShard"
 
 
 def _seeded_batches(
@@ -410,7 +490,20 @@ class ImageTransform:
         scales = tuple(1 / (255 * std) for std in self.std)
         return scales, tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether it draws for some images of a batch what it draws for them in the whole batch."""
+        return self.augment is None or hasattr(self.augment, "of_part")
+
     def __call__(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+        return self._changed(batch, lambda images: images if self.augment is None else self.augment(images, generator))
+
+    def of_part(self, batch: tuple[Tensor, ...], generator: torch.Generator, n: int, span: slice) -> tuple[Any, ...]:
+        """The same for the images at `span` of a batch of `n`, as they are in the whole batch."""
+        augment: Any = self.augment
+        return self._changed(batch, lambda images: augment.of_part(images, generator, n, span))
+
+    def _changed(self, batch: tuple[Tensor, ...], augment: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
         images, *rest = batch
         if images.dtype != torch.uint8:
             return batch
@@ -426,7 +519,7 @@ class ImageTransform:
             x = images.float()
             scale, shift = (constant(numbers, x)[:, None, None] for numbers in (scales, shifts))
             x.mul_(scale).add_(shift)
-        return (x if self.augment is None else self.augment(x, generator), *rest)
+        return (augment(x), *rest)
 
 
 def _placed(order: Tensor, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..text import count
+from .shards import Part, Shards
 
 LARGE, SMALL = 10.0, 0.01  # root mean squares from which on, and up to which, values are not standardised
 MARGIN = 0.01  # share of these limits that a rounded root mean square may be off
@@ -169,10 +170,17 @@ class TransformedBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Batches.epoch`."""
-        for batch in self.batches.epoch(epoch, start):
-            pair = isinstance(batch, tuple | list)
-            changed = self.transform(tuple(batch) if pair else (batch,))
-            yield changed if pair else changed[0]
+        yield from map(self._changed, self.batches.epoch(epoch, start))
+
+    def parts(self, shards: Shards, epoch: int, start: int = 0) -> Iterator[Part]:
+        """The part of each batch that a rank computes; see `Shards.epoch`."""
+        for part in shards.epoch(self.batches, epoch, start):
+            yield part._replace(batch=self._changed(part.batch))
+
+    def _changed(self, batch: Any) -> Any:
+        pair = isinstance(batch, tuple | list)
+        changed = self.transform(tuple(batch) if pair else (batch,))
+        return changed if pair else changed[0]
 
 
 def untransformed(batches: Any) -> Any:

@@ -144,10 +144,10 @@ class Fit:
         of = record.before[0].of if record.before else updates_within(
             state, self._train, whole, time.perf_counter() - self._began
         )  # fmt: skip
-        search = search_of(
+        search = state.runtime.ranks.broadcast(search_of(
             state, self._train, self._valid, of, self.plan.rates.middle, share=share, policy=self.plan.shape,
             record=record, stop=self._stop, seconds=whole.seconds or math.inf,
-        )  # fmt: skip
+        ))  # fmt: skip
         self.plan, self._pilots = self.plan.after(search), search.pilots
         self._note(search.line())
         self.events = self._planned_events()

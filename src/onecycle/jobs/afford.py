@@ -16,6 +16,7 @@ from ..schedules.budget import Budget
 from ..schedules.presets import preset
 from ..search.trial import OutOfTime, trial
 from ..text import number as in_words
+from ..training.ranks import Ranks
 from .job import Job
 
 NET = "fast-cnn"
@@ -52,6 +53,7 @@ def affordable(job: Job, data: Data, began: float, learner_of: Callable[[Job], L
         return replace(job, model=None), data
     started, samples = time.perf_counter(), len(data.train)
     left, until = TRAINING * (seconds - (started - began)), started + CHOOSING * seconds
+    left = Ranks.here().broadcast(left)
     batch = job.batch_size or min(LARGEST, max(SMALLEST, _power_of_two(samples / AN_EPOCH)), samples)
     an_epoch = samples / (batch * job.accumulate)  # updates
     narrowest = {"width": WIDTHS[0], **options}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..checks import flag, unwrapped
 from ..errors import DataError
@@ -13,6 +14,8 @@ from ..range_test.verdict import judge
 from ..records.curve import Curve
 from ..records.files import CHECK
 from ..schedules.budget import Budget
+from ..training.options import seconds_of
+from ..training.runtime import Runtime
 from ..training.sharing import considerate
 from .drawing import written
 from .job import Job
@@ -54,8 +57,14 @@ def check(
     updates, repeats, lr_low, lr_high = map(unwrapped, (updates, repeats, lr_low, lr_high))
     check_plan(updates, repeats, lr_low=lr_low, lr_high=lr_high)
     flag("full", full)
-    folder = None if out is None else CHECK.claim(out)
     options = {"updates": updates, "repeats": repeats, "lr_low": lr_low, "lr_high": lr_high, "full": full}
+    ranks = Runtime.choose(job.device, timeout=seconds_of(job.timeout)).ranks
+    with ranks.together():
+        folder = None if out is None else ranks.from_main(lambda: CHECK.claim(out))
+        return _checked(job, options, folder if ranks.is_main else None, verbose and ranks.is_main, report)
+
+
+def _checked(job: Job, options: dict[str, Any], folder: Path | None, verbose: bool, report: bool) -> RangeTest:
     ready = prepare(job, verbose)
     test = ready.learner.range_test(
         **options,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from os import PathLike
 from typing import Any, Self
 
 from ..checks import flag, keywords, names, plain_data, share, unless_none, whole, word
 from ..errors import CheckpointError, ConfigError
+from ..records.files import plain
 from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import peak_number, preset
@@ -226,6 +227,11 @@ class Job(TrainingOptions):
             ):
                 words += _option(field.name, value)
         return shlex.join(words)
+
+
+def asked_for(job: Job) -> dict[str, Any]:
+    """The configuration that is kept with the run of a job, as plain data: what does not change a run is not in it."""
+    return {name: value for name, value in plain(asdict(job)).items() if name != "timeout"}
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:

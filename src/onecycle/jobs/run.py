@@ -36,11 +36,13 @@ from ..schedules.policy import Policy
 from ..search.forecast import Forecast, Needed, target_of
 from ..text import listed
 from ..training.metrics import Perplexity
-from ..training.options import BEFORE
+from ..training.options import BEFORE, seconds_of
+from ..training.ranks import Ranks
+from ..training.runtime import Runtime
 from ..training.sharing import considerate
 from .afford import NET, affordable, as_chosen
 from .drawing import draw, write_page
-from .job import AUTO_MODEL, Job, completed
+from .job import AUTO_MODEL, Job, asked_for, completed
 from .search import dropouts, search_balance, seconds_before
 
 FIGURE = "curves.png"
@@ -75,9 +77,20 @@ def run(
         Interrupted: stopped by a signal, after a checkpoint.
     """
     began = time.perf_counter() if began is None else began
-    folder = free_folder(job) if out is None else Path(out)
+    ranks = Runtime.choose(job.device, timeout=seconds_of(job.timeout)).ranks
+    with ranks.together():
+        verbose, report = verbose and ranks.is_main, report and ranks.is_main
+        return _run(job, out, resume, verbose, test, report, began, reach, ranks)
+
+
+def _run(
+    job: Job, out: str | Path | None, resume: bool, verbose: bool, test: bool, report: bool, began: float,
+    reach: float | None, ranks: Ranks,
+) -> Result:  # fmt: skip
+    asked = ranks.from_main(lambda: free_folder(job) if out is None else Path(out))
+    folder, resume = runs.placed(asked, resume, ranks)
     if not resume:
-        RUN.claim(folder)
+        ranks.from_main(lambda: RUN.claim(folder))
     job, data = _with_model(job, folder if resume else job.extend, began)
     if resume and (result := finished(job, folder, RUN.read(folder))):
         return _asked_later(folder, result, reach, report)
@@ -92,7 +105,7 @@ def run(
     settings = {} if job.extend is None else settings_of(RUN.read(folder if resume else job.extend))
     if job.balance and job.extend is None:
         about = {"config": config, "facts": facts, "samples": len(ready.data.train), "began": began}
-        searched = search_balance(job, learner, ready.with_settings, folder, **about)
+        searched = ranks.broadcast(search_balance(job, learner, ready.with_settings, folder, **about))
         resume, budget, lr_max = True, searched.budget(budget), searched.peak
         settings = searched.settings
     if settings:
@@ -100,6 +113,7 @@ def run(
         learner.verbose = verbose
     tests = Tests(learner, test_data, job.test_flips)
     after = 0.0 if budget.seconds is None else _seconds_after(tests, report, began + budget.seconds)
+    after = ranks.broadcast(after)
     try:
         begin = learner.fit if job.extend is None else partial(learner.extend, run=job.extend)
         fitted = begin(
@@ -198,7 +212,7 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
     learner = Learner(anew(job.seed), data, metrics=_metrics(data), verbose=verbose, **job.learner_keywords())
     if reach is not None and ACCURACY in learner.measured:
         target_of(ACCURACY, reach, "reach")
-    return Prepared(job, data, learner, anew, plain({**asdict(job), "model": name}), plain(_facts(data)))
+    return Prepared(job, data, learner, anew, {**asked_for(job), "model": name}, plain(_facts(data)))
 
 
 def _metrics(data: Data) -> Any:
@@ -281,7 +295,7 @@ def finished(job: Job, folder: Path, record: Mapping[str, Any]) -> Result | None
         job = as_chosen(job, completed(config))
     model = job.model or config.get("model")
     try:
-        runs.check_same(folder, record, {**record["config"], **plain(asdict(job)), "model": model})
+        runs.check_same(folder, record, {**record["config"], **asked_for(job), "model": model})
     except CheckpointError as error:
         if record["facts"] and (later := [f"{name}={value!r}" for name, value in BEFORE.items() if name not in config]):
             error.args = (f"{error}. An earlier version of onecycle began it: what it did was {listed(later)}",)

@@ -130,7 +130,7 @@ def search_balance(
     if begun and (known := BalanceSearch.of_run(folder)):
         return known
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_requests())
+        stop = stack.enter_context(stop_requests(learner.runtime.ranks))
         make = Recording.resume if begun else Recording.start
         more = {} if begun else {"notes": learner.notes, "say": learner.notes.append}
         named = {"model": about["config"]["model"]}

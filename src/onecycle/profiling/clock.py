@@ -132,7 +132,7 @@ class TimedRuntime(Runtime):
     @classmethod
     def around(cls, runtime: Runtime, clock: PartClock) -> TimedRuntime:
         """One that does what `runtime` does."""
-        return cls(runtime.device, runtime.precision, runtime.channels_last, clock)
+        return cls(runtime.device, runtime.precision, runtime.channels_last, clock=clock)
 
     @property
     def _plain(self) -> Runtime:

@@ -103,6 +103,7 @@ class SweptStep:
 
     def obey(self) -> None:
         """Raise `Interrupted` where a signal asked for a stop."""
+        self.stop.agree()
         if self.stop.signal is not None:
             what = f"the {self.test} was stopped by {self.stop.name}; everything is as before"
             raise Interrupted(what, signal=self.stop.signal)
@@ -146,7 +147,7 @@ class SweepRun:
                 return self._never(len(losses))
             seed = derive_seed(swept.seed, "range test", self.repeat, self.updates, len(losses))
             with seeded(swept.generators, seed):
-                losses.append(_losses(swept.step(next(self._stream))))
+                losses.append(StepLosses(*swept.stop.ranks.average(_losses(swept.step(next(self._stream))))))
             if not math.isfinite(losses[-1].minimised):
                 return losses[-1].minimised
         self.updates += 1
@@ -168,7 +169,8 @@ class SweepRun:
         if not isinstance(measured, Mapping) or not measured.keys() & set(names):
             what = 'evaluate returns {"loss": ..., "accuracy": ...} or one of them'
             raise ConfigError(f"{what}; received {measured!r}")
-        return {name: _float(measured[name], f"evaluate returns the {name}") for name in names if name in measured}
+        values = {name: _float(measured[name], f"evaluate returns the {name}") for name in names if name in measured}
+        return dict(zip(values, self.swept.stop.ranks.average(values.values()), strict=True))
 
     def _never(self, calls: int) -> float:
         if self.updates:

@@ -363,6 +363,8 @@ class Checkpointer:
         self._writing: Writing | None = None
 
     def __call__(self, event: Event) -> None:
+        if not self._state.runtime.ranks.is_main:
+            return
         if self._writing is not None and not self._writing.is_alive():
             self.wait()
         since = time.perf_counter() - self._last
@@ -386,8 +388,9 @@ class Checkpointer:
             NonFiniteLoss, CheckpointError: as the class says; also what went wrong with the one before.
         """
         start = time.perf_counter()
-        self._begin()
-        self.wait()
+        if self._state.runtime.ranks.is_main:
+            self._begin()
+            self.wait()
         self._last = time.perf_counter()
         self._cost = self._last - start
         return checkpoint.path_of(self._folder, self._state.step)

@@ -10,7 +10,9 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, Interrupted, NonFiniteLoss
 from ..text import count
+from ..training.launched import restarts
 from ..training.options import BEFORE
+from ..training.ranks import Ranks
 from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import save_weights
@@ -25,6 +27,15 @@ COME_TO = (
 )  # fmt: skip
 
 LONG = 200  # characters of one such difference
+
+
+def placed(folder: Path, resume: bool, ranks: Ranks) -> tuple[Path, bool]:
+    """Where this rank has the folder of a run, and whether that is to be resumed.
+
+    So it is where torchrun has started the ranks anew after one was lost, and there is a run.
+    """
+    resume = resume or (restarts() > 0 and ranks.from_main(lambda: RUN.exists(folder)))
+    return ranks.folder(folder, resume=resume), resume
 
 
 def create(
@@ -179,11 +190,15 @@ class Recording:
             CheckpointError: the folder holds another run, or cannot be written; the disk has no room for
                 one checkpoint and the weights.
         """
-        RUN.claim(folder)
-        now = state.state_dict()
-        checkpoint.check_readable(now)
         notes = list(notes)
-        if note := checkpoint.try_out(now, state.model, folder, growth=checkpoint.growth(state.optimizer)):
+
+        def begin() -> str | None:
+            RUN.claim(folder)
+            now = state.state_dict()
+            checkpoint.check_readable(now)
+            return checkpoint.try_out(now, state.model, folder, growth=checkpoint.growth(state.optimizer))
+
+        if note := state.runtime.ranks.from_main(begin):
             notes.append(note)
             say(note)
         create(
@@ -207,7 +222,7 @@ class Recording:
                 model that is no longer as it began.
         """
         check_same(folder, record := RUN.read(folder), config, facts, resolved)
-        saved = checkpoint.latest(folder / "checkpoints")
+        saved = state.runtime.ranks.from_main(lambda: checkpoint.latest(folder / "checkpoints"))
         steps = epochs = 0
         if saved is None and state.step != (record.get("extends") or {}).get("updates", 0):
             raise CheckpointError(
@@ -272,7 +287,7 @@ class Recording:
         forecast: Mapping[str, Any] | None = None,
     ) -> Result:  # fmt: skip
         """The result of the run with its folder, after the weights, the result and the `forecast` are written there."""
-        save_weights(state.model, self.folder / "model.safetensors", metadata)
+        state.runtime.ranks.from_main(lambda: save_weights(state.model, self.folder / "model.safetensors", metadata))
         rescues = map(str, self.history.rescues())  # those before a kill too
         said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *rescues, *notes]))
         RUN.update(

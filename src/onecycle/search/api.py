@@ -25,6 +25,7 @@ from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import preset
 from ..training.loop import updates_per_epoch
+from ..training.ranks import Ranks
 from ..training.sharing import considerate
 from ..training.signals import StopRequest, stop_requests
 from ..training.state import TrainState
@@ -154,7 +155,7 @@ def search(
     each = length(updates, int(share * updates), kind)
     if not each:
         return _too_few(default, updates)
-    with stop_requests() as stop, sampler_kept(batches):
+    with stop_requests(Ranks.here()) as stop, sampler_kept(batches):
         swept = SweptStep(
             step,
             optimizers,
@@ -222,7 +223,8 @@ def updates_within(state: TrainState, train: Batches, budget: Budget, spent: flo
         until = time.perf_counter() + 2 * (1 + PACE) * COLD * budget.seconds
         with suppress(OutOfTime):
             few = trial(plain, batches, f"{1 + PACE} updates", preset("constant", 1e-9), until=until)
-    return max(1, int((budget.seconds - spent - (time.perf_counter() - started)) / max(few.pace, 1e-9)))
+    left = budget.seconds - spent - (time.perf_counter() - started)
+    return state.runtime.ranks.broadcast(max(1, int(left / max(few.pace, 1e-9))))
 
 
 def search_of(

@@ -89,7 +89,7 @@ def trial(
             for event in train(state, batches, budget, policy, stop=stop):
                 last = event if isinstance(event, Update) else last
                 first = last if first is None else first
-                if time.perf_counter() > until:
+                if until < math.inf and state.runtime.ranks.broadcast(time.perf_counter() > until):
                     raise OutOfTime
             state.check_finite()
             valid = None if evaluate is None else evaluate()
@@ -100,7 +100,8 @@ def trial(
                 setattr(state, name, value)
     loss = math.nan if last is None or lost else last.loss
     updates = 0 if last is None else last.step + 1
-    return TrialResult(loss, valid, updates, time.perf_counter() - start, lost, _pace(first, last))
+    result = TrialResult(loss, valid, updates, time.perf_counter() - start, lost, _pace(first, last))
+    return state.runtime.ranks.broadcast(result)
 
 
 def _pace(first: Update | None, last: Update | None) -> float:

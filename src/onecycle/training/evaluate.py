@@ -6,6 +6,7 @@ import inspect
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +14,17 @@ from torch import Tensor, nn
 
 from ..data.batches import Batches, OneShotBatches, first_batch, length_of
 from ..data.seeds import derive_seed, seeded
+from ..data.shards import samples_in
 from ..data.standardise import untransformed
 from ..errors import DataError, OneCycleError
 from .losses import shape
 from .means import RunningMeans, UpdateMeans
-from .metrics import read_meters
+from .metrics import Gathered, read_meters
 from .objectives import Loss, Supervised, loss_module
 from .runtime import Runtime, generators, weights_dtype
-from .step import compute, samples_in
+from .step import compute
+
+NO_BATCHES = "there are no batches to evaluate on"
 
 
 def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runtime | None = None) -> dict[str, float]:
@@ -38,13 +42,16 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
         DataError: no batches.
         ConfigError: the model is on the meta device.
     """
-    runtime = runtime or Runtime.of(model)
+    runtime = runtime or Runtime.of(model).alone
+    ranks = runtime.ranks
     loss = loss.counting() if isinstance(loss, Supervised) else loss
     meters, of_loss = getattr(loss, "meters", {}), loss_module(loss)
     for meter in meters.values():
         if hasattr(meter, "to"):
             meter.to(runtime.device)
         meter.reset()
+    if ranks.world > 1:
+        return _evaluated_together(model, batches, loss, runtime)
     means = RunningMeans()
     with evaluating(runtime, model, *([] if of_loss is None else [of_loss])):
         for i, batch in enumerate(batches):
@@ -52,8 +59,31 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
             part = compute(loss, model, batch, runtime)
             means.add(i, 0.0, UpdateMeans(part.loss, part.metrics, samples_in(batch), part.weights))
     if not means.pending:
-        raise DataError("there are no batches to evaluate on")
+        raise DataError(NO_BATCHES)
     return {**means.means(strict=False), **read_meters(meters)}
+
+
+def _evaluated_together(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runtime) -> dict[str, float]:
+    """`evaluate` on several ranks: each computes its part of each batch, and meters see what all of them give."""
+    ranks, means = runtime.ranks, RunningMeans()
+    gathered = {name: Gathered(meter, ranks) for name, meter in getattr(loss, "meters", {}).items()}
+    loss = replace(loss, meters=gathered) if gathered else loss  # type: ignore[type-var]
+    modules = [model, *([] if (of_loss := loss_module(loss)) is None else [of_loss])]
+    ranks.align(buffer for module in modules for buffer in module.buffers())
+    with evaluating(runtime, *modules):
+        for i, batch in enumerate(batches):
+            (part,) = ranks.parts([runtime.move(batch)], least=0)
+            for meter in gathered.values():
+                meter.counts = part.samples > 0 and (part.factor == 1 or ranks.is_main)
+            made = compute(loss, model, part.batch, runtime)
+            weights = {name: weight * part.factor for name, weight in made.weights.items()}
+            means.add(i, 0.0, UpdateMeans(made.loss, made.metrics, part.samples, weights))  # type: ignore[arg-type]
+    if not means.pending:
+        raise DataError(NO_BATCHES)
+    means.read(strict=False)
+    sums = ranks.sum(torch.tensor([list(means.sums.values()), list(means.weights.values())], dtype=torch.float64))
+    means.sums, means.weights = (dict(zip(means.sums, row, strict=True)) for row in sums.tolist())
+    return {**means.means(strict=False), **read_meters({name: meter.meter for name, meter in gathered.items()})}
 
 
 def seconds(model: nn.Module, batches: Batches, loss: Loss, runtime: Runtime) -> float:
@@ -67,14 +97,14 @@ def seconds(model: nn.Module, batches: Batches, loss: Loss, runtime: Runtime) ->
     length = length_of(batches)
     number = 1 if length is None else length
     once = isinstance(untransformed(batches), OneShotBatches)
-    iterator = iter([first_batch(batches)]) if once else batches.epoch(0)
+    iterator = iter([first_batch(batches)]) if once else runtime.epoch(batches, 0)
     batch = next(iterator, None)
     if batch is None:
-        raise DataError("there are no batches to evaluate on")
+        raise DataError(NO_BATCHES)
     evaluate(model, [batch], loss, runtime)
     started = time.perf_counter()
     evaluate(model, [next(iterator, batch) if number > 2 else batch], loss, runtime)  # the last one may be short
-    return (time.perf_counter() - started) * number
+    return runtime.ranks.broadcast((time.perf_counter() - started) * number)
 
 
 class Mirrored(nn.Module):
@@ -102,7 +132,7 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
         DataError: no batches, or inputs that the model cannot take.
         ConfigError: the model is on the meta device.
     """
-    runtime = runtime or Runtime.of(model)
+    runtime = runtime or Runtime.of(model).alone
     outputs = []
     with evaluating(runtime, model):
         for batch in batches:

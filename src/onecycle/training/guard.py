@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data.batches import Batches
-from ..data.seeds import derive_seed, seeded
+from ..data.seeds import seeded
 from ..errors import NonFiniteLoss
 from ..optim.groups import write
 from ..schedules.policy import Policy
@@ -93,7 +93,7 @@ class Guard:
         while True:
             values = write(self._policy, state.optimizer, progress, self.factor)
             try:
-                with seeded(state.generators, derive_seed(state.seed, "update", state.at.step)):
+                with seeded(state.generators, state.draws(state.at.step)):
                     means = update(state, [state.runtime.move(batch) for batch in group])
                 reading = state.means.add(step, values["lr"], means)
                 if at_once or (step + 1) % LOOK_EVERY == 0:
@@ -198,10 +198,11 @@ class Guard:
             return False
         state.go_back()
         begun = state.at if state.begun is None else state.begun
-        with torch.no_grad(), seeded(state.generators, derive_seed(state.seed, "update", begun.step + number)):
-            batches = islice(self._source.epoch(*place), state.accumulate)
-            losses = [compute(state.loss, state.model, state.runtime.move(b), state.runtime).loss for b in batches]
-        return not all(bool(torch.isfinite(loss)) for loss in losses)
+        ranks, runtime = state.runtime.ranks, state.runtime
+        with torch.no_grad(), seeded(state.generators, state.draws(begun.step + number)):
+            parts = ranks.parts(list(islice(runtime.epoch(self._source, *place), state.accumulate)))
+            losses = [compute(state.loss, state.model, runtime.move(part.batch), runtime).loss for part in parts]
+        return ranks.any(not all(bool(torch.isfinite(loss)) for loss in losses))
 
 
 def _explained(error: NonFiniteLoss, of_data: bool, back_to: int, watch: Watch) -> NonFiniteLoss:

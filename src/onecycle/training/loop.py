@@ -225,17 +225,33 @@ class _Clock:
         self._stop = stop
         self._latest: deque[float] = deque(maxlen=LASTING)  # seconds of updates
         self._usual: float | None = None  # of those, when what follows the last update was measured
+        ranks = state.runtime.ranks  # which all go by the time of the main one
+        self._main = ranks if limit.seconds is not None and ranks.world > 1 else None
+        self._told = 0.0
+
+    def now(self) -> float:
+        """The time, which is the same on all ranks of a run in a time budget: that of their last `look`."""
+        return time.perf_counter() if self._main is None else self._told
+
+    def look(self) -> float:
+        """The time as it is now."""
+        if self._main is None:
+            return time.perf_counter()
+        self._told = self._main.now()
+        return self._told
 
     def start(self) -> None:
         """Begin the run, or go on with the one under way."""
-        at = self._state.at
+        at, now = self._state.at, self.look()
         if self._state.begun is None:
             began = self._charges.began
-            at.progress, at.pace, at.charged = 0.0, 0.0, 0.0 if began is None else time.perf_counter() - began
+            at.progress, at.pace, at.charged = 0.0, 0.0, 0.0 if began is None else now - began
             at.ending = self._charges.evaluation + self._charges.after
+            if self._main is not None:
+                at.charged, at.ending = self._main.broadcast((at.charged, at.ending))
             self._state.begun = Position(**asdict(at))
         self.begun = self._state.begun
-        self._zero = time.perf_counter() - (at.seconds - self.begun.seconds)
+        self._zero = now - (at.seconds - self.begun.seconds)
 
     @property
     def updates(self) -> int:
@@ -249,7 +265,7 @@ class _Clock:
         if self._seconds is None:
             return position(self.updates, self.total or 1)
         at = self._state.at
-        spent, last = at.charged + self.seconds(time.perf_counter()), self._seconds - self._ending() - at.pace
+        spent, last = at.charged + self.seconds(self.now()), self._seconds - self._ending() - at.pace
         return spent / last if last > 0 else 2.0
 
     def _ending(self) -> float:
@@ -266,7 +282,7 @@ class _Clock:
 
     def updated(self, batches: int, started: float, progress: float) -> float:
         """Move the position past an update that began at `started`; the seconds since the run's start."""
-        now, at = time.perf_counter(), self._state.at
+        now, at = self.look(), self._state.at
         if self._seconds is not None:
             at.pace += (now - started - at.pace) * (LATEST if at.pace else 1.0)
             self._latest.append(now - started)
@@ -282,7 +298,7 @@ class _Clock:
         It began with the statistics of batch norms, which took `statistics` seconds and will be of all batches then.
         """
         more = statistics * (1 / SHARE - 1)
-        self._state.at.ending = time.perf_counter() - started + more + self._charges.after
+        self._state.at.ending = self.look() - started + more + self._charges.after
         self._usual = min(self._latest) if len(self._latest) == LASTING else None
 
 
@@ -329,10 +345,10 @@ class _Evaluations:
             return None
         step = self._state.at.step
         if self._last is None or self._last[0] != step or (self._more and not within):
-            started = time.perf_counter()
+            started = self._clock.look()
             last = self._clock.finished()
             self._more = estimate_statistics(self._state, self._source, last=last, within=within)
-            statistics = time.perf_counter() - started
+            statistics = self._clock.look() - started
             self._last = step, self._evaluate()
             self._clock.evaluated(started, statistics)
         return self._last[1]
@@ -349,8 +365,8 @@ def _run(
     values["lr"] *= guard.factor
     # A state saved between the last update and the end of its epoch still owes that end.
     while (unfinished := not clock.finished()) or state.at.batch:
-        started = time.perf_counter()
-        rest = source.epoch(state.at.epoch, state.at.batch) if unfinished else iter(())
+        started = clock.now()
+        rest = state.runtime.epoch(source, state.at.epoch, state.at.batch) if unfinished else iter(())
         for group in groups_of(rest, state.accumulate):
             step, progress = clock.updates, min(1.0, max(clock.share(), state.at.progress))
             values, samples, reading, rescue = guard.apply(step, progress, group)
@@ -362,7 +378,7 @@ def _run(
             )  # fmt: skip
             if clock.finished():
                 break
-            started = time.perf_counter()
+            started = clock.now()
         if state.at.batch == 0:
             raise DataError("there are no batches to train on (an iterator can be gone through only once)")
         yield _end_epoch(state, clock, values, evaluations, guard)
@@ -385,6 +401,7 @@ def _end_epoch(
 def _stoppable(events: Iterator[Event], state: TrainState, stop: StopRequest) -> Iterator[Event]:
     for event in events:
         yield event
+        stop.agree()
         if stop.signal is not None:
             raise Interrupted(f"stopped by {stop.name} after update {state.step - 1}", signal=stop.signal)
 

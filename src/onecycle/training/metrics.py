@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError, MissingDependency, did_you_mean
 from .losses import IGNORED, Form, cross_entropy, same_shape
+from .ranks import Ranks
 
 Metric = Callable[[Tensor, Tensor], Any]
 """From outputs [n, ...] and targets [n, ...] to the batch's mean, a 0-d tensor, or to (mean, weight)."""
@@ -289,12 +290,42 @@ def _name(metric: Any) -> str:
     return getattr(metric, "__name__", type(metric).__name__.lower())
 
 
+@dataclass
+class Gathered:
+    """A meter that is given what all ranks have of a batch, in their order; one whose part `counts` for nothing, none.
+
+    So any meter measures the same as on one rank. Those of torchmetrics would gather by themselves too, and do not.
+    """
+
+    meter: Any
+    ranks: Ranks
+    counts: bool = True
+
+    def __post_init__(self) -> None:
+        for one in self.meter.values() if type(self.meter).__module__ == "torchmetrics.collections" else (self.meter,):
+            if hasattr(one, "sync_on_compute"):
+                one.sync_on_compute = False
+
+    def of_all(self, outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
+        """The outputs and targets of each rank that has some."""
+        mine = tuple(part.cpu() if isinstance(part, Tensor) else part for part in (outputs, targets))
+        device = outputs.device if isinstance(outputs, Tensor) else None
+        return [
+            tuple(part.to(device) if device is not None and isinstance(part, Tensor) else part for part in pair)  # type: ignore[misc]
+            for pair in self.ranks.gather(mine if self.counts else None) if pair is not None
+        ]  # fmt: skip
+
+
 def feed(meter: Any, form: Form, outputs: Tensor, targets: Tensor) -> None:
     """Give a batch to a meter: to those of torchmetrics in the shapes and types that they take, else as it is.
 
     Raises:
         DataError: the meter does not take it.
     """
+    if isinstance(meter, Gathered):
+        for pair in meter.of_all(outputs, targets):
+            feed(meter.meter, form, *pair)
+        return
     if (kind := _kind(meter)) and form.kind != "free":
         outputs, targets = form.fit(outputs, targets)
         if kind == "classification":

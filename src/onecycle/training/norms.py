@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data.batches import Batches, OneShotBatches, length_of
+from ..data.shards import Part, samples_in
 from ..data.standardise import untransformed
+from .batch_norm import BatchNorm, batch_norms
 from .evaluate import evaluating
 from .objectives import Supervised, pair
 from .restore import untouched
 from .state import TrainState
-from .step import samples_in
 
-BatchNorm = nn.modules.batchnorm._BatchNorm
 # Samples that they are measured on; before an evaluation in mid-run at most such a share of an epoch's batches.
 SAMPLES, SHARE = 512, 1 / 4
 
@@ -43,7 +43,7 @@ def estimate_statistics(
         return False
     if within and not keeps_its_place(batches, state.at.batch):
         return True
-    few = _few(batches, state.at.epoch if epoch is None else epoch, last)
+    few = _few(state, batches, state.at.epoch if epoch is None else epoch, last)
     if state.averages is None:
         _estimate(state, few)
         return False
@@ -95,6 +95,9 @@ def _estimate(state: TrainState, batches: Iterable[Any]) -> None:
                     moved = state.runtime.move(batch)
                     with state.runtime.autocast(), _single_left_out():
                         _ = state.model(pair(moved)[0]) if supervised else state.loss(state.model, moved)
+            state.runtime.ranks.mean(
+                [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
+            )
         finally:
             for norm, momentum, tracked in before:
                 norm.momentum = momentum
@@ -158,12 +161,14 @@ def _value(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.clone()
 
 
-def _few(batches: Batches, epoch: int, last: bool) -> Iterator[Any]:
-    """The first batches of an epoch, until there are enough samples."""
+def _few(state: TrainState, batches: Batches, epoch: int, last: bool) -> Iterator[Any]:
+    """The first batches of an epoch, until there are enough samples; of several ranks, the parts of this one."""
+    ranks = state.runtime.ranks
     most, samples = _count(batches) * (1 if last else SHARE), 0
-    for i, batch in enumerate(batches.epoch(epoch), 1):
-        yield batch
-        samples += samples_in(batch)
+    for i, batch in enumerate(state.runtime.epoch(batches, epoch), 1):
+        (part,) = ranks.parts([batch]) if ranks.world > 1 else [Part(batch, samples_in(batch), None)]
+        yield part.batch
+        samples += part.samples * ranks.world if part.of is None else part.of
         if samples >= SAMPLES or i + 1 > most:
             return
 
@@ -187,9 +192,3 @@ def batch_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for norm, (mean, variance) in before.items():
             norm.running_mean, norm.running_var = mean, variance
-
-
-def batch_norms(modules: Iterable[nn.Module]) -> list[BatchNorm]:
-    """The batch norms among the modules and inside them, each one once."""
-    parts = (part for module in modules for part in module.modules())
-    return list(dict.fromkeys(part for part in parts if isinstance(part, BatchNorm)))

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from ..checks import flag, is_whole, names, number, one_of, share, unless_none, unwrapped, whole, word
 from ..errors import ConfigError, did_you_mean
+from ..schedules.budget import Budget
 from ..schedules.presets import momenta
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -19,6 +20,7 @@ NORM_STATISTICS = ("estimated", "running")
 CLASS_WEIGHTS = ("balanced",)
 # Those of torch.compile.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+TIMEOUT = 600.0  # seconds that one rank waits for another
 # What there was before there were options for it, where that is not what is done by default since.
 BEFORE = {"standardise": False, "norm_statistics": "running", "rescue": False}
 
@@ -93,6 +95,12 @@ class RunOptions:
     precision: str | None = option(
         None, "fp32, bf16 or fp16; by default fp32, and what is faster where the model is chosen by the time.", "Run"
     )
+    timeout: str | float = option(
+        "10m", "How long one of several ranks waits for another, such as 30s or 1h, before the run ends.", "Run"
+    )
+    sync_batchnorm: bool = option(
+        False, "Of several ranks: batch norms take the statistics of the whole batch, not of each rank's part.", "Run"
+    )
     device: Any = option(None, "cpu, cuda, cuda:1 or mps; by default the best one here.", "Run")
     compile: bool | str = option(
         False,
@@ -149,6 +157,8 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             device=unwrapped(device),
             compile=_compile("compile", self.compile),
             rescue=flag("rescue", self.rescue),
+            timeout=_timeout(self.timeout),
+            sync_batchnorm=flag("sync_batchnorm", self.sync_batchnorm),
             norm_statistics=one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS),
             average=unless_none(share, "average", self.average, of="itself that a moving average keeps"),
             evaluate_every=unless_none(whole, "evaluate_every", self.evaluate_every, what="the number of updates"),
@@ -177,9 +187,32 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
                 raise ConfigError(f"unknown option {name!r}: {did_you_mean(str(name), known)}")
         return cls(**values)
 
+    def alike(self) -> dict[str, Any]:
+        """What is the same on all ranks of a run, in words."""
+        apart = ("device", "timeout", "workers")
+        values = {f.name: getattr(self, f.name) for f in fields(TrainingOptions) if f.name not in apart}
+        return {name: getattr(value, "__qualname__", None) or str(value) for name, value in values.items()}
+
     def learner_keywords(self) -> dict[str, Any]:
         """The keywords of a `Learner`, by name."""
         return {field.name: getattr(self, field.name) for field in fields(TrainingOptions)}
+
+
+def _timeout(value: Any) -> str | float:
+    """A time in words, or seconds."""
+    seconds = Budget.parse(value).seconds if isinstance(value, str) else number("timeout", value, above=0)
+    if seconds is None:
+        raise ConfigError(f"timeout is a time such as 30s or 1h, or a number of seconds; received {value!r}")
+    return value
+
+
+def seconds_of(timeout: str | float) -> float:
+    """The seconds of a timeout.
+
+    >>> seconds_of("10m"), seconds_of(30)
+    (600.0, 30.0)
+    """
+    return float(Budget.parse(timeout).seconds or 0.0) if isinstance(timeout, str) else float(timeout)
 
 
 def _momentum(name: str, value: Any) -> float | tuple[float, float]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..checks import one_of
+from ..data.batches import Batches
 from ..errors import ConfigError
-from .options import PRECISIONS
+from ..text import count
+from .launched import world_asked
+from .options import PRECISIONS, TIMEOUT
+from .ranks import ALONE, Ranks
 
 # Those of autocast; in fp32 there is none.
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,27 +34,34 @@ def weights_dtype(model: nn.Module) -> torch.dtype | None:
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device, a precision and a memory format; make one with `Runtime.choose` or `Runtime.of`."""
+    """A device, a precision, a memory format, and the ranks; make one with `Runtime.choose` or `Runtime.of`."""
 
     device: torch.device
     precision: str = "fp32"
     channels_last: bool = False
+    ranks: Ranks = ALONE
 
     @classmethod
-    def choose(cls, device: str | torch.device | None = None, precision: str = "fp32") -> Runtime:
-        """The given device, or the best one here (CUDA, then Apple's MPS, then the CPU).
+    def choose(
+        cls, device: str | torch.device | None = None, precision: str = "fp32", timeout: float = TIMEOUT
+    ) -> Runtime:
+        """The given device, or the best one here (CUDA, then Apple's MPS, then the CPU); of several ranks this one's.
 
         `precision` is "fp32", "bf16" or "fp16": the last two through autocast, fp16 with a gradient scaler; weights
-        stay in float32.
+        stay in float32. Where a launcher such as torchrun says that there are several ranks, they meet here, in the
+        process group that there is or in a new one, in which one waits `timeout` seconds for another.
 
         Raises:
-            ConfigError: a device that is not here, an unknown precision, or several ranks.
+            ConfigError: a device that is not here, an unknown precision, or ranks that do not meet.
         """
         one_of("precision", precision, PRECISIONS)
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        if world > 1:
-            raise ConfigError(f"onecycle trains on one rank; WORLD_SIZE is {world}: start it without torchrun")
-        return cls(_device(device), precision)
+        if world_asked() == 1 and not dist.is_initialized():
+            return cls(_device(device), precision)
+        chosen = _device(_of_local_rank(device))
+        ranks = Ranks.join("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout)
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        return cls(chosen, precision, ranks=ranks)
 
     @classmethod
     def of(cls, model: nn.Module, precision: str = "fp32", *, channels_last: bool = False) -> Runtime:
@@ -71,6 +83,17 @@ class Runtime:
                 'model.to_empty(device="cpu") and load_state_dict()'
             )
         return replace(cls.choose("cpu" if first is None else first.device, precision), channels_last=channels_last)
+
+    @property
+    def alone(self) -> Runtime:
+        """The same for what this rank does by itself."""
+        return replace(self, ranks=ALONE)
+
+    def epoch(self, batches: Batches, epoch: int, start: int = 0) -> Iterator[Any]:
+        """The batches of an epoch; of several ranks the `Part` of each that this one computes."""
+        if self.ranks.world == 1:
+            return batches.epoch(epoch, start)
+        return self.ranks.shards.epoch(batches, epoch, start)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
@@ -122,6 +145,32 @@ def generators(*devices: torch.device) -> list[torch.Generator]:
         elif device.type == "mps":
             drawn_from.append(torch.mps._get_default_mps_generator())
     return drawn_from
+
+
+def _of_local_rank(device: str | torch.device | None) -> str | torch.device | None:
+    """The device of this rank among those of its machine, where they are GPUs and none is named by its number.
+
+    Raises:
+        ConfigError: more ranks on this machine than GPUs, or several ranks for one GPU.
+    """
+    local, here = (
+        int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+    )
+    named = None if device is None else torch.device(device)
+    if named is None and not torch.cuda.is_available():
+        return None
+    if named is not None and (named.type != "cuda" or not torch.cuda.is_available()):
+        return device
+    if named is not None and named.index is not None:
+        if here > 1:
+            raise ConfigError(f'{here} ranks on this machine cannot share {device}: give device="cuda", one for each')
+        return device
+    if here > torch.cuda.device_count():
+        raise ConfigError(
+            f"{here} ranks on this machine, and {count(torch.cuda.device_count(), 'GPU')}: start as many as there are "
+            '(torchrun --nproc-per-node=gpu), or give device="cpu"'
+        )
+    return f"cuda:{local}"
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -13,9 +13,10 @@ from torch import nn
 from ..checks import is_whole, unwrapped
 from ..data.arrays import in_memory
 from ..data.batch_settings import BATCH_SIZE, BatchSettings, fitting_batch_size, left_out, samples_listed, samples_of
-from ..data.batches import Batches, OneShotBatches, first_batch, length_of, targets_in_memory
+from ..data.batches import Batches, OneShotBatches, first_batch, is_of_a_rank, length_of, targets_in_memory
 from ..data.hub import hub_kind, named_splits
 from ..data.label_sets import has_label_sets
+from ..data.shards import LEAST, can_be_cut, fingerprint, samples_in
 from ..data.splits import Data
 from ..data.standardise import InputTransform, scale_of, scaling_note, untransformed
 from ..errors import ConfigError, DataError
@@ -31,7 +32,6 @@ from .objectives import Loss, pair
 from .options import TrainingOptions
 from .runtime import Runtime
 from .state import TrainState
-from .step import samples_in
 from .units import Units
 
 LABEL_METRICS = ("accuracy", "f1")  # of several labels a sample: most are 0, so that accuracy alone says little
@@ -99,6 +99,33 @@ class TrainingSetup:
             raise DataError(
                 f"validation data are read again and again, and {type(valid).__name__} can be gone through only once: "
                 "give list(valid), or an iterable that begins anew"
+            )
+
+    def check_ranks(self) -> None:
+        """Check that all ranks have the same data, and batches that can be shared out; say where they are not.
+
+        Raises:
+            ConfigError: other data on some rank, or fewer samples in a batch than two for each rank.
+        """
+        ranks = self.runtime.ranks
+        if ranks.world == 1:
+            return
+        lengths = {"batches": length_of(self.train), "valid": None if self.valid is None else length_of(self.valid)}
+        if is_of_a_rank(self.train):
+            ranks.check_same(lengths)
+            return
+        first = self._first()
+        ranks.check_same({**lengths, "the first batch": fingerprint(first)})
+        n = samples_in(first)
+        if not can_be_cut(first, n):
+            self._note(
+                "batches: their tensors differ in their first lengths, so each rank computes all of each batch; give "
+                "tensors whose first dimension is that of samples"
+            )
+        elif n < LEAST * ranks.world:
+            raise ConfigError(
+                f"a batch of {count(n, 'sample')} has fewer than {LEAST} for each of {ranks.world} ranks: give a "
+                f"batch_size of at least {LEAST * ranks.world}, or start fewer ranks"
             )
 
     def _scale_inputs(self, train: Any, valid: Any, loss: Any) -> None:

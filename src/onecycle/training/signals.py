@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+
+from .ranks import ALONE, Ranks
+
+# Seconds in which a launcher passes a signal on that has come to the ranks already.
+REPEATED = 5.0
 
 
 @dataclass
@@ -20,6 +26,17 @@ class StopRequest:
 
     signal: int | None = None
     reason: str | None = None
+    came: int | None = None  # a signal that not all ranks know of
+    ranks: Ranks = ALONE
+
+    def agree(self) -> None:
+        """Make what came on some of several ranks known to all of them."""
+        if self.ranks.world == 1:
+            return
+        signal, reasons = self.ranks.largest(self.came or 0, int(self.reason is not None))
+        self.signal = signal or None
+        if reasons:
+            self.reason = next(reason for reason in self.ranks.gather(self.reason) if reason is not None)
 
     @property
     def name(self) -> str | None:
@@ -28,20 +45,27 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(ranks: Ranks = ALONE) -> Iterator[StopRequest]:
     """Within the block the first Ctrl-C or SIGTERM only sets a flag; a second one interrupts at once.
 
-    Outside the main thread, where signals cannot be caught, nothing is changed. The handlers before are put back.
+    Of several `ranks` each stops where it is known to all, see `StopRequest.agree`; what their launcher sends again
+    right afterwards is the same request. Outside the main thread, where signals cannot be caught, nothing is changed.
+    The handlers before are put back.
     """
-    request = StopRequest()
+    request, came_at = StopRequest(ranks=ranks), [0.0]
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal is not None:
+        now = time.monotonic()
+        if request.came is not None and (ranks.world == 1 or now - came_at[0] > REPEATED):
             raise KeyboardInterrupt
-        request.signal = number
+        if request.came is None:
+            came_at[0] = now
+        request.came = number
+        if ranks.world == 1:
+            request.signal = number
 
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

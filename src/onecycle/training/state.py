@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from torch import Tensor, _foreach_lerp_, nn  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from ..checks import flag, one_of, share, unwrapped
+from ..data.seeds import derive_seed
 from ..errors import CheckpointError, ConfigError
 from ..optim.build import check_clip, check_same_model
 from ..optim.groups import plain_settings
@@ -25,6 +26,7 @@ from .objectives import Loss, loss_module
 from .options import NORM_STATISTICS
 from .rescue import Kept, Watch, can_keep
 from .runtime import Runtime, generators
+from .summed import Summed
 
 Made = TypeVar("Made")
 MEANS = ("sums", "weights", "samples", "seconds")
@@ -128,8 +130,26 @@ class TrainState:
         self.forward = self.model if self.forward is None else self.forward
         for module in self.modules[1:]:
             module.to(self.runtime.device)
+        self.runtime.ranks.align(t for module in self.modules for t in (*module.parameters(), *module.buffers()))
+        self._summed: tuple[Any, Summed] | None = None
         self.scaler = self.runtime.scaler()
         self.generators = generators(self.runtime.device)
+
+    def summed(self, compute: Callable[..., Any]) -> Summed:
+        """What sums the gradients of several ranks, for the weights that are trained now, by `onecycle.training.step`'s
+        `compute`."""
+        trained = tuple([p.requires_grad for module in self.modules for p in module.parameters()])
+        about = trained, id(self.loss), id(self.forward), self.norm_statistics
+        if self._summed is None or self._summed[0] != about:
+            computed = partial(compute, self.loss, self.forward, runtime=self.runtime)
+            statistics = self.norm_statistics == "running"
+            self._summed = about, Summed(computed, self.modules, self.runtime.ranks.group, statistics=statistics)
+        return self._summed[1]
+
+    def draws(self, step: int) -> int:
+        """What dropout and the like are seeded by in an update, on each rank otherwise."""
+        rank = self.runtime.ranks.rank
+        return derive_seed(self.seed, "update", step, *([rank] if rank else []))
 
     @property
     def may_replay(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from ..data.shards import Part, samples_in
 from ..data.standardise import constant
 from ..errors import ConfigError, DataError, NonFiniteLoss, TrainingError
 from .means import UpdateMeans
@@ -20,30 +21,6 @@ from .state import TrainState
 OVERFLOWS_ALLOWED = 30
 # Errors that are no matter of the optimizer; the second is of torch 2.8 and later.
 OF_DEVICE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
-
-
-def samples_in(batch: Any) -> int:
-    """The number of samples of a batch of any structure: the first length of its first tensor, array or else list.
-
-    >>> samples_in({"ids": torch.zeros(8, 3)}), samples_in((torch.zeros(4, 2), torch.zeros(4)))
-    (8, 4)
-    """
-    shape = _first_shape(batch)
-    if shape:
-        return int(shape[0])
-    if isinstance(batch, Mapping):
-        batch = next(iter(batch.values()), None)
-    return len(batch) if isinstance(batch, list | tuple) and batch else 1
-
-
-def _first_shape(batch: Any) -> Sequence[int]:
-    """The first shape with a dimension in a structure of tensors and arrays; else ()."""
-    if hasattr(batch, "shape"):
-        return batch.shape
-    for part in batch if isinstance(batch, list | tuple) else batch.values() if isinstance(batch, Mapping) else ():
-        if shape := _first_shape(part):
-            return shape
-    return ()
 
 
 def compute(loss: Loss, model: nn.Module, batch: Any, runtime: Runtime) -> BatchMeans:
@@ -100,6 +77,8 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     for parameters in state.optimizer.param_groups:
         for parameter in parameters["params"]:  # as zero_grad(), at a tenth of its cost
             parameter.grad = None
+    if state.runtime.ranks.world > 1:
+        return _shared_backward(state, state.runtime.ranks.parts(group))
     if len(group) == 1:
         part = compute(state.loss, state.forward, group[0], state.runtime)
         _differentiate(_scaled(part.loss, state))
@@ -109,11 +88,8 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     parts: list[BatchMeans] = []
     for batch, size in zip(group, sizes, strict=True):
         part = compute(state.loss, state.forward, batch, state.runtime)
-        weight = part.weights.get("loss", size)
-        if isinstance(weight, Tensor):  # shares of whole numbers are float32 else, whatever the loss is
-            weight = weight.to(torch.promote_types(part.loss.dtype, torch.float32))
-        scaled = _scaled(part.loss * (weight / total), state)  # also where it is not needed: a scaler begins with it
-        if bool(weight):  # what weighs nothing may be NaN, and have such a gradient
+        scaled = _scaled(part.loss * (_weight(part, size) / total), state)
+        if bool(part.weights.get("loss", size)):  # what weighs nothing may be NaN, and have such a gradient
             _differentiate(scaled)
         parts.append(part._replace(loss=part.loss.detach()))
     means, weights = _means(parts, sizes)
@@ -121,6 +97,69 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
         wide = torch.promote_types(means["loss"].dtype, torch.float32)
         _scale_gradients(state, total / weights["loss"].to(wide))
     return UpdateMeans(means.pop("loss"), means, total, weights)
+
+
+def _weight(part: BatchMeans, samples: float) -> Any:
+    """What the mean loss of a batch weighs, in float32 at least: shares of whole numbers are so, whatever the loss is.
+
+    A loss that is scaled by it is so also where that is not needed: a scaler begins with it.
+    """
+    weight = part.weights.get("loss", samples)
+    wide = torch.promote_types(part.loss.dtype, torch.float32)
+    return weight.to(wide) if isinstance(weight, Tensor) else weight
+
+
+def _shared_backward(state: TrainState, group: Sequence[Part]) -> UpdateMeans:
+    """The same on several ranks, whose gradients are summed: each computes its part of the batches.
+
+    A loss is scaled by its share of the samples of all ranks. One without any weight there has no gradient, though
+    the other ranks wait for it: it brings zeros, or what those before it came to.
+    """
+    ranks, last = state.runtime.ranks, len(group) - 1
+    samples = sum(part.samples for part in group)
+    of = [part.of for part in group]
+    total = float(ranks.sum(torch.tensor(samples))) if None in of else float(sum(map(int, of)))  # type: ignore[arg-type]
+    parts, summed = [], state.summed(compute)
+    for i, part in enumerate(group):
+        with summed.computing(last=i == last) as computed:
+            means = computed(part.batch)
+            weight = _weight(means, samples_in(part.batch)) * part.factor
+            scaled = _scaled(means.loss * (weight / total), state)
+            if bool(weight):
+                _differentiate(scaled)
+            elif i == last:
+                with summed.standing_in():
+                    _differentiate(scaled)
+        parts.append(means._replace(loss=means.loss.detach()))
+    means, weights = _means_of_all(state, parts, group)
+    if "loss" in weights:
+        factor = (total / weights["loss"]).float()
+        _scale_gradients(state, factor.where(factor.isfinite(), 0.0))  # where nothing weighs anything they are 0
+    return UpdateMeans(means.pop("loss"), means, round(total), weights)
+
+
+def _means_of_all(
+    state: TrainState, parts: Sequence[BatchMeans], group: Sequence[Part]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The means over the batches of a group on all ranks, and what those weigh that have weights of their own."""
+    device, first = parts[0].loss.device, parts[0]
+    names = ("loss", *first.metrics)
+    values = torch.stack([
+        torch.stack([(part.loss if name == "loss" else part.metrics[name]).to(device, torch.float64) for name in names])
+        for part in parts
+    ])  # fmt: skip
+    samples = constant(tuple(one.samples for one in group), values)
+    weights = torch.stack([
+        torch.stack([
+            part.weights[name].to(device, torch.float64) * one.factor if name in part.weights else samples[i]
+            for name in names
+        ])
+        for i, (part, one) in enumerate(zip(parts, group, strict=True))
+    ])  # fmt: skip
+    sums = torch.stack([(values * weights).where(weights > 0, 0.0).sum(0), weights.sum(0)])
+    state.runtime.ranks.sum(sums)
+    means = dict(zip(names, (sums[0] / sums[1]).to(first.loss.dtype), strict=True))
+    return means, {name: weight for name, weight in zip(names, sums[1], strict=True) if name in first.weights}
 
 
 def _scaled(loss: Tensor, state: TrainState) -> Tensor:

@@ -1,0 +1,428 @@
+"""Several ranks, processes that train one model together: who is who, what they agree on, and how they end together.
+
+All of it rests on `torch.distributed`. With one rank every call here gives back what it got.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cache, wraps
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from .. import text
+from ..data.shards import Part, Shards
+from ..errors import ConfigError, Interrupted, NonFiniteLoss, OneCycleError, RankError
+from .launched import world_asked
+
+T = TypeVar("T")
+_PLACED: dict[Path, Path] = {}  # where this process has the folder of a run, by where the main rank has it
+# Seconds in which ranks that are still there say so, after one was waited for in vain.
+ROLL_CALL = 5.0
+FAILED, PRESENT = "onecycle/failed", "onecycle/present"
+# What torch.distributed says where another rank is gone, or does not come.
+OF_OTHERS = (
+    "closed by peer", "reset by peer", "Broken pipe", "timed out", "Timed out", "timeout", "Timeout", "gloo", "NCCL",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process as one of `world` that train together, the one of number `rank`; made by `join` and `here`.
+
+    `group` is one of torch.distributed for tensors on the CPU, None for a single rank. Rank 0 is the main one: it
+    prints, writes, and decides what depends on time.
+
+    >>> Ranks().is_main, Ranks().sum(torch.ones(2)).tolist(), Ranks().broadcast("as it is"), Ranks().any(False)
+    (True, [1.0, 1.0], 'as it is', False)
+    """
+
+    rank: int = 0
+    world: int = 1
+    group: Any = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """The ranks of the process group that there is; a single one where there is none."""
+        if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size(), _group_of_cpus())
+
+    @classmethod
+    def join(cls, backend: str, timeout: float) -> Ranks:
+        """The ranks that torchrun or another launcher started, in the process group that there is or in a new one.
+
+        `timeout` are the seconds that one waits for another.
+
+        Raises:
+            ConfigError: the launcher did not say who is who, or not all of them came.
+        """
+        world = world_asked()
+        if world > 1 and not dist.is_initialized():
+            if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+                raise ConfigError(
+                    f"WORLD_SIZE is {world} and {text.listed(missing)} {'is' if len(missing) == 1 else 'are'} not set: "
+                    f"start it by a launcher, such as torchrun --nproc-per-node={world} ..., or unset WORLD_SIZE"
+                )
+            try:
+                dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+            except (RuntimeError, ValueError) as error:
+                at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+                raise ConfigError(
+                    f"rank {os.environ['RANK']} of {world} did not meet the others at {at} within "
+                    f"{text.duration(timeout)}: {_first_line(error)}. Look whether all {world} processes were "
+                    "started, and whether that address can be reached from each machine"
+                ) from error
+            atexit.register(_leave)
+        return cls.here()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def name(self) -> str:
+        """Such as "rank 1 of 4"."""
+        return f"rank {self.rank} of {self.world}"
+
+    @property
+    def shards(self) -> Shards:
+        """The parts that this rank takes of the batches of a training."""
+        return Shards(self.rank, self.world, any=self.any)
+
+    def parts(self, batches: Sequence[Any], *, least: int | None = None) -> list[Part]:
+        """The parts of batches, those that are none yet cut; see `Shards`."""
+        shards = self.shards if least is None else replace(self.shards, least=least)
+        return [batch if isinstance(batch, Part) else shards.part(batch) for batch in batches]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor, group=self.group if tensor.is_cpu else None)
+        return tensor
+
+    def mean(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over all ranks."""
+        for flat, some in _flat(tensors if self.world > 1 else ()):
+            _into(some, self.sum(flat) / self.world)
+
+    @torch.no_grad()
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors the values that they have on the main rank."""
+        for flat, some in _flat([t for t in tensors if not is_lazy(t)] if self.world > 1 else ()):
+            dist.broadcast(flat, 0, group=self.group if flat.is_cpu else None)
+            _into(some, flat)
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest of each number over all ranks.
+
+        They go up and down a tree, in 2 log2(ranks) steps: an all-reduce of gloo goes round all ranks, twice.
+        """
+        if self.world == 1:
+            return list(numbers)
+        held, theirs, bit = torch.tensor(numbers), torch.empty(len(numbers), dtype=torch.int64), 1
+        while bit < self.world and not self.rank & bit:
+            if self.rank + bit < self.world:
+                dist.recv(theirs, self.rank + bit, group=self.group)
+                torch.maximum(held, theirs, out=held)
+            bit *= 2
+        if self.rank:
+            dist.send(held, self.rank - bit, group=self.group)
+        dist.broadcast(held, 0, group=self.group)
+        return held.tolist()
+
+    def average(self, numbers: Iterable[float]) -> list[float]:
+        """The means of numbers over all ranks."""
+        numbers = list(numbers)
+        if self.world == 1:
+            return numbers
+        return (self.sum(torch.tensor(numbers, dtype=torch.float64)) / self.world).tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set on some rank."""
+        return bool(self.largest(int(flag))[0])
+
+    def broadcast(self, thing: T) -> T:
+        """What the main rank has, as plain data or anything that can be pickled."""
+        if self.world == 1:
+            return thing
+        held = [thing if self.is_main else None]
+        dist.broadcast_object_list(held, 0, group=self.group)
+        return held[0]  # type: ignore[return-value]
+
+    def gather(self, thing: T) -> list[T]:
+        """What each rank has, by rank."""
+        if self.world == 1:
+            return [thing]
+        held: list[Any] = [None] * self.world
+        dist.all_gather_object(held, thing, group=self.group)
+        return held
+
+    def now(self) -> float:
+        """The time by the main rank's `time.perf_counter`."""
+        now = time.perf_counter()
+        if self.world == 1:
+            return now
+        held = torch.tensor(now, dtype=torch.float64)
+        dist.broadcast(held, 0, group=self.group)
+        return float(held)
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What the main rank makes, plain data and tensors; an error there ends it for all.
+
+        Raises:
+            RankError: on the others, where it failed.
+        """
+        if self.world == 1:
+            return make()
+        made, error = None, None
+        if self.is_main:
+            try:
+                made = make()
+            except Exception as raised:
+                error = raised
+        said = self.broadcast(None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        if said is not None:
+            raise RankError(f"rank 0 of {self.world} ended the run: {said}", of=0)
+        return self._brought(made)
+
+    def _brought(self, state: Any) -> Any:
+        """A structure that the main rank has, its tensors on the CPU, one by one."""
+        tensors: list[Tensor] = []
+        plain = self.broadcast(_without_tensors(state, tensors) if self.is_main else None)
+        shapes = self.broadcast([(tuple(t.shape), t.dtype) for t in tensors])
+        if not self.is_main:
+            tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
+        for tensor in tensors:
+            if tensor.numel():
+                dist.broadcast(tensor.detach().cpu().reshape(-1).view(torch.uint8), 0, group=self.group)
+        return state if self.is_main else _with_tensors(plain, tensors)
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Check that all ranks have the same plain facts, by name.
+
+        Raises:
+            ConfigError: one has others; it is named, with what differs.
+        """
+        if self.world == 1:
+            return
+        for rank, theirs in enumerate(everyone := self.gather(dict(facts))):
+            for name, value in everyone[0].items():
+                if (other := theirs.get(name)) != value:
+                    raise ConfigError(
+                        f"the ranks were given different runs: {name} is {value!r} on rank 0, and {other!r} on rank "
+                        f"{rank} of {self.world}. Start all of them alike"
+                    )
+
+    def folder(self, folder: Path, *, resume: bool = False, weights: bool = False) -> Path:
+        """The folder of a run on the main rank, a scratch one on the others, so that only the main rank writes.
+
+        With `resume` that has the records of the run too, and with `weights` those; its checkpoints are not there.
+        """
+        if self.world == 1 or folder in _PLACED:
+            return _PLACED.get(folder, folder)
+        held = self.from_main(lambda: _records(folder, weights) if resume else {})
+        placed = folder
+        if not self.is_main:
+            placed = Path(mkdtemp(prefix="onecycle-rank-")) / folder.name
+            atexit.register(shutil.rmtree, placed.parent, ignore_errors=True)
+            for name, data in held.items():
+                path = placed / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+        _PLACED[folder] = _PLACED[placed] = placed
+        return placed
+
+    @contextmanager
+    def together(self, where: Callable[[], str] = str) -> Iterator[None]:
+        """An error of one rank within the block ends all ranks, and the others say whose it was.
+
+        One that waited for another in vain says which did not come. `where` tells how far this rank was.
+
+        Raises:
+            RankError: another rank failed, or did not come.
+        """
+        if self.world == 1 or _Blocks.within:
+            yield
+            return
+        _Blocks.within, _Blocks.number = True, _Blocks.number + 1
+        try:
+            yield
+        except BaseException as error:
+            told = self._told(error, where())
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            _Blocks.within = False
+
+    def _told(self, error: BaseException, where: str) -> BaseException:
+        """The error to be raised, after the others were told of it or it was found out whose it is."""
+        if not isinstance(error, OneCycleError | KeyboardInterrupt) and _is_of_others(error):
+            return self._of_others(error, where)
+        said = f"{type(error).__name__}: {error}"
+        with suppress(Exception):
+            rank, first = json.loads(_store().compare_set(_key(FAILED), "", json.dumps([self.rank, said])))
+            error.__dict__["of_rank"] = None if first == said else self.rank  # all ranks met it, and one says so
+            error.__dict__["silent"] = first == said and rank != self.rank
+        if not isinstance(error, NonFiniteLoss | Interrupted | ConfigError):  # which all ranks meet alike
+            _leave()  # so that those who wait for this rank do not wait for long
+        return error
+
+    def _of_others(self, error: BaseException, where: str) -> RankError:
+        """Who failed, by what it said, or else who does not answer."""
+        with suppress(Exception):
+            store = _store()
+            store.set(_key(PRESENT, self.rank), where)
+            store.wait([_key(FAILED)], timedelta(seconds=ROLL_CALL))
+            rank, said = json.loads(store.get(_key(FAILED)))
+            return RankError(f"rank {rank} of {self.world} ended the run: {said}", of=rank)
+        absent = self._absent()
+        reason = _first_line(error)
+        if not absent:
+            return RankError(f"{self.name} could not go on with the others: {reason}")
+        who = text.listed([f"rank {rank}" for rank in absent])
+        verb = "does" if len(absent) == 1 else "do"
+        return RankError(
+            f"{who} of {self.world} {verb} not answer: hanging, or gone ({reason}). Look at what it last printed; "
+            "where an update or an evaluation may take that long, give a larger timeout", of=absent[0],
+        )  # fmt: skip
+
+    def _absent(self) -> list[int]:
+        """The ranks that do not say that they are here."""
+        absent = []
+        for rank in range(self.world):
+            try:
+                _store().wait([_key(PRESENT, rank)], timedelta(seconds=0.2 if absent else ROLL_CALL))
+            except Exception:
+                absent.append(rank)
+        return absent
+
+
+ALONE = Ranks()
+
+
+def together(method: Callable[..., T]) -> Callable[..., T]:
+    """A method of something with a `runtime` within `Ranks.together` of its ranks."""
+
+    @wraps(method)
+    def called(self: Any, *arguments: Any, **keywords: Any) -> T:
+        with self.runtime.ranks.together():
+            return method(self, *arguments, **keywords)
+
+    return called
+
+
+class _Blocks:
+    """Whether this process is within `Ranks.together`, and how many such blocks there were: alike on all ranks."""
+
+    within = False
+    number = 0
+
+
+def _key(what: str, *of: int) -> str:
+    return "/".join(map(str, (what, _Blocks.number, *of)))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Whether torch.distributed raised it because of another rank."""
+    if isinstance(error, dist.DistError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(sign in said for sign in OF_OTHERS)
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()
+
+
+@cache
+def _extra_group(default: Any) -> Any:
+    return dist.new_group(backend="gloo")
+
+
+def _group_of_cpus() -> Any:
+    """A group for tensors on the CPU: the default one, or one beside it where that is for GPUs alone."""
+    default = dist.group.WORLD
+    if "cpu" in str(dist.get_backend_config(default)) or dist.get_backend(default) == "gloo":
+        return default
+    return _extra_group(default)
+
+
+def _flat(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Tensors of one kind in one piece, as a copy, and which they are."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for some in kinds.values():
+        yield torch.cat([tensor.detach().reshape(-1) for tensor in some]), some
+
+
+@torch.no_grad()
+def _into(tensors: Sequence[Tensor], flat: Tensor) -> None:
+    """Take tensors out of one piece."""
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def _leave() -> None:
+    """Leave the process group, where there is one."""
+    with suppress(Exception):
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _records(folder: Path, weights: bool) -> dict[str, bytes]:
+    """The files of a run by name: its records, and its weights where they are asked for."""
+    kinds = (".json", ".jsonl", *([".safetensors"] if weights else []))
+    known = [path for path in folder.glob("*") if path.is_file() and path.suffix in kinds]
+    return {path.name: path.read_bytes() for path in known}
+
+
+def _without_tensors(thing: Any, tensors: list[Tensor]) -> Any:
+    """A structure with a place for each of its tensors, which go to the list."""
+    if isinstance(thing, Tensor):
+        tensors.append(thing)
+        return _Place(len(tensors) - 1)
+    if isinstance(thing, Mapping):
+        return {name: _without_tensors(part, tensors) for name, part in thing.items()}
+    if isinstance(thing, list | tuple) and type(thing) in (list, tuple):
+        return type(thing)(_without_tensors(part, tensors) for part in thing)
+    return thing
+
+
+def _with_tensors(thing: Any, tensors: Sequence[Tensor]) -> Any:
+    if isinstance(thing, _Place):
+        return tensors[thing.number]
+    if isinstance(thing, dict):
+        return {name: _with_tensors(part, tensors) for name, part in thing.items()}
+    if isinstance(thing, list | tuple) and type(thing) in (list, tuple):
+        return type(thing)(_with_tensors(part, tensors) for part in thing)
+    return thing
+
+
+@dataclass(frozen=True)
+class _Place:
+    number: int

@@ -1,0 +1,281 @@
+"""What each of several ranks does in the tests, and what it comes to as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
+
+import onecycle
+from onecycle import Learner
+from onecycle.errors import Interrupted, StopTraining
+from onecycle.training.loop import Update
+from onecycle.training.ranks import Ranks
+
+RANK = int(os.environ.get("RANK", "0"))
+N, CLASSES = 111, 4
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 6, generator=generator)
+    return x, (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0).long()
+
+
+def net(*extra: nn.Module) -> nn.Module:
+    torch.manual_seed(RANK)  # which must not matter: the main rank's weights are those of all
+    return nn.Sequential(nn.Linear(6, 32), *extra, nn.Tanh(), nn.Linear(32, CLASSES))
+
+
+def digest(*modules: nn.Module) -> str:
+    """Of all weights and buffers, to the bit."""
+    tensors = (t for module in modules for t in (*module.parameters(), *module.buffers()))
+    return hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in tensors)).hexdigest()
+
+
+def told(learner: Learner) -> dict[str, Any]:
+    """What a learner came to: to be the same on all ranks, and near to that of one rank."""
+    return {
+        "digest": digest(*learner.state.modules),
+        "weights": [p.detach().flatten().tolist() for p in learner.model.parameters()],
+        "losses": [row["loss"] for row in learner.history.steps],
+        "samples": [row["samples"] for row in learner.history.epochs],
+        "epochs": [
+            {k: v for k, v in row.items() if k.startswith(("train", "valid"))} for row in learner.history.epochs
+        ],
+        "valid": None if learner.valid is None else learner.evaluate(),
+        "notes": learner.notes,
+    }
+
+
+def classify(*, loader: str = "tensors", norm: bool = False, dropout: bool = False, **options: Any) -> dict[str, Any]:
+    x, y = data()
+    whole: Any = (x, y)
+    if loader == "list":
+        whole = list(zip(x.split(37), y.split(37), strict=True))
+    elif loader == "dataset":
+        whole = TensorDataset(x, y)
+    elif loader == "loader":
+        whole = DataLoader(TensorDataset(x, y), 37, shuffle=True)
+    elif loader == "stream":
+        whole = DataLoader(Stream(), 37)
+    elif loader == "sampler" and Ranks.here().world == 1:
+        whole = DataLoader(TensorDataset(x, y), 36, shuffle=False, drop_last=True)
+    options = {"optimizer": "sgd", "verbose": False, **({"batch_size": 37} if loader in ("tensors", "dataset") else {}),
+               **options}  # fmt: skip
+    more = [nn.BatchNorm1d(32)] * norm + [nn.Dropout()] * dropout
+    learner = Learner(net(*more), whole, (x[:41], y[:41]), **options)
+    learner.fit(f"{9 if loader == 'stream' else 3} {'updates' if loader == 'stream' else 'epochs'}", lr_max=0.05)
+    return told(learner)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from zip(*data(), strict=True)
+
+
+def sampled() -> dict[str, Any]:
+    """A loader that has a part of the data for each rank already."""
+    x, y = data()
+    ranks = Learner(net(), (x, y), verbose=False).runtime.ranks
+    sampler = DistributedSampler(TensorDataset(x, y), ranks.world, ranks.rank, shuffle=True, drop_last=True)
+    learner = Learner(net(), DataLoader(TensorDataset(x, y), 12, sampler=sampler), optimizer="sgd", verbose=False)
+    learner.fit_one_cycle(2, 0.05)
+    return told(learner)
+
+
+def tokens() -> dict[str, Any]:
+    """Means over tokens that are not left out, which some parts of a batch have none of."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 9, (40, 5), generator=generator)
+    targets = ids.roll(1, 1).where(torch.arange(40)[:, None] % 8 < 3, -100)
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        ids, targets = batch
+        counted = (targets != -100).sum()
+        return cross_entropy(model(ids).flatten(0, 1), targets.flatten()), {}, counted
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
+    learner = Learner(model, [(ids[i : i + 8], targets[i : i + 8]) for i in range(0, 40, 8)], loss=loss,
+                      optimizer="sgd", verbose=False)  # fmt: skip
+    learner.fit_one_cycle(2, 0.1)
+    first = told(learner)
+    learner = Learner(model, [(ids[i : i + 8], targets[i : i + 8]) for i in range(0, 40, 8)], loss=loss,
+                      optimizer="sgd", accumulate=3, clip=0.1, verbose=False)  # fmt: skip
+    learner.fit_one_cycle(2, 0.1)
+    return {"plain": first, "accumulated": told(learner)}
+
+
+class Twofold(nn.Module):
+    """Two heads, of which a batch uses one; and parts that the loss calls by themselves."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.heads = nn.Linear(6, 8), nn.ModuleList(nn.Linear(8, CLASSES) for _ in range(2))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.body(x).tanh()
+
+
+def parts_of_a_model(*, by_rank: bool = False) -> dict[str, Any]:
+    """Each call leaves one head out, the same on all ranks or not."""
+    calls = 0
+
+    def loss(model: Any, batch: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        x, y = batch
+        return cross_entropy(model.heads[(calls + by_rank * RANK) % 2](model.encode(x)), y)
+
+    torch.manual_seed(0)
+    x, y = data()
+    learner = Learner(Twofold(), (x, y), loss=loss, batch_size=20, optimizer="sgd", verbose=False)
+    learner.fit_one_cycle(2, 0.05)
+    return told(learner)
+
+
+def trained_loss() -> dict[str, Any]:
+    """A criterion with a parameter of its own."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return cross_entropy(outputs * self.scale, targets)
+
+    criterion = Scaled()
+    learner = Learner(net(), data(), loss=criterion, batch_size=37, optimizer="adamw", verbose=False)
+    learner.fit_one_cycle(3, 0.01)
+    return {**told(learner), "scale": criterion.scale.item()}
+
+
+def metered() -> dict[str, Any]:
+    x, y = data()
+    learner = Learner(net(), (x, y), (x[:41], y[:41]), metrics=["accuracy", "f1", "balanced_accuracy", "top2"],
+                      optimizer="sgd", batch_size=37, verbose=False)  # fmt: skip
+    learner.fit_one_cycle(1, 0.05)
+    numbers = Learner(nn.Linear(6, 1), (x, x.sum(1)), (x[:7], x[:7].sum(1)), metrics=["r2", "rmse"], optimizer="sgd",
+                      batch_size=37, verbose=False)  # fmt: skip
+    return {"classes": learner.evaluate(), "numbers": numbers.evaluate()}
+
+
+def augmented() -> dict[str, Any]:
+    """Images whose draws are those of the whole batch, whichever rank has them."""
+    loaded = onecycle.load("digits", limit=200)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    torch.manual_seed(0)
+    learner = Learner(model, loaded, optimizer="sgd", batch_size=50, augment=("crop", "flip"), verbose=False)
+    learner.fit_one_cycle(2, 0.02)
+    return told(learner)
+
+
+def chosen() -> dict[str, Any]:
+    """What is decided by losses: a peak, a range test, pilots."""
+    x, y = data()
+    x, y = x.repeat(8, 1), y.repeat(8)
+    learner = Learner(net(nn.Dropout(0.1)), (x, y), (x[:100], y[:100]), optimizer="sgd", batch_size=32, verbose=False)
+    before = digest(learner.model)
+    test = learner.range_test(updates=64, repeats=1)
+    untouched = digest(learner.model) == before
+    result = learner.fit_one_cycle(20, "auto")
+    return {"test": test.lr_max, "edge": test.edge, "peak": result.lr_max, "untouched": untouched,
+            "sought": [note for note in learner.notes if "pilot" in note], **told(learner)}  # fmt: skip
+
+
+def timed(seconds: float) -> dict[str, Any]:
+    """A budget of time, on ranks of which one is slow."""
+    x, y = data()
+    learner = Learner(net(), (x, y), (x[:41], y[:41]), optimizer="sgd", batch_size=37, verbose=False)
+    observers = [lambda event: time.sleep(0.01)] * (RANK == 1)
+    result = learner.fit(f"{seconds}s", lr_max=0.05, observers=observers)
+    return {"updates": result.updates, **told(learner)}
+
+
+def stopped(how: str) -> dict[str, Any]:
+    """Rank 1 alone is asked to stop, after its third update."""
+    learner = Learner(net(), data(), optimizer="sgd", batch_size=37, verbose=False)
+    seen: list[int] = []
+
+    def look(event: Any) -> None:
+        seen.append(1)
+        if RANK == 1 and isinstance(event, Update) and event.step == 2:
+            if how == "observer":
+                raise StopTraining("rank 1 has seen enough")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        result = learner.fit_one_cycle(50, 0.05, observers=[look])
+        said = f"{result.updates}: {learner.notes[-1]}"
+    except Interrupted as stop:
+        said = str(stop)
+    return {"said": said, "digest": digest(learner.model)}
+
+
+def failing(how: str, timeout: float = 60.0) -> None:
+    """Rank 1 alone fails in its third update, or does not come back from it."""
+
+    class Damaged(Dataset):
+        calls = 0
+
+        def __len__(self) -> int:
+            return N
+
+        def __getitem__(self, i: int) -> Any:
+            Damaged.calls += 1
+            if RANK == 1 and Damaged.calls > 100:
+                if how == "hang":
+                    threading.Event().wait()
+                if how == "memory":
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                raise OSError("the disk with sample 7 is gone")
+            x, y = data()
+            return x[i], y[i]
+
+    learner = Learner(net(), Damaged(), optimizer="sgd", batch_size=37, verbose=False, timeout=timeout)
+    learner.fit_one_cycle(50, 0.05)
+
+
+def unlike(what: str) -> None:
+    """Ranks that were given different things."""
+    x, y = data()
+    mine = RANK == 1
+    options: dict[str, Any] = {"optimizer": "sgd", "batch_size": 37, "verbose": False}
+    model = net()
+    if mine and what == "seed":
+        options["seed"] = 1
+    if mine and what == "data":
+        x = x + 1
+    if mine and what == "model":
+        model = nn.Linear(6, CLASSES)
+    if what == "batch":
+        options["batch_size"] = 3
+    learner = Learner(model, (x, y), **options)
+    learner.fit_one_cycle(2 if mine and what == "budget" else 1, 0.05)
+
+
+def recorded(folder: str, *, die: int | None = None, resume: bool = False, world_seen: bool = False) -> dict[str, Any]:
+    """A run in a folder that only rank 0 has; `die` kills rank 1 in this update of a first start."""
+    os.chdir(Path(folder) / f"disk-{RANK}")
+    x, y = data()
+    learner = Learner(net(nn.Dropout(0.2)), (x, y), (x[:41], y[:41]), optimizer="muon", batch_size=20, verbose=False,
+                      average=0.9)  # fmt: skip
+
+    def look(event: Any) -> None:
+        if die is not None and isinstance(event, Update) and event.step == die and RANK == 1:
+            time.sleep(0.3)  # so that the checkpoint of the epoch before is written
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    learner.fit_one_cycle(4, 0.05, out="run", resume=resume, observers=[look])
+    return {**told(learner), "seen": sorted(path.name for path in Path.cwd().iterdir())}
