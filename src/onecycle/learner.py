@@ -247,6 +247,7 @@ class Learner:
         )  # fmt: skip
         with ExitStack() as stack:
             stop = stack.enter_context(stop_requests(ranks))
+            stop.observed = ranks.any(bool(observers := list(observers)))
             fit.begin(stop, began, self._seconds_at_end(whole), after)
             if folder is not None:
                 fit.record(folder, stack, resume=resume, config=config, facts=facts)

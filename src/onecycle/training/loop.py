@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError, Interrupted, StopTraining
 from ..optim.groups import bind
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy, position
-from .guard import Guard
+from .guard import LOOK_EVERY, Guard
 from .means import Reading
 from .norms import SHARE, estimate_statistics
 from .rescue import Rescue
@@ -399,9 +399,12 @@ def _end_epoch(
 
 
 def _stoppable(events: Iterator[Event], state: TrainState, stop: StopRequest) -> Iterator[Event]:
+    state.stop = stop
     for event in events:
         yield event
-        stop.agree()
+        if stop.ranks.world > 1:
+            update = isinstance(event, Update)
+            stop.hear(state.heard if update else None, due=update and event.step % LOOK_EVERY == LOOK_EVERY - 1)
         if stop.signal is not None:
             raise Interrupted(f"stopped by {stop.name} after update {state.step - 1}", signal=stop.signal)
 

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from torch import Tensor
+
 from .ranks import ALONE, Ranks
 
+CAUGHT = (signal.SIGINT, signal.SIGTERM)
 # Seconds in which a launcher passes a signal on that has come to the ranks already.
 REPEATED = 5.0
 
@@ -28,6 +31,19 @@ class StopRequest:
     reason: str | None = None
     came: int | None = None  # a signal that not all ranks know of
     ranks: Ranks = ALONE
+    observed: bool = True  # whether somebody beside signals may ask, who is obeyed at once
+
+    @property
+    def flags(self) -> list[int]:
+        """Which signal came, as numbers that are summed over the ranks with the gradients of an update."""
+        return [int(self.came == one) for one in CAUGHT]
+
+    def hear(self, flags: Tensor | None, due: bool) -> None:
+        """Take notice of the summed flags of all ranks, where they are on an accelerator only if it is `due`."""
+        if self.observed or flags is None:
+            self.agree()
+        elif due or flags.is_cpu:
+            self.signal = next((one for one, came in zip(CAUGHT, flags.tolist(), strict=True) if came), None)
 
     def agree(self) -> None:
         """Make what came on some of several ranks known to all of them."""
@@ -67,7 +83,7 @@ def stop_requests(ranks: Ranks = ALONE) -> Iterator[StopRequest]:
         if ranks.world == 1:
             request.signal = number
 
-    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in CAUGHT}
     try:
         yield request
     finally:

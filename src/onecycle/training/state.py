@@ -26,6 +26,7 @@ from .objectives import Loss, loss_module
 from .options import NORM_STATISTICS
 from .rescue import Kept, Watch, can_keep
 from .runtime import Runtime, generators
+from .signals import StopRequest
 from .summed import Summed
 
 Made = TypeVar("Made")
@@ -132,6 +133,8 @@ class TrainState:
             module.to(self.runtime.device)
         self.runtime.ranks.align(t for module in self.modules for t in (*module.parameters(), *module.buffers()))
         self._summed: tuple[Any, Summed] | None = None
+        self.stop: StopRequest | None = None  # what may stop the run under way
+        self.heard: Tensor | None = None  # of several ranks, its flags on all of them by the latest update
         self.scaler = self.runtime.scaler()
         self.generators = generators(self.runtime.device)
 

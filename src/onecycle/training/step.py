@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -81,7 +82,7 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
         return _shared_backward(state, state.runtime.ranks.parts(group))
     if len(group) == 1:
         part = compute(state.loss, state.forward, group[0], state.runtime)
-        _differentiate(_scaled(part.loss, state))
+        _checked(_scaled(part.loss, state)).backward()
         return UpdateMeans(part.loss.detach(), part.metrics, samples_in(group[0]), part.weights)
     sizes = [samples_in(batch) for batch in group]
     total = sum(sizes)
@@ -90,7 +91,7 @@ def _backward(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
         part = compute(state.loss, state.forward, batch, state.runtime)
         scaled = _scaled(part.loss * (_weight(part, size) / total), state)
         if bool(part.weights.get("loss", size)):  # what weighs nothing may be NaN, and have such a gradient
-            _differentiate(scaled)
+            _checked(scaled).backward()
         parts.append(part._replace(loss=part.loss.detach()))
     means, weights = _means(parts, sizes)
     if "loss" in weights:
@@ -119,60 +120,59 @@ def _shared_backward(state: TrainState, group: Sequence[Part]) -> UpdateMeans:
     samples = sum(part.samples for part in group)
     of = [part.of for part in group]
     total = float(ranks.sum(torch.tensor(samples))) if None in of else float(sum(map(int, of)))  # type: ignore[arg-type]
-    parts, summed = [], state.summed(compute)
+    made, summed = list[BatchMeans](), state.summed(compute)
     for i, part in enumerate(group):
         with summed.computing(last=i == last) as computed:
-            means = computed(part.batch)
+            means, carrier = computed(part.batch)
             weight = _weight(means, samples_in(part.batch)) * part.factor
-            scaled = _scaled(means.loss * (weight / total), state)
-            if bool(weight):
-                _differentiate(scaled)
+            scaled = _checked(_scaled(means.loss * (weight / total), state))
+            made.append(means._replace(loss=means.loss.detach()))
+            if i < last and bool(weight):
+                scaled.backward()
             elif i == last:
-                with summed.standing_in():
-                    _differentiate(scaled)
-        parts.append(means._replace(loss=means.loss.detach()))
-    means, weights = _means_of_all(state, parts, group)
+                carried = summed.carried(carrier, _sums(made, group), state.stop.flags if state.stop else (0, 0))
+                with nullcontext() if bool(weight) else summed.standing_in():
+                    (scaled + carried).backward()
+    names, first = ("loss", *made[0].metrics), made[0].loss.dtype
+    (sums, weighed), state.heard = summed.arrived(len(names))
+    means = dict(zip(names, (sums / weighed).to(first), strict=True))
+    weights = {name: weight for name, weight in zip(names, weighed, strict=True) if name in made[0].weights}
     if "loss" in weights:
         factor = (total / weights["loss"]).float()
         _scale_gradients(state, factor.where(factor.isfinite(), 0.0))  # where nothing weighs anything they are 0
     return UpdateMeans(means.pop("loss"), means, round(total), weights)
 
 
-def _means_of_all(
-    state: TrainState, parts: Sequence[BatchMeans], group: Sequence[Part]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The means over the batches of a group on all ranks, and what those weigh that have weights of their own."""
-    device, first = parts[0].loss.device, parts[0]
-    names = ("loss", *first.metrics)
+def _sums(made: Sequence[BatchMeans], group: Sequence[Part]) -> Tensor:
+    """Of the loss and each metric: the sum over the batches of a group, each times what it weighs, and the weights."""
+    device, names = made[0].loss.device, ("loss", *made[0].metrics)
     values = torch.stack([
-        torch.stack([(part.loss if name == "loss" else part.metrics[name]).to(device, torch.float64) for name in names])
-        for part in parts
+        torch.stack([(one.loss if name == "loss" else one.metrics[name]).to(device, torch.float64) for name in names])
+        for one in made
     ])  # fmt: skip
-    samples = constant(tuple(one.samples for one in group), values)
+    samples = constant(tuple(part.samples for part in group), values)
     weights = torch.stack([
         torch.stack([
-            part.weights[name].to(device, torch.float64) * one.factor if name in part.weights else samples[i]
+            one.weights[name].to(device, torch.float64) * part.factor if name in one.weights else samples[i]
             for name in names
         ])
-        for i, (part, one) in enumerate(zip(parts, group, strict=True))
+        for i, (one, part) in enumerate(zip(made, group, strict=True))
     ])  # fmt: skip
-    sums = torch.stack([(values * weights).where(weights > 0, 0.0).sum(0), weights.sum(0)])
-    state.runtime.ranks.sum(sums)
-    means = dict(zip(names, (sums[0] / sums[1]).to(first.loss.dtype), strict=True))
-    return means, {name: weight for name, weight in zip(names, sums[1], strict=True) if name in first.weights}
+    return torch.stack([(values * weights).where(weights > 0, 0.0).sum(0), weights.sum(0)])
 
 
 def _scaled(loss: Tensor, state: TrainState) -> Tensor:
     return loss if state.scaler is None else state.scaler.scale(loss)
 
 
-def _differentiate(loss: Tensor) -> None:
+def _checked(loss: Tensor) -> Tensor:
+    """The loss, which must have a gradient."""
     if not loss.requires_grad:
         raise TrainingError(
             "the loss has no gradient: it does not depend on a weight that is trained. Look for detach(), "
             "no_grad(), argmax() or item() on its way from the model's outputs"
         )
-    loss.backward()
+    return loss
 
 
 def _means(parts: Sequence[BatchMeans], sizes: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

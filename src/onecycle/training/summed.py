@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -12,26 +12,32 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..data.standardise import constant
 from .batch_norm import batch_norms
 from .objectives import BatchMeans
 
 Compute = Callable[[Any], BatchMeans]
+# Numbers that are summed with the gradients, beside two flags: of the loss and of up to 63 metrics sum and weight.
+CARRIED = 128
 
 
 class _Computation(nn.Module):
     """What is computed of a batch as one module: so the loss may call the model as it likes, or parts of it.
 
-    It has a parameter that is never used: where all of them were, torch would warn that it looks for such ones.
+    Beside its means there is a `carrier`, whose gradient is whatever it is multiplied with: so numbers are summed along
+    with the gradients. One more parameter is never used: where all are, torch warns that it looks for such ones.
     """
 
     def __init__(self, compute: Compute, modules: list[nn.Module]):
         super().__init__()
         self.parts = nn.ModuleList(modules)
-        self.unused = nn.Parameter(torch.zeros(1, device=next(self.parts.parameters()).device))
+        device = next(self.parts.parameters()).device
+        self.carrier = nn.Parameter(torch.zeros(2 + CARRIED, device=device))
+        self.unused = nn.Parameter(torch.zeros(1, device=device))
         self._compute = compute
 
-    def forward(self, batch: Any) -> BatchMeans:
-        return self._compute(batch)
+    def forward(self, batch: Any) -> tuple[BatchMeans, Tensor]:
+        return self._compute(batch), self.carrier.view(-1)
 
 
 class Summed:
@@ -46,26 +52,28 @@ class Summed:
         norms = {id(b) for norm in batch_norms(modules) for b in norm.buffers()}
         others = any(id(b) not in norms for module in modules for b in module.buffers())
         computation = _Computation(compute, modules)
-        on_cpu = next(computation.parameters()).is_cpu
+        self._carrier, self._group = computation.carrier, group if computation.carrier.is_cpu else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")  # by what came in torch 2.13
             self._parallel = DistributedDataParallel(
                 computation, broadcast_buffers=others or (statistics and bool(norms)), init_sync=False,
-                process_group=group if on_cpu else None, find_unused_parameters=True, gradient_as_bucket_view=True,
+                process_group=self._group, find_unused_parameters=True, gradient_as_bucket_view=True,
             )  # fmt: skip
         self._instead: dict[Tensor, Tensor] | None = None
-        self._parallel.register_comm_hook(group if on_cpu else None, lambda group, bucket: self._sum(group, bucket))
+        self._sums: Tensor | None = None
+        self._parallel.register_comm_hook(None, lambda _, bucket: self._sum(bucket))
 
-    def _sum(self, group: Any, bucket: Any) -> torch.futures.Future[Tensor]:
+    def _sum(self, bucket: Any) -> torch.futures.Future[Tensor]:
         if self._instead is not None:
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
-                before = self._instead.get(parameter)
-                gradient.zero_() if before is None else gradient.copy_(before)
-        work: Any = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+                if parameter is not self._carrier:
+                    before = self._instead.get(parameter)
+                    gradient.zero_() if before is None else gradient.copy_(before)
+        work: Any = dist.all_reduce(bucket.buffer(), group=self._group, async_op=True)
         return work.get_future().then(lambda done: done.value()[0])
 
     @contextmanager
-    def computing(self, last: bool) -> Iterator[Compute]:
+    def computing(self, last: bool) -> Iterator[Callable[[Any], tuple[BatchMeans, Tensor]]]:
         """A block for a batch of an update, and its backward pass; the gradients are summed in that of the last one."""
         with nullcontext() if last else self._parallel.no_sync():
             yield self._parallel
@@ -79,3 +87,20 @@ class Summed:
             yield
         finally:
             self._instead = None
+
+    def carried(self, carrier: Tensor, numbers: Tensor, flags: Sequence[int]) -> Tensor:
+        """What is to be added to the loss, 0, so that numbers and flags are summed over the ranks as it is derived."""
+        self._carrier.grad = self._sums = None
+        also = constant(tuple(map(float, flags)), carrier)
+        if numbers.numel() > CARRIED:
+            self._sums = numbers.clone()
+            dist.all_reduce(self._sums, group=self._group)
+            numbers = numbers[:0]
+        together = torch.cat([also, numbers.flatten().to(carrier.dtype)])
+        return (carrier[: len(together)] * together).sum()
+
+    def arrived(self, columns: int) -> tuple[Tensor, Tensor]:
+        """The sums of the numbers, in two rows, and of the flags."""
+        sums: Any = self._carrier.grad
+        flags, numbers = sums[:2].clone(), sums[2 : 2 + 2 * columns]
+        return (numbers.double().view(2, columns) if self._sums is None else self._sums), flags
