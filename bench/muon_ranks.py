@@ -1,6 +1,6 @@
 """A step of Muon whose products two ranks share, beside one in which each rank makes all of them.
 
-    python bench/muon_ranks.py [--ranks 2] [--pairs 9] [--patience 300]
+    python bench/muon_ranks.py [--ranks 2] [--pairs 9] [--patience 300] [--sharded]
 
 Ranks are processes on this machine with one thread each, over gloo. The two steps are taken in turns by the same
 processes: alone, while the other ranks wait, and by all of them together, which lasts as long as the slowest. All is
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ def busy() -> float:
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
-def rank_of(rank: int, ranks: int, pairs: int, patience: float) -> None:
+def rank_of(rank: int, ranks: int, pairs: int, patience: float, sharded: bool) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -64,7 +65,8 @@ def rank_of(rank: int, ranks: int, pairs: int, patience: float) -> None:
         weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
         for weight in weights:
             weight.grad = torch.randn_like(weight)
-        one, several = (Muon([{"params": weights, "momentum": 0.8, "weight_decay": 0.1}]) for _ in range(2))
+        parts = [shards_of(weight, ranks) for weight in weights] if sharded else weights
+        one, several = (Muon([{"params": p, "momentum": 0.8, "weight_decay": 0.1}]) for p in (weights, parts))
         several.share(dist.group.WORLD)
         sent = several._sharing._types(weights, dist.group.WORLD)
         default = any(shared.worth_sharing(weights, sent, ranks))
@@ -74,6 +76,17 @@ def rank_of(rank: int, ranks: int, pairs: int, patience: float) -> None:
             size = sum(w.numel() * dtype.itemsize for w, dtype in zip(weights, sent, strict=True))
             report(name, sum(products_of_orthogonal(matrix_shape(w)) for w in weights), size, times, default)
     dist.destroy_process_group()
+
+
+def shards_of(weight: nn.Parameter, ranks: int) -> nn.Parameter:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (ranks,))
+    part, gradient = (distribute_tensor(x, mesh, [Shard(0)]) for x in (weight.detach(), weight.grad))
+    part = nn.Parameter(part)
+    part.grad = gradient
+    return part
 
 
 @contextmanager
@@ -135,19 +148,25 @@ def spread(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for a quiet machine, for each set")
+    parser.add_argument("--sharded", action="store_true", help="the ranks have shards of the matrices, as with FSDP2")
     given = parser.parse_args()
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     print(
         "| matrices | products, GFLOP | gathered, MB | alone, ms | shared, ms | ratio by the clock "
         "| of the processor | by default | n, others' share of a core |\n|" + " --- |" * 9,
         flush=True,
     )
-    spawn(rank_of, (given.ranks, given.pairs, given.patience), nprocs=given.ranks)
+    spawn(rank_of, (given.ranks, given.pairs, given.patience, given.sharded), nprocs=given.ranks)
 
 
 if __name__ == "__main__":

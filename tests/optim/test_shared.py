@@ -146,6 +146,25 @@ result([two, one, none, some, alone])
     assert cases[3][0][0] == cases[4][0][0]
 
 
+@pytest.mark.parametrize("fast", [[True, True], [True, False]], ids=str)
+def test_directions_travel_in_bfloat16_where_all_ranks_compute_in_it(fast):
+    code = f"""
+from onecycle.optim import orthogonal
+orthogonal.fast_in_half = shared.fast_in_half = lambda device: {fast}[rank]
+weights = [nn.Parameter(numbers(128, 140, seed=i)) for i in range(2)]
+optimizer = Muon([{{"params": weights, "momentum": 0.9}}])
+optimizer.share(dist.group.WORLD)
+sizes, gather = [], dist.all_gather_into_tensor
+dist.all_gather_single = lambda out, given, group: sizes.append(given.numel()) or gather(out, given, group=group)
+for i, w in enumerate(weights):
+    w.grad = numbers(*w.shape, seed=9 + i)
+optimizer.step()
+result([digest(weights), sizes])
+"""
+    first, second = told("import warnings; warnings.simplefilter('ignore')\n" + code, 2)
+    assert first == second and first[1] == [128 * 140 * (2 if all(fast) else 4)]
+
+
 def test_a_shared_part_is_compiled():
     code = """
 ours, plain = ([nn.Parameter(numbers(8, n, seed=n)) for n in (8, 9, 10)] for _ in range(2))
