@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
 from typing import Any
 
-import forked
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks_makers import on_ranks
 
 from onecycle.optim.orthogonal import products_of_orthogonal
 from onecycle.optim.shared import UNEVEN, assigned, worth_sharing
@@ -47,26 +43,8 @@ END = "\ndist.destroy_process_group()\n"
 
 
 def told(code: str, world: int) -> list[Any]:
-    """What each rank gave to `result`, as JSON has it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    alike = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    words = ["-c", "import json\nresult = lambda x: print(json.dumps(x))\n" + START + code + END]
-    ranks = [
-        forked.Popen(
-            words,
-            env={**os.environ, **alike, "RANK": str(i)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(world)
-    ]
-    ends = [(*rank.communicate(timeout=120), rank.returncode) for rank in ranks]
-    assert not any(code for *_, code in ends), "\n".join(
-        f"rank {i}: {out}{err}" for i, (out, err, _) in enumerate(ends)
-    )
-    return [json.loads(out.splitlines()[-1]) for out, *_ in ends]
+    """What each rank gave to `result`."""
+    return on_ranks(START + code + END, world)
 
 
 WEIGHTS = """
