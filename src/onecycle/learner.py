@@ -33,7 +33,7 @@ from .schedules.policy import Policy
 from .search.api import SHARE
 from .search.forecast import Forecast
 from .text import count, html_table, listed
-from .training import batch_norm, norms
+from .training import batch_norm, norms, sharded
 from .training import compiled as compiling
 from .training import evaluate as evaluation
 from .training import objectives as tasks
@@ -124,9 +124,13 @@ class Learner:
         compiled, model = (model, within) if isinstance(within, nn.Module) else (None, model)
         shapes = [f"{name} {'' if is_lazy(p) else list(p.shape)}" for name, p in model.named_parameters()]
         ranks.check_same({**given.alike(), "the model": shapes})
-        model = self.runtime.place(model)
+        model = model if given.shard else self.runtime.place(model)
         self.model = batch_norm.synced(model, ranks) if given.sync_batchnorm else model
-        ranks.align((*self.model.parameters(), *self.model.buffers()))
+        if given.shard:
+            of_it = given.optimizer if isinstance(given.optimizer, torch.optim.Optimizer) else None
+            sharded.shard(ranks, self.runtime.device, self.model, optimizer=of_it)
+        else:
+            ranks.align((*self.model.parameters(), *self.model.buffers()))
         self._setup = TrainingSetup(self.model, given, self.runtime, self._note)
         self._setup.take_data(train, valid, loss)
         task = self._setup.take_loss(loss, metrics)
@@ -134,6 +138,8 @@ class Learner:
         self.train, self.valid = self._setup.train, self._setup.valid
         self._setup.check_ranks()
         of_loss = tasks.loss_module(task)
+        if given.shard and of_loss is not None and any(True for _ in of_loss.parameters()):
+            sharded.shard(ranks, self.runtime.device, of_loss, optimizer=of_it)
         chosen = self._setup.choose_optimizer()
         built, notes = optimizers.build_optimizer(
             chosen.optimizer, self.model, momentum=cast(float | None, given.momentum), beside=of_loss,
@@ -451,7 +457,8 @@ class Learner:
 
     def save(self, path: str | Path) -> Path:
         """Write the model's weights as safetensors, in one step, with the units that they were trained in."""
-        return save_weights(self.model, path, self._units.metadata())
+        model = sharded.in_one_piece(self.model, self.runtime.ranks)
+        return self.runtime.ranks.from_main(lambda: save_weights(model, path, self._units.metadata()))
 
     def load(self, path: str | Path) -> None:
         """Read weights that `save` wrote, and the units of inputs and targets that they were trained in.

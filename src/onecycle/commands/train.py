@@ -66,7 +66,8 @@ def train(
         folder = out or of_main_rank(values, lambda: free_folder(job))
     else:
         raise ConfigError(f"give --extend or --resume, one of them: --resume {resume} goes on with an extension too")
-    with going_on(["onecycle", "train", "--resume", str(folder)], folder / "run.json"):
+    again = ["onecycle", "train", "--resume", str(folder), *(["--shard"] if job.shard else [])]
+    with going_on(again, folder / "run.json"):
         result = run(job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began)
     if json:
         print_json(result.to_dict())

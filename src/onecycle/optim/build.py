@@ -16,6 +16,7 @@ from ..checks import is_number, number, one_of, unless_none
 from ..data.batch_settings import BATCH_SIZE
 from ..errors import ConfigError
 from .muon import Muon, inner_matrices, weights_of
+from .shared import is_sharded
 
 
 @dataclass(frozen=True)
@@ -341,8 +342,10 @@ def norms_of_frozen_layers(model: nn.Module) -> list[nn.Module]:
 def _arguments(make: Any, named: Recipe | None, momentum: float | None, groups: list[dict[str, Any]]) -> dict[str, Any]:
     """What to call an optimizer with: a recipe's settings, and momentum under the name that it has there."""
     settings = {"lr": named.lr_max, **named.options} if named else {}
-    if settings.get("fused") and any(p.is_complex() for group in groups for p in group["params"]):
-        settings["fused"] = False  # whose kernels take real numbers alone
+    params = [p for group in groups for p in group["params"]]
+    sharded = make is torch.optim.SGD and any(map(is_sharded, params))
+    if settings.get("fused") and (sharded or any(p.is_complex() for p in params)):
+        settings["fused"] = False  # whose kernels take real numbers alone, and that of SGD no shards
     if momentum is None or make is Muon:  # whose groups have it
         return settings
     if make is torch.optim.SGD or "momentum" in inspect.signature(make).parameters:

@@ -174,14 +174,19 @@ def profile_of(
         say: told in a line how long it takes.
 
     Raises:
-        ConfigError: a budget that is no time.
+        ConfigError: a budget that is no time, or several ranks.
         DataError: not even a batch of one sample fits into the memory.
         Interrupted: a signal came; everything is as before.
     """
     began = time.perf_counter() if began is None else began
     seconds = budget_seconds(budget)
     flag("compile", compile)
-    device = state.runtime.device
+    device, ranks = state.runtime.device, state.runtime.ranks
+    if ranks.world > 1:
+        raise ConfigError(
+            f"a profile is of one process, which tries what it has time for, and this is {ranks.name}: start it "
+            "without torchrun (instead of a model in shards: a smaller one of the same layers)"
+        )
     if say is not None:
         say(f"profile: takes about {text.duration(seconds)}")
     notes: list[str] = []

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..checks import number, share, whole
 from ..data.seeds import derive_seed, seeded_everywhere
 from ..errors import ConfigError, TrainingError
+from ..optim.shared import is_sharded
 from ..training.reachable import before_first_call, modules_of
 from ..training.runtime import generators
 
@@ -72,6 +73,11 @@ def sharpness(
     whole("iterations", iterations)
     share("tolerance", tolerance, of="the value")
     wanted = _trained(parameters)
+    if any(map(is_sharded, wanted)):
+        raise ConfigError(
+            "sharpness needs second derivatives, and a model in shards has none: measure it without shard, or leave "
+            "out full (--full)"
+        )
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _no_trace(loss, wanted, derive_seed(seed, "sharpness")):
         points, gradients = zip(*_gradients(loss, wanted), strict=True)
         start = _start(points, derive_seed(seed, "sharpness", 0))

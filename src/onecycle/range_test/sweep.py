@@ -25,6 +25,7 @@ from ..training.norms import batch_statistics
 from ..training.reachable import tensors_of
 from ..training.restore import called_untouched, untouched
 from ..training.runtime import generators
+from ..training.sharded import of_all
 from ..training.signals import StopRequest
 from .watch import DivergenceWatch
 
@@ -268,7 +269,7 @@ def _gradient_norms(parameters: Iterable[Tensor]) -> list[float]:
     """The norm of each gradient, 0 where there is none; empty where one is not finite."""
     gradients = [p.grad for p in parameters if p.requires_grad]
     dense = [g.coalesce().values() if g is not None and g.is_sparse else g for g in gradients]
-    known = [torch.linalg.vector_norm(g).float() for g in dense if g is not None]
+    known = [of_all(torch.linalg.vector_norm(g)).float() for g in dense if g is not None]
     if not known:
         return []
     norms = torch.stack([norm.to(known[0].device) for norm in known]).tolist()
@@ -279,7 +280,7 @@ def _gradient_norms(parameters: Iterable[Tensor]) -> list[float]:
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
-    return math.sqrt(math.fsum(float(t.detach().square().sum()) for t in tensors))
+    return math.sqrt(math.fsum(float(of_all(t.detach().square().sum())) for t in tensors))
 
 
 def _recycled(batches: Batches, repeat: int) -> Iterator[Any]:

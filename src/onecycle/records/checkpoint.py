@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from .. import text
 from ..errors import CheckpointError
+from ..training.sharded import Weights, has_shards, in_shards_of
 from ..training.state import all_or_nothing
 from .files import CHECKPOINT, TRIAL, sync_file, sync_folder
 
@@ -72,7 +73,7 @@ def path_of(folder: str | Path, step: int) -> Path:
 
 
 def try_out(
-    state: Mapping[str, Any], model: nn.Module, folder: Path, *, growth: int = 0, keep: int = KEPT
+    state: Mapping[str, Any], model: nn.Module | Weights, folder: Path, *, growth: int = 0, keep: int = KEPT
 ) -> str | None:
     """Write into `folder` what a run writes there, a checkpoint and weights; read it back, and remove it.
 
@@ -187,7 +188,7 @@ def _read_state(path: Path, *, mmap: bool = False) -> Any:
         raise CheckpointError(f"{path.parent} cannot be read: {error}") from error
 
 
-def _read_back(model: nn.Module, path: Path) -> None:
+def _read_back(model: nn.Module | Weights, path: Path) -> None:
     """Raise a CheckpointError where the weights in `path` are not those of the model."""
     from safetensors import SafetensorError, safe_open
 
@@ -249,7 +250,7 @@ def checkpoints(folder: str | Path) -> list[Path]:
     return sorted(Path(folder).glob("step-*"), key=lambda path: (len(path.name), path.name))
 
 
-def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+def save_weights(model: nn.Module | Weights, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
     """Write the model's weights as safetensors, in one step; `metadata` are words about them in the same file.
 
     What else its state has (`get_extra_state`) is written beside, as ``NAME.extra.pt``.
@@ -288,11 +289,40 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     extra = _extra(Path(path))
     try:
         with all_or_nothing(model):
-            load_model(_PlainState(model), str(path))  # type: ignore[arg-type]
+            if has_shards(model):
+                _load_sharded(model, path)
+            else:
+                load_model(_PlainState(model), str(path))  # type: ignore[arg-type]
             if extra.exists():
                 model.load_state_dict(torch.load(extra, map_location="cpu", weights_only=True), strict=False)
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"cannot load {path} into this model: {error}") from error
+
+
+def _load_sharded(model: nn.Module, path: str | Path) -> None:
+    """Read weights into a model in shards, tensor by tensor: all ranks read the file.
+
+    Raises:
+        RuntimeError: it holds others.
+    """
+    from safetensors import safe_open
+
+    now = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    tied = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}  # one of them is in the file
+    with safe_open(str(path), framework="pt") as file:
+        names = {_plain(name): name for name in now}
+        known = [name for name in file.keys() if name in names]  # noqa: SIM118  (it is no mapping)
+        held = {tied.get(names[name], name) for name in known}
+        missing = [plain for plain, name in names.items() if plain not in known and tied.get(name) not in held]
+        if missing or len(known) < len(list(file.keys())):
+            odd = missing or [name for name in file.keys() if name not in names]  # noqa: SIM118
+            raise RuntimeError(f"{'no ' if missing else ''}{text.listed(odd, most=4)} in it")
+        for name in known:
+            value, like = file.get_tensor(name), now[names[name]]
+            if value.shape != like.shape:
+                raise RuntimeError(f"{name} of {list(value.shape)}, and here it is {list(like.shape)}")
+            with torch.no_grad():
+                like.copy_(in_shards_of(like, value))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -317,8 +347,8 @@ def _extra(path: Path) -> Path:
 class _PlainState:
     """A model's tensors under the names that they have without `torch.compile`, as safetensors takes a model."""
 
-    def __init__(self, model: nn.Module):
-        self._model = model
+    def __init__(self, model: nn.Module | Weights):
+        self._model: Any = model
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors; what else the state has is left out."""

@@ -363,15 +363,15 @@ class Checkpointer:
         self._writing: Writing | None = None
 
     def __call__(self, event: Event) -> None:
-        if not self._state.runtime.ranks.is_main:
+        ranks, sharded = self._state.runtime.ranks, self._state.is_sharded
+        if not (ranks.is_main or sharded):
             return
         if self._writing is not None and not self._writing.is_alive():
             self.wait()
         since = time.perf_counter() - self._last
         busy = self._writing is not None and self._share < 1
-        if busy or since * self._share < self._cost:
-            return
-        if isinstance(event, EpochEnd) or since >= self._every:
+        due = not busy and since * self._share >= self._cost and (isinstance(event, EpochEnd) or since >= self._every)
+        if ranks.any(ranks.is_main and due) if sharded else due:  # shards are put together by all ranks
             try:
                 if self._background:
                     self._begin()
@@ -388,7 +388,7 @@ class Checkpointer:
             NonFiniteLoss, CheckpointError: as the class says; also what went wrong with the one before.
         """
         start = time.perf_counter()
-        if self._state.runtime.ranks.is_main:
+        if self._state.runtime.ranks.is_main or self._state.is_sharded:
             self._begin()
             self.wait()
         self._last = time.perf_counter()
@@ -402,7 +402,10 @@ class Checkpointer:
         self._state.check_finite()
         if self._before is not None:
             self._before()
-        self._copy = copied_into(self._copy, self._state.state_dict(), leave=NEVER_CHANGED)
+        state = self._state.state_dict()
+        if not self._state.runtime.ranks.is_main:
+            return
+        self._copy = state if self._state.is_sharded else copied_into(self._copy, state, leave=NEVER_CHANGED)
         self._writing = Writing(partial(checkpoint.save, self._copy, self._folder, self._state.step, keep=self._keep))
         self._last = time.perf_counter()
         self._cost = self._last - start

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..text import count
 from ..training.launched import restarts
 from ..training.options import BEFORE
 from ..training.ranks import Ranks
+from ..training.sharded import Weights, held_by_main, in_one_piece
 from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import save_weights
@@ -194,10 +196,12 @@ class Recording:
 
         def begin() -> str | None:
             RUN.claim(folder)
-            now = state.state_dict()
+            now = state.state_dict() if whole is None else whole
             checkpoint.check_readable(now)
-            return checkpoint.try_out(now, state.model, folder, growth=checkpoint.growth(state.optimizer))
+            model = state.model if whole is None else Weights(whole["model"])
+            return checkpoint.try_out(now, model, folder, growth=checkpoint.growth(state.optimizer))
 
+        whole = state.state_dict() if state.is_sharded else None  # which takes all ranks
         if note := state.runtime.ranks.from_main(begin):
             notes.append(note)
             say(note)
@@ -222,7 +226,8 @@ class Recording:
                 model that is no longer as it began.
         """
         check_same(folder, record := RUN.read(folder), config, facts, resolved)
-        saved = state.runtime.ranks.from_main(lambda: checkpoint.latest(folder / "checkpoints"))
+        make, ranks = partial(checkpoint.latest, folder / "checkpoints"), state.runtime.ranks
+        saved = held_by_main(make, ranks) if state.is_sharded else ranks.from_main(make)
         steps = epochs = 0
         if saved is None and state.step != (record.get("extends") or {}).get("updates", 0):
             raise CheckpointError(
@@ -287,7 +292,8 @@ class Recording:
         forecast: Mapping[str, Any] | None = None,
     ) -> Result:  # fmt: skip
         """The result of the run with its folder, after the weights, the result and the `forecast` are written there."""
-        state.runtime.ranks.from_main(lambda: save_weights(state.model, self.folder / "model.safetensors", metadata))
+        model = in_one_piece(state.model, state.runtime.ranks)
+        state.runtime.ranks.from_main(lambda: save_weights(model, self.folder / "model.safetensors", metadata))
         rescues = map(str, self.history.rescues())  # those before a kill too
         said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *rescues, *notes]))
         RUN.update(

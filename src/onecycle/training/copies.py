@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..optim.shared import local
 
 
 def copied_into(before: Mapping[str, Any], state: Mapping[str, Any], leave: Sequence[str] = ()) -> dict[str, Any]:
@@ -38,9 +40,29 @@ def bytes_of(value: Any) -> int:
     40
     """
     if isinstance(value, Tensor):
-        return value.numel() * value.itemsize
+        return local(value).numel() * value.itemsize
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return sum(map(bytes_of, parts))
+
+
+def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A structure of tensors and plain data with each tensor changed; plain data are copied.
+
+    >>> mapped({"a": [torch.ones(2), 3]}, lambda tensor: tensor.sum().item())
+    {'a': [2.0, 3]}
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        parts = {name: mapped(part, change) for name, part in value.items()}
+        if not isinstance(value, OrderedDict):
+            return parts
+        ordered = OrderedDict(parts)
+        vars(ordered).update(vars(value))  # a module keeps the versions of its parts there
+        return ordered
+    if type(value) in (list, tuple):
+        return type(value)([mapped(part, change) for part in value])
+    return copy.deepcopy(value)
 
 
 class _Copying:
@@ -71,6 +93,8 @@ class _Copying:
 
     def _of_tensor(self, tensor: Tensor, before: Any) -> Tensor:
         value = tensor.detach()
+        if value.is_meta:  # the outline of one that another rank has
+            return value
         if not _is_told_by_memory(value):
             if id(tensor) not in self._copies:
                 self._copied.append(tensor)

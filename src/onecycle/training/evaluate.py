@@ -22,6 +22,7 @@ from .means import RunningMeans, UpdateMeans
 from .metrics import Gathered, read_meters
 from .objectives import Loss, Supervised, loss_module
 from .runtime import Runtime, generators, weights_dtype
+from .sharded import explained
 from .step import compute
 
 NO_BATCHES = "there are no batches to evaluate on"
@@ -192,6 +193,8 @@ def in_words(model: nn.Module, inputs: Any) -> Iterator[None]:
     except (OneCycleError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if said := explained(error):
+            raise said from error
         name = type(model).__name__
         raise DataError(f"{name} cannot take inputs of {described(inputs)}: {error}{_hint(model, inputs)}") from error
 

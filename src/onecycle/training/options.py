@@ -107,6 +107,12 @@ class RunOptions:
         "Run the model through torch.compile, in its mode reduce-overhead, say, which replays CUDA graphs on a GPU.",
         "Run",
     )
+    shard: bool = option(
+        False,
+        "Share weights, gradients and optimizer state out over the ranks (FSDP2), for a model that does not fit one "
+        "device.",
+        "Run",
+    )
     evaluate_every: int | None = option(
         None, "Validate after each so many updates and at the end; by default at the end of each epoch.", "Run"
     )
@@ -159,6 +165,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             rescue=flag("rescue", self.rescue),
             timeout=_timeout(self.timeout),
             sync_batchnorm=flag("sync_batchnorm", self.sync_batchnorm),
+            shard=flag("shard", self.shard),
             norm_statistics=one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS),
             average=unless_none(share, "average", self.average, of="itself that a moving average keeps"),
             evaluate_every=unless_none(whole, "evaluate_every", self.evaluate_every, what="the number of updates"),

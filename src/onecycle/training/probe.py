@@ -20,6 +20,7 @@ from .evaluate import described, evaluating, in_words
 from .objectives import Loss, Supervised, loss_module, means_of, pair
 from .restore import untouched
 from .runtime import Runtime, weights_dtype
+from .sharded import explained, has_shards
 from .state import training_mode
 from .step import compute, samples_in
 
@@ -132,6 +133,8 @@ def check(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime, *, finite:
     except OneCycleError:
         raise
     except Exception as error:
+        if said := explained(error):
+            raise said from error
         if not isinstance(loss, Supervised):  # an error of the user's own
             raise
         raise DataError(
@@ -165,6 +168,8 @@ class Positions(TorchFunctionMode):
     def __init__(self, model: nn.Module):
         super().__init__()
         self._weights = {id(p): p for p in weights_of(model)}
+        self._named = model.named_parameters if has_shards(model) else None
+        self._known = {name: p for name, p in model.named_parameters() if id(p) in self._weights}
         self._made: list[Tensor] = []  # of weights; kept, so that their ids stay theirs
         self.counts: dict[nn.Parameter, float] = {}
 
@@ -175,6 +180,10 @@ class Positions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result, given = func(*args, **(kwargs or {})), (*args, *(kwargs or {}).values())
         given = [*chain(*(part if isinstance(part, tuple | list) else (part,) for part in given))]
+        if self._named and any(type(x) is nn.Parameter and id(x) not in self._weights for x in given):
+            for name, gathered in self._named():  # what is in shards has another parameter while its block computes
+                if name in self._known:
+                    self._weights[id(gathered)] = self._known[name]
         used = [self._weights[id(x)] for x in given if id(x) in self._weights]
         out = result[0] if isinstance(result, tuple) and result else result
         if not used or not isinstance(out, Tensor) or not out.dim():

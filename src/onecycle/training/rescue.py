@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..optim.shared import local
+from .sharded import summed
+
 # Rescues of a run, at most.
 MOST = 8
 # After a rescue the largest learning rate to come is such a share of the one at which the run was lost, and not more
@@ -202,8 +205,11 @@ def is_dead(parameters: Iterable[nn.Parameter]) -> bool:
     So it is where units that do nothing, such as rectified ones that are never above 0, cut the loss off from the
     inputs: no learning rate brings them back.
     """
-    norms = [p.grad.abs().sum() for p in parameters if p.ndim > 1 and p.grad is not None and not p.grad.is_sparse]
-    return bool(norms) and int((torch.stack([norm.float() for norm in norms]) == 0).sum()) * 2 >= len(norms)
+    gradients = [p.grad for p in parameters if p.ndim > 1 and p.grad is not None and not p.grad.is_sparse]
+    if not gradients:
+        return False
+    norms = summed(torch.stack([local(gradient).abs().sum().float() for gradient in gradients]), gradients)
+    return int((norms == 0).sum()) * 2 >= len(norms)
 
 
 def smaller(lr: float, to_come: float, times: int = 1) -> float:

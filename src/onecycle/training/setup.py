@@ -234,7 +234,7 @@ class TrainingSetup:
 
     def lay_out(self, task: Loss) -> Runtime:
         """The runtime with convolutions in channels_last, where the model and its loss can be trained so."""
-        if not any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
+        if self.options.shard or not any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
             return self.runtime
         runtime = replace(self.runtime, channels_last=True)
         runtime.place(self.model)
@@ -276,6 +276,7 @@ class TrainingSetup:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
+            **({"shards": self.runtime.ranks.world} if self.options.shard else {}),
             "norm_statistics": self.options.norm_statistics if norms.trained(self.model) else None,
             **({"scales": scales} if (scales := self._scales(loss)) else {}),
         }

@@ -19,6 +19,7 @@ from ..data.seeds import derive_seed
 from ..errors import CheckpointError, ConfigError
 from ..optim.build import check_clip, check_same_model
 from ..optim.groups import plain_settings
+from ..optim.shared import local
 from ..text import listed
 from .copies import bytes_of, copied
 from .means import RunningMeans, diverged
@@ -26,6 +27,7 @@ from .objectives import Loss, loss_module
 from .options import NORM_STATISTICS
 from .rescue import Kept, Watch, can_keep
 from .runtime import Runtime, generators
+from .sharded import SummedShards, brought, has_shards, summed, whole
 from .signals import StopRequest
 from .summed import Summed
 
@@ -131,14 +133,15 @@ class TrainState:
         self.forward = self.model if self.forward is None else self.forward
         for module in self.modules[1:]:
             module.to(self.runtime.device)
-        self.runtime.ranks.align(t for module in self.modules for t in (*module.parameters(), *module.buffers()))
-        self._summed: tuple[Any, Summed] | None = None
+        tensors = (t for module in self.modules for t in (*module.parameters(), *module.buffers()))
+        self.runtime.ranks.align(t for t in tensors if local(t) is t)
+        self._summed: tuple[Any, Summed | SummedShards] | None = None
         self.stop: StopRequest | None = None  # what may stop the run under way
         self.heard: Tensor | None = None  # of several ranks, its flags on all of them by the latest update
         self.scaler = self.runtime.scaler()
         self.generators = generators(self.runtime.device)
 
-    def summed(self, compute: Callable[..., Any]) -> Summed:
+    def summed(self, compute: Callable[..., Any]) -> Summed | SummedShards:
         """What sums the gradients of several ranks, for the weights that are trained now, by `onecycle.training.step`'s
         `compute`."""
         trained = tuple([p.requires_grad for module in self.modules for p in module.parameters()])
@@ -146,7 +149,11 @@ class TrainState:
         if self._summed is None or self._summed[0] != about:
             computed = partial(compute, self.loss, self.forward, runtime=self.runtime)
             statistics = self.norm_statistics == "running"
-            self._summed = about, Summed(computed, self.modules, self.runtime.ranks.group, statistics=statistics)
+            if self.is_sharded:
+                made = SummedShards(computed, self.modules, self.runtime.ranks, statistics=statistics)
+            else:
+                made = Summed(computed, self.modules, self.runtime.ranks.group, statistics=statistics)
+            self._summed = about, made
         return self._summed[1]
 
     def draws(self, step: int) -> int:
@@ -186,10 +193,19 @@ class TrainState:
         """Updates applied in the run under way; 0 where none is."""
         return self.step - (self.at if self.begun is None else self.begun).step
 
+    @cached_property
+    def is_sharded(self) -> bool:
+        """Whether weights lie in shards over several ranks."""
+        return any(map(has_shards, self.modules))
+
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain data; loads with ``torch.load(weights_only=True)``."""
+        """Tensors and plain data; loads with ``torch.load(weights_only=True)``.
+
+        Of a model in shards, where all ranks call it, the main one has all on the CPU, as of one that is whole; the
+        others have the shapes of tensors alone.
+        """
         self.means.read()
-        return {
+        state = {
             "model": self.model.state_dict(),
             "loss": [module.state_dict() for module in self.modules[1:]],
             "optimizer": self.optimizer.state_dict(),
@@ -202,6 +218,7 @@ class TrainState:
             "means": {name: copy.copy(getattr(self.means, name)) for name in MEANS},
             "rescue": self._safety(),
         }
+        return whole(state, self.runtime.ranks) if self.is_sharded else state
 
     def _safety(self) -> dict[str, Any] | None:
         """What rescues rest on, as tensors and plain data."""
@@ -213,13 +230,16 @@ class TrainState:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state; all of it or, where it does not fit, nothing.
 
-        Of a state that an earlier version saved, what it did not know of is as it was then.
+        Of a state that an earlier version saved, what it did not know of is as it was then. Into a model in shards goes
+        what the main rank gives, saved in whatever shards; the others give it too, or an outline of it.
 
         Raises:
             CheckpointError: something is missing or unlike: saved for another model, another optimizer or other
                 options; it is named.
         """
         saved = _checked(state, self)
+        if self.is_sharded:
+            saved = brought(saved, self.modules, self.optimizer, self.runtime.ranks)
         try:
             with all_or_nothing(*self.modules, optimizer=self.optimizer):
                 self._load(saved["modules"], saved["optimizer"], saved["scaler"], saved["averages"])
@@ -294,7 +314,8 @@ class TrainState:
         keep = min(self.average, (1 + self.updates) / (10 + self.updates))
         floating = [name for name, average in self.averages.items() if average.is_floating_point()]
         if floating:  # in a launch or two for all of them, on an accelerator
-            _foreach_lerp_([self.averages[name] for name in floating], [now[name] for name in floating], 1 - keep)
+            averages = [local(self.averages[name]) for name in floating]
+            _foreach_lerp_(averages, [local(now[name]) for name in floating], 1 - keep)
         for name in self.averages.keys() - floating:
             self.averages[name].copy_(now[name])
 
@@ -336,7 +357,7 @@ class TrainState:
         if _has_finite_sum([tensor for _, tensor in named]):
             return
         for name, tensor in named:
-            if not bool(torch.isfinite(tensor).all()):
+            if bool(summed((~torch.isfinite(local(tensor.detach()))).sum(), [tensor])):
                 lr = float(self.optimizer.param_groups[0]["lr"])
                 raise diverged(f"non-finite weights in {name}", self.step - 1, lr)
 
@@ -349,8 +370,8 @@ def _has_finite_sum(tensors: Sequence[Tensor]) -> bool:
     """
     sums: dict[Any, list[Tensor]] = {}
     for tensor in tensors:
-        sums.setdefault((tensor.device, tensor.dtype), []).append(tensor.sum())
-    return all(bool(torch.stack(parts).sum().isfinite()) for parts in sums.values())
+        sums.setdefault((tensor.device, tensor.dtype), []).append(local(tensor).sum())
+    return all(bool(summed(torch.stack(parts).sum(), tensors).isfinite()) for parts in sums.values())
 
 
 def training_mode(module: nn.Module) -> None:

@@ -17,6 +17,7 @@ from ..errors import ConfigError, DataError, NonFiniteLoss, TrainingError
 from .means import UpdateMeans
 from .objectives import BatchMeans, Loss, means_of
 from .runtime import Runtime
+from .sharded import explained
 from .state import TrainState
 
 OVERFLOWS_ALLOWED = 30
@@ -41,6 +42,10 @@ def compute(loss: Loss, model: nn.Module, batch: Any, runtime: Runtime) -> Batch
             f"a batch of one sample is one that {type(model).__name__} cannot be trained on ({error}): give the "
             "DataLoader drop_last=True, or another batch size"
         ) from error
+    except RuntimeError as error:
+        if said := explained(error):
+            raise said from error
+        raise
 
 
 def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
@@ -127,12 +132,13 @@ def _shared_backward(state: TrainState, group: Sequence[Part]) -> UpdateMeans:
             weight = _weight(means, samples_in(part.batch)) * part.factor
             scaled = _checked(_scaled(means.loss * (weight / total), state))
             made.append(means._replace(loss=means.loss.detach()))
-            if i < last and bool(weight):
+            if i == last:
+                flags = state.stop.flags if state.stop else (0, 0)
+                scaled = scaled + summed.carried(carrier, _sums(made, group), flags)
+            elif not (bool(weight) or summed.in_each_batch):
+                continue
+            with nullcontext() if bool(weight) else summed.standing_in():
                 scaled.backward()
-            elif i == last:
-                carried = summed.carried(carrier, _sums(made, group), state.stop.flags if state.stop else (0, 0))
-                with nullcontext() if bool(weight) else summed.standing_in():
-                    (scaled + carried).backward()
     names, first = ("loss", *made[0].metrics), made[0].loss.dtype
     (sums, weighed), state.heard = summed.arrived(len(names))
     means = dict(zip(names, (sums / weighed).to(first), strict=True))

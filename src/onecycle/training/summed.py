@@ -48,6 +48,8 @@ class Summed:
     Buffers but for those of batch norms are the main rank's in each forward pass; so are these with `statistics`.
     """
 
+    in_each_batch = False  # but in the last of an update
+
     def __init__(self, compute: Compute, modules: list[nn.Module], group: Any, *, statistics: bool):
         norms = {id(b) for norm in batch_norms(modules) for b in norm.buffers()}
         others = any(id(b) not in norms for module in modules for b in module.buffers())
