@@ -28,11 +28,10 @@ def environments(world: int, **more: str) -> list[dict[str, str]]:
 
 
 def start(words: Sequence[str], world: int, **keywords: Any) -> list[subprocess.Popen[str]]:
-    """A process for each rank with these words for an interpreter; one rank is a process without a launcher."""
+    """A process for each rank with these words for an interpreter."""
     more = keywords.pop("env", {})
-    several = environments(world, **more) if world > 1 else [{**environments(1, **more)[0], "WORLD_SIZE": "1"}]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [forked.Popen(list(words), env=env, **pipes, **keywords) for env in several]
+    return [forked.Popen(list(words), env=env, **pipes, **keywords) for env in environments(world, **more)]
 
 
 def run(words: Sequence[str], world: int, **keywords: Any) -> list[subprocess.CompletedProcess[str]]:

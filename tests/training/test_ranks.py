@@ -171,11 +171,5 @@ def test_what_a_launcher_says_is_looked_at(monkeypatch):
         Learner(None, None)  # type: ignore[arg-type]
 
 
-def test_ranks_that_never_come_are_missed(monkeypatch):
-    said = run(["-c", "import ranks_cases; ranks_cases.Learner(None, None, timeout=1)"], 1, env={"WORLD_SIZE": "2"})
-    monkeypatch.undo()
-    assert said
-
-
 def test_one_rank_is_what_it_was():
     assert Ranks.here() == Ranks() and Ranks().gather(3) == [3]

@@ -34,9 +34,10 @@ LONG = 200  # characters of one such difference
 def placed(folder: Path, resume: bool, ranks: Ranks) -> tuple[Path, bool]:
     """Where this rank has the folder of a run, and whether that is to be resumed.
 
-    So it is where torchrun has started the ranks anew after one was lost, and there is a run.
+    So it is where torchrun has started ranks anew after one was lost, and there is a run; each machine counts for
+    itself how often that was.
     """
-    resume = resume or (restarts() > 0 and ranks.from_main(lambda: RUN.exists(folder)))
+    resume = resume or (ranks.any(restarts() > 0) and ranks.from_main(lambda: RUN.exists(folder)))
     return ranks.folder(folder, resume=resume), resume
 
 

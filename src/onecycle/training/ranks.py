@@ -28,6 +28,7 @@ from .. import text
 from ..data.shards import Part, Shards
 from ..errors import ConfigError, Interrupted, NonFiniteLoss, OneCycleError, RankError
 from .launched import world_asked
+from .meeting import meet
 
 T = TypeVar("T")
 _PLACED: dict[Path, Path] = {}  # where this process has the folder of a run, by where the main rank has it
@@ -79,7 +80,10 @@ class Ranks:
                     f"start it by a launcher, such as torchrun --nproc-per-node={world} ..., or unset WORLD_SIZE"
                 )
             try:
-                dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+                store, rank, world = meet(timeout)
+                dist.init_process_group(
+                    backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout)
+                )
             except (RuntimeError, ValueError) as error:
                 at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
                 raise ConfigError(

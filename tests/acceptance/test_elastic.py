@@ -1,0 +1,71 @@
+"""Ranks that are killed under torchrun: it starts them again, and the run ends as one that nothing happened to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from elastic_cases import NETS
+from elastic_makers import torchrun
+
+from onecycle.records.files import RUN, read_jsonl
+
+WORDS = ["train", "digits", "--model", "nets:net", "--budget", "45 updates", "--limit", "160", "--batch-size", "32",
+         "--search", "0.5", "--no-report"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model lies in the current directory."""
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the run that nothing happens to comes to."""
+    home = tmp_path_factory.mktemp("whole")
+    (home / "nets.py").write_text(NETS)
+    train("run", cwd=home)
+    return records(home / "run")
+
+
+def train(out: str, cwd: Path | None = None, real: bool = False, world: int = 2, **faults: Any) -> str:
+    """What a training by `world` ranks says on its standard error."""
+    code = f"import elastic_cases; elastic_cases.command({[*WORDS, '--out', out]!r}, **{faults!r})"
+    with torchrun(["-c", code], world, real=real, cwd=cwd) as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def records(folder: Path | str) -> tuple[Any, ...]:
+    """What is the same to the bit: weights, records, pilots and result, but for seconds."""
+    folder = Path(folder)
+    files = [read_jsonl(folder / f"{name}.jsonl") for name in ("steps", "epochs", "pilots")]
+    record = RUN.read(folder)
+    assert record["status"] == "finished"
+    timed = ("seconds", "samples_per_second", "pace", "started")
+    files.append([record["result"]])
+    plain = [[{k: v for k, v in row.items() if k not in timed} for row in rows] for rows in files]
+    return (folder / "model.safetensors").read_bytes(), *plain
+
+
+@pytest.mark.parametrize(
+    ("when", "faults"),
+    {
+        "before it meets the others": {"of": 1, "die": ("training.ranks.meet", 1, "before")},
+        "before there is a run": {"of": 0, "die": ("records.run.create", 1, "before")},
+        "in a pilot": {"of": 1, "die": ("training.guard.Guard.apply", 9, "before")},
+        "before the first checkpoint": {"of": 0, "die": ("records.checkpoint.save", 1, "before")},
+        "with half a checkpoint written": {"of": 0, "half": 9},
+        "after an update": {"of": 1, "die": ("training.guard.Guard.apply", 40, "after")},
+        "before the run is called finished": {"of": 0, "die": ("records.run.save_weights", 1, "after")},
+    }.items(),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_killed_rank_costs_only_time(when, faults, whole):
+    said = train("run", **faults)
+    assert "exitcode: -9" in said, f"never came to what is {when}"
+    assert records("run") == whole
