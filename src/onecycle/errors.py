@@ -54,11 +54,15 @@ class NonFiniteLoss(TrainingError):
 
 
 class RankError(TrainingError):
-    """Another rank failed or does not answer, so that this one cannot go on; `of` is its number, where it is known."""
+    """Another rank failed or does not answer, so that this one cannot go on.
 
-    def __init__(self, message: str, *, of: int | None = None):
+    `of` is its number, where it is known, and `said` its error, where it told of one.
+    """
+
+    def __init__(self, message: str, *, of: int | None = None, said: str | None = None):
         super().__init__(message)
         self.of = of
+        self.said = said
 
 
 class MissingDependency(OneCycleError, ImportError):

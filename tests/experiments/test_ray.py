@@ -29,6 +29,7 @@ from onecycle.experiments.comparison import Comparison
 from onecycle.experiments.execute import PlannedRun
 from onecycle.experiments.options import Placement
 from onecycle.experiments.workers import workers
+from onecycle.jobs import ray_cluster
 from onecycle.jobs.job import Job
 from onecycle.records.files import read_jsonl
 
@@ -144,7 +145,7 @@ def test_what_no_node_can_do_is_refused(cluster: Any, monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match="connected to Ray already"):
         compare(out="out", on=cluster.client, **SPEC)
     assert not Path("out").exists()
-    monkeypatch.setattr(on_ray, "_paths", lambda job: ["elsewhere/images"])
+    monkeypatch.setattr(on_ray, "paths_of", lambda job: ["elsewhere/images"])
     row = compare(out="out", on="ray", **{**SPEC, "seeds": 1}).table[0]
     assert row["status"] == "failed"
     assert "elsewhere/images is not there on the Ray node" in row["error"] and "all nodes share" in row["error"]
@@ -351,11 +352,11 @@ def test_a_connection_that_is_lost_as_it_begins_is_tried_once_more():
             if len(calls) != 2:
                 raise ConnectionAbortedError("Initialization failure from server")
 
-    on_ray._init(Ray, "ray://head:10001")
+    ray_cluster._init(Ray, "ray://head:10001")
     assert len(calls) == 2
     calls += ["three"]
     with pytest.raises(ConnectionAbortedError):
-        on_ray._init(Ray, "ray://head:10001")
+        ray_cluster._init(Ray, "ray://head:10001")
     assert len(calls) == 5
 
 

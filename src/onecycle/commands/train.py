@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from ..errors import ConfigError
 from ..jobs.job import Job
+from ..jobs.places import RanksOnRay
 from .options import (
     GROUPS,
     Folder,
@@ -34,10 +35,16 @@ class JobOptions:
     epochs: Annotated[float | None, Parameter(help="Passes over the training data.", group=SCHEDULE)] = None
 
 
+@options_of(RanksOnRay)
+class PlaceOptions:
+    """Where the ranks are."""
+
+
 def train(
     data: Annotated[str | None, source("Or a TOML file of these options, which those given here replace.")] = None,
     *,
     options: Annotated[JobOptions, Parameter(name="*")] = JobOptions(),
+    place: Annotated[PlaceOptions, Parameter(name="*")] = PlaceOptions(),
     out: Folder = None,
     resume: Folder = None,
     no_report: NoReport = False,
@@ -56,7 +63,7 @@ def train(
     from ..jobs.extend import extension_of
     from ..jobs.run import free_folder, run
 
-    values = settings(data, given(options))
+    values, placed = settings(data, given(options)), RanksOnRay(**given(place))
     out, no_report = destination(values, out, no_report)
     extended = values.pop("extend", None)
     if extended is None:
@@ -66,9 +73,15 @@ def train(
         folder = out or of_main_rank(values, lambda: free_folder(job))
     else:
         raise ConfigError(f"give --extend or --resume, one of them: --resume {resume} goes on with an extension too")
-    again = ["onecycle", "train", "--resume", str(folder), *(["--shard"] if job.shard else [])]
+    again = ["onecycle", "train", "--resume", str(folder), *(["--shard"] if job.shard else []), *placed.in_shell()]
     with going_on(again, folder / "run.json"):
-        result = run(job, folder, resume=resume is not None, verbose=not json, report=not no_report, began=began)
+        resuming, verbose, report = resume is not None, not json, not no_report
+        if placed.on is None:
+            result = run(job, folder, resume=resuming, verbose=verbose, report=report, began=began)
+        else:
+            from ..jobs.on_ray import run_on_ray
+
+            result = run_on_ray(job, folder, place=placed, resume=resuming, verbose=verbose, report=report)
     if json:
         print_json(result.to_dict())
         return

@@ -13,9 +13,6 @@ from ..jobs.run import finished, run
 from ..records.files import RUN
 from ..records.run import is_over
 
-# Seconds between two looks at whether a stop was asked for.
-LOOK = 0.2
-
 
 @dataclass(frozen=True)
 class PlannedRun:

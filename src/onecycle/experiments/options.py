@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 from ..checks import share, whole
 from ..errors import ConfigError
+from ..jobs.places import check_address
 from ..training.options import option
 
 
@@ -49,11 +50,7 @@ class Placement:
             raise ConfigError(
                 f"on Ray, cpus and gpus decide how many runs are made at once: leave out jobs ({self.jobs!r})"
             )
-        host, _, port = self.on.removeprefix("ray://").rpartition(":")
-        if self.on != "ray" and not (self.on.startswith("ray://") and host and port.isdigit()):
-            raise ConfigError(
-                f"on is ray, or the address of a cluster such as ray://127.0.0.1:10001; received {self.on!r}"
-            )
+        check_address(self.on)
         if self.cpus is not None:
             whole("cpus", self.cpus, what="the number of CPUs of a run on Ray")
         if self.gpus is not None:

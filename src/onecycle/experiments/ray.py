@@ -6,58 +6,39 @@ checkpoint, and goes on from the last of them; without, it starts anew.
 
 from __future__ import annotations
 
-import _thread
-import hashlib
 import json
 import os
-import platform
-import socket
-import sys
-import threading
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, TrainingError
+from ..errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from ..jobs.job import Job
+from ..jobs.ray_cluster import (
+    NodeSetup,
+    connected,
+    gist,
+    kept,
+    missing_here,
+    node_sizes,
+    paths_of,
+    storage_key,
+    takes_gpu,
+)
 from ..records import archive as storages
 from ..records.archive import archive, open_storage, renamed, unpack
-from ..records.checkpoint import checkpoints
 from ..records.files import RUN
 from ..text import count
-from ..training.signals import stop_requests
-from .execute import LOOK, Outcome, PlannedRun, Work, interruptible
+from ..training.signals import LOOK, stop_requests
+from .execute import Outcome, PlannedRun, Work, interruptible
 from .options import Placement
 
 # How often a run is made again whose node or process has died.
 RETRIES = 3
-START = "To start one, on its first machine: ray start --head --port=6379 --ray-client-server-port=10001."
-
-
-@dataclass(frozen=True)
-class NodeSetup:
-    """What a node is told: the threads of a run, its storage, and what the process that asks for runs is like."""
-
-    threads: int
-    storage: Any
-    folder: str
-    command: tuple[str, ...]
-    modules: tuple[str, ...]
-
-    def apply(self) -> None:
-        """Make this process of a node like the one that asks, as far as the node has the same files."""
-        torch.set_num_threads(self.threads)
-        sys.argv[:] = self.command
-        sys.path += [folder for folder in self.modules if folder not in sys.path]
-        if Path(self.folder).is_dir():
-            os.chdir(self.folder)
 
 
 @contextmanager
@@ -79,18 +60,10 @@ class Cluster:
 
     def __init__(self, ray: Any, placement: Placement, storage: Any = None):
         self._ray, self._placement, self._cpus = ray, placement, placement.cpus or 1
-        modules = tuple(os.path.abspath(folder) for folder in sys.path if os.path.exists(folder or "."))
-        self._setup = NodeSetup(self._cpus, storage, os.getcwd(), tuple(sys.argv), modules)
-        self._has_gpus = bool(ray.cluster_resources().get("GPU"))
+        self._setup = NodeSetup.like_here(self._cpus, storage)
         self._task = ray.remote(_on_node)
         self._check_size(placement.gpus or 0)
-        try:
-            ray.get(ray.remote(num_cpus=0)(NodeSetup.apply).remote(self._setup))
-        except ray.exceptions.RayError as error:
-            raise ConfigError(
-                f"the Ray cluster ({placement.on}) cannot run onecycle: {_gist(error)}. Install the same versions of "
-                "onecycle, torch and Ray on all its nodes"
-            ) from error
+        self._setup.try_on(ray, placement.on or "ray")
 
     def work(self, planned: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
         """As `execute.Work`.
@@ -124,7 +97,7 @@ class Cluster:
                         if deaths[run.folder] <= RETRIES:
                             waiting[self._submit(run)] = run
                             continue
-                        died = f"its node or process died, {count(deaths[run.folder], 'times')}: {_gist(error)}"
+                        died = f"its node or process died, {count(deaths[run.folder], 'times')}: {gist(error)}"
                         outcome = Outcome("failed", error=died)
                     yield run, self._noted(outcome, deaths[run.folder])
 
@@ -138,7 +111,7 @@ class Cluster:
         if begun is None:
             RUN.claim(run.folder)
         task = self._task.options(num_cpus=self._cpus, num_gpus=self._gpus(run.job), max_retries=0)
-        return task.remote(run, self._setup, _key(run), begun, _paths(run.job))
+        return task.remote(run, self._setup, storage_key(run.folder, run.job), begun, paths_of(run.job))
 
     def _receive(self, ref: Any, run: PlannedRun) -> Outcome:
         """How a run ended; its folder is here then."""
@@ -155,7 +128,7 @@ class Cluster:
             raise CheckpointError(f"cannot write to {run.folder}: {error}. Free some space and go on") from error
         if self._setup.storage is not None:
             with suppress(OSError):  # a run without a checkpoint left nothing there
-                self._setup.storage.delete_file(_key(run))
+                self._setup.storage.delete_file(storage_key(run.folder, run.job))
         return outcome
 
     def _noted(self, outcome: Outcome, deaths: int) -> Outcome:
@@ -181,22 +154,22 @@ class Cluster:
             yield
         except (ConnectionError, self._ray.exceptions.RayError) as error:
             raise TrainingError(
-                f"the Ray cluster is gone: {_gist(error)}. What came back is kept: when the cluster is there "
+                f"the Ray cluster is gone: {gist(error)}. What came back is kept: when the cluster is there "
                 "again, give the same command again to go on"
             ) from error
 
     def _gpus(self, job: Job) -> float:
         if self._placement.gpus is not None:
             return self._placement.gpus
-        return float(self._has_gpus and (job.device is None or job.device.startswith("cuda")))
+        return float(takes_gpu(self._ray, job))
 
     def _check_size(self, gpus: float) -> None:
         """Check that some node is large enough: Ray would wait for one without end."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if not any(node.get("CPU", 0) >= self._cpus and node.get("GPU", 0) >= gpus for node in nodes):
-            sizes = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+        sizes = node_sizes(self._ray)
+        if not any(size.cpus >= self._cpus and size.gpus >= gpus for size in sizes):
             raise ConfigError(
-                f"a run is to get {self._cpus} CPUs and {gpus:g} GPUs; the nodes of the Ray cluster have: {sizes}. "
+                f"a run is to get {self._cpus} CPUs and {gpus:g} GPUs; the nodes of the Ray cluster have: "
+                f"{'; '.join(map(str, sizes))}. "
                 "Give fewer cpus or gpus, or start such a node: ray start --address=HEAD:6379"
             )
 
@@ -207,147 +180,15 @@ def _on_node(
     """In a process of a node: make a run in a folder of its own; how it ended, and that folder as an archive."""
     setup.apply()
     if missing := [path for path in paths if not os.path.exists(path)]:
-        return Outcome("failed", error=_not_there(missing)), None
+        return Outcome("failed", error=missing_here(missing)), None
     with TemporaryDirectory(prefix="onecycle-") as home:
         folder, storage = Path(home) / "run", setup.storage
         begun = begun if storage is None else storages.read(storage, key) or begun
         if begun is not None:
             unpack(begun, folder)
-        with _kept(storage, key, folder, run.folder) as problems:
+        with kept(storage, key, folder, run.folder) as problems:
             outcome = interruptible(replace(run, folder=folder))
         outcome = Outcome("failed", error=problems[0]) if problems else outcome
         said = json.dumps(asdict(outcome), ensure_ascii=False)
         files = archive(folder, run.folder) if (folder / "run.json").exists() else None
         return Outcome(**json.loads(renamed(said, folder, run.folder))), files
-
-
-def _paths(job: Job) -> list[str]:
-    """What a run reads that is a path and not a name."""
-    return [path for path in (job.data, job.valid, job.test) if path and os.path.exists(path)]
-
-
-def _not_there(paths: Sequence[str]) -> str:
-    return (
-        f"{', '.join(paths)} is not there on the Ray node {platform.node()}: what is given by its path must be on a "
-        "file system that all nodes share, under the same path"
-    )
-
-
-@contextmanager
-def _kept(storage: Any, key: str, folder: Path, name: Path) -> Iterator[list[str]]:
-    """Within the block the run is put into the storage after each checkpoint; where it cannot be, it is stopped."""
-    ended, problems = threading.Event(), []
-
-    def keep() -> None:
-        last: list[Path] = []
-        while not ended.wait(LOOK) and not problems:
-            newest = checkpoints(folder / "checkpoints")[-1:]
-            try:
-                if newest != last:
-                    storages.write(storage, key, archive(folder, name))
-                    last = newest
-            except OSError as error:
-                if newest[0].exists():  # else it was removed while it was read: the next look finds another
-                    problems.append(f"cannot keep checkpoints in the storage: {error}")
-                    _thread.interrupt_main()
-
-    if storage is None:
-        yield problems
-        return
-    thread = threading.Thread(target=keep)
-    thread.start()
-    try:
-        yield problems
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _key(run: PlannedRun) -> str:
-    """A name that no other run has in a storage."""
-    identity = json.dumps([platform.node(), str(run.folder.resolve()), asdict(run.job)])
-    return f"{run.folder.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.zip"
-
-
-@contextmanager
-def connected(on: str) -> Iterator[Any]:
-    """The module `ray`, connected within the block to a cluster; a connection that is there already stays.
-
-    "ray" is the cluster of RAY_ADDRESS, else the one that this machine is part of, else a new one on this machine;
-    "ray://HOST:PORT" is the one that answers there.
-
-    Raises:
-        ConfigError: no cluster answers, or one that another version of Ray or Python runs.
-        MissingDependency: Ray is not installed.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anywhere unless the user says so
-    os.environ.setdefault("RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S", "5")  # of which Ray makes three
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise MissingDependency(f'--on ray needs Ray ({error}): pip install "onecycle[ray]"') from error
-    if ray.is_initialized():
-        if on != "ray":
-            raise ConfigError(f'this process is connected to Ray already: give on="ray", or ray.shutdown() before {on}')
-        yield ray
-        return
-    address = _here() if on == "ray" else on
-    if refused := _refused(address):
-        raise ConfigError(f"no Ray cluster answers at {address}: {refused}. {START}") from refused
-    try:
-        _init(ray, address)
-    except Exception as error:  # ConnectionError, RuntimeError where versions differ, and whatever gRPC raises
-        raise ConfigError(
-            f"cannot use the Ray cluster ({address}): {_gist(error)}. {START} If it runs: the port is that of "
-            "--ray-client-server-port, and a cluster that asks for a token needs RAY_AUTH_MODE=token here too"
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _init(ray: Any, address: str) -> None:
-    options = {"include_dashboard": False} if address == "local" else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a connection that fails says so in its error
-        for last in (False, True):
-            try:
-                ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
-                return
-            except ConnectionAbortedError:  # the server that Ray forks for a client dies now and then
-                if last:
-                    raise
-
-
-def _here() -> str:
-    """The address of the cluster that this machine is part of; "local" for a new one, where there is none."""
-    if asked := os.environ.get("RAY_ADDRESS"):
-        return asked
-    with suppress(Exception):  # where Ray keeps it is Ray's own affair
-        from ray._private.utils import read_ray_address
-
-        last = read_ray_address()
-        if last and not _refused(last):
-            return last
-    return "local"
-
-
-def _refused(address: str) -> OSError | None:
-    """See at once that nobody is there: Ray itself tries for up to two minutes, and may then end the process."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except OSError as error:
-            return error
-    return None
-
-
-def _gist(error: BaseException) -> str:
-    """What an error of Ray's says, in one line; of a traceback in it the end."""
-    text = str(getattr(error, "cause", None) or error)
-    head, traceback, rest = text.partition("Traceback (most recent call last)")
-    words = head.split() + (rest.strip().rpartition("\n")[2].split() if traceback else [])
-    return " ".join(words).rstrip(".") or type(error).__name__

@@ -16,8 +16,8 @@ import torch
 
 from ..data import loading_once
 from ..errors import Interrupted
-from ..training.signals import StopRequest, stop_requests
-from .execute import LOOK, Outcome, PlannedRun, Work, execute, interruptible
+from ..training.signals import LOOK, StopRequest, stop_requests
+from .execute import Outcome, PlannedRun, Work, execute, interruptible
 from .options import Placement
 from .ray import cluster
 

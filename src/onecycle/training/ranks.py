@@ -204,7 +204,7 @@ class Ranks:
         if error is not None:
             raise error
         if said is not None:
-            raise RankError(f"rank 0 of {self.world} ended the run: {said}", of=0)
+            raise RankError(f"rank 0 of {self.world} ended the run: {said}", of=0, said=said)
         return self._brought(made)
 
     def _brought(self, state: Any) -> Any:
@@ -297,7 +297,7 @@ class Ranks:
             store.set(_key(PRESENT, self.rank), where)
             store.wait([_key(FAILED)], timedelta(seconds=ROLL_CALL))
             rank, said = json.loads(store.get(_key(FAILED)))
-            return RankError(f"rank {rank} of {self.world} ended the run: {said}", of=rank)
+            return RankError(f"rank {rank} of {self.world} ended the run: {said}", of=rank, said=said)
         absent = self._absent()
         reason = _first_line(error)
         if not absent:

@@ -18,9 +18,11 @@ from .ranks import ALONE, Ranks
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 # Seconds in which a launcher passes a signal on that has come to the ranks already.
 REPEATED = 5.0
+# Seconds between two looks at whether something has happened that no signal tells of.
+LOOK = 0.2
 
 
-@dataclass
+@dataclass(eq=False)
 class StopRequest:
     """What asked for a stop: `signal` is the number of a signal, `reason` that of an observer; None while nothing did.
 
@@ -45,6 +47,12 @@ class StopRequest:
         elif due or flags.is_cpu:
             self.signal = next((one for one, came in zip(CAUGHT, flags.tolist(), strict=True) if came), None)
 
+    def receive(self, number: int) -> None:
+        """Take note of a signal."""
+        self.came = number
+        if self.ranks.world == 1:
+            self.signal = number
+
     def agree(self) -> None:
         """Make what came on some of several ranks known to all of them."""
         if self.ranks.world == 1:
@@ -60,17 +68,30 @@ class StopRequest:
         return None if self.signal is None else signal.Signals(self.signal).name
 
 
+_ELSEWHERE: list[StopRequest] = []
+
+
+def ask(number: int) -> None:
+    """Ask for a stop, as by a signal, what runs in threads beside the main one, which no signal reaches."""
+    for request in list(_ELSEWHERE):
+        request.receive(number)
+
+
 @contextmanager
 def stop_requests(ranks: Ranks = ALONE) -> Iterator[StopRequest]:
     """Within the block the first Ctrl-C or SIGTERM only sets a flag; a second one interrupts at once.
 
     Of several `ranks` each stops where it is known to all, see `StopRequest.agree`; what their launcher sends again
-    right afterwards is the same request. Outside the main thread, where signals cannot be caught, nothing is changed.
+    right afterwards is the same request. Outside the main thread, where signals cannot be caught, only `ask` is heard.
     The handlers before are put back.
     """
     request, came_at = StopRequest(ranks=ranks), [0.0]
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        _ELSEWHERE.append(request)
+        try:
+            yield request
+        finally:
+            _ELSEWHERE.remove(request)
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -79,9 +100,7 @@ def stop_requests(ranks: Ranks = ALONE) -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         if request.came is None:
             came_at[0] = now
-        request.came = number
-        if ranks.world == 1:
-            request.signal = number
+        request.receive(number)
 
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in CAUGHT}
     try:
