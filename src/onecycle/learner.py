@@ -385,7 +385,7 @@ class Learner:
         longer. The others are those of `onecycle.profiling.api.profile_of`.
 
         Raises:
-            ConfigError: a budget that is no time.
+            ConfigError: a budget that is no time; several ranks.
             DataError: not even a batch of one sample fits into the memory.
         """
         return profile_of(self.state, self.train, budget=budget, compile=compile, say=self._say, **about)
@@ -455,11 +455,13 @@ class Learner:
         """Train every layer group."""
         self.freeze(0)
 
+    @together
     def save(self, path: str | Path) -> Path:
         """Write the model's weights as safetensors, in one step, with the units that they were trained in."""
         model = sharded.in_one_piece(self.model, self.runtime.ranks)
         return self.runtime.ranks.from_main(lambda: save_weights(model, path, self._units.metadata()))
 
+    @together
     def load(self, path: str | Path) -> None:
         """Read weights that `save` wrote, and the units of inputs and targets that they were trained in.
 
@@ -469,9 +471,14 @@ class Learner:
         Raises:
             CheckpointError: no such file, a damaged one, or weights of another model; all is as before then.
         """
-        units, before = Units.read(read_metadata(path)), self._units
+        ranks, before = self.runtime.ranks, self._units
+        units = Units.read(ranks.from_main(lambda: read_metadata(path)))
         loss = self.state.loss if units is None else units.for_loss(self.state.loss)
-        load_weights(self.model, path)
+        if self.state.is_sharded:  # each rank reads its shards
+            load_weights(self.model, path)
+        else:
+            ranks.from_main(lambda: load_weights(self.model, path))
+            ranks.align((*self.model.parameters(), *self.model.buffers()))
         if units is None or not (differing := units.differing(before)):
             return
         self.state.loss = loss

@@ -94,6 +94,24 @@ def test_what_is_decided_by_losses_is_one_decision():
     assert told["peak"] == one["peak"]  # from losses that differ by the draws of dropout alone
 
 
+def test_a_lost_run_is_rescued_alike_on_all_ranks():
+    told = alike("lost()", 2)
+    assert told["rescues"] and all(map(math.isfinite, told["losses"]))
+
+
+def test_a_step_that_overflows_is_skipped_by_all_ranks():
+    told = alike("half()", 2)
+    assert told["scale"] < 2.0**40 and len(told["losses"]) == 6
+
+
+def test_extensions_and_weights_are_the_main_ranks_files(tmp_path):
+    for rank in range(2):
+        (tmp_path / f"disk-{rank}").mkdir()
+    first, second = case(f"extended({str(tmp_path)!r})", 2)
+    assert first["seen"] == ["more", "run", "weights.safetensors"] and not second["seen"]
+    assert first["loaded"] and second["loaded"] and first["digest"] == second["digest"]
+
+
 def test_a_budget_of_time_ends_at_one_update_on_all_ranks():
     assert alike("timed(1.5)", 2)["updates"] > 3
 

@@ -377,8 +377,9 @@ class Checkpointer:
                     self._begin()
                 else:
                     self.save()
-            except NonFiniteLoss:
+            except NonFiniteLoss as error:
                 if self._state.watch is None:
+                    error.__dict__["alone"] = True  # of several ranks the main one looks
                     raise  # else the next update finds it, and goes back to what was kept
 
     def save(self) -> Path:

@@ -104,6 +104,10 @@ class Ranks:
         """Such as "rank 1 of 4"."""
         return f"rank {self.rank} of {self.world}"
 
+    def group_for(self, device: torch.device) -> Any:
+        """The process group for tensors on a device."""
+        return self.group if device.type == "cpu" or self.world == 1 else dist.group.WORLD
+
     @property
     def shards(self) -> Shards:
         """The parts that this rank takes of the batches of a training."""
@@ -117,7 +121,7 @@ class Ranks:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, in place."""
         if self.world > 1:
-            dist.all_reduce(tensor, group=self.group if tensor.is_cpu else None)
+            dist.all_reduce(tensor, group=self.group_for(tensor.device))
         return tensor
 
     def mean(self, tensors: Sequence[Tensor]) -> None:
@@ -129,7 +133,7 @@ class Ranks:
     def align(self, tensors: Iterable[Tensor]) -> None:
         """Give tensors the values that they have on the main rank."""
         for flat, some in _flat([t for t in tensors if not is_lazy(t)] if self.world > 1 else ()):
-            dist.broadcast(flat, 0, group=self.group if flat.is_cpu else None)
+            dist.broadcast(flat, 0, group=self.group_for(flat.device))
             _into(some, flat)
 
     def largest(self, *numbers: int) -> list[int]:
@@ -240,12 +244,12 @@ class Ranks:
 
         With `resume` that has the records of the run too, and with `weights` those; its checkpoints are not there.
         """
-        if self.world == 1 or folder in _PLACED:
+        if self.world == 1 or (folder in _PLACED and not weights):
             return _PLACED.get(folder, folder)
         held = self.from_main(lambda: _records(folder, weights) if resume else {})
         placed = folder
         if not self.is_main:
-            placed = Path(mkdtemp(prefix="onecycle-rank-")) / folder.name
+            placed = _PLACED.get(folder) or Path(mkdtemp(prefix="onecycle-rank-")) / folder.name
             atexit.register(shutil.rmtree, placed.parent, ignore_errors=True)
             for name, data in held.items():
                 path = placed / name
@@ -286,7 +290,8 @@ class Ranks:
             rank, first = json.loads(_store().compare_set(_key(FAILED), "", json.dumps([self.rank, said])))
             error.__dict__["of_rank"] = None if first == said else self.rank  # all ranks met it, and one says so
             error.__dict__["silent"] = first == said and rank != self.rank
-        if not isinstance(error, NonFiniteLoss | Interrupted | ConfigError):  # which all ranks meet alike
+        met_by_all = isinstance(error, NonFiniteLoss | Interrupted | ConfigError)
+        if not met_by_all or getattr(error, "alone", False):
             _leave()  # so that those who wait for this rank do not wait for long
         return error
 

@@ -19,6 +19,7 @@ from ..data.seeds import derive_seed
 from ..errors import CheckpointError, ConfigError
 from ..optim.build import check_clip, check_same_model
 from ..optim.groups import plain_settings
+from ..optim.muon import Muon
 from ..optim.shared import local
 from ..text import listed
 from .copies import bytes_of, copied
@@ -135,6 +136,8 @@ class TrainState:
             module.to(self.runtime.device)
         tensors = (t for module in self.modules for t in (*module.parameters(), *module.buffers()))
         self.runtime.ranks.align(t for t in tensors if local(t) is t)
+        if isinstance(self.optimizer, Muon) and self.runtime.ranks.world > 1:
+            self.optimizer.share(self.runtime.ranks.group_for(self.runtime.device))
         self._summed: tuple[Any, Summed | SummedShards] | None = None
         self.stop: StopRequest | None = None  # what may stop the run under way
         self.heard: Tensor | None = None  # of several ranks, its flags on all of them by the latest update
@@ -149,11 +152,8 @@ class TrainState:
         if self._summed is None or self._summed[0] != about:
             computed = partial(compute, self.loss, self.forward, runtime=self.runtime)
             statistics = self.norm_statistics == "running"
-            if self.is_sharded:
-                made = SummedShards(computed, self.modules, self.runtime.ranks, statistics=statistics)
-            else:
-                made = Summed(computed, self.modules, self.runtime.ranks.group, statistics=statistics)
-            self._summed = about, made
+            kind = SummedShards if self.is_sharded else Summed
+            self._summed = about, kind(computed, self.modules, self.runtime.ranks, statistics=statistics)
         return self._summed[1]
 
     def draws(self, step: int) -> int:

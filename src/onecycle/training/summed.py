@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data.standardise import constant
 from .batch_norm import batch_norms
 from .objectives import BatchMeans
+from .ranks import Ranks
 
 Compute = Callable[[Any], BatchMeans]
 # Numbers that are summed with the gradients, beside two flags: of the loss and of up to 63 metrics sum and weight.
@@ -50,11 +51,11 @@ class Summed:
 
     in_each_batch = False  # but in the last of an update
 
-    def __init__(self, compute: Compute, modules: list[nn.Module], group: Any, *, statistics: bool):
+    def __init__(self, compute: Compute, modules: list[nn.Module], ranks: Ranks, *, statistics: bool):
         norms = {id(b) for norm in batch_norms(modules) for b in norm.buffers()}
         others = any(id(b) not in norms for module in modules for b in module.buffers())
         computation = _Computation(compute, modules)
-        self._carrier, self._group = computation.carrier, group if computation.carrier.is_cpu else None
+        self._carrier, self._group = computation.carrier, ranks.group_for(computation.carrier.device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")  # by what came in torch 2.13
             self._parallel = DistributedDataParallel(
