@@ -109,6 +109,37 @@ def positions() -> list[tuple[str, float]]:
     return [(name, counted[p]) for name, p in learn.model.named_parameters() if p in counted]
 
 
+class PartlyUsed(nn.Module):
+    """A model that leaves out a layer, and one more where an input is negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.never = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.some, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers[0](self.first(x)).relu()
+        return self.head(y + self.some(y) if bool(x[0, 0] > 0) else y)
+
+
+def partly_used() -> dict[str, Any]:
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    x[::8, 0] = torch.tensor([-1.0, -2.0, -1.0, -2.0, 1.0, -1.0, -1.0, -2.0])  # the first of each part, in their order
+    data = [(x[i : i + 16], (x[i : i + 16, 1] > 0).long()) for i in range(0, 64, 16)]
+    learn = Learner(PartlyUsed(), data, optimizer="adamw", verbose=False, shard=SHARD)
+    learn.fit("4 updates", "one_cycle", 0.1)
+    state = learn.state.state_dict()
+    names = [name for name, _ in learn.model.named_parameters()]
+    numbers = [n for group in state["optimizer"]["param_groups"] for n in group["params"]]
+    order = {
+        id(p): n for n, p in zip(numbers, (p for g in learn.optimizer.param_groups for p in g["params"]), strict=True)
+    }
+    kept = state["optimizer"]["state"]
+    return {name: sorted(kept.get(order[id(p)], {})) for name, p in zip(names, learn.model.parameters(), strict=True)}
+
+
 class Unlike(nn.Module):
     """A model that uses the weights of its layers without calling them."""
 

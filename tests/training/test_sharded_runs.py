@@ -95,6 +95,14 @@ def test_a_part_that_weighs_nothing_brings_nothing():
     assert_near(case("weighted()", 1), case("weighted()", 2))
 
 
+def test_weights_that_no_rank_uses_have_no_gradient_and_no_state():
+    kept = case("partly_used()", 2)
+    assert not any(kept[f"{name}.weight"] for name in ("never", "layers.1")) and kept["some.weight"]
+    assert {name: bool(of) for name, of in kept.items()} == {
+        name: bool(of) for name, of in case("partly_used()", 1).items()
+    }
+
+
 def test_weights_are_applied_to_as_many_positions_as_whole_ones():
     assert case("positions()", 1) == case("positions()", 2) != []
 

@@ -12,8 +12,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -65,11 +67,13 @@ def shard(ranks: Ranks, device: torch.device, *modules: nn.Module, optimizer: Op
     for module in modules:
         before = dict(module.named_parameters())
         _bring_into_form(module, ranks)
-        for part in (*blocks_of(module), module):
+        parts = [*blocks_of(module), module]
+        for part in parts:
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
             type(part).__name__ = type(part).__mro__[2].__name__  # as words and records have it
             part.register_forward_hook(_without_views, prepend=True)
         _Recovery(module)
+        _USES[module] = _Uses(module, parts)
         for part in module.modules():
             if isinstance(part, FSDPModule):
                 part.set_gradient_divide_factor(1.0)
@@ -209,6 +213,33 @@ class _Recovery:
             self._under_way = False
 
 
+class _Uses:
+    """Which weights of a module have had a gradient: FSDP2 gives zeros to those that had none, so that ranks differ."""
+
+    def __init__(self, module: nn.Module, parts: Sequence[nn.Module]):
+        self.parameters = list(module.parameters())
+        self.used: set[int] = set()
+        taken: set[int] = set()
+        for part in parts:
+            named = {name: p for name, p in part.named_parameters() if id(p) not in taken}
+            taken |= set(map(id, named.values()))
+            part.register_forward_pre_hook(partial(self._watch, named))
+
+    def _watch(self, waiting: dict[str, nn.Parameter], part: nn.Module, inputs: Any) -> None:
+        """Have the gathered weights of a part tell of their gradients, once for each; frozen ones wait."""
+        if waiting and torch.is_grad_enabled():
+            gathered = {name: part.get_parameter(name) for name in waiting}
+            for name, p in gathered.items():
+                if p.requires_grad and not is_sharded(p):
+                    p.register_hook(partial(self._use, id(waiting.pop(name))))
+
+    def _use(self, number: int, gradient: Tensor) -> None:
+        self.used.add(number)
+
+
+_USES: WeakKeyDictionary[nn.Module, _Uses] = WeakKeyDictionary()
+
+
 def summed(numbers: Tensor, tensors: Iterable[Tensor]) -> Tensor:
     """Numbers of the local pieces of `tensors` summed over the ranks, in place; as they are where none has shards."""
     for tensor in tensors:
@@ -254,6 +285,7 @@ class SummedShards:
         buffers = [b for module in modules for b in module.buffers()]
         self._aligned = [b for b in buffers if statistics or id(b) not in norms]
         self._compute, self._ranks, self._stands_in = compute, ranks, False
+        self._uses = [_USES[module] for module in modules if module in _USES]
         for module in modules:
             for part in module.modules():
                 if isinstance(part, FSDPModule):
@@ -269,11 +301,14 @@ class SummedShards:
     @contextmanager
     def standing_in(self) -> Iterator[None]:
         """A block for a backward pass that counts for nothing: it brings zeros."""
+        used = [set(uses.used) for uses in self._uses]
         self._stands_in = True
         try:
             yield
         finally:
             self._stands_in = False
+            for uses, before in zip(self._uses, used, strict=True):
+                uses.used = before
 
     def carried(self, carrier: Any, numbers: Tensor, flags: Sequence[int]) -> float:
         """What is to be added to the loss, nothing; numbers and flags are kept until they are summed over the ranks."""
@@ -281,7 +316,18 @@ class SummedShards:
         return 0.0
 
     def arrived(self, columns: int) -> tuple[Tensor, Tensor]:
-        """The sums of the numbers, in two rows, and of the flags."""
+        """The sums of the numbers, in two rows, and of the flags.
+
+        Weights that had no gradient on any rank have none from here on, as on one rank.
+        """
+        known = [(uses.used, p) for uses in self._uses for p in uses.parameters]
+        used = self._ranks.sum(
+            torch.tensor([int(id(p) in used) for used, p in known])
+        )  # on the CPU: nothing is waited for
+        for (_, p), times in zip(known, used.tolist(), strict=True):
+            p.grad = p.grad if times else None
+        for uses in self._uses:
+            uses.used = set()
         sums = self._ranks.sum(self._numbers)
         return sums[2:].view(2, columns), sums[:2]
 
