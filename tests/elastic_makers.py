@@ -54,7 +54,7 @@ class Forked(subprocess.Popen):
             os.environ.clear()
             os.environ.update(env)
             try:
-                forked._run(list(args[1:]))
+                forked._run([word for word in args[1:] if word != "-u"])
                 code = 0
             except SystemExit as stop:
                 code = stop.code
@@ -72,3 +72,13 @@ def launch(arguments: list[str]) -> None:
 
     subprocess_handler.Popen = Forked
     main(arguments)
+
+
+def accelerate(arguments: list[str]) -> None:
+    """Be ``accelerate launch``, with forks for ranks."""
+    from accelerate.commands.launch import main
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    subprocess_handler.Popen = Forked
+    sys.argv = ["accelerate", *arguments]
+    main()

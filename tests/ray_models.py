@@ -25,17 +25,19 @@ class Slow(nn.Sequential):
         return super().forward(input)
 
     def _wait(self) -> None:
-        before: Any = signal.getsignal(signal.SIGINT)
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-        def told(*arguments: Any) -> None:
+        def told(number: int, frame: Any) -> None:
             Path("told").touch()
-            before(*arguments)
+            before[number](number, frame)
 
-        signal.signal(signal.SIGINT, told)
+        for number in before:
+            signal.signal(number, told)
         Path(f"held-{os.getpid()}").touch()
         while Path("hold").exists():
             time.sleep(0.02)
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Lost(nn.Sequential):

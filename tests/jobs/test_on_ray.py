@@ -160,6 +160,14 @@ def test_what_ranks_tell_is_what_is_raised():
     assert str(RankEnd.of(ZeroDivisionError("x"), Ranks()).raised()) == "ZeroDivisionError: x"
 
 
+def test_ranks_that_are_lost_again_and_again_are_named():
+    error = RuntimeError("Training failed due to worker errors:")
+    error.worker_failures = {1: OSError("the actor died\nand more")}  # type: ignore[attr-defined]
+    said = Trainers(2, 1, False, None)._lost(error)
+    assert said == "ranks were lost, after 3 restarts too: rank 1 of 2: the actor died and more"
+    assert Trainers(2, 1, False, None)._lost(OSError("no room")) == "ranks were lost, after 3 restarts too: no room"
+
+
 def test_lines_go_through_a_channel_whole():
     channel = Channel()
     print("one\nin /tmp/x/out", "three", file=ChannelStream(Remote(channel), Path("/tmp/x/out"), Path("out")))

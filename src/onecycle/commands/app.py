@@ -14,7 +14,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from ..errors import Interrupted, OneCycleError
-from ..training.launched import is_main_rank, world_asked
+from ..training.launched import accelerate_started_one, is_main_rank, world_asked
 from .printing import degraded_output
 
 # Each is a function in the module of its name, which is imported where it is asked for.
@@ -86,6 +86,12 @@ def of_rank(words: list[str]) -> Iterator[None]:
         SystemExit: there is nothing to do for this rank.
     """
     if world_asked() == 1:
+        if accelerate_started_one():
+            print(
+                "note: accelerate launch started one process, as it does with --cpu and without GPUs: for several "
+                "ranks on CPUs give --multi_gpu instead, which starts them there too, or use torchrun",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
         yield
         return
     command, main = words[0] if words else "", is_main_rank()

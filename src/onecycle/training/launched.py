@@ -28,3 +28,8 @@ def restarts() -> int:
 def is_main_rank() -> bool:
     """Whether this process is the only rank, or rank 0."""
     return world_asked() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def accelerate_started_one() -> bool:
+    """Whether `accelerate launch` was asked for several processes, and started this one alone."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
