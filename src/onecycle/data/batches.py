@@ -6,15 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count, islice
-from typing import Any, Protocol, cast
+from itertools import islice
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     Dataset,
-    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -26,11 +25,12 @@ from ..checks import whole
 from ..errors import ConfigError, DataError
 from .arrays import as_tensor
 from .hub import HubDataset, HubStream, hub_kind
+from .loaders import LoaderBatches, seeded_batches
 from .orders import epoch_order
 from .seeds import derive_seed, seeded_everywhere
 from .shards import Part, Shards
 from .splits import check_finite
-from .standardise import changed_within, constant, untransformed
+from .standardise import changed_within, constant
 
 Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 """From a batch and a generator for its draws to the batch that the model sees.
@@ -229,67 +229,6 @@ class _SeededSamples(Dataset[Any]):
             return self._dataset[i]
 
 
-@dataclass(frozen=True)
-class LoaderBatches:
-    """Batches from a `DataLoader` or any other iterable of batches.
-
-    What it draws from the global generators of torch, Python and numpy, or from its own ``generator``, is derived from
-    (seed, epoch, batch), and these generators are left as they were. `start` is reached by reading and dropping.
-    """
-
-    iterable: Iterable[Any]
-    seed: int = 0
-
-    def __len__(self) -> int:
-        return len(self.iterable)  # type: ignore[arg-type]
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """See `Batches.epoch`."""
-        loader = self.iterable
-        sampler = getattr(loader, "sampler", None)
-        for holder in (sampler, getattr(loader, "dataset", None)):
-            if hasattr(holder, "set_epoch"):
-                cast(Any, holder).set_epoch(epoch)
-        holders = (loader, sampler, getattr(getattr(loader, "batch_sampler", None), "sampler", None))
-        candidates = (getattr(holder, "generator", None) for holder in holders)
-        generators = [generator for generator in candidates if isinstance(generator, torch.Generator)]
-        with seeded_everywhere(derive_seed(self.seed, "order", epoch), *generators):
-            iterator = iter(loader)
-        yield from islice(_seeded_batches(iterator, self.seed, epoch, 0, generators), start, None)
-
-    def parts(self, shards: Shards, epoch: int, start: int = 0) -> Iterator[Part]:
-        """The part of each batch that a rank computes; a loader whose sampler is made for ranks has it already."""
-        batches = self.epoch(epoch, start)
-        yield from shards.own(batches) if is_of_a_rank(self) else map(shards.part, batches)
-
-
-def is_of_a_rank(batches: Batches) -> bool:
-    """Whether each rank has batches of its own: by `DistributedSampler`, `split_dataset_by_node` or Accelerate."""
-    loader = getattr(untransformed(batches), "iterable", None)
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    samplers = (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None))
-    if any(isinstance(one, DistributedSampler) and one.num_replicas > 1 for one in samplers):
-        return True
-    stream = getattr(loader, "dataset", None)
-    divided = getattr(getattr(stream, "stream", stream), "_distributed", None)
-    if getattr(divided, "world_size", 1) > 1:
-        return True
-    return type(batch_sampler).__name__ == "BatchSamplerShard" or type(stream).__name__ == "IterableDatasetShard"
-
-
-def _seeded_batches(
-    iterator: Iterator[Any], seed: int, epoch: int, first: int, generators: Sequence[torch.Generator] = ()
-) -> Iterator[Any]:
-    """What is left in `iterator`; the next one counts as batch `first` of `epoch`."""
-    for i in count(first):
-        with seeded_everywhere(derive_seed(seed, "batch", epoch, i), *generators):
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-        yield batch
-
-
 @dataclass
 class OneShotBatches:
     """Batches from an iterator, which can be gone through once; what `peek` looked at is not lost."""
@@ -304,7 +243,7 @@ class OneShotBatches:
     def peek(self, count: int = 1) -> list[Any]:
         """The first batches, as many as there are of `count`, which `epoch` still gives."""
         have = len(self._peeked)
-        self._peeked += islice(_seeded_batches(self.iterator, self.seed, 0, have), max(0, count - have))
+        self._peeked += islice(seeded_batches(self.iterator, self.seed, 0, have), max(0, count - have))
         return self._peeked[:count]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
@@ -312,7 +251,7 @@ class OneShotBatches:
         while self._peeked:
             start += 1
             yield self._peeked.pop(0)
-        yield from _seeded_batches(self.iterator, self.seed, epoch, start)
+        yield from seeded_batches(self.iterator, self.seed, epoch, start)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,14 @@ def hub_kind(data: Any) -> str | None:
     return "splits" if isinstance(data, Mapping) else "dataset" if hasattr(data, "__len__") else "stream"
 
 
+def shuffles_in_memory(data: Any) -> bool:
+    """Whether it is a stream of the `datasets` library that shuffles in a buffer, which is no part of its state."""
+    parts = [data._ex_iterable] if hub_kind(data) == "stream" and hasattr(data, "_ex_iterable") else []
+    for part in parts:
+        parts += [inner for inner in (getattr(part, "ex_iterable", None), *getattr(part, "ex_iterables", ())) if inner]
+    return any(type(part).__name__ == "BufferShuffledExamplesIterable" for part in parts)
+
+
 class HubDataset(Dataset[Any]):
     """A `datasets.Dataset` as samples: dicts of tensors, or ``(image, label)`` where it has both.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.batches import Batches
+from ..data.loaders import read_again
 from ..records.best import KeepBest
 from ..records.extension import Extended, ended
 from ..records.files import RUN
@@ -112,6 +113,7 @@ class Fit:
             self._recording = Recording.resume(folder, self._state, stack, **asked)
             if done := len(self._history.steps) - before:
                 self._note(f"{folder} goes on after {count(done, 'update')}, from its last good checkpoint")
+            self._note(*read_again(self._train, self._state.at.epoch, self._state.at.batch))
         else:
             extends = None if self._extends is None else self._extends.to_dict()
             self._recording = Recording.start(

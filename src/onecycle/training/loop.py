@@ -176,6 +176,7 @@ def train(
     if not any(p.requires_grad for group in state.optimizer.param_groups for p in group["params"]):
         raise ConfigError("all weights of the optimizer are frozen: unfreeze what is to be trained")
     source, limit = as_batches(batches, seed=state.seed), Budget.parse(budget)
+    state.reads(source)
     total = limit.total_updates(updates_per_epoch(source, state.accumulate))
     policy = resolve(policy, total)
     bind(policy, state.optimizer)

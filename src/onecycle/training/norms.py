@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data.batches import Batches, OneShotBatches, length_of
+from ..data.loaders import LoaderBatches
 from ..data.shards import Part, samples_in
 from ..data.standardise import untransformed
 from .batch_norm import BatchNorm, batch_norms
@@ -34,8 +35,8 @@ def estimate_statistics(
     are means over the first batches of an epoch, by default the one at hand, all alike and without gradients: on
     `SAMPLES` samples, unless it is the `last` time on at most `SHARE` of an epoch's batches. All else is in evaluation
     mode (dropout is off), but for a loss ``fn(model, batch)``, which is called as in training. A norm in evaluation
-    mode keeps what it has; an iterator cannot be read again, and leaves running means; a model without norms costs
-    nothing. `within` an epoch, what may lose its place when it is read again is left alone.
+    mode keeps what it has; what cannot be read again, such as an iterator, leaves running means; a model without norms
+    costs nothing. `within` an epoch, what may lose its place when it is read again is left alone.
 
     Returns whether that is so: at the end of the epoch there is more to be measured.
     """
@@ -58,7 +59,7 @@ def estimate_statistics(
 
 def _estimates(state: TrainState, batches: Batches) -> bool:
     """Whether there is anything to be measured, and on what."""
-    once = isinstance(untransformed(batches), OneShotBatches)
+    once = isinstance(untransformed(batches), OneShotBatches) or _moves(batches)
     return state.norm_statistics != "running" and not once and bool(trained(state.model))
 
 
@@ -70,7 +71,13 @@ def keeps_its_place(batches: Batches, begun: int) -> bool:
     iterable = getattr(untransformed(batches), "iterable", None)
     if iterable is None or begun >= _count(batches):
         return True
-    return isinstance(iterable, DataLoader) and not iterable.persistent_workers
+    return isinstance(iterable, DataLoader) and not iterable.persistent_workers and not _moves(batches)
+
+
+def _moves(batches: Batches) -> bool:
+    """Whether the data themselves have the place that a loader is at."""
+    plain = untransformed(batches)
+    return isinstance(plain, LoaderBatches) and plain.moves_its_data
 
 
 def _count(batches: Batches) -> float:

@@ -13,9 +13,10 @@ from torch import nn
 from ..checks import is_whole, unwrapped
 from ..data.arrays import in_memory
 from ..data.batch_settings import BATCH_SIZE, BatchSettings, fitting_batch_size, left_out, samples_listed, samples_of
-from ..data.batches import Batches, OneShotBatches, first_batch, is_of_a_rank, length_of, targets_in_memory
+from ..data.batches import Batches, OneShotBatches, first_batch, length_of, targets_in_memory
 from ..data.hub import hub_kind, named_splits
 from ..data.label_sets import has_label_sets
+from ..data.loaders import is_of_a_rank
 from ..data.shards import LEAST, can_be_cut, fingerprint, samples_in
 from ..data.splits import Data
 from ..data.standardise import InputTransform, scale_of, scaling_note, untransformed

@@ -15,7 +15,10 @@ from torch import Tensor, _foreach_lerp_, nn  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from ..checks import flag, one_of, share, unwrapped
+from ..data.batches import Batches
+from ..data.loaders import LoaderBatches
 from ..data.seeds import derive_seed
+from ..data.standardise import untransformed
 from ..errors import CheckpointError, ConfigError
 from ..optim.build import check_clip, check_same_model
 from ..optim.groups import plain_settings
@@ -112,6 +115,8 @@ class TrainState:
     best: dict[str, Any] | None = None
     watch: Watch | None = None
     kept: list[Kept] = field(default_factory=list)
+    _data: LoaderBatches | None = field(default=None, init=False, repr=False)
+    _place: dict[str, Any] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.average is not None:
@@ -217,8 +222,20 @@ class TrainState:
             "begun": None if self.begun is None else asdict(self.begun),
             "means": {name: copy.copy(getattr(self.means, name)) for name in MEANS},
             "rescue": self._safety(),
+            "data": None if self._data is None else self._data.state_dict(self.at.epoch, self.at.batch),
         }
         return whole(state, self.runtime.ranks) if self.is_sharded else state
+
+    def reads(self, batches: Batches) -> None:
+        """The run is on these batches: where they are from a loader that has a state, that is part of this one."""
+        plain = untransformed(batches)
+        self._data = plain if isinstance(plain, LoaderBatches) else None
+        self._give_place()
+
+    def _give_place(self) -> None:
+        """Have the loader of the run begin where it was when a state was saved that was loaded."""
+        if self._data is not None:
+            self._data.load_state_dict(self._place)
 
     def _safety(self) -> dict[str, Any] | None:
         """What rescues rest on, as tensors and plain data."""
@@ -249,6 +266,8 @@ class TrainState:
             raise CheckpointError(f"this state is of another model or optimizer: {error}. {MEND}") from error
         for name in ("best", "seed", "at", "begun", "means", "watch", "kept"):
             setattr(self, name, saved[name])
+        self._place = saved["data"]
+        self._give_place()
 
     def _load(
         self, modules: Sequence[Mapping[str, Any]], optimizer: Mapping[str, Any], scaler: Mapping[str, Any] | None,
@@ -440,7 +459,7 @@ def _checked(state: Any, into: TrainState) -> dict[str, Any]:
         )
     state = _completed(state, into)
     kinds: dict[str, Any] = {"model": Mapping, "loss": list, "optimizer": Mapping, "seed": int}
-    optional = ("scaler", "begun", "averages", "best", "rescue")
+    optional = ("scaler", "begun", "averages", "best", "rescue", "data")
     kinds |= {"at": Mapping, "means": Mapping, **dict.fromkeys(optional, Mapping | None)}
     for name, kind in kinds.items():
         if not isinstance(state[name], kind):
@@ -450,7 +469,7 @@ def _checked(state: Any, into: TrainState) -> dict[str, Any]:
         has, here = ("a module" if n > 1 else "no module" for n in (len(modules), len(into.modules)))
         raise _unlike(f"it has {has} in its loss, and here there is {here}")
     saved = {
-        **copy.deepcopy({name: state[name] for name in ("seed", "averages", "best")}),
+        **copy.deepcopy({name: state[name] for name in ("seed", "averages", "best", "data")}),
         "modules": modules, "optimizer": state["optimizer"], "scaler": state["scaler"],
         "at": _made(Position, state["at"], "at"),
         "begun": None if state["begun"] is None else _made(Position, state["begun"], "begun"),
@@ -459,6 +478,8 @@ def _checked(state: Any, into: TrainState) -> dict[str, Any]:
     }  # fmt: skip
     saved["means"].watched = saved.pop("watched")
     _check_averages(saved, into)
+    if saved["data"] is not None and saved["data"].keys() != {"epoch", "batch", "loader"}:
+        raise _unlike(f"of its data it has {listed(map(str, saved['data']))}")
     if (best := saved["best"]) is not None:
         if lacking := [name for name in ("step", "epoch", "valid", "modules") if name not in best]:
             raise _unlike(f"its best has no {listed(lacking)}")
@@ -474,7 +495,7 @@ def _checked(state: Any, into: TrainState) -> dict[str, Any]:
 def _completed(state: Mapping[str, Any], into: TrainState) -> dict[str, Any]:
     """A state that an earlier version may have saved, with what came later as it was in effect then."""
     empty = [{} for module in into.modules[1:] if not module.state_dict()]
-    state = {"loss": empty, "averages": None, "best": None, "rescue": None, **state}
+    state = {"loss": empty, "averages": None, "best": None, "rescue": None, "data": None, **state}
     means = state["means"]
     if isinstance(means, Mapping) and "weights" not in means and isinstance(means.get("sums"), Mapping):
         means = {**means, "weights": dict.fromkeys(means["sums"], means.get("samples", 0))}
