@@ -2,7 +2,7 @@
 
     python bench/simulate_costs.py [--out bench/out/simulate_costs.json]
 
-The exchange is an all-reduce of three float64 numbers through gloo on the loopback, median over 300 after 30; the
+What ranks agree on, the main rank's clock and a sum go through gloo on the loopback, medians over 300 after 30; the
 processes are forks of one that has imported torch. With more processes than cores it is their waiting for a core that
 is measured; so is it, and the one store that all of them ask, in the seconds to join a group. An update's own part is
 that of a `Learner` beyond a hand-written loop with the same model, in turns. Orders: one thread.
@@ -33,6 +33,7 @@ from overhead import model_of, plain, sgd
 import onecycle
 from onecycle.data.orders import FeistelOrder, epoch_order
 from onecycle.records.files import read_jsonl
+from onecycle.training.ranks import Ranks
 
 WORLDS, EXCHANGING, ROUNDS = (2, 3, 4, 8, 16, 32, 64, 96), 16, 330
 
@@ -48,17 +49,23 @@ def seconds_of(call: Callable[[], object], repeats: int = 5) -> float:
 
 
 def member(rank: int, world: int, port: int, rounds: int, ready, results) -> None:
-    """A process of a gloo group: seconds to join it once all have reached the store, and of an exchange."""
+    """A process of a gloo group: seconds to join it once all have reached the store, to agree, of a clock, a sum."""
     store = dist.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
     ready.wait()
     start = time.perf_counter()
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    joined, numbers, taken = time.perf_counter() - start, torch.zeros(3, dtype=torch.float64), []
+    joined, ranks = time.perf_counter() - start, Ranks(rank, world, dist.group.WORLD)
+    calls: dict[str, Callable[[], object]] = {
+        "agreed": lambda: ranks.largest(0, 0), "told": ranks.now, "summed": lambda: ranks.sum(torch.ones(()))
+    }  # fmt: skip
+    taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
-        start = time.perf_counter()
-        dist.all_reduce(numbers)
-        taken.append(time.perf_counter() - start)
-    results.put((joined, statistics.median(taken[rounds // 11 :])))
+        for name, call in calls.items():
+            dist.barrier()
+            start = time.perf_counter()
+            call()
+            taken[name].append(time.perf_counter() - start)
+    results.put((joined, {name: statistics.median(times[rounds // 11 :]) for name, times in taken.items()}))
     if world == 2:
         much = torch.zeros(10**8, dtype=torch.uint8)
         results.put(seconds_of(lambda: (dist.broadcast(much, 0), dist.barrier())) / len(much))
@@ -67,7 +74,7 @@ def member(rank: int, world: int, port: int, rounds: int, ready, results) -> Non
 
 
 def groups() -> dict[str, dict[str, float]]:
-    """By the number of ranks: seconds until all have joined a group, and of one exchange."""
+    """By the number of ranks: seconds until all have joined a group, to agree, of a clock and of a sum."""
     made, forks = {}, multiprocessing.get_context("fork")
     for world in WORLDS:
         with socket.socket() as free:
@@ -84,7 +91,7 @@ def groups() -> dict[str, dict[str, float]]:
             process.join()
         made[str(world)] = {"join": max(joined), **sending}
         if rounds > 1:
-            made[str(world)]["exchange"] = statistics.median(taken)
+            made[str(world)] |= {name: statistics.median(one[name] for one in taken) for name in taken[0]}
     return made
 
 

@@ -4,13 +4,14 @@
 
 Prints the tables of docs/scale.md, "On paper", or NAME alone. Nothing here was run on a GPU. `--costs` takes what
 bench/simulate_costs.py measured on another machine. `--own` takes seconds of the library's own part of an update by
-number of ranks, such as {"1": 5e-5, "2": 4e-4, "3": 7e-4}: what comes on top of one rank is shared out among the steps
-of the exchange.
+number of ranks, as bench/scale.py prints them, such as {"1": 5e-5, "2": 9e-5}; the most of them counts.
 
 On the device an update is the forward and backward of the slowest rank, and what of the gradients' all-reduce the
-backward pass does not hide. On the host it is launching their kernels, the exchange by which ranks agree whether to
-stop, and the library's own part. A host that runs ahead of its device costs nothing until it takes longer (`ahead`);
-one that waits for it in each update adds up (`in_turn`). Each number has its source: --table inputs.
+backward pass does not hide. On the host it is launching their kernels, what ranks agree on (`agreeing`; in a run by
+updates or epochs nothing: signals are summed with the gradients), and the library's own part. A host that waits for its
+device in each update adds up (`in_turn`), as it does on several ranks: there DDP reads which parameters no rank has
+used. One that runs ahead costs nothing until it takes longer (`ahead`), as in the published runs. Each number has its
+source: --table inputs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ WORLDS = (1, 8, 64, 1024)
 UPDATES = 500_000  # made before a restart
 HOUR = 3600.0
 MEASURED = "python bench/simulate_costs.py, 2026-11-28, 2 cores of an AMD EPYC, load 1 to 3, torch 2.13.0"
+BUSY = "the same at load 8, nice -n 19"
 
 
 def given(value: Any, source: str) -> Any:
@@ -43,8 +45,10 @@ class Costs:
     """Of this library, in seconds and bytes."""
 
     own: float = given(5.3e-5, f"a Learner beyond a hand-written loop, mlp, batch 32, one rank: {MEASURED}")
-    hop: float = given(
-        1.5e-4, f"gloo, three numbers: .31 ms with 2 ranks (2 steps), .57 ms with 3 (4 steps), loopback: {MEASURED}"
+    told: float = given(2.1e-4, f"a step of the main rank's clock, gloo's broadcast with 2 ranks, loopback: {BUSY}")
+    agreed: float = given(3.1e-4, f"a step of `Ranks.largest`, .63 ms for 2 with 2 ranks, loopback: {BUSY}")
+    summed: float = given(
+        1.5e-4, f"a step of gloo's all-reduce, .31 ms for 2 with 2 ranks, .57 for 4 with 3, loopback: {MEASURED}"
     )
     join: float = given(
         1.2, f"joining a gloo group of 96 ranks: {MEASURED}; .05 s with 16, .13 with 32, .49 with 64, medians of 3"
@@ -144,9 +148,16 @@ def all_reduce(size: float, world: int, cluster: Cluster) -> float:
     return min(ring, tree)
 
 
-def exchange(world: int, hop: float, steps: str = "ring") -> float:
-    """Seconds in which all ranks agree on two numbers; gloo's all-reduce is a ring, whose steps follow each other."""
-    return hop * {"ring": 2 * (world - 1), "tree": 2 * math.ceil(math.log2(world))}[steps]
+def agreeing(
+    world: int, costs: Costs, *, timed: bool = False, observed: bool = False, divided: bool = False
+) -> float:  # fmt: skip
+    """Seconds of what ranks agree on in an update, on their hosts, by steps that follow each other.
+
+    In a time budget the main rank's clock goes down a tree; with observers what they ask for goes up and down one.
+    Where data are `divided` before, so does whether any rank has another batch, and their samples go round a ring.
+    """
+    tree = math.ceil(math.log2(world)) * (costs.told * timed + 2 * costs.agreed * (observed + divided))
+    return tree + 2 * (world - 1) * costs.summed * divided
 
 
 def slowest(world: int) -> float:
@@ -177,8 +188,9 @@ class UpdateTime:
 
 
 def update(
-    work: Workload, world: int, batch: float, cluster: Cluster, spread: float, costs: Costs, steps: str = "ring"
-) -> UpdateTime:
+    work: Workload, world: int, batch: float, cluster: Cluster, spread: float, costs: Costs, *,
+    timed: bool = False, observed: bool = False,
+) -> UpdateTime:  # fmt: skip
     """An update of `batch` samples a GPU, in passes of at most the workload's own batch.
 
     Gradients go in buckets of 25 MiB while the last backward pass, two thirds of its time, goes on.
@@ -189,9 +201,10 @@ def update(
     bucket = all_reduce(size / buckets, world, cluster)
     hidden = 2 / 3 * max(compute / passes, work.launch) * (1 - 1 / buckets)
     gradients = max(buckets * bucket - hidden, bucket) if world > 1 else 0.0
-    gradients += 3 * all_reduce(4 * 256, world, cluster)  # which parameters were used, buffers, means of the loss
+    gradients += all_reduce(4 * 256, world, cluster)  # which parameters were used
     waiting = spread * slowest(world) * compute
-    return UpdateTime(compute, waiting, gradients, passes * work.launch, exchange(world, costs.hop, steps), costs.own)
+    agreed = agreeing(world, costs, timed=timed, observed=observed)
+    return UpdateTime(compute, waiting, gradients, passes * work.launch, agreed, costs.own)
 
 
 def efficiency(work: Workload, batch: float, seconds: float) -> float:
@@ -255,7 +268,7 @@ def default_every(save: float) -> float:
 
 def restart_parts(work: Workload, world: int, cluster: Cluster, costs: Costs, updates: float) -> dict[str, float]:
     """Seconds from a failure to the next update; `updates` are those made so far, whose records are read."""
-    state = work.state * work.parameters
+    state, records, hops = work.state * work.parameters, costs.row * updates, math.ceil(math.log2(world))
     return {
         "noticed": 15.0,  # torchrun's keep-alive: 3 x 5 s; a rank that hangs is noticed after NCCL's 600 s
         "import": costs.imports,
@@ -263,8 +276,8 @@ def restart_parts(work: Workload, world: int, cluster: Cluster, costs: Costs, up
         # 4.5 s for 8 GPUs (NVIDIA/nccl#587), 150 s for "certain K" (NVIDIA/nccl#1156), taken as 4,096: a line between
         "NCCL": 4.5 + max(0, world - 8) / (4096 - 8) * (150 - 4.5),
         "reading": state / cluster.disk,
-        "sending": math.ceil(math.log2(world)) * state / costs.sent,  # the main rank sends it so often, whole
-        "records": costs.read * updates,
+        "sending": hops * state / costs.sent,  # the main rank sends it so often, whole
+        "records": hops * records / costs.sent + costs.read * updates,
     }
 
 
@@ -291,8 +304,8 @@ def amount(x: float) -> str:
 
 
 def scaling(costs: Costs, weak: bool) -> Iterator[str]:
-    """Samples a second and efficiency by world size, from `in_turn` at the larger spread to `ahead` at the smaller."""
-    head = ["model", "network", "GPUs", "batch", "forward, backward", "gradients", "launching", "agreeing", "samples/s"]
+    """Samples a second and efficiency by world size, from the larger spread of ranks to the smaller."""
+    head = ["model", "network", "GPUs", "batch", "forward, backward", "gradients", "launching", "samples/s"]
     rows = [
         scaled(work, name, world, work.batch if weak else work.total / world, costs)
         for work in WORKLOADS
@@ -300,27 +313,40 @@ def scaling(costs: Costs, weak: bool) -> Iterator[str]:
         for world in WORLDS
         if name == "InfiniBand" or world > CLUSTERS[name].node
     ]
-    yield from table([*head, "10^10 samples", "efficiency", "if they agreed by a tree"], rows)
+    yield from table([*head, "10^10 samples", "efficiency", "in a time budget with observers"], rows)
 
 
 def scaled(work: Workload, name: str, world: int, batch: float, costs: Costs) -> list[str]:
     cluster, total = CLUSTERS[name], batch * world
 
-    def seconds(steps: str) -> tuple[float, float]:
-        least, most = (update(work, world, batch, cluster, spread, costs, steps) for spread in cluster.spread)
-        return most.in_turn, least.ahead
+    def seconds(agree: bool) -> list[float]:
+        times = (update(work, world, batch, cluster, x, costs, timed=agree, observed=agree) for x in cluster.spread)
+        return sorted((time.in_turn for time in times), reverse=True)
 
-    time, (slow, fast) = update(work, world, batch, cluster, 0.0, costs), seconds("ring")
+    time, (slow, fast) = update(work, world, batch, cluster, 0.0, costs), seconds(False)
     return [
         work.name, name if world > cluster.node else "one node" if world > 1 else "", f"{world:,}", f"{total:,.0f}",
         text.short_duration(time.compute), text.short_duration(time.gradients), text.short_duration(time.launching),
-        text.short_duration(time.agreeing), span(total / slow, total / fast, amount), days(1e10 / total * slow),
-        *(span(*(efficiency(work, batch, taken) for taken in seconds(steps)), percent) for steps in ("ring", "tree")),
+        span(total / slow, total / fast, amount), days(1e10 / total * slow),
+        *(span(*(efficiency(work, batch, taken) for taken in seconds(agree)), percent) for agree in (False, True)),
     ]  # fmt: skip
 
 
 def days(seconds: float) -> str:
     return f"{seconds / 86400:,.0f} days" if seconds > 48 * HOUR else f"{seconds / HOUR:.0f} h"
+
+
+def agreements(costs: Costs) -> Iterator[str]:
+    """What ranks agree on in each update, by how the run is asked for."""
+    kinds: dict[str, dict[str, bool]] = {
+        "by updates or epochs": {}, "in a time budget": {"timed": True}, "with observers": {"observed": True},
+        "both": {"timed": True, "observed": True}, "each rank with batches of its own": {"divided": True},
+    }  # fmt: skip
+    rows = [
+        [f"{world:,}", *(text.short_duration(agreeing(world, costs, **kind)) for kind in kinds.values())]
+        for world in WORLDS[1:]
+    ]
+    yield from table(["GPUs", *kinds], rows)
 
 
 def published(costs: Costs) -> Iterator[str]:
@@ -332,7 +358,7 @@ def published(costs: Costs) -> Iterator[str]:
         ("8 V100, FP32: 7.76 x one (the same)", replace(RESNET, sample=1 / 367, batch=128), 1, 8, INFINIBAND, 7.76 / 8),
         ("256 P100, 50 Gb/s: about 90 % of 8 (arXiv 1706.02677)", pascal, 8, 256, slow, 0.9),
     ]
-    alone = replace(costs, own=0.0, hop=0.0)
+    alone = replace(costs, own=0.0)
     rows = []
     for name, work, few, many, cluster, measured in cases:
 
@@ -449,27 +475,22 @@ def said(value: Any) -> str:
 TABLES: dict[str, Callable[[Costs], Iterator[str]]] = {
     "weak": lambda costs: scaling(costs, weak=True),
     "strong": lambda costs: scaling(costs, weak=False),
-    "published": published, "sizes": sizes, "orders": orders, "restarts": restarts, "lost": lost, "batches": batches,
-    "inputs": inputs,
+    "agreements": agreements, "published": published, "sizes": sizes, "orders": orders, "restarts": restarts,
+    "lost": lost, "batches": batches, "inputs": inputs,
 }  # fmt: skip
 
 
 def measured_costs(measured: dict[str, Any]) -> Costs:
     """The costs in a file of bench/simulate_costs.py."""
     groups, records, order = measured["group"], measured["records"], measured["order"]
-    hops, largest = [groups[world]["exchange"] / (2 * (int(world) - 1)) for world in ("2", "3")], max(groups, key=int)
+    largest = max(groups, key=int)
     return replace(
-        Costs(), own=measured["update"]["own"], hop=statistics.mean(hops), row=records["bytes"], kept=records["memory"],
+        Costs(), own=measured["update"]["own"], told=groups["2"]["told"], agreed=groups["2"]["agreed"] / 2,
+        summed=groups["2"]["summed"] / 2, row=records["bytes"], kept=records["memory"],
         read=records["read"], imports=measured["start"]["onecycle"], drawn=order["drawn of 1e+08"],
         computed=order["computed in 32"], join=groups[largest]["join"], joined=int(largest),
         sent=1 / groups["2"]["a byte sent"],
     )  # fmt: skip
-
-
-def with_own(costs: Costs, own: dict[str, float]) -> Costs:
-    """`costs` with the library's own part by number of ranks: that of one, and steps of the exchange for the rest."""
-    hops = [(own[world] - own["1"]) / (2 * (int(world) - 1)) for world in own if world != "1"]
-    return replace(costs, own=own["1"], hop=statistics.mean(hops) if hops else costs.hop)
 
 
 def main() -> None:
@@ -480,7 +501,7 @@ def main() -> None:
     arguments = parser.parse_args()
     costs = Costs() if arguments.costs is None else measured_costs(json.loads(arguments.costs.read_text()))
     if arguments.own is not None:
-        costs = with_own(costs, json.loads(arguments.own.read_text()))
+        costs = replace(costs, own=max(json.loads(arguments.own.read_text()).values()))
     for name in [arguments.table] if arguments.table else TABLES:
         print(f"{name}\n")
         print(*TABLES[name](costs), sep="\n", end="\n\n")

@@ -32,9 +32,30 @@ def test_an_all_reduce_of_nothing_takes_its_steps_and_one_of_much_its_bytes():
             assert all(a < b for a, b in itertools.pairwise(taken))
 
 
-def test_a_ring_has_two_steps_for_each_other_rank_and_a_tree_two_for_each_doubling():
-    assert [round(scale.exchange(world, 1.0)) for world in (1, 2, 3, 1024)] == [0, 2, 4, 2046]
-    assert [round(scale.exchange(world, 1.0, "tree")) for world in (1, 2, 3, 1024)] == [0, 2, 4, 20]
+def test_ranks_agree_on_nothing_by_updates_and_in_steps_for_each_doubling_by_time_or_with_observers():
+    costs, worlds = replace(COSTS, told=1.0, agreed=10.0, summed=100.0), (1, 2, 3, 1024)
+    assert [scale.agreeing(world, costs) for world in worlds] == [0, 0, 0, 0]
+    assert [scale.agreeing(world, costs, timed=True) for world in worlds] == [0, 1, 2, 10]
+    assert [scale.agreeing(world, costs, observed=True) for world in worlds] == [0, 20, 40, 200]
+    assert [scale.agreeing(world, costs, timed=True, observed=True) for world in worlds] == [0, 21, 42, 210]
+
+
+def test_where_ranks_have_batches_of_their_own_samples_go_round_a_ring_of_two_steps_for_each_other_rank():
+    costs = replace(COSTS, agreed=10.0, summed=1.0)
+    assert [scale.agreeing(world, costs, divided=True) for world in (1, 2, 3, 1024)] == [0, 22, 44, 2246]
+
+
+def test_what_ranks_agree_on_is_in_an_update_only_where_it_is_asked_for():
+    given = scale.TRANSFORMER, 64, 8, scale.INFINIBAND, 0.02, COSTS
+    plain, asked = scale.update(*given), scale.update(*given, timed=True, observed=True)
+    assert plain.agreeing == 0 < asked.agreeing
+    assert asked.in_turn - plain.in_turn == pytest.approx(asked.agreeing)
+
+
+def test_records_are_sent_to_all_ranks_before_each_reads_them():
+    first, more = (scale.restart_parts(scale.TRANSFORMER, 1024, scale.INFINIBAND, COSTS, n) for n in (0, 10**6))
+    assert first["records"] == 0
+    assert more["records"] == pytest.approx(10**6 * (10 * COSTS.row / COSTS.sent + COSTS.read))
 
 
 def test_the_slowest_of_many_ranks_is_that_of_drawn_ones():
@@ -100,18 +121,16 @@ def test_youngs_interval_is_about_the_best():
 
 def test_measured_costs_come_from_their_file():
     measured = {
-        "group": {"2": {"exchange": 4e-4, "a byte sent": 1e-9}, "3": {"exchange": 4e-4}, "20": {"join": 2.0}},
+        "group": {"2": {"agreed": 4e-4, "told": 3e-4, "summed": 1e-4, "a byte sent": 1e-9}, "20": {"join": 2.0}},
         "update": {"own": 1e-4},
         "records": {"bytes": 100, "memory": 300, "read": 1e-6}, "start": {"onecycle": 2.0},
         "order": {"drawn of 1e+08": 1e-8, "computed in 32": 2e-7},
     }  # fmt: skip
     costs = scale.measured_costs(json.loads(json.dumps(measured)))
-    assert (costs.own, costs.hop, costs.row, costs.imports) == (1e-4, pytest.approx(1.5e-4), 100, 2.0)
+    assert (costs.own, costs.row, costs.imports) == (1e-4, 100, 2.0)
+    assert (costs.agreed, costs.told, costs.summed) == (2e-4, 3e-4, 5e-5)
     assert (costs.join, costs.joined, costs.drawn, costs.computed) == (2.0, 20, 1e-8, 2e-7)
     assert costs.sent == pytest.approx(1e9)
-    own = scale.with_own(COSTS, {"1": 1e-4, "2": 3e-4, "3": 5e-4})
-    assert (own.own, own.hop) == (1e-4, pytest.approx(1e-4))
-    assert scale.with_own(COSTS, {"1": 1e-4}).hop == COSTS.hop
 
 
 @every_table
