@@ -170,6 +170,8 @@ def refused(what: str) -> str:
             learner().profile("3s")
         elif what == "optimizer":
             learner(optimizer=torch.optim.Adafactor).fit("4 updates", lr_max=0.01)
+        elif what == "sharded":
+            Learner(learner().model, texts()[0], batch_size=16, verbose=False, shard=True)
         elif what == "lazy":
             lazy = nn.Sequential(nn.LazyLinear(7), nn.Linear(7, 7))
             Learner(lazy, (torch.ones(64, 8), torch.ones(64, 7)), batch_size=16, verbose=False, shard=True)

@@ -120,6 +120,10 @@ class Learner:
         if not isinstance(model, nn.Module):
             kind = f"the class {model.__name__}: give an instance" if isinstance(model, type) else f"{model!r}"
             raise ConfigError(f"model is a torch.nn.Module; received {kind}")
+        if sharded.has_shards(model):
+            raise ConfigError(
+                f"{type(model).__name__} is in shards by now (fully_shard): give the model whole, and shard=True"
+            )
         within = getattr(model, "_orig_mod", None)  # of torch.compile, which names everything by it
         compiled, model = (model, within) if isinstance(within, nn.Module) else (None, model)
         shapes = [f"{name} {'' if is_lazy(p) else list(p.shape)}" for name, p in model.named_parameters()]

@@ -115,6 +115,7 @@ def test_weights_are_applied_to_as_many_positions_as_whole_ones():
         ("sharpness", "ConfigError: sharpness needs second derivatives, and a model in shards has none"),
         ("profile", "ConfigError: a profile is of one process"),
         ("optimizer", "ConfigError: Adafactor cannot update these parameters"),
+        ("sharded", "ConfigError: CharTransformer is in shards by now"),
         ("lazy", "ConfigError: Sequential has 0.weight, which gets its shape from the first batch"),
     ],
 )
@@ -148,6 +149,27 @@ def test_the_command_shards_where_torchrun_started_it_and_says_how_where_it_did_
     assert records[1]["resolved"].pop("shards") == 2
     assert records[0]["config"] == records[1]["config"], "so that one goes on as the other"
     assert_near(*(_losses(tmp_path / name) for name in ("one", "two")))
+
+
+def test_a_check_with_weights_of_its_own_for_each_repeat_is_that_of_one_rank(tmp_path):
+    words = [
+        "-m",
+        "onecycle",
+        "check",
+        "digits",
+        "--limit",
+        "200",
+        "--model",
+        "mlp",
+        "--updates",
+        "64",
+        "--no-report",
+        "--json",
+    ]
+    one, two = (run_all([*words, *more], world, cwd=tmp_path)[0] for more, world in (([], 1), (["--shard"], 2)))
+    assert one.returncode == two.returncode == 0, two.stderr
+    first, second = (json.loads(end.stdout)["curve"]["sweeps"] for end in (one, two))
+    assert [sweep["loss"][:8] for sweep in first] == [pytest.approx(sweep["loss"][:8], rel=1e-4) for sweep in second]
 
 
 def _losses(folder: Path) -> list[float]:

@@ -40,6 +40,7 @@ from ..training.norms import batch_norms
 from ..training.objectives import UNSMOOTHED, means_of
 from ..training.ranks import Ranks
 from ..training.reachable import modules_of
+from ..training.sharded import has_shards, in_shards_of
 from ..training.sharing import considerate
 from ..training.signals import stop_requests
 from ..training.state import TrainState
@@ -318,7 +319,11 @@ def _update(state: TrainState, compared: bool, group: list[Any]) -> Tensor | flo
 
 def _rebuild(model: nn.Module, build: Callable[[int], nn.Module], seed: int) -> None:
     try:
-        model.load_state_dict(build(seed).state_dict())
+        state = build(seed).state_dict()
+        if has_shards(model):
+            now = model.state_dict()
+            state = {name: in_shards_of(now.get(name), value) for name, value in state.items()}
+        model.load_state_dict(state)
     except (AttributeError, RuntimeError) as error:
         raise ConfigError(f"build(seed) makes the model that is tested, with new weights: {error}") from error
 
