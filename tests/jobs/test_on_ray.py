@@ -84,7 +84,7 @@ class Asked(Channel):
     """A channel by which a stop is asked for once an epoch is over."""
 
     def asked(self) -> int | None:
-        return 15 if any("epoch   1/" in line for line in self._lines) else None
+        return 15 if any("epoch  1/60" in line for line in self._lines) else None
 
 
 def ranked(channel: Channel, **changes: Any) -> dict[str, Any]:
@@ -111,8 +111,23 @@ def ranked(channel: Channel, **changes: Any) -> dict[str, Any]:
     return {"ends": ends, "lines": channel.heard(), "raised": raised}
 
 
+LONG = replace(JOB, budget="60 epochs")
+
+
+class Again(Channel):
+    """A channel of ranks that were there before."""
+
+    def begin(self) -> int:
+        super().begin()
+        return super().begin()
+
+
 def stopped() -> dict[str, Any]:
-    return ranked(Asked(), job=replace(JOB, budget="500 epochs"))
+    return ranked(Asked(), job=LONG)
+
+
+def again() -> dict[str, Any]:
+    return ranked(Again(), job=LONG)
 
 
 def test_a_stop_reaches_the_ranks_which_go_on_later():
@@ -120,9 +135,41 @@ def test_a_stop_reaches_the_ranks_which_go_on_later():
     [end], [its] = main_rank["ends"], other["ends"]
     assert (end["kind"], end["signal"]) == ("Interrupted", 15) == (its["kind"], its["signal"])
     assert "stopped by SIGTERM after update" in end["error"] and "A checkpoint is written" in end["error"]
-    assert any(line.startswith("epoch   1/500") for line in main_rank["lines"]) and other["lines"] == []
-    assert RUN.read("out")["status"] == "interrupted" and list(Path("out/checkpoints").iterdir())
+    assert any(line.startswith("epoch  1/60") for line in main_rank["lines"]) and other["lines"] == []
     assert isinstance(RankEnd(**end).raised(), Interrupted)
+    later = on_two("again()")[0]
+    assert later["lines"][0] == "note: a rank was lost: all are started anew, 1 of 3 times"
+    assert any("note: out goes on after" in line for line in later["lines"])
+    assert later["ends"][0]["result"]["updates"] == 300 and RUN.read("out")["status"] == "finished"
+
+
+class Full:
+    """A storage without room."""
+
+    @staticmethod
+    def open_input_stream(key: str) -> Any:
+        raise FileNotFoundError(key)
+
+    @staticmethod
+    def open_output_stream(key: str) -> Any:
+        raise OSError(28, "No space left on device")
+
+
+def unkept() -> dict[str, Any]:
+    from onecycle.jobs.ray_cluster import NodeSetup
+
+    return ranked(Channel(), job=LONG, setup=NodeSetup.like_here(1, Full), beside=None)
+
+
+def test_a_storage_without_room_ends_the_run_with_its_message():
+    (end,) = on_two("unkept()")[0]["ends"]
+    assert (end["kind"], end["error"]) in [
+        ("TrainingError", "cannot keep checkpoints in the storage: [Errno 28] No space left on device"),
+        (
+            "CheckpointError",
+            "the run has ended, and cannot be put into the storage: [Errno 28] No space left on device",
+        ),
+    ]  # the second where it ended before the first checkpoint was put there
 
 
 def failing() -> list[dict[str, Any]]:

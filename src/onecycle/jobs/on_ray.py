@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, Interrupted, MissingDependency, RankError, TrainingError
+from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, RankError, TrainingError
 from ..records import archive as storages
 from ..records.archive import archive, open_storage, unpack
 from ..records.files import RUN, read_jsonl
@@ -106,16 +106,24 @@ class RankTask:
         resume = ranks.from_main(brought)
         if not ranks.is_main:
             return train(resume=resume)
+
+        def keep() -> None:
+            if RUN.exists(folder):
+                storages.write(storage, self.key, archive(folder, self.folder))
+
         try:
             with kept(storage, self.key, folder, self.folder, stop=partial(ask, signal.SIGTERM)) as problems:
                 result = train(resume=resume)
-        except KeyboardInterrupt:
-            if problems:
+        except BaseException as error:
+            with suppress(OSError):
+                keep()
+            if problems and isinstance(error, KeyboardInterrupt):  # which they asked for
                 raise TrainingError(problems[0]) from None
             raise
-        finally:
-            if RUN.exists(folder):
-                storages.write(storage, self.key, archive(folder, self.folder))
+        try:
+            keep()
+        except OSError as error:
+            raise CheckpointError(f"the run has ended, and cannot be put into the storage: {error}") from error
         return result
 
 
