@@ -70,12 +70,34 @@ def classify(*, loader: str = "tensors", norm: bool = False, dropout: bool = Fal
         whole = DataLoader(Stream(), 37)
     elif loader == "sampler" and Ranks.here().world == 1:
         whole = DataLoader(TensorDataset(x, y), 36, shuffle=False, drop_last=True)
+    elif loader == "workers":
+        whole = DataLoader(TensorDataset(x, y), 37, shuffle=True, num_workers=1)
     options = {"optimizer": "sgd", "verbose": False, **({"batch_size": 37} if loader in ("tensors", "dataset") else {}),
                **options}  # fmt: skip
     more = [nn.BatchNorm1d(32)] * norm + [nn.Dropout()] * dropout
     learner = Learner(net(*more), whole, (x[:41], y[:41]), **options)
     learner.fit(f"{9 if loader == 'stream' else 3} {'updates' if loader == 'stream' else 'epochs'}", lr_max=0.05)
     return told(learner)
+
+
+class Counting(TensorDataset):
+    """Counts what is read of it."""
+
+    read = 0
+
+    def __getitem__(self, i: int) -> Any:
+        self.read += 1
+        return super().__getitem__(i)
+
+
+def read_by_a_rank() -> dict[str, Any]:
+    """How many samples of an epoch a rank reads through a loader of somebody's own."""
+    x, y = data()
+    dataset = Counting(x, y)
+    learner = Learner(net(), DataLoader(dataset, 37, shuffle=True), optimizer="sgd", verbose=False)
+    before = dataset.read
+    learner.fit_one_cycle(2, 0.05)
+    return {"read": dataset.read - before}
 
 
 class Stream(IterableDataset):

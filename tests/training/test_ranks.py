@@ -62,7 +62,12 @@ def test_any_number_of_ranks_train_as_one(options):
     assert_as_one(f"classify(**{options})")
 
 
-@pytest.mark.parametrize("loader", ["list", "dataset", "loader", "stream"])
+def test_a_rank_reads_its_part_alone():
+    first, second = case("read_by_a_rank()", 2)
+    assert first["read"] + second["read"] == 2 * 111
+
+
+@pytest.mark.parametrize("loader", ["list", "dataset", "loader", "workers", "stream"])
 def test_data_of_any_form_come_in_the_same_batches(loader):
     assert_as_one(f"classify(loader={loader!r})", (2,))
 

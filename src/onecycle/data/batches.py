@@ -28,7 +28,7 @@ from .hub import HubDataset, HubStream, hub_kind
 from .loaders import LoaderBatches, seeded_batches
 from .orders import epoch_order
 from .seeds import derive_seed, seeded_everywhere
-from .shards import Part, Shards
+from .shards import WHOLE, Part, Shards
 from .splits import check_finite
 from .standardise import changed_within, constant
 
@@ -37,9 +37,6 @@ Transform = Callable[[tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 
 One with an attribute ``draws`` that is False draws nothing, and is spared the seeding of its generator.
 """
-
-
-WHOLE = Shards(0, 1, 0)  # of one rank alone
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,6 @@ class _Cutting:
     n: int
     span: slice
     share: slice
-    samples: float
     draws: bool
     afterwards: bool
 
@@ -62,12 +58,12 @@ class _Cutting:
         """Of batch `i` of so many `samples`."""
         span = _span(i, samples, batches.batch_size, batches.spread)
         n, transform = span.stop - span.start, batches.transform
-        share, counted = shards.share(n)
+        share, _ = shards.share(n)
         draws = getattr(transform, "draws", transform is not None)
         afterwards = draws and not getattr(transform, "in_parts", False)
         if not afterwards:
             span = slice(span.start + share.start, span.start + share.stop)
-        return cls(shards, n, span, share, counted, draws, afterwards)
+        return cls(shards, n, span, share, draws, afterwards)
 
     def transformed(self, batch: tuple[Any, ...], transform: Transform, generator: torch.Generator) -> tuple[Any, ...]:
         """The transformed batch, or the part of it."""
@@ -77,7 +73,7 @@ class _Cutting:
 
     def part(self, batch: Any) -> Part:
         """What the rank computes."""
-        return self.shards.part(batch) if self.afterwards else Part(batch, self.samples, self.n)
+        return self.shards.part(batch) if self.afterwards else self.shards.made(batch, self.n)
 
 
 class Batches(Protocol):

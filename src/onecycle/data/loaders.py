@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from ..errors import CheckpointError
 from .hub import shuffles_in_memory
 from .seeds import derive_seed, seeded, seeded_everywhere
-from .shards import Part, Shards
+from .shards import WHOLE, Part, Shards
 from .standardise import untransformed
 
 
@@ -46,23 +46,39 @@ class LoaderBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Batches.epoch`."""
+        self._set_epoch(epoch)
+        if self._by_index is None:
+            yield from self._read(epoch, start)
+        else:
+            yield from (batch for batch, _ in self._indexed(WHOLE, epoch, start))
+
+    def parts(self, shards: Shards, epoch: int, start: int = 0) -> Iterator[Part]:
+        """The part of each batch that a rank computes, and of map-style data reads alone.
+
+        A loader whose sampler is made for ranks has the part already.
+        """
+        self._set_epoch(epoch)
+        if is_of_a_rank(self):
+            yield from shards.own(self.epoch(epoch, start))
+        elif self._by_index is None:
+            yield from map(shards.part, self._read(epoch, start))
+        else:
+            for batch, n in self._indexed(shards, epoch, start):
+                yield shards.part(batch) if n is None else shards.made(batch, n)
+
+    def _set_epoch(self, epoch: int) -> None:
         names = ("sampler", "batch_sampler", "dataset")
         for holder in [getattr(self.iterable, name, None) for name in names]:
             if hasattr(holder, "set_epoch"):
                 cast(Any, holder).set_epoch(epoch)
-        if self._by_index is not None:
-            loader, places = self._by_index
-            places.begin = epoch, start
-            with seeded_everywhere(derive_seed(self.seed, "order", epoch), *self._generators):
-                iterator = iter(loader)
-            yield from iterator
-        else:
-            yield from self._read(epoch, start)
 
-    def parts(self, shards: Shards, epoch: int, start: int = 0) -> Iterator[Part]:
-        """The part of each batch that a rank computes; a loader whose sampler is made for ranks has it already."""
-        batches = self.epoch(epoch, start)
-        yield from shards.own(batches) if is_of_a_rank(self) else map(shards.part, batches)
+    def _indexed(self, shards: Shards, epoch: int, start: int) -> Iterator[tuple[Any, int | None]]:
+        """The parts of batches by their indices, and the samples of the whole batch; None where it is whole."""
+        loader, places = cast(Any, self._by_index)
+        places.begin = epoch, start, shards
+        with seeded_everywhere(derive_seed(self.seed, "order", epoch), *self._generators):
+            iterator = iter(loader)
+        yield from iterator
 
     def _read(self, epoch: int, start: int) -> Iterator[Any]:
         saved, seed = self._saved.get((epoch, start)) if start else None, derive_seed(self.seed, "order", epoch)
@@ -254,25 +270,31 @@ class _Stream:
 
 
 class _Place(NamedTuple):
-    """Where a batch lies: its indices are what the sampler gave, one where the loader makes no batches itself."""
+    """Where a batch lies: its indices are what the sampler gave, one where the loader makes no batches itself.
+
+    `n` is the number of them, of which a `rank` has its own; None where it has all, whatever it is.
+    """
 
     epoch: int
     batch: int
     indices: Any
+    n: int | None
+    rank: int
 
 
 class _Places:
     """The places of the batches of an epoch, from `begin` on, by the sampler of a loader."""
 
     def __init__(self, loader: DataLoader[Any], seed: int, generators: Sequence[torch.Generator]):
+        self._many = loader.batch_sampler is not None
         self._sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
         self._seed, self._generators = seed, generators
-        self.begin: tuple[int, int] = (0, 0)
+        self.begin: tuple[int, int, Shards] = (0, 0, WHOLE)
 
     def __iter__(self) -> Iterator[_Place]:
         return self._from(*self.begin)
 
-    def _from(self, epoch: int, start: int) -> Iterator[_Place]:
+    def _from(self, epoch: int, start: int, shards: Shards) -> Iterator[_Place]:
         with seeded_everywhere(derive_seed(self._seed, "order", epoch), *self._generators):
             order = iter(self._sampler)
         for i in count():
@@ -285,7 +307,9 @@ class _Places:
                 except StopIteration:
                     return
             if i >= start:
-                yield _Place(epoch, i, indices)
+                n = len(indices) if self._many and isinstance(indices, list | tuple) else None
+                mine = indices if n is None else indices[shards.share(n)[0]]
+                yield _Place(epoch, i, mine, n, shards.rank)
 
 
 class _Fetched(Dataset[Any]):
@@ -295,16 +319,18 @@ class _Fetched(Dataset[Any]):
         self.dataset, self._collate, self._seed = loader.dataset, loader.collate_fn, seed
         self._batched, self._generators = loader.batch_sampler is not None, generators
 
-    def __getitem__(self, place: _Place) -> Any:
+    def __getitem__(self, place: _Place) -> tuple[Any, int | None]:
         dataset = cast(Any, self.dataset)
-        with seeded_everywhere(derive_seed(self._seed, "batch", place.epoch, place.batch), *self._generators):
+        of_rank = [place.rank] if place.rank and place.n is not None else []  # each draws for its own samples
+        seed = derive_seed(self._seed, "batch", place.epoch, place.batch, *of_rank)
+        with seeded_everywhere(seed, *self._generators):
             if not self._batched:
                 samples = dataset[place.indices]
             elif getattr(dataset, "__getitems__", None):
                 samples = dataset.__getitems__(place.indices)
             else:
                 samples = [dataset[i] for i in place.indices]
-            return self._collate(samples)
+            return self._collate(samples), place.n
 
 
 def _as_it_is(batch: Any) -> Any:

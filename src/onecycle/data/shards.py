@@ -19,18 +19,15 @@ LEAST = 2
 class Part(NamedTuple):
     """What a rank computes of a batch: how many `samples` that stands for, and how many the whole batch is `of`.
 
-    A batch that is not shared out is computed whole by each of n ranks, and stands for an nth of its samples on each.
-    Of one that this rank alone has, it is not known what all ranks have together: `of` is None.
+    A batch that is not shared out is computed whole by each of n ranks, and stands for an nth of its samples on each,
+    the `factor` of what it weighs. Of one that this rank alone has, it is not known what all ranks have together: `of`
+    is None.
     """
 
     batch: Any
     samples: float
     of: int | None
-
-    @property
-    def factor(self) -> float:
-        """What each of its samples counts for."""
-        return self.samples / samples_in(self.batch)
+    factor: float = 1.0
 
 
 def samples_in(batch: Any) -> int:
@@ -72,27 +69,31 @@ class Shards:
     any: Callable[[bool], bool] = bool
 
     def share(self, n: int) -> tuple[slice, float]:
-        """Which of the `n` samples of a batch this rank computes, and how many these stand for.
+        """Which of the `n` samples of a batch this rank computes, and what these count for.
 
         >>> Shards(1, 2).share(5), Shards(1, 2).share(3), Shards(2, 3, least=0).share(2), Shards(0, 3, least=0).share(2)
-        ((slice(2, 5, None), 3), (slice(0, 3, None), 1.5), (slice(1, 2, None), 1), (slice(0, 1, None), 0))
+        ((slice(2, 5, None), 1.0), (slice(0, 3, None), 0.5), (slice(1, 2, None), 1.0), (slice(0, 1, None), 0.0))
         """
         if n < self.least * self.world:
-            return slice(0, n), n / self.world
+            return slice(0, n), 1 / self.world
         start, stop = n * self.rank // self.world, n * (self.rank + 1) // self.world
-        return slice(start, max(stop, start + 1)), stop - start
+        return slice(start, max(stop, start + 1)), float(stop > start)
+
+    def made(self, batch: Any, n: int) -> Part:
+        """The part that `batch` is, made of the share of a batch of `n` samples."""
+        span, factor = self.share(n)
+        return Part(batch, (span.stop - span.start) * factor, n, factor)
 
     def part(self, batch: Any) -> Part:
         """The part of a batch; one that cannot be cut is whole.
 
         >>> Shards(1, 2).part((torch.arange(5), ["a", "b", "c", "d", "e"]))
-        Part(batch=(tensor([2, 3, 4]), ['c', 'd', 'e']), samples=3, of=5)
+        Part(batch=(tensor([2, 3, 4]), ['c', 'd', 'e']), samples=3.0, of=5, factor=1.0)
         """
         n = samples_in(batch)
         if not can_be_cut(batch, n):
-            return Part(batch, n / self.world, n)
-        span, samples = self.share(n)
-        return Part(cut(batch, n, span), samples, n)
+            return Part(batch, n / self.world, n, 1 / self.world)
+        return self.made(cut(batch, n, self.share(n)[0]), n)
 
     def epoch(self, batches: Any, epoch: int, start: int = 0) -> Iterator[Part]:
         """The parts of the batches of an epoch from batch `start` on, made alone where the batches know how to."""
@@ -117,7 +118,10 @@ class Shards:
                     f"rank {self.rank} of {self.world} has no batch of these data, and others do: give each rank some"
                 )
             else:
-                yield Part(last, 0, None)
+                yield Part(last, 0, None, 0.0)
+
+
+WHOLE = Shards(0, 1, 0)  # of one rank alone
 
 
 def can_be_cut(batch: Any, n: int) -> bool:

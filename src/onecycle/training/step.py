@@ -129,7 +129,7 @@ def _shared_backward(state: TrainState, group: Sequence[Part]) -> UpdateMeans:
     for i, part in enumerate(group):
         with summed.computing(last=i == last) as computed:
             means, carrier = computed(part.batch)
-            weight = _weight(means, samples_in(part.batch)) * part.factor
+            weight = _weight(means, part.samples) * (part.factor if "loss" in means.weights else 1.0)
             scaled = _checked(_scaled(means.loss * (weight / total), state))
             made.append(means._replace(loss=means.loss.detach()))
             if i == last:
