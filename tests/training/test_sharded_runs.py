@@ -149,6 +149,8 @@ def test_the_command_shards_where_torchrun_started_it_and_says_how_where_it_did_
     assert records[1]["resolved"].pop("shards") == 2
     assert records[0]["config"] == records[1]["config"], "so that one goes on as the other"
     assert_near(*(_losses(tmp_path / name) for name in ("one", "two")))
+    more = ["-m", "onecycle", "train", "--extend", "two", "--epochs", "1", "--no-report", "--shard", "--out", "more"]
+    assert [end.returncode for end in run_all(more, 2, cwd=tmp_path)] == [0, 0]
 
 
 def test_a_check_with_weights_of_its_own_for_each_repeat_is_that_of_one_rank(tmp_path):

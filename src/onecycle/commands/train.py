@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from ..errors import ConfigError
 from ..jobs.job import Job
 from ..jobs.places import RanksOnRay
+from ..training.launched import world_asked
 from .options import (
     GROUPS,
     Folder,
@@ -74,6 +75,8 @@ def train(
     else:
         raise ConfigError(f"give --extend or --resume, one of them: --resume {resume} goes on with an extension too")
     again = ["onecycle", "train", "--resume", str(folder), *(["--shard"] if job.shard else []), *placed.in_shell()]
+    if job.shard and world_asked() > 1:
+        again = ["torchrun", f"--nproc-per-node={world_asked()}", "-m", *again]
     with going_on(again, folder / "run.json"):
         resuming, verbose, report = resume is not None, not json, not no_report
         if placed.on is None:

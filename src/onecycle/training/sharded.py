@@ -428,6 +428,7 @@ def brought(
         "modules": of_modules(saved["modules"]),
         "optimizer": bringing.of_optimizer(saved["optimizer"], optimizer),
         "averages": None if averages is None else bringing.named(averages, now[0]),
+        "data": bringing.plain(saved["data"]),
         "best": None if best is None else {**best, "modules": of_modules(best["modules"])},
         "kept": [
             replace(
@@ -460,17 +461,18 @@ class _Bringing:
         kept = {
             n: {name: self._like(value, like.get(n)) for name, value in of.items()} for n, of in state["state"].items()
         }
-        return {**state, "state": kept, "param_groups": mapped(state["param_groups"], self._plain)}
+        return {**state, "state": kept, "param_groups": self.plain(state["param_groups"])}
 
     def _like(self, value: Any, like: Any) -> Any:
         if not isinstance(value, Tensor):
-            return mapped(value, self._plain)
+            return self.plain(value)
         if not isinstance(like, Tensor) or local(like) is like or like.shape != value.shape:
-            return self._plain(value)
+            return self.plain(value)
         return in_shards_of(like, value)
 
-    def _plain(self, value: Tensor) -> Tensor:
-        return _from_main(value, self.ranks)
+    def plain(self, value: Any) -> Any:
+        """A structure whose tensors are as they are on the main rank."""
+        return mapped(value, lambda tensor: _from_main(tensor, self.ranks))
 
 
 def in_shards_of(like: Any, tensor: Tensor) -> Tensor:
