@@ -182,6 +182,9 @@ def test_only_the_main_rank_writes_and_a_run_goes_on_with_any_number_of_ranks(tm
         os.system(f"rm -r {tmp_path}/disk-0/run")
         if world == 2:
             assert resumed["digest"] == whole[0]["digest"]
+        said = [note for note in resumed["notes"] if "from here on" in note]
+        assert len(said) == (world != 2), resumed["notes"]
+        assert all(f"was trained by 2 ranks and is by {world} rank" in note for note in said)
         assert len(resumed["losses"]) == len(whole[0]["losses"]) and resumed["samples"] == whole[0]["samples"]
 
 

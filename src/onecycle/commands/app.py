@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         except (OneCycleError, CycloptsError) as error:
             if debug:
                 raise
-            if not getattr(error, "silent", False):
+            if not getattr(error, "silent", isinstance(error, CycloptsError) and not is_main_rank()):
                 print(f"error: {of_which(error)}{error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:

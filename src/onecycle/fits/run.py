@@ -111,6 +111,8 @@ class Fit:
         if resume:
             before = len(self._history.steps)
             self._recording = Recording.resume(folder, self._state, stack, **asked)
+            if note := self._recording.other_ranks:
+                self._note(note)
             if done := len(self._history.steps) - before:
                 self._note(f"{folder} goes on after {count(done, 'update')}, from its last good checkpoint")
             self._note(*read_again(self._train, self._state.at.epoch, self._state.at.batch))
@@ -126,7 +128,8 @@ class Fit:
     def _resolved(self) -> dict[str, Any]:
         """What the options came to, as plain data; the model by the name that the configuration has for it."""
         named = {"model": self._config["model"]} if self._config.get("model") else {}
-        return {**self.plan.resolved(), **self._setup.resolved(self._state), **named}
+        several = {"ranks": world} if (world := self._state.runtime.ranks.world) > 1 else {}
+        return {**self.plan.resolved(), **self._setup.resolved(self._state), **named, **several}
 
     def kept(self) -> AbstractContextManager[None]:
         """A block after an error within which what can be kept in the folder is."""

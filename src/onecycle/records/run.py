@@ -13,7 +13,7 @@ from ..errors import CheckpointError, ConfigError, Interrupted, NonFiniteLoss
 from ..text import count
 from ..training.launched import restarts
 from ..training.options import BEFORE
-from ..training.ranks import Ranks
+from ..training.ranks import ALONE, Ranks
 from ..training.sharded import Weights, held_by_main, in_one_piece
 from ..training.state import TrainState
 from . import checkpoint
@@ -174,7 +174,9 @@ class Recording:
     history: History
     recorder: Recorder
     checkpointer: Checkpointer
+    ranks: Ranks = ALONE
     resumed: bool = False
+    other_ranks: str = ""  # a note, where it was begun by more or fewer of them
 
     @classmethod
     def start(
@@ -240,17 +242,23 @@ class Recording:
             steps, epochs = state.updates, state.at.epoch - (state.begun or state.at).epoch
         truncate_records(folder / "steps.jsonl", "step", steps)
         truncate_records(folder / "epochs.jsonl", "epoch", epochs)
-        RUN.update(folder, status="running", error=None)
+        before, now = record["resolved"].get("ranks", 1), state.runtime.ranks.world
+        others = {} if before == now else {"resolved": {**record["resolved"], "ranks": now}}
+        RUN.update(folder, status="running", error=None, **others)
         recorded = history or History()
         recorded.extend(read_jsonl(folder / "steps.jsonl"), read_jsonl(folder / "epochs.jsonl"))
-        return replace(cls._open(folder, state, recorded, stack), resumed=True)
+        note = (
+            f"{folder} was trained by {count(before, 'rank')} and is by {count(now, 'rank')} from here on: the last "
+            "digits of sums and the draws of dropout are others"
+        )
+        return replace(cls._open(folder, state, recorded, stack), resumed=True, other_ranks=note if others else "")
 
     @classmethod
     def _open(cls, folder: Path, state: TrainState, history: History, stack: ExitStack) -> Recording:
         recorder = Recorder(folder)
         stack.callback(recorder.close)
         checkpointer = Checkpointer(state, folder / "checkpoints", before=recorder.sync, background=True)
-        return cls(folder, history, recorder, checkpointer)
+        return cls(folder, history, recorder, checkpointer, state.runtime.ranks)
 
     def pilots(self) -> list[dict[str, Any]]:
         """The pilots that were made for the run, also before it was broken off."""
@@ -285,8 +293,11 @@ class Recording:
             yield
             self.checkpointer.wait()
         except BaseException as error:
-            self._failed(error)
-            raise
+            told = self.ranks.told(error)
+            self._failed(told)
+            if told is error:
+                raise
+            raise told from error
 
     def finished(
         self, result: Result, state: TrainState, metadata: Mapping[str, str], notes: Iterable[str],

@@ -6,8 +6,8 @@ All of it rests on `torch.distributed`. With one rank every call here gives back
 from __future__ import annotations
 
 import atexit
-import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +18,7 @@ from functools import cache, wraps
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -27,18 +28,15 @@ from torch.nn.parameter import is_lazy
 from .. import text
 from ..data.shards import Part, Shards
 from ..errors import ConfigError, Interrupted, NonFiniteLoss, OneCycleError, RankError
+from . import connections
 from .launched import world_asked
 from .meeting import meet
+from .roll_call import RollCall, call_roll, machine
 
 T = TypeVar("T")
 _PLACED: dict[Path, Path] = {}  # where this process has the folder of a run, by where the main rank has it
-# Seconds in which ranks that are still there say so, after one was waited for in vain.
-ROLL_CALL = 5.0
-FAILED, PRESENT = "onecycle/failed", "onecycle/present"
 # What torch.distributed says where another rank is gone, or does not come.
-OF_OTHERS = (
-    "closed by peer", "reset by peer", "Broken pipe", "timed out", "Timed out", "timeout", "Timeout", "gloo", "NCCL",
-)  # fmt: skip
+OF_OTHERS = "gloo", "NCCL", "pair closure", "closed by peer"
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,11 @@ class Ranks:
                 )
             try:
                 store, rank, world = meet(timeout)
+                before = connections.sockets()
                 dist.init_process_group(
                     backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout)
                 )
+                _Blocks.sockets = frozenset(connections.sockets() - before)
             except (RuntimeError, ValueError) as error:
                 at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
                 raise ConfigError(
@@ -92,7 +92,10 @@ class Ranks:
                     "started, and whether that address can be reached from each machine"
                 ) from error
             atexit.register(_leave)
-        return cls.here()
+        ranks = cls.here()
+        if ranks.world > 1 and _Blocks.of is not dist.group.WORLD:
+            _Blocks.of, _Blocks.start = dist.group.WORLD, ranks.broadcast(uuid4().hex)
+        return ranks
 
     @property
     def is_main(self) -> bool:
@@ -208,7 +211,8 @@ class Ranks:
         if error is not None:
             raise error
         if said is not None:
-            raise RankError(f"rank 0 of {self.world} ended the run: {said}", of=0, said=said)
+            ended = self._ended(0, said)
+            raise ended if _Blocks.within else _marked(ended, True)
         return self._brought(made)
 
     def _brought(self, state: Any) -> Any:
@@ -259,10 +263,10 @@ class Ranks:
         return placed
 
     @contextmanager
-    def together(self, where: Callable[[], str] = str) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
         """An error of one rank within the block ends all ranks, and the others say whose it was.
 
-        One that waited for another in vain says which did not come. `where` tells how far this rank was.
+        One that waited for another in vain says which did not come.
 
         Raises:
             RankError: another rank failed, or did not come.
@@ -274,55 +278,48 @@ class Ranks:
         try:
             yield
         except BaseException as error:
-            told = self._told(error, where())
+            told = self.told(error)
             if told is error:
                 raise
             raise told from error
         finally:
             _Blocks.within = False
 
-    def _told(self, error: BaseException, where: str) -> BaseException:
-        """The error to be raised, after the others were told of it or it was found out whose it is."""
-        if not isinstance(error, OneCycleError | KeyboardInterrupt) and _is_of_others(error):
-            return self._of_others(error, where)
-        said = f"{type(error).__name__}: {error}"
-        with suppress(Exception):
-            rank, first = json.loads(_store().compare_set(_key(FAILED), "", json.dumps([self.rank, said])))
-            error.__dict__["of_rank"] = None if first == said else self.rank  # all ranks met it, and one says so
-            error.__dict__["silent"] = first == said and rank != self.rank
-        met_by_all = isinstance(error, NonFiniteLoss | Interrupted | ConfigError)
-        if not met_by_all or getattr(error, "alone", False):
-            _leave()  # so that those who wait for this rank do not wait for long
-        return error
+    def told(self, error: BaseException) -> BaseException:
+        """The error to be raised, once the others were told of it or it was found out whose it is.
 
-    def _of_others(self, error: BaseException, where: str) -> RankError:
+        `silent` of it says whether another rank says so for this one, `of_rank` whose it is where not all met it.
+        """
+        if self.world == 1 or hasattr(error, "silent") or not dist.is_initialized():
+            return error
+        theirs = isinstance(error, RankError) or _is_of_others(error)
+        said = None if theirs else f"{type(error).__name__}: {error}"
+        meets = isinstance(error, NonFiniteLoss | Interrupted | ConfigError) and not getattr(error, "alone", False)
+        call = call_roll(_store(), _name(), self.rank, self.world, said, _break_off, meets=meets)
+        if theirs:
+            return self._of_others(error, call)
+        speaker = 0 if call.alike >= self.world or call.first is None else call.first.rank
+        silent = call.first is not None and call.first.said == said and speaker != self.rank
+        return _marked(error, silent, None if call.alike >= self.world else self.rank)
+
+    def _of_others(self, error: BaseException, call: RollCall) -> BaseException:
         """Who failed, by what it said, or else who does not answer."""
-        with suppress(Exception):
-            store = _store()
-            store.set(_key(PRESENT, self.rank), where)
-            store.wait([_key(FAILED)], timedelta(seconds=ROLL_CALL))
-            rank, said = json.loads(store.get(_key(FAILED)))
-            return RankError(f"rank {rank} of {self.world} ended the run: {said}", of=rank, said=said)
-        absent = self._absent()
-        reason = _first_line(error)
-        if not absent:
-            return RankError(f"{self.name} could not go on with the others: {reason}")
-        who = text.listed([f"rank {rank}" for rank in absent])
-        verb = "does" if len(absent) == 1 else "do"
-        return RankError(
-            f"{who} of {self.world} {verb} not answer: hanging, or gone ({reason}). Look at what it last printed; "
-            "where an update or an evaluation may take that long, give a larger timeout", of=absent[0],
-        )  # fmt: skip
+        if call.first is not None:  # which it says itself, and here the first rank of each other machine
+            rank, said, at = call.first
+            ended = error if isinstance(error, RankError) else self._ended(rank, said)
+            return _marked(ended, at == machine() or os.environ.get("LOCAL_RANK", "0") != "0")
+        here = next(rank for rank in range(self.world) if rank not in call.absent)
+        if not call.absent:
+            return _marked(RankError(f"{self.name} could not go on with the others: {_reason(error)}"), False)
+        who = text.listed([f"rank {rank}" for rank in call.absent])
+        return _marked(RankError(
+            f"{who} of {self.world} {'does' if len(call.absent) == 1 else 'do'} not answer: hanging, or gone "
+            f"({_reason(error)}). Look at what it last printed; where an update or an evaluation may take that long, "
+            "give a larger timeout", of=call.absent[0],
+        ), self.rank != here)  # fmt: skip
 
-    def _absent(self) -> list[int]:
-        """The ranks that do not say that they are here."""
-        absent = []
-        for rank in range(self.world):
-            try:
-                _store().wait([_key(PRESENT, rank)], timedelta(seconds=0.2 if absent else ROLL_CALL))
-            except Exception:
-                absent.append(rank)
-        return absent
+    def _ended(self, rank: int, said: str) -> RankError:
+        return RankError(f"rank {rank} of {self.world} ended the run: {said}", of=rank, said=said)
 
 
 ALONE = Ranks()
@@ -340,26 +337,51 @@ def together(method: Callable[..., T]) -> Callable[..., T]:
 
 
 class _Blocks:
-    """Whether this process is within `Ranks.together`, and how many such blocks there were: alike on all ranks."""
+    """Whether this process is within `Ranks.together`, and how many such blocks there were: alike on all ranks.
+
+    `start` is a name of the process group `of` which they are, whose store may have outlived other ranks; `sockets` are
+    its connections, where it was made here.
+    """
 
     within = False
     number = 0
+    start = ""
+    of: Any = None
+    sockets: frozenset[tuple[int, int]] = frozenset()
 
 
-def _key(what: str, *of: int) -> str:
-    return "/".join(map(str, (what, _Blocks.number, *of)))
+def _name() -> str:
+    return f"onecycle/{_Blocks.start}/{_Blocks.number}"
+
+
+def _marked(error: BaseException, silent: bool, of_rank: int | None = None) -> BaseException:
+    error.__dict__.update(silent=silent, of_rank=of_rank)
+    return error
+
+
+def _reason(error: BaseException | None) -> str:
+    """What torch.distributed says, without where in its sources that is and what else one might do.
+
+    >>> _reason(RuntimeError("[/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:7048. This is typically ..."))
+    'Connection closed by peer [127.0.0.1]:7048'
+    """
+    while isinstance(error, OneCycleError) and error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"^.*\[/\S+\] ", "", _first_line(error or RuntimeError())).partition(". This is typically")[0]
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _is_of_others(error: BaseException) -> bool:
-    """Whether torch.distributed raised it because of another rank."""
-    if isinstance(error, dist.DistError):
+def _is_of_others(error: BaseException | None) -> bool:
+    """Whether torch.distributed raised it, or what it was made of, because of another rank."""
+    if error is None or isinstance(error, KeyboardInterrupt):
+        return False
+    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in OF_OTHERS)
+    if isinstance(error, dist.DistError) or (said and not isinstance(error, OneCycleError)):
         return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(sign in said for sign in OF_OTHERS)
+    return isinstance(error, OneCycleError) and _is_of_others(error.__cause__)
 
 
 def _store() -> Any:
@@ -394,6 +416,13 @@ def _into(tensors: Sequence[Tensor], flat: Tensor) -> None:
     """Take tensors out of one piece."""
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+def _break_off() -> None:
+    """Leave the process group so that no other rank waits for this one."""
+    with suppress(Exception):
+        connections.close(_Blocks.sockets)
+    _leave()
 
 
 def _leave() -> None:
