@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from elastic_cases import NETS
 from elastic_makers import torchrun
+from ranks_makers import run
 
 from onecycle.records.files import RUN, read_jsonl
 
@@ -69,3 +73,42 @@ def test_a_killed_rank_costs_only_time(when, faults, whole):
     said = train("run", **faults)
     assert "exitcode: -9" in said, f"never came to what is {when}"
     assert records("run") == whole
+
+
+def test_interpreters_under_torchrun_itself(whole):
+    said = train("run", real=True, of=1, die=("training.guard.Guard.apply", 40, "after"))
+    assert "exitcode: -9" in said
+    assert records("run") == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_torchrun_ends_with_a_checkpoint_and_the_run_goes_on(number, whole):
+    """As Slurm and a terminal send it: to the ranks too, which torchrun passes it on to once more."""
+    Path("pids").mkdir()
+    code = f"import elastic_cases; elastic_cases.command({[*WORDS, '--out', 'run']!r}, slow=0.01)"
+    with torchrun(["-c", code], restarts=0) as process:
+        while not (steps := Path("run/steps.jsonl")).exists() or steps.read_bytes().count(b"\n") < 8:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        for path in Path("pids").iterdir():
+            os.kill(int(path.read_text()), number)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"stopped by {signal.Signals(number).name} after update" in said, said
+    assert "A checkpoint is written\nTo go on: onecycle train --resume run" in said, said
+    assert said.count("stopped by") == 1 and "stopped at once" not in said
+    assert RUN.read("run")["status"] == "interrupted"
+    ends = run(["-c", "import elastic_cases; elastic_cases.command(['train', '--resume', 'run', '--no-report'])"], 2)
+    assert [end.returncode for end in ends] == [0, 0], ends
+    assert records("run") == whole
+
+
+def test_a_script_with_a_learner_goes_on_too():
+    weights = []
+    for out, faults in (("whole", {}), ("run", {"die": ("training.guard.Guard.apply", 8, "after")})):
+        with torchrun(["-c", f"import elastic_cases; elastic_cases.script({out!r}, **{faults!r})"]) as process:
+            _, said = process.communicate(timeout=120)
+        assert process.returncode == 0 and ("exitcode: -9" in said) == bool(faults), said
+        weights.append((Path(out) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from elastic_cases import NETS
-from ranks_makers import run
+from ranks_makers import on_ranks, run
 
 from onecycle.records.files import RUN
 
@@ -124,7 +124,7 @@ from torch.utils.data import DataLoader, Dataset
 class Deadly(Dataset):
     def __len__(self): return 111
     def __getitem__(self, i):
-        if RANK == 1 and i == 40: os._exit(3)
+        if RANK == 1 and i > 40: os._exit(3)
         return data()[0][i], data()[1][i]
 Learner(net(), DataLoader(Deadly(), 20, num_workers=1), verbose=False).fit(2, lr_max=0.02)
 """
@@ -163,3 +163,64 @@ def test_an_error_of_one_rank_ends_all_wherever_it_is(where, code):
     if "ConfigError: the ranks were given different runs" not in first.stderr:
         assert "RankError: rank 1 of 2 ended the run: " in first.stderr, first.stderr + second.stderr
         assert "RankError" not in second.stderr
+
+
+def test_a_loss_that_is_lost_leaves_ranks_that_can_fit_again():
+    code = (
+        LEARNER
+        + """
+from ranks_cases import told
+one = learner(rescue=False)
+try:
+    one.fit(2, lr_max=1e30)
+    raise SystemExit("not lost")
+except NonFiniteLoss as lost:
+    said = str(lost)
+again = learner()
+again.fit(1, lr_max=0.02)
+result([said, digest(again.model)])
+"""
+    )
+    (first, weights), (second, others) = on_ranks(code, 2)
+    assert first == second and weights == others
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_process_group_that_there_is_already_is_used_and_left(world):
+    code = (
+        LEARNER
+        + """
+import os
+import torch.distributed as dist
+dist.init_process_group("gloo")
+one = learner()
+one.fit(2, lr_max=0.02)
+dist.barrier()
+result([digest(one.model), dist.get_world_size(), one.runtime.ranks.world])
+"""
+    )
+    ends = on_ranks(code, world)
+    assert ends == [ends[0]] * world and ends[0][1:] == [world, world]
+    whole = on_ranks(LEARNER + "one = learner(); one.fit(2, lr_max=0.02); result(digest(one.model))", world)
+    assert whole == [ends[0][0]] * world
+
+
+def test_ctrl_c_a_second_time_ends_at_once():
+    code = (
+        LEARNER
+        + """
+import os, signal
+from onecycle.training import signals
+from onecycle.training.loop import Update
+signals.REPEATED = 0.0
+def look(event):
+    if isinstance(event, Update) and event.step == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+try:
+    learner().fit(50, lr_max=0.02, observers=[look])
+except KeyboardInterrupt as stop:
+    result([type(stop).__name__, str(stop)])
+"""
+    )
+    assert on_ranks(code, 2) == [["KeyboardInterrupt", ""]] * 2

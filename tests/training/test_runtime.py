@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from onecycle import ConfigError, Runtime, Supervised, TrainState, preset, train
-from onecycle.training.runtime import generators
+from onecycle.training.runtime import _of_local_rank, generators
 
 CPU = Runtime.choose("cpu")
 META = Runtime(torch.device("meta"))
@@ -109,3 +109,19 @@ def test_a_state_in_training_lays_its_convolutions_out_as_its_runtime_says():
 
 def test_generators_of_the_cpu():
     assert generators(torch.device("cpu")) == [torch.default_generator]
+
+
+def test_a_rank_has_the_gpu_of_its_number_and_no_more_ranks_than_gpus_are_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert _of_local_rank(None) == _of_local_rank("cuda") == "cuda:1"
+    assert _of_local_rank("cpu") == "cpu"
+    with pytest.raises(ConfigError, match=r"2 ranks on this machine cannot share cuda:0: give device=\"cuda\""):
+        _of_local_rank("cuda:0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match=r"3 ranks on this machine, and 2 GPUs: start as many as there are"):
+        _of_local_rank(None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _of_local_rank(None) is None and _of_local_rank("cuda") == "cuda"  # which is then said not to be there
