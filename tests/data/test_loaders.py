@@ -125,6 +125,27 @@ def test_workers_that_stay_serve_epoch_after_epoch():
         assert equal_batches(flat(stay.epoch(epoch, start)), flat(alone.epoch(epoch, start)))
 
 
+def test_what_is_read_draws_otherwise_than_the_sampler():
+    """Else the samples that are drawn and how they are changed would go together."""
+    drawn = []
+
+    class Sampler:
+        def __iter__(self):
+            for i in range(8):
+                drawn.append(torch.rand(()).item())
+                yield i
+
+    class Data(Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, i):
+            return torch.rand(())
+
+    read = [batch.item() for batch in LoaderBatches(DataLoader(Data(), 1, sampler=Sampler())).epoch(0)]
+    assert not set(drawn[1:]) & set(read)
+
+
 class Opened(Dataset):
     """Data that a worker opens for itself."""
 
