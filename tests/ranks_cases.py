@@ -183,14 +183,62 @@ def trained_loss() -> dict[str, Any]:
     return {**told(learner), "scale": criterion.scale.item()}
 
 
+class Most:
+    """A meter of somebody's own: the largest output."""
+
+    def reset(self) -> None:
+        self.seen = [-1e9]
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.seen.append(outputs.max().item())
+
+    def compute(self) -> float:
+        return max(self.seen)
+
+
 def metered() -> dict[str, Any]:
+    """Metrics of all kinds; of validation data with a sample less than there are ranks too."""
+    import torchmetrics as tm
+
     x, y = data()
-    learner = Learner(net(), (x, y), (x[:41], y[:41]), metrics=["accuracy", "f1", "balanced_accuracy", "top2"],
-                      optimizer="sgd", batch_size=37, verbose=False)  # fmt: skip
+    of_torch = tm.MetricCollection([tm.Precision("multiclass", num_classes=CLASSES, average="macro"),
+                                    tm.AUROC("multiclass", num_classes=CLASSES)])  # fmt: skip
+    classes = {name: name for name in ("accuracy", "f1", "auroc", "balanced_accuracy", "top2")}
+    wrapped = tm.MinMaxMetric(tm.Accuracy("multiclass", num_classes=CLASSES))
+    learner = Learner(net(), (x, y), (x[:41], y[:41]), optimizer="sgd", batch_size=20, verbose=False,
+                      metrics={**classes, "collection": of_torch, "wrapped": wrapped, "most": Most()})  # fmt: skip
     learner.fit_one_cycle(1, 0.05)
-    numbers = Learner(nn.Linear(6, 1), (x, x.sum(1)), (x[:7], x[:7].sum(1)), metrics=["r2", "rmse"], optimizer="sgd",
+    learner.evaluate((x[:1], y[:1]))
+    number = {"r2": "r2", "rmse": "rmse", "spearman": tm.SpearmanCorrCoef(), "pearson": tm.PearsonCorrCoef()}
+    torch.manual_seed(0)
+    numbers = Learner(nn.Linear(6, 1), (x, x.sum(1)), (x[:7], x[:7].sum(1)), metrics=number, optimizer="sgd",
                       batch_size=37, verbose=False)  # fmt: skip
-    return {"classes": learner.evaluate(), "numbers": numbers.evaluate()}
+    ids = torch.arange(60).reshape(12, 5) % 9
+    words = Learner(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9)), (ids, ids), (ids[:7], ids[:7]),
+                    metrics=["perplexity"], optimizer="sgd", batch_size=6, verbose=False)  # fmt: skip
+    return {"classes": learner.evaluate(), "one": learner.evaluate((x[:1], y[:1])), "numbers": numbers.evaluate(),
+            "words": words.evaluate(), "notes": learner.notes}  # fmt: skip
+
+
+def fed() -> dict[str, int]:
+    """How many samples of an evaluation of 41 each meter of this rank is given."""
+    import torchmetrics as tm
+
+    x, y = data()
+    accuracy = tm.Accuracy("multiclass", num_classes=CLASSES)
+    learner = Learner(net(), (x, y), (x[:41], y[:41]), optimizer="sgd", verbose=False,
+                      metrics={"ours": "balanced_accuracy", "accuracy": accuracy, "most": Most()})  # fmt: skip
+    counted = dict.fromkeys(learner.state.loss.meters, 0)
+    for name, meter in learner.state.loss.meters.items():
+        changed = meter if name == "accuracy" else type(meter)
+
+        def update(*given, name=name, update=changed.update):
+            counted[name] += len(given[-1])
+            update(*given)
+
+        changed.update = update
+    learner.evaluate()
+    return counted
 
 
 def augmented() -> dict[str, Any]:

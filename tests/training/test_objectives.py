@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from onecycle import ConfigError, DataError, Supervised
 from onecycle.training.losses import binary_cross_entropy, cross_entropy, mean_squared_error, unwrapped
-from onecycle.training.metrics import Perplexity, accuracy
+from onecycle.training.metrics import Perplexity, SquaredErrors, accuracy
 from onecycle.training.objectives import Seen, activation, check_labels, given_loss, pick_task
 
 R = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -173,6 +173,27 @@ def test_perplexity_is_the_exponential_of_the_mean_over_all_tokens():
             meter.update(outputs, targets)
     tokens = torch.cat([F.cross_entropy(o.flatten(0, 1), t.flatten(), reduction="none") for o, t in parts])
     assert meter.compute() == pytest.approx(math.exp(tokens.mean().item()), rel=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_squared_errors_of_uneven_parts_are_those_of_all(offset):
+    targets = R.double().repeat(5, 1) * torch.arange(20)[:, None] + offset
+    outputs = targets + R.flip(0).repeat(5, 1)
+    meters = [SquaredErrors() for _ in range(4)]
+    for meter, part in zip(meters, (slice(0, 3), slice(3, 3), slice(3, 13), slice(13, 20)), strict=True):
+        for i in range(part.start, part.stop, 4):
+            meter.update(outputs[i : min(i + 4, part.stop)], targets[i : min(i + 4, part.stop)])
+    meters[1].combine(meters)
+    spread = (targets - targets.mean(0)).square().sum(0)
+    expected = (1 - (outputs - targets).square().sum(0) / spread).mean().item()
+    assert meters[1].compute() == pytest.approx(expected, rel=1e-9)
+
+
+def test_r2_of_constant_targets_is_nan_in_any_number_of_batches():
+    meter = SquaredErrors()
+    for n in (3, 7, 1):
+        meter.update(torch.rand(n), torch.full((n,), 0.1))
+    assert math.isnan(meter.compute())
 
 
 def test_perplexity_of_what_is_lost_is_infinite_and_of_no_tokens_nan():

@@ -79,6 +79,13 @@ def test_any_loss_and_any_batch_count_as_on_one_rank(call):
 
 def test_metrics_and_meters_are_over_all_samples():
     assert_as_one("metered()")
+    (note,) = [note for note in alike("metered()", 2)["notes"] if note.startswith("metrics: ")]
+    assert "what wrapped and most of the ranks measured cannot be put together" in note
+
+
+def test_a_meter_is_given_what_its_rank_computed():
+    first, second = case("fed()", 2)
+    assert {name: first[name] + second[name] for name in first} == {"ours": 41, "accuracy": 41, "most": 2 * 41}
 
 
 def test_all_ranks_have_the_same_weights_whatever_each_draws():

@@ -19,7 +19,7 @@ from ..data.standardise import untransformed
 from ..errors import DataError, OneCycleError
 from .losses import shape
 from .means import RunningMeans, UpdateMeans
-from .metrics import Gathered, read_meters
+from .metrics import SharedMeter, read_meters
 from .objectives import Loss, Supervised, loss_module
 from .runtime import Runtime, generators, weights_dtype
 from .sharded import explained
@@ -65,16 +65,16 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
 
 
 def _evaluated_together(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runtime) -> dict[str, float]:
-    """`evaluate` on several ranks: each computes its part of each batch, and meters see what all of them give."""
+    """`evaluate` on several ranks: each computes its part of each batch, and feeds it to its meters."""
     ranks, means = runtime.ranks, RunningMeans()
-    gathered = {name: Gathered(meter, ranks) for name, meter in getattr(loss, "meters", {}).items()}
-    loss = replace(loss, meters=gathered) if gathered else loss  # type: ignore[type-var]
+    shared = {name: SharedMeter(meter, ranks) for name, meter in getattr(loss, "meters", {}).items()}
+    loss = replace(loss, meters=shared) if shared else loss  # type: ignore[type-var]
     modules = [model, *([] if (of_loss := loss_module(loss)) is None else [of_loss])]
     ranks.align(buffer for module in modules for buffer in module.buffers())
     with evaluating(runtime, *modules):
         for i, batch in enumerate(batches):
             (part,) = ranks.parts([runtime.move(batch)], least=0)
-            for meter in gathered.values():
+            for meter in shared.values():
                 meter.counts = part.samples > 0 and (part.factor == 1 or ranks.is_main)
             made = compute(loss, model, part.batch, runtime)
             weights = {name: weight * part.factor for name, weight in made.weights.items()}
@@ -84,7 +84,9 @@ def _evaluated_together(model: nn.Module, batches: Iterable[Any], loss: Loss, ru
     means.read(strict=False)
     sums = ranks.sum(torch.tensor([list(means.sums.values()), list(means.weights.values())], dtype=torch.float64))
     means.sums, means.weights = (dict(zip(means.sums, row, strict=True)) for row in sums.tolist())
-    return {**means.means(strict=False), **read_meters({name: meter.meter for name, meter in gathered.items()})}
+    for meter in shared.values():
+        meter.combine()
+    return {**means.means(strict=False), **read_meters({name: meter.meter for name, meter in shared.items()})}
 
 
 def seconds(model: nn.Module, batches: Batches, loss: Loss, runtime: Runtime) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +111,10 @@ class Perplexity:
             self._sum += cross_entropy(outputs, targets).item() * tokens
             self._tokens += tokens
 
+    def combine(self, meters: Sequence[Perplexity]) -> None:
+        """Become what meters that were given different batches are together."""
+        self._sum, self._tokens = sum(one._sum for one in meters), sum(one._tokens for one in meters)
+
     def compute(self) -> float:
         """The perplexity so far; infinite where it is no float, NaN where every token is left out."""
         try:
@@ -130,22 +135,37 @@ class SquaredErrors:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._errors: Any = 0.0
-        self._targets: list[Tensor] = []
+        self._samples, self._errors, self._mean, self._spread = 0, *[torch.zeros((), dtype=torch.float64)] * 3
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take in a batch."""
-        outputs, targets = (part.detach().cpu().double() for part in same_shape(outputs, targets))
-        self._errors = self._errors + (outputs - targets).square().reshape(len(targets), -1).sum(0)
-        self._targets.append(targets.reshape(len(targets), -1))
+        if n := len(targets):
+            outputs, targets = (part.detach().cpu().double().reshape(n, -1) for part in same_shape(outputs, targets))
+            distances = targets - targets[0]  # which are 0 where targets are constant, as the spread then is
+            mean = distances.mean(0)
+            errors, spread = (outputs - targets).square().sum(0), (distances - mean).square().sum(0)
+            self._add(n, errors, targets[0] + mean, spread)
+
+    def _add(self, samples: int, errors: Tensor, mean: Tensor, spread: Tensor) -> None:
+        """Take in more samples: their errors, mean targets and squared distances from these (Chan and others, 1983)."""
+        away, before, self._samples = mean - self._mean, self._samples, self._samples + samples
+        self._errors = self._errors + errors
+        self._spread = self._spread + spread + away.square() * (before * samples / self._samples)
+        self._mean = self._mean + away * (samples / self._samples)
+
+    def combine(self, meters: Sequence[SquaredErrors]) -> None:
+        """Become what meters that were given different batches are together."""
+        parts = [(one._samples, one._errors, one._mean, one._spread) for one in meters if one._samples]
+        self.reset()
+        for part in parts:
+            self._add(*part)
 
     def compute(self) -> float:
         """The measure so far; R² of constant targets is NaN."""
-        targets = torch.cat(self._targets)
         if self._measure == "rmse":
-            return math.sqrt(float(self._errors.sum()) / targets.numel())
-        spread = (targets - targets.mean(0)).square().sum(0)
-        return float((1 - self._errors / spread).mean()) if bool((spread > 0).all()) else math.nan
+            return math.sqrt(float(self._errors.mean()) / self._samples) if self._samples else math.nan
+        there = bool((self._spread > 0).all())
+        return float((1 - self._errors / self._spread).mean()) if there else math.nan
 
 
 class BalancedAccuracy:
@@ -174,6 +194,12 @@ class BalancedAccuracy:
             self._right, self._all = torch.zeros(classes), torch.zeros(classes)
         self._all += targets.bincount(minlength=classes)
         self._right += targets[predicted == targets].bincount(minlength=classes)
+
+    def combine(self, meters: Sequence[BalancedAccuracy]) -> None:
+        """Become what meters that were given different batches are together."""
+        parts = [(one._right, one._all) for one in meters if len(one._all)]
+        if parts:
+            self._right, self._all = (torch.stack(counts).sum(0) for counts in zip(*parts, strict=True))
 
     def compute(self) -> float:
         """The balanced accuracy so far."""
@@ -291,10 +317,11 @@ def _name(metric: Any) -> str:
 
 
 @dataclass
-class Gathered:
-    """A meter that is given what all ranks have of a batch, in their order; one whose part `counts` for nothing, none.
+class SharedMeter:
+    """A meter on each of several ranks, which measures the same as on one.
 
-    So any meter measures the same as on one rank. Those of torchmetrics would gather by themselves too, and do not.
+    Each rank feeds its own the part of a batch that it computed, unless that `counts` for nothing, and `combine` puts
+    them together. One that cannot be put together is given everyone's outputs, in the order of the ranks.
     """
 
     meter: Any
@@ -302,18 +329,95 @@ class Gathered:
     counts: bool = True
 
     def __post_init__(self) -> None:
-        for one in self.meter.values() if type(self.meter).__module__ == "torchmetrics.collections" else (self.meter,):
-            if hasattr(one, "sync_on_compute"):
-                one.sync_on_compute = False
+        self._combines = can_be_combined(self.meter)
 
-    def of_all(self, outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
-        """The outputs and targets of each rank that has some."""
+    def fed(self, outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
+        """The outputs and targets that the meter of this rank is to be given of a batch."""
+        if self._combines:
+            return [(outputs, targets)] if self.counts else []
         mine = tuple(part.cpu() if isinstance(part, Tensor) else part for part in (outputs, targets))
         device = outputs.device if isinstance(outputs, Tensor) else None
         return [
             tuple(part.to(device) if device is not None and isinstance(part, Tensor) else part for part in pair)  # type: ignore[misc]
             for pair in self.ranks.gather(mine if self.counts else None) if pair is not None
         ]  # fmt: skip
+
+    def combine(self) -> None:
+        """Make the meter that of all that the ranks' were given."""
+        if not self._combines:
+            return
+        if not is_of_torchmetrics(self.meter):
+            self.meter.combine(self.ranks.gather(self.meter))
+            return
+        parts = _parts(self.meter)
+        states = self.ranks.gather([(part.update_count, _moved(part.metric_state, "cpu")) for part in parts])
+        for part, *of_ranks in zip(parts, *states, strict=True):
+            _combine(part, [state for updates, state in of_ranks if updates])
+            part._update_count = sum(updates for updates, _ in of_ranks)
+
+
+def can_be_combined(meter: Any) -> bool:
+    """Whether meters that were given different batches can be put together: ours, and most of torchmetrics.
+
+    Of these it is by the states that they declare: not wrappers, which keep more, nor means.
+    """
+    if not is_of_torchmetrics(meter):
+        return hasattr(meter, "combine")
+    from torchmetrics import Metric
+    from torchmetrics.wrappers.abstract import WrapperMetric
+
+    return all(
+        not isinstance(part, WrapperMetric)
+        and (not part._reductions or type(part)._sync_dist is Metric._sync_dist)
+        and not any(getattr(how, "__name__", "") == "dim_zero_mean" for how in part._reductions.values())
+        for part in _parts(meter)
+    )
+
+
+def is_of_torchmetrics(meter: Any) -> bool:
+    """Whether a meter is a metric of torchmetrics, or a collection of them."""
+    return any(kind.__module__.startswith("torchmetrics.") for kind in type(meter).__mro__)
+
+
+def _parts(meter: Any) -> list[Any]:
+    """The metrics that one of torchmetrics is made of, each with its own states."""
+    if not is_of_torchmetrics(meter):
+        return [meter]
+    if hasattr(meter, "values"):
+        meter.values()  # those of a collection that share their states get them
+    return [part for part in meter.modules() if hasattr(part, "_reductions")]
+
+
+@contextmanager
+def _by_itself(meter: Any) -> Iterator[None]:
+    """Within the block a metric of torchmetrics does not ask other ranks for theirs, as it does to compute."""
+    parts = _parts(meter) if is_of_torchmetrics(meter) else []
+    before = [part.distributed_available_fn for part in parts]
+    try:
+        for part in parts:
+            part.distributed_available_fn = bool  # which says no
+        yield
+    finally:
+        for part, available in zip(parts, before, strict=True):
+            part.distributed_available_fn = available
+
+
+def _combine(metric: Any, states: Sequence[Mapping[str, Any]]) -> None:
+    """Give a metric of torchmetrics the states of several, reduced as it says itself."""
+    for name, reduce in metric._reductions.items() if states else ():
+        parts = [_moved(state[name], metric.device) for state in states]
+        if isinstance(parts[0], list):
+            whole: Any = [one for part in parts for one in part]
+        else:
+            whole = torch.stack(parts) if reduce is None else reduce(torch.stack(parts))
+        setattr(metric, name, whole)
+
+
+def _moved(state: Any, device: Any) -> Any:
+    """Tensors, and lists and mappings of them, on another device."""
+    if isinstance(state, Mapping):
+        return {name: _moved(part, device) for name, part in state.items()}
+    return [_moved(part, device) for part in state] if isinstance(state, list) else state.to(device)
 
 
 def feed(meter: Any, form: Form, outputs: Tensor, targets: Tensor) -> None:
@@ -322,8 +426,8 @@ def feed(meter: Any, form: Form, outputs: Tensor, targets: Tensor) -> None:
     Raises:
         DataError: the meter does not take it.
     """
-    if isinstance(meter, Gathered):
-        for pair in meter.of_all(outputs, targets):
+    if isinstance(meter, SharedMeter):
+        for pair in meter.fed(outputs, targets):
             feed(meter.meter, form, *pair)
         return
     if (kind := _kind(meter)) and form.kind != "free":
@@ -372,7 +476,9 @@ def read_meters(meters: Mapping[str, Any]) -> dict[str, float]:
     """
     numbers: dict[str, float] = {}
     for name, meter in meters.items():
-        value = math.nan if getattr(meter, "update_count", 1) == 0 else meter.compute()
+        with _by_itself(meter):
+            unfed = hasattr(meter, "update_count") and not any(part.update_count for part in _parts(meter))
+            value = math.nan if unfed else meter.compute()
         parts = value if isinstance(value, Mapping) else {name: value}
         for part, number in parts.items():
             if getattr(number, "ndim", 0):

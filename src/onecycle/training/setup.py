@@ -23,12 +23,13 @@ from ..data.standardise import InputTransform, scale_of, scaling_note, untransfo
 from ..errors import ConfigError, DataError
 from ..models.tabular import TableFront
 from ..optim.choice import AUTO, OptimizerChoice, choose
-from ..text import count
+from ..text import count, listed
 from . import balance, norms, probe
 from . import objectives as tasks
 from .loop import samples_per_update
 from .losses import compares_numbers, criterion_of
 from .losses import unwrapped as loss_within
+from .metrics import can_be_combined
 from .objectives import Loss, pair
 from .options import TrainingOptions
 from .runtime import Runtime
@@ -190,6 +191,12 @@ class TrainingSetup:
             self._check_validation(task)
         elif self.valid is not None or isinstance(task, tasks.MeasuredLoss):
             self.measured = self._checked(task, self._first() if self.valid is None else first_batch(self.valid))
+        meters = getattr(task, "meters", {}) if self.runtime.ranks.world > 1 else {}
+        if gathered := [name for name, meter in meters.items() if not can_be_combined(meter)]:
+            self._note(
+                f"metrics: what {listed(gathered)} of the ranks measured cannot be put together, so each rank gets all "
+                "outputs of an evaluation; give it a method combine(meters), or let it be of torchmetrics"
+            )
         one = probe.batch_of_one(self.train, self._first(2))
         if one is not None:
             probe.check_single(self.model, task, self.runtime.move(one), self.runtime)
