@@ -102,6 +102,25 @@ def weighted() -> dict[str, Any]:
     return {"losses": [row["loss"] for row in learn.history.steps]}
 
 
+class Scaled(nn.Module):
+    """A criterion with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.scale * outputs.flatten(0, 1), targets.flatten())
+
+
+def with_criterion() -> dict[str, Any]:
+    learn = learner(optimizer="steady", loss=Scaled(), clip=0.5)
+    learn.fit("6 updates", "one_cycle", 0.1)
+    state = learn.state.state_dict()  # which takes all ranks
+    scale = [module["scale"].tolist() for module in state["loss"]] if RANK == 0 else 0
+    return {"losses": [row["loss"] for row in learn.history.steps], "weights": scale}
+
+
 def positions() -> list[tuple[str, float]]:
     """To how many positions each weight is applied."""
     learn = learner(optimizer="sgd")

@@ -143,7 +143,7 @@ class Learner:
         self._setup.check_ranks()
         of_loss = tasks.loss_module(task)
         if given.shard and of_loss is not None and any(True for _ in of_loss.parameters()):
-            sharded.shard(ranks, self.runtime.device, of_loss, optimizer=of_it)
+            sharded.shard(ranks, self.runtime.device, of_loss, optimizer=of_it, small=True)
         chosen = self._setup.choose_optimizer()
         built, notes = optimizers.build_optimizer(
             chosen.optimizer, self.model, momentum=cast(float | None, given.momentum), beside=of_loss,

@@ -95,6 +95,13 @@ def test_a_part_that_weighs_nothing_brings_nothing():
     assert_near(case("weighted()", 1), case("weighted()", 2))
 
 
+def test_a_criterion_with_less_than_a_weight_for_each_rank_is_trained_too():
+    one, two = case("with_criterion()", 1), case("with_criterion()", 2)
+    assert_near(one["losses"], two["losses"])
+    assert_near(one["weights"][0], two["weights"][0])
+    assert one["weights"] != [[1.0]]
+
+
 def test_weights_that_no_rank_uses_have_no_gradient_and_no_state():
     kept = case("partly_used()", 2)
     assert not any(kept[f"{name}.weight"] for name in ("never", "layers.1")) and kept["some.weight"]

@@ -41,11 +41,14 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LEAST, MOST = 1 / 200, 1 / 2
 
 
-def shard(ranks: Ranks, device: torch.device, *modules: nn.Module, optimizer: Optimizer | None = None) -> None:
+def shard(
+    ranks: Ranks, device: torch.device, *modules: nn.Module, optimizer: Optimizer | None = None, small: bool = False
+) -> None:
     """Shard modules over the ranks, in place and with the main rank's values; gradients are summed over the ranks.
 
     Each block (see `blocks_of`) is gathered by itself, and so is what is left of each module. Parameters are other
-    objects afterwards; those of an `optimizer` that has made no update are replaced.
+    objects afterwards; those of an `optimizer` that has made no update are replaced. Modules may be so `small` that
+    some rank gets nothing, as one in a loss is.
 
     Raises:
         ConfigError: there is one rank alone, or a module cannot be sharded.
@@ -62,7 +65,7 @@ def shard(ranks: Ranks, device: torch.device, *modules: nn.Module, optimizer: Op
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         raise ConfigError(f"shard needs torch 2.13 or later; this is {torch.__version__}: install it, or leave it out")
     for module in modules:
-        _check(module, ranks.world)
+        _check(module, 1 if small else ranks.world)
     mesh = init_device_mesh(device.type, (ranks.world,))
     for module in modules:
         before = dict(module.named_parameters())
