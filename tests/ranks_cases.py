@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import signal
 import threading
 import time
+import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +338,40 @@ def stopped(how: str) -> dict[str, Any]:
     except Interrupted as stop:
         said = str(stop)
     return {"said": said, "digest": digest(learner.model)}
+
+
+def memory_in_a_pilot() -> None:
+    """Rank 1 alone runs out of memory, in a pilot."""
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        if RANK == 1 and learners and learners[0].state.updates == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cross_entropy(model(x), y)
+
+    x, y = data()
+    learners: list[Learner] = []
+    learner = Learner(net(), (x, y), loss=loss, optimizer="sgd", batch_size=10, verbose=False, timeout=60)
+    learners.append(learner)
+    learner.fit_one_cycle(100)
+
+
+def freed() -> dict[str, Any]:
+    """Whether what sums gradients goes with its state."""
+    state = Learner(net(), data(), optimizer="sgd", batch_size=37, verbose=False).state
+    list(onecycle.train(state, [data()], "2 updates", onecycle.one_cycle(0.1)))
+    held = weakref.ref(state._summed[1]._parallel)
+    del state
+    gc.collect()
+    return {"freed": held() is None}
+
+
+def functions() -> dict[str, Any]:
+    """Functions at other addresses on each rank are the same."""
+    kept = [object() for _ in range(1000 * RANK)]
+    learner = Learner(net(), data(), optimizer=partial(torch.optim.SGD, lr=0.1), batch_size=37, verbose=False)
+    learner.fit("1 epoch", lambda updates: onecycle.one_cycle(0.1))
+    return {"kept": bool(kept) or True, **told(learner)}
 
 
 def failing(how: str, timeout: float = 60.0) -> None:

@@ -38,7 +38,7 @@ from .training import compiled as compiling
 from .training import evaluate as evaluation
 from .training import objectives as tasks
 from .training.loop import updates_per_epoch, watch
-from .training.options import TrainingOptions, seconds_of
+from .training.options import TrainingOptions, in_words, seconds_of
 from .training.ranks import together
 from .training.runtime import Runtime, weights_dtype
 from .training.setup import TrainingSetup
@@ -244,7 +244,9 @@ class Learner:
         if resume and out is None:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
         whole, ranks = Budget.parse(budget), self.runtime.ranks
-        ranks.check_same({"budget": str(whole), "policy": str(policy), "lr_max": str(lr_max), "options": str(options)})
+        resume = ranks.broadcast(resume)  # where the script asks whether there is a folder, the main rank's answer
+        asked = {"budget": whole, "policy": policy, "lr_max": lr_max, "options": options, "a folder": out is not None}
+        ranks.check_same({name: in_words(value) for name, value in asked.items()})
         folder, resume = (None, False) if out is None else runs.placed(Path(out), resume, ranks)
         began = began_at(began, folder if resume and facts is None else None)  # a job counts it
         plan = planned(
@@ -321,6 +323,8 @@ class Learner:
             CheckpointError: a `run` that is not finished, or of another model, other data or options; and as `fit`.
         """
         limit, ranks = Budget.parse(_one_of_two(epochs, budget)), self.runtime.ranks
+        resume = ranks.broadcast(resume)
+        ranks.check_same({"a folder": out is not None, "a run": run is not None})
         if out is not None:
             out, resume = runs.placed(Path(out), resume, ranks)
         resumed = Path(out) if resume and out is not None else None

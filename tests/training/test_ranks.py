@@ -145,6 +145,17 @@ def test_an_error_of_one_rank_ends_all_with_its_message(how, said):
     assert said.partition(": ")[2] in second.stderr and "RankError" not in second.stderr
 
 
+def test_memory_that_one_rank_lacks_in_a_pilot_ends_all():
+    first, second = run(["-c", "import ranks_cases; ranks_cases.memory_in_a_pilot()"], 2)
+    assert "rank 1 of 2 ended the run: OutOfMemoryError" in first.stderr, first.stderr
+    assert "out of memory" in second.stderr
+
+
+def test_what_sums_gradients_is_freed_and_functions_are_compared_by_name():
+    assert case("freed()", 2) == [{"freed": True}] * 2
+    alike("functions()", 2)
+
+
 def test_a_rank_that_hangs_is_named():
     from ranks_makers import start
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from onecycle import ConfigError, Runtime, Supervised, TrainState, preset, train
-from onecycle.training.runtime import _of_local_rank, generators
+from onecycle.training import runtime as runtimes
+from onecycle.training.runtime import generators
 
 CPU = Runtime.choose("cpu")
 META = Runtime(torch.device("meta"))
@@ -111,17 +112,37 @@ def test_generators_of_the_cpu():
     assert generators(torch.device("cpu")) == [torch.default_generator]
 
 
-def test_a_rank_has_the_gpu_of_its_number_and_no_more_ranks_than_gpus_are_taken(monkeypatch):
+@pytest.mark.parametrize(
+    ("given", "said", "gpus", "device"),
+    [
+        (None, {"LOCAL_RANK": "1"}, 2, "cuda:1"),
+        ("cuda", {"LOCAL_RANK": "0"}, 2, "cuda:0"),
+        ("cuda:1", {"LOCAL_RANK": "1"}, 2, "cuda:1"),
+        ("cpu", {"LOCAL_RANK": "1"}, 1, "cpu"),
+        (None, {"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "3"}, 1, "cuda:0"),  # each rank sees its own alone
+        (None, {}, 4, "cuda:2"),  # as torch.cuda.set_device said
+        (None, {"LOCAL_RANK": "1"}, 0, "cpu"),
+    ],
+)
+def test_each_rank_has_a_gpu_of_its_own(given, said, gpus, device, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    assert runtimes._of_local_rank(given) == device
+
+
+def test_more_ranks_than_gpus_and_two_ranks_for_one_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert _of_local_rank(None) == _of_local_rank("cuda") == "cuda:1"
-    assert _of_local_rank("cpu") == "cpu"
-    with pytest.raises(ConfigError, match=r"2 ranks on this machine cannot share cuda:0: give device=\"cuda\""):
-        _of_local_rank("cuda:0")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    with pytest.raises(ConfigError, match=r"3 ranks on this machine, and 2 GPUs: start as many as there are"):
-        _of_local_rank(None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert _of_local_rank(None) is None and _of_local_rank("cuda") == "cuda"  # which is then said not to be there
+    for here in ("", "2"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        with pytest.raises(ConfigError, match=r"2 ranks on this machine, and 1 GPU: start as many as there are"):
+            runtimes._of_local_rank(None)
+    ranks = SimpleNamespace(rank=0, gather=lambda mine: [mine, mine])
+    with pytest.raises(ConfigError, match="ranks 0, 1 would share cuda:0 of"):
+        runtimes._check_one_each.__wrapped__(ranks, torch.device("cuda:0"))

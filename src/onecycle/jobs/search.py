@@ -289,6 +289,8 @@ class _Searching:
         try:
             return pilot(lr_max, updates, self.of, run)
         except OneCycleError as error:  # such as a batch that the model does not take
+            if self.learner.runtime.ranks.world > 1:  # it may be of this rank alone
+                raise
             return Pilot(lr_max, updates, None, {}, time.perf_counter() - started, self.of, str(error))
 
     def _ratio(self, candidate: Candidate | None) -> float:

@@ -38,7 +38,6 @@ from ..training import evaluate as evaluation
 from ..training.loop import groups_of, updates_per_epoch
 from ..training.norms import batch_norms
 from ..training.objectives import UNSMOOTHED, means_of
-from ..training.ranks import Ranks
 from ..training.reachable import modules_of
 from ..training.sharded import has_shards, in_shards_of
 from ..training.sharing import considerate
@@ -232,7 +231,7 @@ def range_test(
     optimizers, modules = swept_parts(optimizer, model, step, evaluate, restart, *keep)
     updates, repeats, lr_low, lr_high, epochs = map(unwrapped, (updates, repeats, lr_low, lr_high, epochs))
     check_plan(updates, repeats, lr_low=lr_low, lr_high=lr_high, spacing=spacing, epochs=epochs)
-    with stop_requests(Ranks.here()) as stop, sampler_kept(batches):
+    with stop_requests() as stop, sampler_kept(batches):
         source = source_of(batches, seed)
         swept = SweptStep(
             step, optimizers, source, evaluate, restart, modules, keep, seed, stop, given=model is not None

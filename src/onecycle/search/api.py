@@ -25,7 +25,6 @@ from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import preset
 from ..training.loop import updates_per_epoch
-from ..training.ranks import Ranks
 from ..training.sharing import considerate
 from ..training.signals import StopRequest, stop_requests
 from ..training.state import TrainState
@@ -155,7 +154,7 @@ def search(
     each = length(updates, int(share * updates), kind)
     if not each:
         return _too_few(default, updates)
-    with stop_requests(Ranks.here()) as stop, sampler_kept(batches):
+    with stop_requests() as stop, sampler_kept(batches):
         swept = SweptStep(
             step,
             optimizers,

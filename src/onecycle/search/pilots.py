@@ -20,6 +20,7 @@ from ..training import evaluate as evaluation
 from ..training.balance import targets_of, trivial_loss
 from ..training.norms import batch_statistics
 from ..training.objectives import Supervised
+from ..training.ranks import Ranks
 from ..training.signals import StopRequest
 from ..training.state import TrainState
 from ..training.step import samples_in
@@ -67,13 +68,15 @@ class Pilot:
 def pilot(lr_max: float, updates: int, of: int, run: Callable[[], tuple[Mapping[str, float] | None, int]]) -> Pilot:
     """Make a pilot of `run`, which trains and returns what was measured, or None, and the updates that were made.
 
-    One that runs out of memory is lost.
+    One that runs out of memory is lost; on several ranks that ends all of them.
     """
     started = time.perf_counter()
     try:
         valid, made = run()
         lost = None if valid is not None and math.isfinite(valid["loss"]) else f"the loss was lost after {made} updates"
     except (torch.OutOfMemoryError, MemoryError):
+        if Ranks.here().world > 1:  # which the others, who wait for this one, do not know of
+            raise
         valid, lost = None, "out of memory"
     seconds = time.perf_counter() - started
     if valid is None or lost is not None:

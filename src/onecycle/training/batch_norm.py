@@ -30,6 +30,11 @@ def synced(model: nn.Module, ranks: Ranks) -> nn.Module:
     return model
 
 
+def over_ranks(norm: BatchNorm) -> bool:
+    """Whether a norm takes its statistics over all ranks, which it must do on all of them then."""
+    return isinstance(vars(norm).get("forward"), _OverRanks)
+
+
 class _OverRanks:
     """The forward pass of a batch norm on the CPU, where torch has none over ranks; as `torch.nn.SyncBatchNorm`."""
 

@@ -432,6 +432,7 @@ def watch(
     for observer in observers:
         if hasattr(observer, "begin"):
             _show(observer.begin, measured, stop)
+    stop.agree()
     for event in events:
         for observer in observers:
             _show(observer, event, stop)

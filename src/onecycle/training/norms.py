@@ -16,7 +16,7 @@ from ..data.batches import Batches, OneShotBatches, length_of
 from ..data.loaders import LoaderBatches
 from ..data.shards import Part, samples_in
 from ..data.standardise import untransformed
-from .batch_norm import BatchNorm, batch_norms
+from .batch_norm import BatchNorm, batch_norms, over_ranks
 from .evaluate import evaluating
 from .objectives import Supervised, pair
 from .restore import untouched
@@ -190,7 +190,7 @@ def batch_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     before: Mapping[Any, tuple[Any, Any]] = {n: (n.running_mean, n.running_var) for n in batch_norms(modules)}
 
     def choose(norm: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        many = inputs[0].numel() > inputs[0].shape[1]
+        many = inputs[0].numel() > inputs[0].shape[1] or over_ranks(norm)
         norm.running_mean, norm.running_var = (None, None) if many else before[norm]
 
     try:

@@ -5,8 +5,10 @@ A `Learner` takes them as keywords, a `onecycle.Job` extends them, and the comma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Self
 
 from ..checks import flag, is_whole, names, number, one_of, share, unless_none, unwrapped, whole, word
@@ -197,12 +199,23 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
     def alike(self) -> dict[str, Any]:
         """What is the same on all ranks of a run, in words."""
         apart = ("device", "timeout", "workers")
-        values = {f.name: getattr(self, f.name) for f in fields(TrainingOptions) if f.name not in apart}
-        return {name: getattr(value, "__qualname__", None) or str(value) for name, value in values.items()}
+        return {f.name: in_words(getattr(self, f.name)) for f in fields(TrainingOptions) if f.name not in apart}
 
     def learner_keywords(self) -> dict[str, Any]:
         """The keywords of a `Learner`, by name."""
         return {field.name: getattr(self, field.name) for field in fields(TrainingOptions)}
+
+
+def in_words(value: Any) -> str:
+    """A value in words that are the same in another process: functions by their names, without addresses.
+
+    >>> in_words(0.1), in_words(partial(max, 3)), in_words(lambda x: x)
+    ('0.1', 'max(3)', '<lambda>')
+    """
+    if isinstance(value, partial):
+        given = [*map(in_words, value.args), *(f"{name}={in_words(one)}" for name, one in value.keywords.items())]
+        return f"{in_words(value.func)}({', '.join(given)})"
+    return getattr(value, "__qualname__", None) or re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
 
 
 def _timeout(value: Any) -> str | float:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
+from .ranks import ALONE
 from .reachable import before_first_call, caller, give_up_gathered, modules_of, tensors_of
 from .runtime import generators
 from .signals import stop_requests
@@ -90,7 +91,7 @@ def _put_back(restore: Iterable[Restore]) -> Iterator[None]:
     try:
         yield
     finally:
-        with stop_requests() as stop, ExitStack() as stack:  # each of them, even where another fails
+        with stop_requests(ALONE) as stop, ExitStack() as stack:  # each of them, even where another fails
             for put_back in restore:
                 stack.callback(put_back)
         if stop.signal is not None:

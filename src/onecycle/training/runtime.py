@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -61,6 +63,8 @@ class Runtime:
         ranks = Ranks.join("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout)
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
+            if ranks.world > 1:
+                _check_one_each(ranks, chosen)
         return cls(chosen, precision, ranks=ranks)
 
     @classmethod
@@ -148,29 +152,44 @@ def generators(*devices: torch.device) -> list[torch.Generator]:
 
 
 def _of_local_rank(device: str | torch.device | None) -> str | torch.device | None:
-    """The device of this rank among those of its machine, where they are GPUs and none is named by its number.
+    """The device of this rank: of GPUs the one with its number on this machine, or the only one that it sees.
 
     Raises:
-        ConfigError: more ranks on this machine than GPUs, or several ranks for one GPU.
+        ConfigError: more ranks on this machine than GPUs.
     """
-    local, here = (
-        int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
-    )
     named = None if device is None else torch.device(device)
-    if named is None and not torch.cuda.is_available():
-        return None
-    if named is not None and (named.type != "cuda" or not torch.cuda.is_available()):
+    if not torch.cuda.is_available():
+        return "cpu" if named is None else device  # several ranks cannot share another accelerator
+    if named is not None and (named.type != "cuda" or named.index is not None):
         return device
-    if named is not None and named.index is not None:
-        if here > 1:
-            raise ConfigError(f'{here} ranks on this machine cannot share {device}: give device="cuda", one for each')
-        return device
-    if here > torch.cuda.device_count():
+    local, gpus = os.environ.get("LOCAL_RANK") or None, torch.cuda.device_count()
+    if gpus == 1 and os.environ.get("CUDA_VISIBLE_DEVICES"):  # each rank was given its own
+        return "cuda:0"
+    if local is None:
+        return f"cuda:{torch.cuda.current_device()}"
+    here = max(int(os.environ.get("LOCAL_WORLD_SIZE") or 1), int(local) + 1)
+    if here > gpus:
         raise ConfigError(
-            f"{here} ranks on this machine, and {count(torch.cuda.device_count(), 'GPU')}: start as many as there are "
-            '(torchrun --nproc-per-node=gpu), or give device="cpu"'
+            f"{here} ranks on this machine, and {count(gpus, 'GPU')}: start as many as there are (torchrun "
+            '--nproc-per-node=gpu), or give device="cpu"'
         )
     return f"cuda:{local}"
+
+
+@cache
+def _check_one_each(ranks: Ranks, device: torch.device) -> None:
+    """Check that no two ranks have one GPU.
+
+    Raises:
+        ConfigError: two have.
+    """
+    mine = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES"), str(device)
+    everyone = ranks.gather(mine)
+    if (others := [rank for rank, theirs in enumerate(everyone) if theirs == mine]) != [ranks.rank]:
+        raise ConfigError(
+            f'ranks {", ".join(map(str, others))} would share {device} of {mine[0]}: give device="cuda", one for each, '
+            "by a launcher that sets LOCAL_RANK, or call torch.cuda.set_device in each rank"
+        )
 
 
 def _device(device: str | torch.device | None) -> torch.device:

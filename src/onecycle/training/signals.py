@@ -78,13 +78,14 @@ def ask(number: int) -> None:
 
 
 @contextmanager
-def stop_requests(ranks: Ranks = ALONE) -> Iterator[StopRequest]:
+def stop_requests(ranks: Ranks | None = None) -> Iterator[StopRequest]:
     """Within the block the first Ctrl-C or SIGTERM only sets a flag; a second one interrupts at once.
 
-    Of several `ranks` each stops where it is known to all, see `StopRequest.agree`; what their launcher sends again
-    right afterwards is the same request. Outside the main thread, where signals cannot be caught, only `ask` is heard.
-    The handlers before are put back.
+    Of several `ranks` (None: those that there are) each stops where it is known to all, see `StopRequest.agree`; what
+    their launcher sends again right afterwards is the same request. Outside the main thread, where signals cannot be
+    caught, only `ask` is heard. The handlers before are put back.
     """
+    ranks = Ranks.here() if ranks is None else ranks
     request, came_at = StopRequest(ranks=ranks), [0.0]
     if threading.current_thread() is not threading.main_thread():
         _ELSEWHERE.append(request)

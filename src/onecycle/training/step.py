@@ -55,7 +55,7 @@ def update(state: TrainState, group: Sequence[Any]) -> UpdateMeans:
     fp16 is tried again on the same batches with the smaller scale, so that update k always means the same data.
 
     On an accelerator the host waits for nothing here, with two exceptions: the scale of fp16, which says whether the
-    step was skipped, and, of several batches whose loss gives a weight, whether each of them weighs anything.
+    step was skipped, and, of several batches or on several ranks, whether what its loss gives as a weight is 0.
 
     Raises:
         TrainingError: the loss has no gradient.

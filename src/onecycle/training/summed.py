@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ class _Computation(nn.Module):
     """What is computed of a batch as one module: so the loss may call the model as it likes, or parts of it.
 
     Beside its means there is a `carrier`, whose gradient is whatever it is multiplied with: so numbers are summed along
-    with the gradients. One more parameter is never used: where all are, torch warns that it looks for such ones.
+    with the gradients. One more parameter is never used: where all are, torch warns that it looks for such ones. A GPU
+    would be waited for because of it; there torch warns, once.
     """
 
     def __init__(self, compute: Compute, modules: list[nn.Module]):
@@ -34,11 +36,30 @@ class _Computation(nn.Module):
         self.parts = nn.ModuleList(modules)
         device = next(self.parts.parameters()).device
         self.carrier = nn.Parameter(torch.zeros(2 + CARRIED, device=device))
-        self.unused = nn.Parameter(torch.zeros(1, device=device))
+        if device.type == "cpu":
+            self.unused = nn.Parameter(torch.zeros(1))
         self._compute = compute
 
     def forward(self, batch: Any) -> tuple[BatchMeans, Tensor]:
         return self._compute(batch), self.carrier.view(-1)
+
+
+@dataclass
+class _Bucketed:
+    """How a bucket of gradients is summed: by a group, with others `instead` where these count for nothing."""
+
+    group: Any
+    carrier: Tensor
+    instead: dict[Tensor, Tensor] | None = None
+
+    def sum(self, bucket: Any) -> torch.futures.Future[Tensor]:
+        if self.instead is not None:
+            for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+                if parameter is not self.carrier:
+                    before = self.instead.get(parameter)
+                    gradient.zero_() if before is None else gradient.copy_(before)
+        work: Any = dist.all_reduce(bucket.buffer(), group=self.group, async_op=True)
+        return work.get_future().then(lambda done: done.value()[0])
 
 
 class Summed:
@@ -62,18 +83,10 @@ class Summed:
                 computation, broadcast_buffers=others or (statistics and bool(norms)), init_sync=False,
                 process_group=self._group, find_unused_parameters=True, gradient_as_bucket_view=True,
             )  # fmt: skip
-        self._instead: dict[Tensor, Tensor] | None = None
+        self._bucketed = _Bucketed(self._group, self._carrier)
         self._sums: Tensor | None = None
-        self._parallel.register_comm_hook(None, lambda _, bucket: self._sum(bucket))
-
-    def _sum(self, bucket: Any) -> torch.futures.Future[Tensor]:
-        if self._instead is not None:
-            for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
-                if parameter is not self._carrier:
-                    before = self._instead.get(parameter)
-                    gradient.zero_() if before is None else gradient.copy_(before)
-        work: Any = dist.all_reduce(bucket.buffer(), group=self._group, async_op=True)
-        return work.get_future().then(lambda done: done.value()[0])
+        # What torch holds in C++ must not hold this object too: nothing would ever free either of them.
+        self._parallel.register_comm_hook(self._bucketed, lambda bucketed, bucket: bucketed.sum(bucket))
 
     @contextmanager
     def computing(self, last: bool) -> Iterator[Callable[[Any], tuple[BatchMeans, Tensor]]]:
@@ -85,11 +98,11 @@ class Summed:
     def standing_in(self) -> Iterator[None]:
         """A block for a backward pass that counts for nothing: what was there before it is summed."""
         parameters = self._parallel.parameters()
-        self._instead = {p: p.grad.clone() for p in parameters if p.grad is not None}
+        self._bucketed.instead = {p: p.grad.clone() for p in parameters if p.grad is not None}
         try:
             yield
         finally:
-            self._instead = None
+            self._bucketed.instead = None
 
     def carried(self, carrier: Tensor, numbers: Tensor, flags: Sequence[int]) -> Tensor:
         """What is to be added to the loss, 0, so that numbers and flags are summed over the ranks as it is derived."""
