@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 import onecycle
 from onecycle import Learner
 from onecycle.errors import Interrupted, StopTraining
+from onecycle.search.pilots import StatePilots
 from onecycle.training.loop import Update
 from onecycle.training.ranks import Ranks
 
@@ -114,6 +115,54 @@ def sampled() -> dict[str, Any]:
     ranks = Learner(net(), (x, y), verbose=False).runtime.ranks
     sampler = DistributedSampler(TensorDataset(x, y), ranks.world, ranks.rank, shuffle=True, drop_last=True)
     learner = Learner(net(), DataLoader(TensorDataset(x, y), 12, sampler=sampler), optimizer="sgd", verbose=False)
+    learner.fit_one_cycle(2, 0.05)
+    return told(learner)
+
+
+class Endless(DistributedSampler):
+    """Indices of 20 batches."""
+
+    def __iter__(self):
+        yield from (i % N for i in range(len(self)))
+
+    def __len__(self) -> int:
+        return 20 * (24 + 16 * self.rank)
+
+
+def unequal() -> dict[str, Any]:
+    """Loaders of a rank's own whose batches are not of one size: norms that are measured, and pilots."""
+    x, y = data()
+    samples = TensorDataset(x, y)
+    ranks = Learner(net(), (x, y), verbose=False).runtime.ranks
+    loader = DataLoader(samples, 24 + 16 * ranks.rank, sampler=Endless(samples, ranks.world, ranks.rank))
+    learner = Learner(net(nn.BatchNorm1d(32)), loader, optimizer="sgd", verbose=False)
+    result = learner.fit_one_cycle(50, "auto")
+    pilots = StatePilots(
+        learner.state, learner.train, None, lambda lr_max, updates: onecycle.one_cycle(lr_max), 1000, 30
+    )
+    judged = [pilots.evaluation, len(pilots.held_out), *pilots.levels()]
+    return {
+        "peak": result.lr_max,
+        "judged": judged,
+        "sought": any("from 3 pilots" in note for note in learner.notes),
+        **told(learner),
+    }
+
+
+def time_first() -> dict[str, Any]:
+    """Inputs [length, samples, 6] with targets [samples]; in some batches as many steps as samples."""
+
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.within = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.within(x).mean(0)
+
+    x, y = data()
+    batches = [(x[: length * 4].reshape(length, 4, 6), y[:4]) for length in (9, 4, 5)]
+    learner = Learner(Mean(), batches, optimizer="sgd", verbose=False)
     learner.fit_one_cycle(2, 0.05)
     return told(learner)
 
@@ -412,7 +461,8 @@ def unlike(what: str) -> None:
         model = nn.Linear(6, CLASSES)
     if what == "batch":
         options["batch_size"] = 3
-    learner = Learner(model, (x, y), **options)
+    valid = (x[:40], y[:40] if not (mine and what == "valid") else y[40:80])
+    learner = Learner(model, (x, y), valid, **options)
     learner.fit_one_cycle(2 if mine and what == "budget" else 1, 0.05)
 
 

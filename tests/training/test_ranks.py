@@ -99,6 +99,15 @@ def test_a_loader_made_for_ranks_is_taken_as_it_is():
     assert told["samples"] == [110, 110]  # 55 of 111 on each rank
 
 
+def test_loaders_of_ranks_may_have_batches_of_other_sizes():
+    told = alike("unequal()", 2)
+    assert told["sought"] and len(told["losses"]) > 900
+
+
+def test_batches_are_whole_throughout_where_the_first_one_cannot_be_cut():
+    assert_as_one("time_first()", (2,))
+
+
 def test_what_is_decided_by_losses_is_one_decision():
     told = alike("chosen()", 2)
     assert told["untouched"] and told["sought"] and told["test"]
@@ -172,6 +181,8 @@ def test_a_rank_that_hangs_is_named():
     [
         ("seed", "seed is '0' on rank 0, and '1' on rank 1 of 2"),
         ("data", "the first batch is"),
+        ("data", "DataLoader with a DistributedSampler, or by datasets.distributed.split_dataset_by_node"),
+        ("valid", "the first validation batch is"),
         ("model", "the model is"),
         ("budget", "budget is '1 epoch' on rank 0, and '2 epochs' on rank 1 of 2"),
         ("batch", "a batch of 3 samples has fewer than 2 for each of 2 ranks"),

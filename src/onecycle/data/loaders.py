@@ -59,7 +59,7 @@ class LoaderBatches:
         """
         self._set_epoch(epoch)
         if is_of_a_rank(self):
-            yield from shards.own(self.epoch(epoch, start))
+            yield from shards.of_rank(lambda first: self.epoch(epoch, first), start)
         elif self._by_index is None:
             yield from map(shards.part, self._read(epoch, start))
         else:

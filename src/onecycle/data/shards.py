@@ -60,13 +60,15 @@ class Shards:
 
     A batch of fewer than `least` samples for each rank is computed whole by all of them; where `least` is 0, as in an
     evaluation, a rank for which there is none takes one that counts for nothing. `any` says whether a flag is set on
-    some rank, for data of which each rank has its own.
+    some rank, for data of which each rank has its own. Where the first dimension of batches is not that of samples,
+    `cuts` is False: they are not cut, also where their lengths happen to agree.
     """
 
     rank: int
     world: int
     least: int = LEAST
     any: Callable[[bool], bool] = bool
+    cuts: bool = True
 
     def share(self, n: int) -> tuple[slice, float]:
         """Which of the `n` samples of a batch this rank computes, and what these count for.
@@ -91,7 +93,7 @@ class Shards:
         Part(batch=(tensor([2, 3, 4]), ['c', 'd', 'e']), samples=3.0, of=5, factor=1.0)
         """
         n = samples_in(batch)
-        if not can_be_cut(batch, n):
+        if not (self.cuts and can_be_cut(batch, n)):
             return Part(batch, n / self.world, n, 1 / self.world)
         return self.made(cut(batch, n, self.share(n)[0]), n)
 
@@ -102,23 +104,27 @@ class Shards:
         else:
             yield from map(self.part, batches.epoch(epoch, start))
 
-    def own(self, batches: Iterator[Any]) -> Iterator[Part]:
-        """Batches that this rank alone has, until no rank has another: one with none left repeats its last for nothing.
+    def of_rank(self, read: Callable[[int], Iterator[Any]], start: int = 0) -> Iterator[Part]:
+        """Batches that this rank alone has, read from `start` on, until no rank has another.
+
+        A rank with none left repeats its last for nothing; one that begins where it has none left, its first.
 
         Raises:
             DataError: this rank has none at all.
         """
-        last = None
+        batches, last = read(start), None
         while self.any((batch := next(batches, None)) is not None):
             if batch is not None:
                 yield Part(batch, samples_in(batch), None)
                 last = batch
-            elif last is None:
+                continue
+            if last is None and start:
+                last = next(read(0), None)
+            if last is None:
                 raise DataError(
                     f"rank {self.rank} of {self.world} has no batch of these data, and others do: give each rank some"
                 )
-            else:
-                yield Part(last, 0, None, 0.0)
+            yield Part(last, 0, None, 0.0)
 
 
 WHOLE = Shards(0, 1, 0)  # of one rank alone

@@ -126,13 +126,15 @@ class StatePilots:
         self._state.norm_statistics = "running"  # held-out batches bring theirs
         self._policy, self._of, self._stop, self._until = policy, of, stop, until
         self._train = train = peeked(train, (each + 1) * state.accumulate)
-        batch = samples_in(next(iter(train.epoch(0)), ())) * state.accumulate
+        ranks = state.runtime.ranks  # which may have data of their own each
+        batch = ranks.broadcast(samples_in(next(iter(train.epoch(0)), ())) * state.accumulate)
         if held_out is None:
             samples = max(1, min(SAMPLES, int(JUDGING / EVALUATING * each * batch)))
-            held_out = [state.runtime.move(part) for part in self._part(valid, each * state.accumulate, samples)]
+            part = self._part(valid, each * state.accumulate, samples)
+            held_out = [state.runtime.move(batch) for batch in part[: -ranks.largest(-len(part))[0]]]
         self.held_out = held_out
         self._loss = replace(state.loss, meters={}) if hasattr(state.loss, "meters") else state.loss  # type: ignore[type-var]
-        samples = sum(samples_in(part) for part in self.held_out)
+        samples = ranks.broadcast(sum(samples_in(part) for part in self.held_out))
         self.evaluation = math.ceil(EVALUATING * samples / max(1, batch))
 
     def _part(self, valid: Batches | None, used: int, samples: int) -> list[Any]:
@@ -148,7 +150,8 @@ class StatePilots:
     def levels(self) -> Levels:
         """The held-out losses of the best constant answer, where that is known, and of the weights as they are."""
         loss = replace(self._loss, smoothing=0.0) if isinstance(self._loss, Supervised) else self._loss
-        known, start = trivial_loss(loss, targets_of(ListBatches(self.held_out))), self._evaluate()["loss"]
+        known = self._state.runtime.ranks.broadcast(trivial_loss(loss, targets_of(ListBatches(self.held_out))))
+        start = self._evaluate()["loss"]
         return Levels(start if known is None else known, start)
 
     def _evaluate(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -175,7 +176,7 @@ def _few(state: TrainState, batches: Batches, epoch: int, last: bool) -> Iterato
     for i, batch in enumerate(state.runtime.epoch(batches, epoch), 1):
         (part,) = ranks.parts([batch]) if ranks.world > 1 else [Part(batch, samples_in(batch), None)]
         yield part.batch
-        samples += part.samples * ranks.world if part.of is None else part.of
+        samples += float(ranks.sum(torch.tensor(float(part.samples)))) if part.of is None else part.of
         if samples >= SAMPLES or i + 1 > most:
             return
 

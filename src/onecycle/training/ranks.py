@@ -44,7 +44,8 @@ class Ranks:
     """This process as one of `world` that train together, the one of number `rank`; made by `join` and `here`.
 
     `group` is one of torch.distributed for tensors on the CPU, None for a single rank. Rank 0 is the main one: it
-    prints, writes, and decides what depends on time.
+    prints, writes, and decides what depends on time. Batches whose first dimension is not that of samples are computed
+    whole by each rank: `cuts` is False.
 
     >>> Ranks().is_main, Ranks().sum(torch.ones(2)).tolist(), Ranks().broadcast("as it is"), Ranks().any(False)
     (True, [1.0, 1.0], 'as it is', False)
@@ -53,6 +54,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     group: Any = field(default=None, repr=False, compare=False)
+    cuts: bool = True
 
     @classmethod
     def here(cls) -> Ranks:
@@ -114,7 +116,7 @@ class Ranks:
     @property
     def shards(self) -> Shards:
         """The parts that this rank takes of the batches of a training."""
-        return Shards(self.rank, self.world, any=self.any)
+        return Shards(self.rank, self.world, any=self.any, cuts=self.cuts)
 
     def parts(self, batches: Sequence[Any], *, least: int | None = None) -> list[Part]:
         """The parts of batches, those that are none yet cut; see `Shards`."""

@@ -89,6 +89,7 @@ class TrainingSetup:
         self._scale_inputs(train, valid, loss)
         self.train = self.batching.batches(train, training=True)
         self._first = probe.FirstBatch(self.train)
+        self._look_for_samples()
         if given is None and samples and settings.batch_size < BATCH_SIZE:
             self._note(f"batch_size {settings.batch_size}, for {count(samples, 'training sample')}")
         if unused := left_out(self.train):
@@ -103,6 +104,14 @@ class TrainingSetup:
                 "give list(valid), or an iterable that begins anew"
             )
 
+    def _look_for_samples(self) -> None:
+        """Let batches of several ranks not be cut where the first one's lengths say that it cannot be."""
+        ranks = self.runtime.ranks
+        if ranks.world > 1 and not is_of_a_rank(self.train):
+            first = self._first()
+            cuts = can_be_cut(first, samples_in(first))
+            self.runtime = replace(self.runtime, ranks=replace(ranks, cuts=cuts))
+
     def check_ranks(self) -> None:
         """Check that all ranks have the same data, and batches that can be shared out; say where they are not.
 
@@ -112,14 +121,25 @@ class TrainingSetup:
         ranks = self.runtime.ranks
         if ranks.world == 1:
             return
-        lengths = {"batches": length_of(self.train), "valid": None if self.valid is None else length_of(self.valid)}
-        if is_of_a_rank(self.train):
-            ranks.check_same(lengths)
+        facts: dict[str, Any] = {"batches": length_of(self.train)}
+        facts |= {"valid": None if self.valid is None else length_of(self.valid)}
+        ranks.check_same(facts)
+        shared = not is_of_a_rank(self.train)
+        first = self._first() if shared else None
+        facts = {"the first batch": fingerprint(first)}
+        if self.valid is not None and not is_of_a_rank(self.valid):
+            facts["the first validation batch"] = fingerprint(first_batch(self.valid))
+        try:
+            ranks.check_same(facts)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}: each takes its part of the same batches. Data that were divided by hand come by a "
+                "DataLoader with a DistributedSampler, or by datasets.distributed.split_dataset_by_node"
+            ) from error
+        if not shared:
             return
-        first = self._first()
-        ranks.check_same({**lengths, "the first batch": fingerprint(first)})
         n = samples_in(first)
-        if not can_be_cut(first, n):
+        if not ranks.cuts:
             self._note(
                 "batches: their tensors differ in their first lengths, so each rank computes all of each batch; give "
                 "tensors whose first dimension is that of samples"
