@@ -437,6 +437,8 @@ def failing(how: str, timeout: float = 60.0) -> None:
             if RANK == 1 and Damaged.calls > 100:
                 if how == "hang":
                     threading.Event().wait()
+                if how == "loader":
+                    raise RuntimeError("DataLoader timed out after 2 seconds")
                 if how == "memory":
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
                 raise OSError("the disk with sample 7 is gone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -35,12 +36,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return records(home / "run")
 
 
-def train(out: str, cwd: Path | None = None, real: bool = False, world: int = 2, **faults: Any) -> str:
+def train(
+    out: str, cwd: Path | None = None, real: bool = False, world: int = 2, *, ends_well: bool = True, **faults: Any
+) -> str:
     """What a training by `world` ranks says on its standard error."""
     code = f"import elastic_cases; elastic_cases.command({[*WORDS, '--out', out]!r}, **{faults!r})"
     with torchrun(["-c", code], world, real=real, cwd=cwd) as process:
         _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    assert (process.returncode == 0) is ends_well, said
     return said
 
 
@@ -54,6 +57,15 @@ def records(folder: Path | str) -> tuple[Any, ...]:
     files.append([record["result"]])
     plain = [[{k: v for k, v in row.items() if k not in timed} for row in rows] for rows in files]
     return (folder / "model.safetensors").read_bytes(), *plain
+
+
+def test_a_restart_does_not_take_over_a_run_that_the_first_start_was_refused(whole, tmp_path_factory, tmp_path):
+    older = next(tmp_path_factory.getbasetemp().glob("whole*/run"))
+    shutil.copytree(older, "run")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    said = train("run", ends_well=False)
+    assert said.count("run holds another run") >= 2, said  # in the first start, and in those after
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,13 @@ def test_a_rank_that_does_not_come_is_named():
     assert re.search(said, end.stderr), end.stderr
 
 
+def test_it_takes_torch_distributed_only_where_there_are_ranks_to_meet():
+    hidden = "import sys; sys.modules['torch.distributed.rendezvous'] = None; import onecycle.training.meeting"
+    assert (
+        run(["-c", f"import sys; sys.modules.pop('onecycle.training.meeting', None); {hidden}"], 1)[0].returncode == 0
+    )
+
+
 def test_an_address_where_nobody_is_is_named():
     code = "from onecycle.training.ranks import Ranks; Ranks.join('gloo', 1)"
     for env in ({"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "1", "WORLD_SIZE": "2"}):

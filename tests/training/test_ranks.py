@@ -145,7 +145,11 @@ def test_a_stop_that_one_rank_is_asked_for_is_one_of_all():
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("error", "OSError: the disk with sample 7 is gone"), ("memory", "OutOfMemoryError: CUDA out of memory")],
+    [
+        ("loader", "RuntimeError: DataLoader timed out after 2 seconds"),
+        ("error", "OSError: the disk with sample 7 is gone"),
+        ("memory", "OutOfMemoryError: CUDA out of memory"),
+    ],
 )
 def test_an_error_of_one_rank_ends_all_with_its_message(how, said):
     first, second = run(["-c", f"import ranks_cases; ranks_cases.failing({how!r})"], 2)
@@ -220,6 +224,9 @@ def test_only_the_main_rank_writes_and_a_run_goes_on_with_any_number_of_ranks(tm
 def test_what_a_launcher_says_is_looked_at(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 2 and RANK, MASTER_ADDR and MASTER_PORT are not set"):
+        Learner(None, None)  # type: ignore[arg-type]
+    monkeypatch.setenv("LOCAL_RANK", "")
+    with pytest.raises(ConfigError, match="LOCAL_RANK is a whole number, from 0; received ''"):
         Learner(None, None)  # type: ignore[arg-type]
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ConfigError, match="the number of ranks, from 1; received 'two'"):

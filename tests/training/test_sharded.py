@@ -23,7 +23,8 @@ from torch.distributed.tensor import DTensor
 from onecycle import Runtime, TrainState
 from onecycle.models.transformer import char_transformer
 from onecycle.training.ranks import Ranks
-from onecycle.training.sharded import local, outline, shard
+from onecycle.training.copies import outline
+from onecycle.training.sharded import local, shard
 from onecycle.training.rescue import Watch
 
 torch.set_num_threads(1)

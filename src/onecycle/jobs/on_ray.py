@@ -9,10 +9,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, RankError, TrainingError
 from ..records import archive as storages
@@ -51,6 +52,7 @@ class RankTask:
     key: str
     paths: tuple[str, ...]
     beside: Path | None
+    launch: str = field(default_factory=lambda: uuid4().hex)
 
     def rank(self, channel: Any) -> None:
         """In a process of Ray Train: be one of the ranks.
@@ -78,6 +80,7 @@ class RankTask:
                 raise ConfigError(problem)
         restarts = ranks.from_main(lambda: _ray().get(channel.begin.remote()))
         os.environ["TORCHELASTIC_RESTART_COUNT"] = str(restarts)  # so the run is gone on with, as under torchrun
+        os.environ["TORCHELASTIC_RUN_ID"] = self.launch
         train = partial(run, self.job, folder, verbose=self.verbose, report=False)
         with _listening(channel, folder, self.folder) if ranks.is_main else ExitStack():
             if restarts and self.verbose and ranks.is_main:

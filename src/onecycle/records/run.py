@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, Interrupted, NonFiniteLoss
 from ..text import count
-from ..training.launched import restarts
+from ..training.launched import launch, restarts
 from ..training.options import BEFORE
 from ..training.ranks import ALONE, Ranks
 from ..training.sharded import Weights, held_by_main, in_one_piece
@@ -34,11 +34,16 @@ LONG = 200  # characters of one such difference
 def placed(folder: Path, resume: bool, ranks: Ranks) -> tuple[Path, bool]:
     """Where this rank has the folder of a run, and whether that is to be resumed.
 
-    So it is where torchrun has started ranks anew after one was lost, and there is a run; each machine counts for
-    itself how often that was.
+    So it is where torchrun has started ranks anew after one was lost, and the run there is one that it began: not an
+    older one, for which the first start was refused. Each machine counts for itself how often that was.
     """
-    resume = resume or (ranks.any(restarts() > 0) and ranks.from_main(lambda: RUN.exists(folder)))
+    resume = resume or (ranks.any(restarts() > 0) and ranks.from_main(lambda: _is_of_this_launch(folder)))
     return ranks.folder(folder, resume=resume), resume
+
+
+def _is_of_this_launch(folder: Path) -> bool:
+    """Whether there is a run that the torchrun which started this process has begun."""
+    return launch() is not None and RUN.exists(folder) and RUN.read(folder).get("launch") == launch()
 
 
 def create(
@@ -64,6 +69,8 @@ def create(
         record["prediction"] = dict(prediction)
     if extends is not None:
         record["extends"] = dict(extends)
+    if (name := launch()) is not None:
+        record["launch"] = name
     folder = RUN.claim(folder)
     RUN.write(folder, {**record, "notes": list(notes), **origin(), "result": None, "error": None})
     return folder

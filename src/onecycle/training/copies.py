@@ -65,6 +65,11 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return copy.deepcopy(value)
 
 
+def outline(value: Any) -> Any:
+    """A structure with the shapes and types of its tensors in their place, on the device "meta"."""
+    return mapped(value, lambda tensor: torch.empty_like(tensor.detach(), device="meta"))
+
+
 class _Copying:
     def __init__(self, stays: bool = False) -> None:
         self._stays = stays

@@ -13,9 +13,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
-
 from .. import text
 
 LOOK = 0.005  # seconds between two looks of the main rank for the others
@@ -27,12 +24,15 @@ def meet(timeout: float) -> tuple[Any, int, int]:
     Raises:
         RuntimeError: not all came within `timeout` seconds.
     """
+    from torch.distributed.distributed_c10d import PrefixStore  # not in each build of torch
+    from torch.distributed.rendezvous import rendezvous
+
     store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store.set_timeout(timedelta(seconds=timeout))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # it is the main rank's, and as new
         return store, rank, world
     lasting = PrefixStore("onecycle", store)
-    start = _asked(lasting, rank) if rank else _told(lasting, world, timeout)
+    start = _asked(lasting, rank) if rank else _answered(lasting, world, timeout)
     return PrefixStore(f"onecycle/{start}", store), rank, world
 
 
@@ -44,16 +44,16 @@ def _asked(store: Any, rank: int) -> str:
     return start
 
 
-def _told(store: Any, world: int, timeout: float) -> str:
+def _answered(store: Any, world: int, timeout: float) -> str:
     """The name of this start, once all others have it; words of ranks that are gone are answered for nothing."""
     start, until = uuid4().hex, time.monotonic() + timeout
-    answered: dict[int, bytes] = {}
+    words: dict[int, bytes] = {}
     missing = list(range(1, world))
     while missing := [rank for rank in missing if not store.check([f"there/{start}/{rank}"])]:
         for rank in missing:
-            if store.check([f"asks/{rank}"]) and (word := store.get(f"asks/{rank}")) != answered.get(rank):
+            if store.check([f"asks/{rank}"]) and (word := store.get(f"asks/{rank}")) != words.get(rank):
                 store.set(f"start/{word.decode()}", start)
-                answered[rank] = word
+                words[rank] = word
         if time.monotonic() > until:
             raise RuntimeError(f"{text.listed([f'rank {rank}' for rank in missing])} did not come")
         time.sleep(LOOK)

@@ -29,14 +29,15 @@ from .. import text
 from ..data.shards import Part, Shards
 from ..errors import ConfigError, Interrupted, NonFiniteLoss, OneCycleError, RankError
 from . import connections
+from .copies import mapped, outline
 from .launched import world_asked
 from .meeting import meet
 from .roll_call import RollCall, call_roll, machine
 
 T = TypeVar("T")
 _PLACED: dict[Path, Path] = {}  # where this process has the folder of a run, by where the main rank has it
-# What torch.distributed says where another rank is gone, or does not come.
-OF_OTHERS = "gloo", "NCCL", "pair closure", "closed by peer"
+# What a collective of torch.distributed says where another rank is gone, or does not come.
+OF_OTHERS = "gloo", "NCCL", "pair closure", "by peer"
 
 
 @dataclass(frozen=True)
@@ -219,15 +220,16 @@ class Ranks:
 
     def _brought(self, state: Any) -> Any:
         """A structure that the main rank has, its tensors on the CPU, one by one."""
-        tensors: list[Tensor] = []
-        plain = self.broadcast(_without_tensors(state, tensors) if self.is_main else None)
-        shapes = self.broadcast([(tuple(t.shape), t.dtype) for t in tensors])
-        if not self.is_main:
-            tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
-        for tensor in tensors:
-            if tensor.numel():
-                dist.broadcast(tensor.detach().cpu().reshape(-1).view(torch.uint8), 0, group=self.group)
-        return state if self.is_main else _with_tensors(plain, tensors)
+        shapes = self.broadcast(outline(state) if self.is_main else None)
+        brought = mapped(state if self.is_main else shapes, self.whole)
+        return state if self.is_main else brought
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """The main rank's tensor, of which the others know the shape and type, on the CPU."""
+        held = tensor.detach().cpu().contiguous() if self.is_main else torch.empty(tensor.shape, dtype=tensor.dtype)
+        if held.numel():
+            dist.broadcast(held.flatten().view(torch.uint8), 0, group=self.group)
+        return held
 
     def check_same(self, facts: Mapping[str, Any]) -> None:
         """Check that all ranks have the same plain facts, by name.
@@ -439,30 +441,3 @@ def _records(folder: Path, weights: bool) -> dict[str, bytes]:
     kinds = (".json", ".jsonl", *([".safetensors"] if weights else []))
     known = [path for path in folder.glob("*") if path.is_file() and path.suffix in kinds]
     return {path.name: path.read_bytes() for path in known}
-
-
-def _without_tensors(thing: Any, tensors: list[Tensor]) -> Any:
-    """A structure with a place for each of its tensors, which go to the list."""
-    if isinstance(thing, Tensor):
-        tensors.append(thing)
-        return _Place(len(tensors) - 1)
-    if isinstance(thing, Mapping):
-        return {name: _without_tensors(part, tensors) for name, part in thing.items()}
-    if isinstance(thing, list | tuple) and type(thing) in (list, tuple):
-        return type(thing)(_without_tensors(part, tensors) for part in thing)
-    return thing
-
-
-def _with_tensors(thing: Any, tensors: Sequence[Tensor]) -> Any:
-    if isinstance(thing, _Place):
-        return tensors[thing.number]
-    if isinstance(thing, dict):
-        return {name: _with_tensors(part, tensors) for name, part in thing.items()}
-    if isinstance(thing, list | tuple) and type(thing) in (list, tuple):
-        return type(thing)(_with_tensors(part, tensors) for part in thing)
-    return thing
-
-
-@dataclass(frozen=True)
-class _Place:
-    number: int

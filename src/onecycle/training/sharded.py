@@ -29,7 +29,7 @@ from ..optim.build import sparse_layers
 from ..optim.shared import is_sharded, local
 from ..text import count
 from .batch_norm import batch_norms
-from .copies import copied, mapped
+from .copies import copied, mapped, outline
 from .objectives import BatchMeans
 from .ranks import Ranks
 
@@ -168,7 +168,7 @@ def _bring_into_form(module: nn.Module, ranks: Ranks) -> None:
     for p in module.parameters():
         p.data = p.data.contiguous()
     for tensor in chain(module.parameters(), module.buffers()):
-        tensor.copy_(_from_main(tensor, ranks))
+        tensor.copy_(ranks.whole(tensor))
 
 
 def _replace(optimizer: Optimizer, by: Mapping[int, nn.Parameter]) -> None:
@@ -407,11 +407,6 @@ def held_by_main(make: Callable[[], Any], ranks: Ranks) -> Any:
     return held[0] if held else given
 
 
-def outline(state: Any) -> Any:
-    """A structure with the shapes and types of its tensors in their place, on the device "meta"."""
-    return mapped(state, lambda tensor: torch.empty_like(tensor, device="meta"))
-
-
 def brought(
     saved: Mapping[str, Any], modules: Sequence[nn.Module], optimizer: Optimizer, ranks: Ranks
 ) -> dict[str, Any]:
@@ -475,7 +470,7 @@ class _Bringing:
 
     def plain(self, value: Any) -> Any:
         """A structure whose tensors are as they are on the main rank."""
-        return mapped(value, lambda tensor: _from_main(tensor, self.ranks))
+        return mapped(value, self.ranks.whole)
 
 
 def in_shards_of(like: Any, tensor: Tensor) -> Tensor:
@@ -490,11 +485,3 @@ def in_shards_of(like: Any, tensor: Tensor) -> Tensor:
         torch.empty(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor.detach().to(device)
     )
     return distribute_tensor(here, mesh, like.placements)
-
-
-def _from_main(tensor: Tensor, ranks: Ranks) -> Tensor:
-    """The main rank's tensor of this shape and type, on the CPU."""
-    held = tensor.detach().cpu().contiguous() if ranks.is_main else torch.empty(tensor.shape, dtype=tensor.dtype)
-    if held.numel():
-        dist.broadcast(held.flatten().view(torch.uint8), 0, group=ranks.group)
-    return held
