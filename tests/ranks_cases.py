@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ import onecycle
 from onecycle import Learner
 from onecycle.errors import Interrupted, StopTraining
 from onecycle.search.pilots import StatePilots
+from onecycle.training import ranks
 from onecycle.training.loop import Update
 from onecycle.training.ranks import Ranks
 
@@ -358,6 +360,29 @@ def extended(folder: str) -> dict[str, Any]:
     more.extend(2, run="run", out="more")
     seen = sorted(path.name for path in Path.cwd().iterdir())
     return {**told(more), "loaded": digest(loaded.model) == digest(first.model), "seen": seen}
+
+
+def begun_twice(folder: str) -> dict[str, Any]:
+    """Two runs in one folder, which rank 0 removes between."""
+    os.chdir(folder)
+    learner = Learner(net(), data(), optimizer="sgd", batch_size=37, verbose=False)
+    learner.fit(1, lr_max=0.05, out="run")
+    if RANK == 0:
+        shutil.rmtree("run")
+    return {"updates": learner.fit(2, lr_max=0.05, out="run").updates}
+
+
+def pieces(folder: str, size: int) -> tuple[str, int]:
+    """The weights of a run as this rank has them, and the most bytes that were sent at once."""
+    ranks.PIECE, sent, broadcast = size, [], torch.distributed.broadcast
+
+    def counted(tensor: Tensor, *rest: Any, **more: Any) -> None:
+        sent.append(tensor.nbytes)
+        broadcast(tensor, *rest, **more)
+
+    torch.distributed.broadcast = counted
+    here = Ranks.join("gloo", 60).folder(Path(folder), resume=True, weights=True)
+    return (here / "model.safetensors").read_bytes().hex(), max(sent)
 
 
 def timed(seconds: float) -> dict[str, Any]:

@@ -74,7 +74,7 @@ calls, apply = [], guard.Guard.apply
 def hang(*arguments):
     calls.append(1)
     if len(calls) == 20 and os.environ["RANK"] == "{rank}":
-        threading.Event().wait(5)
+        threading.Event().wait(9)
         os._exit(9)
     return apply(*arguments)
 guard.Guard.apply = hang
@@ -88,6 +88,23 @@ guard.Guard.apply = hang
     assert line.endswith("give a larger timeout")
     if rank == 1:
         assert RUN.read("run")["error"].startswith("rank 1 of 2 does not answer")
+
+
+def test_a_rank_that_began_to_wait_later_is_not_named_as_hanging():
+    code = """
+import os, time, torch
+from onecycle.training import roll_call
+from onecycle.training.ranks import Ranks
+roll_call.PATIENCE = 0.2
+ranks = Ranks.join("gloo", 2)
+with ranks.together():
+    ranks.any(False)
+    time.sleep([1, 0, 7][ranks.rank])  # the last one hangs
+    torch.distributed.recv(torch.zeros(1), 2)
+"""
+    first, second, _ = run(["-c", code], 3)
+    for end in (first, second):
+        assert "RankError: rank 2 of 3 does not answer: hanging" in end.stderr, end.stderr
 
 
 def test_a_gpu_that_is_not_there():

@@ -133,6 +133,17 @@ def test_extensions_and_weights_are_the_main_ranks_files(tmp_path):
     assert first["loaded"] and second["loaded"] and first["digest"] == second["digest"]
 
 
+def test_a_folder_that_was_removed_has_a_new_run_on_all_ranks(tmp_path):
+    first, second = case(f"begun_twice({str(tmp_path)!r})", 2)
+    assert first == second and first["updates"] == 6
+
+
+def test_files_come_to_all_ranks_in_pieces(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(250)) * 10)
+    (first, most), (second, _) = case(f"pieces({str(tmp_path)!r}, 1000)", 2)
+    assert first == second == (bytes(range(250)) * 10).hex() and most == 1000
+
+
 def test_a_budget_of_time_ends_at_one_update_on_all_ranks():
     assert alike("timed(1.5)", 2)["updates"] > 3
 

@@ -215,6 +215,7 @@ class Recording:
         if note := state.runtime.ranks.from_main(begin):
             notes.append(note)
             say(note)
+        state.runtime.ranks.empty(folder)
         create(
             folder, config, facts=facts, resolved=resolved, notes=notes, prediction=prediction, extends=extends
         )  # fmt: skip

@@ -36,6 +36,7 @@ from .roll_call import RollCall, call_roll, machine
 
 T = TypeVar("T")
 _PLACED: dict[Path, Path] = {}  # where this process has the folder of a run, by where the main rank has it
+PIECE = 64 << 20  # bytes of a file that are brought at once
 # What a collective of torch.distributed says where another rank is gone, or does not come.
 OF_OTHERS = "gloo", "NCCL", "pair closure", "by peer"
 
@@ -254,17 +255,32 @@ class Ranks:
         """
         if self.world == 1 or (folder in _PLACED and not weights):
             return _PLACED.get(folder, folder)
-        held = self.from_main(lambda: _records(folder, weights) if resume else {})
+        sizes = self.from_main(lambda: _records(folder, weights) if resume else {})
         placed = folder
         if not self.is_main:
             placed = _PLACED.get(folder) or Path(mkdtemp(prefix="onecycle-rank-")) / folder.name
             atexit.register(shutil.rmtree, placed.parent, ignore_errors=True)
-            for name, data in held.items():
-                path = placed / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+            placed.mkdir(exist_ok=True)
+        for name, size in sizes.items():
+            self._bring(placed / name, size)
         _PLACED[folder] = _PLACED[placed] = placed
         return placed
+
+    def empty(self, folder: Path) -> None:
+        """Empty the scratch folder of this rank, if this is one: the main rank has a new run there."""
+        if not self.is_main and _PLACED.get(folder) == folder:
+            for path in folder.glob("*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _bring(self, path: Path, size: int) -> None:
+        """Bring the main rank's file of `size` bytes to the path that each other rank has for it, in pieces."""
+        with path.open("rb" if self.is_main else "wb") as file:
+            for start in range(0, size, PIECE):
+                held = min(PIECE, size - start)
+                piece = bytearray(file.read(held) if self.is_main else held)
+                dist.broadcast(torch.frombuffer(piece, dtype=torch.uint8), 0, group=self.group)
+                if not self.is_main:
+                    file.write(piece)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -299,7 +315,9 @@ class Ranks:
         theirs = isinstance(error, RankError) or _is_of_others(error)
         said = None if theirs else f"{type(error).__name__}: {error}"
         meets = isinstance(error, NonFiniteLoss | Interrupted | ConfigError) and not getattr(error, "alone", False)
-        call = call_roll(_store(), _name(), self.rank, self.world, said, _break_off, meets=meets)
+        store = _store()
+        late = store.timeout.total_seconds() if theirs and re.search("[Tt]imed ?out|[Tt]imeout", str(error)) else 0.0
+        call = call_roll(store, _name(), self.rank, self.world, said, _break_off, meets=meets, late=late)
         if theirs:
             return self._of_others(error, call)
         speaker = 0 if call.alike >= self.world or call.first is None else call.first.rank
@@ -436,8 +454,8 @@ def _leave() -> None:
             dist.destroy_process_group()
 
 
-def _records(folder: Path, weights: bool) -> dict[str, bytes]:
-    """The files of a run by name: its records, and its weights where they are asked for."""
+def _records(folder: Path, weights: bool) -> dict[str, int]:
+    """The bytes in the files of a run by name: its records, and its weights where they are asked for."""
     kinds = (".json", ".jsonl", *([".safetensors"] if weights else []))
     known = [path for path in folder.glob("*") if path.is_file() and path.suffix in kinds]
-    return {path.name: path.read_bytes() for path in known}
+    return {path.name: path.stat().st_size for path in known}
