@@ -94,7 +94,8 @@ def ranked(channel: Channel, **changes: Any) -> dict[str, Any]:
     sys.modules["ray"] = types.SimpleNamespace(get=lambda made: made)  # type: ignore[assignment]
     beside = Path("beside")
     beside.touch()
-    task = on_ray.RankTask(JOB, Path("out"), False, True, NodeSetup.like_here(1, None), "key.zip", (), beside)
+    setup = NodeSetup.like_here(1, None)
+    task = on_ray.RankTask(JOB, Path("out"), False, True, setup, "key.zip", (), beside, launch="one")
     raised: list[str] = []
 
     def train() -> None:
