@@ -24,8 +24,8 @@ from onecycle.training.runtime import Runtime
 write, update, backward, apply, means, samples_in = (
     guard.write, step.update, step._backward, step._apply, step._means, step.samples_in,
 )  # fmt: skip
-make, parameter_groups, bind, measure, derive = (
-    build.build_optimizer, build.parameter_groups, groups._bind, evaluate.evaluate, guard.derive_seed,
+make, parameter_groups, bind, measure, draws = (
+    build.build_optimizer, build.parameter_groups, groups._bind, evaluate.evaluate, state.TrainState.draws,
 )  # fmt: skip
 follow, load, few, balanced, standard = (
     state.TrainState.follow, state.TrainState.load_state_dict, norms._few, balance.balanced,
@@ -202,7 +202,7 @@ MUTANTS: dict[str, Any] = {
     ),
     "modules in evaluation mode are trained": lambda: patch.object(state, "training_mode", nn.Module.train),
     "freeze does nothing": lambda: patch.object(build, "freeze", lambda *_: None),
-    "dropout of the update after": lambda: patch.object(guard, "derive_seed", lambda s, p, k: derive(s, p, k + 1)),
+    "dropout of the update after": lambda: patch.object(state.TrainState, "draws", lambda self, k: draws(self, k + 1)),
     "the caller's generator is drawn from": lambda: patch.object(guard, "seeded", lambda *_: nullcontext()),
     "trying the loss leaves a trace": lambda: patch.object(probe, "untouched", lambda *_: nullcontext()),
     "batches of an evaluation weigh alike": lambda: patch.object(evaluate, "samples_in", lambda batch: 1),

@@ -74,7 +74,8 @@ def test_it_moves_towards_the_minimum_and_never_past_it(way: float, bend: float,
     """A log loss that is a parabola of the log peak, with its minimum at so many factors of 3."""
     losses = {0.1 * FACTOR**x: 0.01 * math.exp(bend * (x - way) ** 2) for x in (0, -1, 1)}
     moved = math.log(chosen(losses, kind=kind).lr_max / 0.1, FACTOR)
-    assert abs(moved) <= abs(way) + 0.01 and moved * way >= -1e-9 and abs(moved) <= 1 + 0.01
+    # A gain that is clear moves it by 0.6 at least.
+    assert abs(moved) <= abs(way) + 0.05 and moved * way >= -1e-9 and abs(moved) <= 1 + 0.01
 
 
 @given(st.integers(1, 10**7), st.floats(0.0, 0.5), st.sampled_from(KINDS))

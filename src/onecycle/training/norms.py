@@ -174,7 +174,7 @@ def _few(state: TrainState, batches: Batches, epoch: int, last: bool) -> Iterato
     ranks = state.runtime.ranks
     most, samples = _count(batches) * (1 if last else SHARE), 0
     for i, batch in enumerate(state.runtime.epoch(batches, epoch), 1):
-        (part,) = ranks.parts([batch]) if ranks.world > 1 else [Part(batch, samples_in(batch), None)]
+        (part,) = ranks.parts([batch]) if ranks.world > 1 else [Part(batch, n := samples_in(batch), n)]
         yield part.batch
         samples += float(ranks.sum(torch.tensor(float(part.samples)))) if part.of is None else part.of
         if samples >= SAMPLES or i + 1 > most:
