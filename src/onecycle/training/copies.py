@@ -54,15 +54,19 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        parts = {name: mapped(part, change) for name, part in value.items()}
-        if not isinstance(value, OrderedDict):
-            return parts
-        ordered = OrderedDict(parts)
-        vars(ordered).update(vars(value))  # a module keeps the versions of its parts there
-        return ordered
+        return _like(value, {name: mapped(part, change) for name, part in value.items()})
     if type(value) in (list, tuple):
         return type(value)([mapped(part, change) for part in value])
     return copy.deepcopy(value)
+
+
+def _like(value: Mapping[Any, Any], parts: dict[Any, Any]) -> dict[Any, Any]:
+    """A mapping of these parts as `value` is one."""
+    if not isinstance(value, OrderedDict):
+        return parts
+    ordered = OrderedDict(parts)
+    vars(ordered).update(vars(value))  # a module keeps the versions of its parts there
+    return ordered
 
 
 def outline(value: Any) -> Any:
@@ -85,12 +89,7 @@ class _Copying:
             return value
         if isinstance(value, Mapping):
             known = before if isinstance(before, Mapping) else {}
-            parts = {name: self.of(part, known.get(name)) for name, part in value.items()}
-            if not isinstance(value, OrderedDict):
-                return parts
-            ordered = OrderedDict(parts)
-            vars(ordered).update(vars(value))  # a module keeps the versions of its parts there
-            return ordered
+            return _like(value, {name: self.of(part, known.get(name)) for name, part in value.items()})
         if type(value) in (list, tuple):
             known = before if type(before) is type(value) and len(before) == len(value) else [None] * len(value)
             return type(value)([self.of(part, old) for part, old in zip(value, known, strict=True)])
