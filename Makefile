@@ -4,9 +4,10 @@ OUT ?= runs/demo
 JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
+HOSTS := .venv-hosts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test hosts lint bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -26,6 +27,17 @@ demo: $(READY) ## train on the embedded digits, draw the run
 test: $(READY) ## run every test and every example of the documentation
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
+# An environment on top of .venv: what is there is seen, and what else the hosts need is installed as listed.
+$(HOSTS)/.ready: $(READY) tests/hosts/requirements.txt
+	$(PYTHON) -m venv --clear --without-pip $(HOSTS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(HOSTS)/base.pth
+	mv $(HOSTS)/base.pth $$($(HOSTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	$(BIN)/pip --python $(HOSTS) install -q --no-deps --no-compile -r tests/hosts/requirements.txt
+	@touch $@
+
+hosts: $(HOSTS)/.ready ## test the adapters, trackers and exports against their real hosts
+	OMP_NUM_THREADS=1 $(HOSTS)/bin/python -m pytest -n $(JOBS) -m hosts tests/hosts tests/test_docs.py
+
 lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -39,5 +51,5 @@ bench: $(READY) ## measure speed and quality (bench/RESULTS.md has the last numb
 	$(BIN)/python bench/defaults.py
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf .venv build dist bench/out .*_cache .hypothesis src/*.egg-info
+	rm -rf .venv $(HOSTS) build dist bench/out .*_cache .hypothesis src/*.egg-info
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +

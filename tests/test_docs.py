@@ -2,7 +2,8 @@
 
 The blocks of one page share a temporary directory, and its Python blocks one namespace. In a `console` or `sh`
 block the lines that start with `$ onecycle` run (a trailing backslash continues them) and must exit with 0. The
-comment ``<!-- skip: reason -->`` before a block leaves it out; the reason shows in the test report.
+comment ``<!-- skip: reason -->`` before a block leaves it out; the reason shows in the test report. The comment
+``<!-- needs: lightning -->`` does so where no module of that name (or of one of several, with commas) is installed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,20 +22,23 @@ from onecycle.commands.app import main
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page.exists()]
 FENCE = re.compile(
-    r"(?:^<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>python|console|sh)\n(?P<text>.*?)^```$", re.M | re.S
+    r"(?:^<!-- (?:skip: (?P<skip>.+?)|needs: (?P<needs>.+?)) -->\n+)?"
+    r"^```(?P<language>python|console|sh)\n(?P<text>.*?)^```$",
+    re.M | re.S,
 )
 COMMAND = re.compile(r"^\$ onecycle (.*)$", re.M)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its page, the line its text starts on, and why it is left out, if it is."""
+    """One fenced block: its page, the line its text starts on, why it is left out, if it is, and the hosts it needs."""
 
     page: Path
     line: int
     language: str
     text: str
     skip: str | None
+    needs: tuple[str, ...] = ()
 
     def run(self, namespace: dict) -> None:
         if self.language == "python":  # the empty lines make a traceback point into the page
@@ -55,7 +60,10 @@ class Block:
 def blocks(text: str, page: Path) -> list[Block]:
     def block(match: re.Match) -> Block:
         line = text.count("\n", 0, match.start("text")) + 1
-        return Block(page, line, match["language"], match["text"], match["skip"])
+        needs = tuple((match["needs"] or "").replace(",", " ").split())
+        absent = [name for name in needs if find_spec(name) is None]
+        skip = f"{', '.join(absent)} not installed here: make hosts" if absent else match["skip"]
+        return Block(page, line, match["language"], match["text"], skip, needs)
 
     return [block(match) for match in FENCE.finditer(text)]
 
@@ -71,9 +79,14 @@ LEFT_OUT = [  # each gets a line of its own in the report
     for block in found
     if block.skip
 ]
+HOSTS = [pytest.mark.hosts, pytest.mark.filterwarnings("default", "error:::onecycle")]  # a host's warnings are its own
 
 
-@pytest.mark.parametrize("page", [*(pytest.param(page, id=page.name) for page in PAGES), *LEFT_OUT])
+def whole(page: Path):
+    return pytest.param(page, id=page.name, marks=HOSTS if any(block.needs for block in FOUND[page]) else ())
+
+
+@pytest.mark.parametrize("page", [*map(whole, PAGES), *LEFT_OUT])
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
@@ -92,6 +105,11 @@ x = 1
 raise AssertionError
 ```
 
+<!-- needs: torch, no_such_host -->
+```python
+raise AssertionError
+```
+
 ```console
 $ onecycle policy one_cycle \\
     --lr-max 0.1  # comment
@@ -102,9 +120,10 @@ $ ls
 
 
 def test_blocks_are_found():
-    python, skipped, console = blocks(PAGE, Path("page.md"))
+    python, skipped, hosted, console = blocks(PAGE, Path("page.md"))
     assert (python.line, python.text, python.skip) == (2, "x = 1\n", None)
-    assert skipped.skip == "needs a GPU"
+    assert skipped.skip == "needs a GPU" and hosted.skip == "no_such_host not installed here: make hosts"
+    assert hosted.needs == ("torch", "no_such_host")
     assert commands(console.text) == [["policy", "one_cycle", "--lr-max", "0.1"]]
 
 

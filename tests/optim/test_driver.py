@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import weakref
 
 import pytest
 import torch
@@ -89,7 +91,7 @@ def test_two_cycles_one_after_the_other_run_at_their_own_peaks():
 def test_a_second_policy_on_one_optimizer_is_refused():
     optimizer = SGD([parameter()], lr=1.0)
     driver = Driver(linear(1.0), optimizer, 3)
-    with pytest.raises(ConfigError, match=r"already has a policy attached: call driver.detach\(\)"):
+    with pytest.raises(ConfigError, match=r"a policy attached, by a Driver, and two .* call its detach\(\)"):
         Driver(linear(0.5), optimizer, 3)
     assert drive(driver, 1) == [1]
 
@@ -142,3 +144,11 @@ def test_an_optimizer_at_work_can_be_copied_and_pickled():
     saved.seek(0)
     assert torch.load(saved, weights_only=True)["param_groups"] == twin.state_dict()["param_groups"]
     assert drive(Driver(linear(0.3), twin, 1), 1) == [0.3] and column(optimizer, "lr") == [0.5]
+
+
+def test_an_optimizer_that_is_driven_is_not_kept_alive():
+    optimizer = SGD([parameter()], lr=0.1)
+    driver, known = Driver(linear(0.1), optimizer, 3), weakref.ref(optimizer)
+    del optimizer, driver
+    gc.collect()
+    assert known() is None

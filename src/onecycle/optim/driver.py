@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, ref
 
 from torch.optim import Optimizer
 
@@ -42,17 +42,19 @@ class Driver:
 
     def __init__(self, policy: Policy, optimizer: Optimizer, updates: int):
         whole("updates", updates, what="the number of updates of the whole run")
-        if driver_of(optimizer) is not None:
-            raise ConfigError("this optimizer already has a policy attached: call driver.detach() on the old one first")
+        attach(optimizer, self)
         self.policy, self.optimizer, self.updates = policy, optimizer, updates
         self.position = 0
         self._warned = False
-        bind(policy, optimizer)
+        try:
+            bind(policy, optimizer)
+        except ConfigError:
+            release(optimizer, self)
+            raise
         self._hooks = (
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         )
-        _DRIVERS[optimizer] = self
 
     @property
     def values(self) -> dict[str, float]:
@@ -79,7 +81,7 @@ class Driver:
         """Let go of the optimizer; its values stay as they are."""
         for hook in self._hooks:
             hook.remove()
-        _DRIVERS.pop(self.optimizer, None)
+        release(self.optimizer, self)
 
     def state_dict(self) -> dict[str, int]:
         """``{"position": updates applied}``: all there is to save."""
@@ -97,13 +99,42 @@ class Driver:
         self.position = applied
 
 
-# The driver of each optimizer that has one; nothing is set on the optimizer itself.
-_DRIVERS: WeakKeyDictionary[Optimizer, Driver] = WeakKeyDictionary()
+class Attached(Protocol):
+    """What writes a policy's values into an optimizer, until it is detached."""
+
+    def detach(self) -> None:
+        """Let go of the optimizer."""
+        ...
 
 
-def driver_of(optimizer: Optimizer) -> Driver | None:
-    """The driver that is attached to `optimizer`, if there is one."""
-    return _DRIVERS.get(optimizer)
+# What drives each optimizer that is driven; nothing is set on the optimizer itself, and neither is kept alive by this.
+_ATTACHED: WeakKeyDictionary[Optimizer, ref[Attached]] = WeakKeyDictionary()
+
+
+def attach(optimizer: Optimizer, who: Attached) -> None:
+    """Note that `who` writes a policy's values into `optimizer`: one alone may.
+
+    Raises:
+        ConfigError: another does.
+    """
+    if (other := attached(optimizer)) is not None and other is not who:
+        raise ConfigError(
+            f"this optimizer already has a policy attached, by a {type(other).__name__}, and two would write over each "
+            "other: call its detach() first"
+        )
+    _ATTACHED[optimizer] = ref(who)
+
+
+def attached(optimizer: Optimizer) -> Attached | None:
+    """What writes a policy's values into `optimizer`, if anything does."""
+    known = _ATTACHED.get(optimizer)
+    return None if known is None else known()
+
+
+def release(optimizer: Optimizer, who: Attached) -> None:
+    """Note that `who` no longer does; `optimizer` may have another by now."""
+    if attached(optimizer) is who:
+        del _ATTACHED[optimizer]
 
 
 def stepped(optimizer: Optimizer) -> bool:

@@ -31,7 +31,7 @@ from ..data.batches import (
 )
 from ..data.standardise import changed_within, untransformed
 from ..errors import ConfigError, DataError, TrainingError
-from ..optim.driver import driver_of
+from ..optim.driver import attached
 from ..records.curve import Curve, Sweep
 from ..records.files import write_json
 from ..training import evaluate as evaluation
@@ -473,5 +473,5 @@ def _check_optimizers(optimizers: Sequence[Any]) -> None:
     if not any(p.requires_grad for each in optimizers for group in each.param_groups for p in group["params"]):
         raise ConfigError("no weight of the optimizer is trained, all are frozen: give some requires_grad=True")
     for each in optimizers:
-        if driver_of(each) is not None:
-            raise ConfigError("a policy is attached to this optimizer: call driver.detach() before a range test")
+        if attached(each) is not None:
+            raise ConfigError("a policy is attached to this optimizer: call its detach() before a range test")

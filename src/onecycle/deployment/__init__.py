@@ -1,0 +1,1 @@
+"""A trained run in use elsewhere: exported to other formats, described by a card, served over HTTP."""
