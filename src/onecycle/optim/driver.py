@@ -77,6 +77,11 @@ class Driver:
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.position += stepped(optimizer)
 
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are applied."""
+        return self.position >= self.updates
+
     def detach(self) -> None:
         """Let go of the optimizer; its values stay as they are."""
         for hook in self._hooks:
@@ -102,6 +107,11 @@ class Driver:
 class Attached(Protocol):
     """What writes a policy's values into an optimizer, until it is detached."""
 
+    @property
+    def finished(self) -> bool:
+        """Whether it is past its last update."""
+        ...
+
     def detach(self) -> None:
         """Let go of the optimizer."""
         ...
@@ -112,16 +122,18 @@ _ATTACHED: WeakKeyDictionary[Optimizer, ref[Attached]] = WeakKeyDictionary()
 
 
 def attach(optimizer: Optimizer, who: Attached) -> None:
-    """Note that `who` writes a policy's values into `optimizer`: one alone may.
+    """Note that `who` writes a policy's values into `optimizer`: one alone may. One that has finished is detached.
 
     Raises:
-        ConfigError: another does.
+        ConfigError: another does, and is not at its end.
     """
     if (other := attached(optimizer)) is not None and other is not who:
-        raise ConfigError(
-            f"this optimizer already has a policy attached, by a {type(other).__name__}, and two would write over each "
-            "other: call its detach() first"
-        )
+        if not other.finished:
+            raise ConfigError(
+                f"this optimizer already has a policy attached, by a {type(other).__name__}, and two would write over "
+                "each other: call its detach() first"
+            )
+        other.detach()
     _ATTACHED[optimizer] = ref(who)
 
 
