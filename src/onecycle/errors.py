@@ -9,6 +9,7 @@
     |-- TrainingError (RuntimeError)     while training
     |   |-- NonFiniteLoss                the loss became NaN or infinite
     |   `-- RankError                    another rank failed, or does not answer
+    |-- ExportError                      a model that cannot be exported, or that predicts something else then
     `-- MissingDependency (ImportError)  an optional package that is not installed
 
     Interrupted (KeyboardInterrupt)      Ctrl-C or SIGTERM, after the current update and its checkpoint
@@ -63,6 +64,10 @@ class RankError(TrainingError):
         super().__init__(message)
         self.of = of
         self.said = said
+
+
+class ExportError(OneCycleError):
+    """A model that cannot be brought to another format, or predicts something else there."""
 
 
 class MissingDependency(OneCycleError, ImportError):

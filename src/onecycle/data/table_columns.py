@@ -172,18 +172,36 @@ class TableColumns:
         Raises:
             DataError: columns that are missing, or that hold something else than the training rows did.
         """
+        return self.rows(*self.values(table, place))
+
+    def values(self, table: Any, place: str = "the table") -> tuple[np.ndarray, np.ndarray]:
+        """The numbers and the categories of a pyarrow table, before they are standardised.
+
+        These are float64 [n, numbers], NaN where missing, and codes int64 [n, categories].
+
+        Raises:
+            DataError: columns that are missing, or that hold something else than the training rows did.
+        """
         if missing := [name for name in self.names if name not in table.column_names]:
             raise DataError(
                 f"{place} lacks {count(len(missing), 'column')} that the model was trained on: {listed(missing)}. "
                 f"Its columns are {listed(table.column_names)}."
             )
-        values = [
+        numbers = [
             _numbers(table[each.name], each.part, each.name, place, each.words, each.comma) for each in self.numbers
         ]
-        parts = [column.encode(each) for column, each in zip(self.numbers, values, strict=True)]
-        parts += [np.isnan(each) for column, each in zip(self.numbers, values, strict=True) if column.flag]
-        parts += [column.encode(_words(table[column.name], column.part, place)) for column in self.categories]
-        return torch.from_numpy(np.stack([part.astype(np.float32) for part in parts], 1))
+        codes = [each.encode(_words(table[each.name], each.part, place)) for each in self.categories]
+        nothing = np.empty((table.num_rows, 0))
+        return (
+            np.stack(numbers, 1).astype(np.float64, copy=False) if numbers else nothing,
+            np.stack(codes, 1) if codes else nothing.astype(np.int64),
+        )
+
+    def rows(self, numbers: np.ndarray, codes: np.ndarray) -> Tensor:
+        """What `values` gave as float32 [n, numbers + flags + categories]."""
+        parts = [column.encode(each) for column, each in zip(self.numbers, numbers.T, strict=True)]
+        parts += [np.isnan(each) for column, each in zip(self.numbers, numbers.T, strict=True) if column.flag]
+        return torch.from_numpy(np.stack([part.astype(np.float32) for part in (*parts, *codes.T)], 1))
 
     def unlike(self, rows: Tensor) -> tuple[str, ...]:
         """Notes on what is unlike the training rows in `rows` that `encode` gave: unknown words, numbers far off."""
@@ -220,7 +238,7 @@ class TableColumns:
 
 def squeezed(z: Any) -> Any:
     """Standardised numbers brought smoothly into -3 to 3."""
-    return z / np.sqrt(1 + (z / 3) ** 2)
+    return z / (1 + (z / 3) ** 2) ** 0.5  # of arrays and of tensors
 
 
 _ISO = Notation("dates")

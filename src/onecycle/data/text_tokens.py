@@ -98,6 +98,17 @@ class TextTokens:
         strange = int((2 * unknown > (rows > 0).sum(1) - 1).sum())
         return (f"{strange} of {count(len(rows), 'text')} mostly of characters unknown in training",) * bool(strange)
 
+    def standalone(self) -> str:
+        """The tokenizer's JSON that begins, cuts off and pads by itself: its ids for a text are what `encode` gives."""
+        made, start = self._made(), SPECIAL.index("[START]")
+        processors = _library().processors
+        made.post_processor = processors.TemplateProcessing(
+            single=f"{SPECIAL[start]} $A", special_tokens=[(SPECIAL[start], start)]
+        )
+        made.enable_truncation(self.length)
+        made.enable_padding(length=self.length, pad_id=0, pad_token=SPECIAL[0])
+        return made.to_str(pretty=True)
+
     def _made(self) -> Any:
         return _library().Tokenizer.from_str(self.tokenizer)
 

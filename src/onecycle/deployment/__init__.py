@@ -1,1 +1,4 @@
 """A trained run in use elsewhere: exported to other formats, described by a card, served over HTTP."""
+
+from .api import Exported as Exported
+from .api import export as export

@@ -141,13 +141,13 @@ def predict(model: nn.Module, batches: Iterable[Any], runtime: Runtime | None = 
         for batch in batches:
             inputs = runtime.move(batch[0] if isinstance(batch, tuple | list) else batch)
             with runtime.autocast(), in_words(model, inputs):
-                outputs.append(_called(model, inputs))
+                outputs.append(called(model, inputs))
     if not outputs:
         raise DataError("there is nothing to predict: no batches")
     return _joined(outputs)
 
 
-def _called(model: nn.Module, inputs: Any) -> Any:
+def called(model: nn.Module, inputs: Any) -> Any:
     """The model's outputs; entries of a dictionary go to the arguments of their names."""
     if isinstance(inputs, Mapping):
         parameters = inspect.signature(model.forward).parameters
