@@ -105,6 +105,86 @@ def test_detach_lets_go():
     assert drive(driver, 2) == [0.5, 0.5] and driver.position == 2
 
 
+def used(driver: Driver, order: list[int]) -> list[float]:
+    """The first learning rate of each optimizer that steps, in this order."""
+    return [drive_one(driver.optimizers[i]) for i in order]
+
+
+def drive_one(optimizer: torch.optim.Optimizer) -> float:
+    optimizer.step()
+    return optimizer.param_groups[0]["lr"]
+
+
+def pair(policy: Policy = CYCLED, updates: int = 3) -> Driver:
+    return Driver(policy, [SGD([parameter()], lr=0.2), SGD([parameter()], lr=0.02, momentum=0.9)], updates)
+
+
+@pytest.mark.parametrize("order", [[0, 1] * 3, [1, 0] * 3, [0, 1, 1, 0, 0, 1]])
+def test_of_several_optimizers_an_update_is_a_step_of_each_and_their_rates_keep_their_proportion(order):
+    driver = pair()
+    lrs = used(driver, order)
+    firsts, seconds = ([lr for i, lr in zip(order, lrs, strict=True) if i == j] for j in (0, 1))
+    assert firsts == [1, 0.5, 0] and seconds == pytest.approx([0.1, 0.05, 0]) and driver.position == 3
+    assert driver.optimizer is driver.optimizers[0]
+
+
+def test_an_optimizer_that_steps_again_begins_an_update_and_others_join_it():
+    driver = pair(updates=7)
+    lrs = used(driver, [1, 1, 1, 0, 1, 1, 1, 0])
+    assert lrs == pytest.approx([0.1, 5 / 60, 4 / 60, 4 / 6, 0.05, 2 / 60, 1 / 60, 1 / 6]) and driver.position == 6
+
+
+@pytest.mark.parametrize("done", [3, 4, 5])
+def test_several_optimizers_go_on_from_a_state_even_within_an_update(done):
+    order = [1, 1, 0, 1, 1, 0, 1]
+    expected = used(pair(updates=6), order)
+    broken_off = pair(updates=6)
+    used(broken_off, order[:done])
+    state = torch.load(saved(broken_off.state_dict()), weights_only=True)
+    resumed = Driver(CYCLED, [SGD([parameter()], lr=0.0), SGD([parameter()], lr=5.0)], 6)
+    resumed.load_state_dict(state)
+    assert used(resumed, order[done:]) == expected[done:]
+
+
+@pytest.mark.parametrize("state", [{"position": 1}, {"position": 1, "scales": [1.0]}, {"position": 1, "scales": "ab"}])
+def test_a_state_of_another_number_of_optimizers_is_refused(state):
+    with pytest.raises(CheckpointError, match="scales and what stepped of 2 optimizers"):
+        pair().load_state_dict(state)
+
+
+def test_a_function_of_the_updates_applied_tells_the_progress():
+    optimizer = SGD([parameter()], lr=1.0)
+    driver = Driver(Policy({"lr": lambda progress: progress}), optimizer, lambda applied: applied / 2 - 0.5)
+    assert drive(driver, 5) == [0, 0, 0.5, 1, 1] and driver.position == 5
+
+
+def test_values_can_be_written_before_an_update():
+    driver = pair()
+    driver.write()
+    assert [one.param_groups[0]["lr"] for one in driver.optimizers] == pytest.approx([1, 0.1]) and driver.position == 0
+
+
+@pytest.mark.parametrize("optimizers", [[], ["sgd"]])
+def test_what_is_no_optimizer_is_refused(optimizers):
+    with pytest.raises(ConfigError, match="a torch optimizer, or several; received"):
+        Driver(linear(1.0), optimizers, 3)
+
+
+def test_where_one_of_several_is_driven_already_none_is_attached():
+    taken, free = SGD([parameter()], lr=1.0), SGD([parameter()], lr=1.0)
+    driver = Driver(linear(1.0), taken, 3)
+    with pytest.raises(ConfigError, match="already has a policy attached"):
+        Driver(linear(1.0), [free, taken], 3)
+    assert drive(driver, 1) == [1] and drive(Driver(linear(0.5), free, 3), 1) == [0.5]
+
+
+def saved(state: object) -> io.BytesIO:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
+
+
 @pytest.mark.parametrize("updates", [0, -3, 2.0, True, None, "10"])
 def test_the_number_of_updates_is_a_count(updates):
     optimizer = SGD([parameter()], lr=1.0)

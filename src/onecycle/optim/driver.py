@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
 
 from torch.optim import Optimizer
 
-from ..checks import is_whole, whole
+from ..checks import is_number, is_whole, whole
 from ..errors import CheckpointError, ConfigError
 from ..schedules.policy import Policy, position
-from .groups import bind, write
+from .groups import bind, scales_of, write
 
 
 class Driver:
@@ -22,6 +22,15 @@ class Driver:
     `torch.amp.GradScaler` skips, or a batch that only accumulates gradients, does not move it. Past the end the
     values stay at the last ones, with one warning. Only the position is state, so that a restored run goes on
     exactly, whatever is loaded first.
+
+    Of several optimizers, the learning rates keep their proportions over all, the first one's largest being the
+    policy's. An update is then a step of each; where one of them steps again before another has, that begins the next.
+
+    Args:
+        policy: names and their schedules.
+        optimizer: the optimizer, or several (as of a GAN, or Muon beside AdamW).
+        updates: of the whole run; or a function from the number of updates applied to the progress of the next one,
+            0 to 1, such as an elapsed share of time.
 
     >>> import torch
     >>> from onecycle import Piecewise, Policy
@@ -37,71 +46,125 @@ class Driver:
     3 0.0
 
     Raises:
-        ConfigError: fewer than one update, or a policy already attached to this optimizer.
+        ConfigError: fewer than one update, no optimizer, or a policy already attached to one.
     """
 
-    def __init__(self, policy: Policy, optimizer: Optimizer, updates: int):
-        whole("updates", updates, what="the number of updates of the whole run")
-        attach(optimizer, self)
-        self.policy, self.optimizer, self.updates = policy, optimizer, updates
-        self.position = 0
+    def __init__(
+        self, policy: Policy, optimizer: Optimizer | Sequence[Optimizer], updates: int | Callable[[int], float]
+    ):
+        self.policy = policy
+        self.updates = (
+            updates if callable(updates) else whole("updates", updates, what="the number of updates of the whole run")
+        )
+        self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+        if not self.optimizers or not all(isinstance(one, Optimizer) for one in self.optimizers):
+            raise ConfigError(f"optimizer is a torch optimizer, or several; received {optimizer!r}")
+        self.position: int = 0
+        self._scales = scales_of(self.optimizers)
+        self._stepped: set[Optimizer] = set()  # in the update under way
         self._warned = False
         try:
-            bind(policy, optimizer)
+            for one in self.optimizers:
+                attach(one, self)
+                bind(policy, one)
         except ConfigError:
-            release(optimizer, self)
+            self._release()
             raise
-        self._hooks = (
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        )
+        self._hooks = [one.register_step_pre_hook(self._before) for one in self.optimizers]
+        self._hooks += [one.register_step_post_hook(self._after) for one in self.optimizers]
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The first of the optimizers, whose largest learning rate is the policy's."""
+        return self.optimizers[0]
 
     @property
     def values(self) -> dict[str, float]:
         """The values that the next update will use."""
         return self.policy(self._progress())
 
+    def write(self) -> None:
+        """Write the values of the next update into the optimizers: for what looks at them there before it."""
+        for optimizer in self.optimizers:
+            self._write(optimizer)
+
+    def _write(self, optimizer: Optimizer) -> None:
+        write(self.policy, optimizer, self._progress(), self._scales[self.optimizers.index(optimizer)])
+
     def _progress(self) -> float:
-        return position(min(self.position, self.updates - 1), self.updates)
+        if isinstance(self.updates, int):
+            return position(min(self.position, self.updates - 1), self.updates)
+        return min(1.0, max(0.0, self.updates(self.position)))
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self.position >= self.updates and not self._warned:
+        if optimizer in self._stepped:
+            self._end_update()
+        if isinstance(self.updates, int) and self.position >= self.updates and not self._warned:
             self._warned = True
             warnings.warn(
                 f"update {self.position + 1} of a policy over {self.updates}: the values stay at their last "
                 f"({self.values}). Attach the policy with the true number of updates to use all of it.",
                 stacklevel=3,
             )
-        write(self.policy, optimizer, self._progress())
+        self._write(optimizer)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.position += stepped(optimizer)
+        if stepped(optimizer):
+            self._stepped.add(optimizer)
+        if len(self._stepped) == len(self.optimizers):
+            self._end_update()
+
+    def _end_update(self) -> None:
+        self.position += 1
+        self._stepped.clear()
 
     @property
     def finished(self) -> bool:
-        """Whether all updates are applied."""
-        return self.position >= self.updates
+        """Whether all updates are applied, or the progress is at its end."""
+        if isinstance(self.updates, int):
+            return self.position >= self.updates
+        return self._progress() >= 1.0
 
     def detach(self) -> None:
-        """Let go of the optimizer; its values stay as they are."""
+        """Let go of the optimizers; their values stay as they are."""
         for hook in self._hooks:
             hook.remove()
-        release(self.optimizer, self)
+        self._release()
 
-    def state_dict(self) -> dict[str, int]:
-        """``{"position": updates applied}``: all there is to save."""
-        return {"position": self.position}
+    def _release(self) -> None:
+        for optimizer in self.optimizers:
+            release(optimizer, self)
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """``{"position": updates applied}``: all there is to save of one optimizer.
+
+        Of several also ``"scales"``, their shares of the learning rate, and ``"stepped"``, which of them (from 0) have
+        stepped in an update that others have yet to end.
+        """
+        if len(self.optimizers) == 1:
+            return {"position": self.position}
+        stepped = [i for i, optimizer in enumerate(self.optimizers) if optimizer in self._stepped]
+        return {"position": self.position, "scales": list(self._scales), "stepped": stepped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved position.
 
         Raises:
-            CheckpointError: not what `state_dict` returns.
+            CheckpointError: not what `state_dict` returns, or of another number of optimizers.
         """
-        applied = state.get("position") if isinstance(state, Mapping) else None
-        if applied is None or not is_whole(applied, 0):
-            raise CheckpointError(f'a policy at work is saved as {{"position": updates applied}}; received {state!r}')
-        self.position = applied
+        known: Mapping[str, Any] = state if isinstance(state, Mapping) else {}
+        applied, scales, stepped = known.get("position", ""), known.get("scales", [1.0]), known.get("stepped", [])
+        count = len(self.optimizers)
+        if (
+            not is_whole(applied, 0)
+            or not (isinstance(scales, list) and len(scales) == count and all(map(is_number, scales)))
+            or not (isinstance(stepped, list) and all(i in range(count) for i in stepped))
+        ):
+            more = "" if count == 1 else f", scales and what stepped of {count} optimizers"
+            what = f'{{"position": updates applied{more}}}'
+            raise CheckpointError(f"a policy at work is saved as {what}; received {state!r}")
+        self.position, self._scales = int(applied), list(scales)
+        self._stepped = {self.optimizers[i] for i in stepped}
 
 
 class Attached(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,6 +34,12 @@ def bind(policy: Policy, optimizer: Optimizer) -> None:
     for name in policy.schedules:
         _unshare(optimizer, name)
         _bind(optimizer, name)
+
+
+def scales_of(optimizers: Sequence[Optimizer]) -> list[float]:
+    """The largest learning rate of each optimizer as a share of that of the first one."""
+    peaks = [max((float(g.get("lr") or 0.0) for g in optimizer.param_groups), default=0.0) for optimizer in optimizers]
+    return [peak / peaks[0] if peaks[0] else 1.0 for peak in peaks]
 
 
 def write(policy: Policy, optimizer: Optimizer, progress: float, factor: float = 1.0) -> dict[str, float]:

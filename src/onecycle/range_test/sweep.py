@@ -18,7 +18,7 @@ from ..data.batches import Batches
 from ..data.seeds import derive_seed, seeded, seeded_everywhere
 from ..errors import ConfigError, DataError, Interrupted, TrainingError
 from ..optim.driver import stepped
-from ..optim.groups import write
+from ..optim.groups import scales_of, write
 from ..records.curve import SCOUT, Sweep
 from ..schedules.policy import Policy
 from ..training.norms import batch_statistics
@@ -69,8 +69,7 @@ class SweptStep:
     calls: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        peaks = [max((float(g["lr"]) for g in optimizer.param_groups), default=0.0) for optimizer in self.optimizers]
-        self.scales = [peak / peaks[0] if peaks[0] else 1.0 for peak in peaks]
+        self.scales = scales_of(self.optimizers)
         parameters = [p for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]]
         self.parameters = {id(p) for p in parameters}
         self.generators = generators(*{p.device for p in parameters})
