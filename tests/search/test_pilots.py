@@ -150,6 +150,14 @@ def test_any_loop_may_bring_its_own_measure():
     assert found.default == 0.02 and all(p.loss is not None for p in found.pilots) and found.updates <= 110
 
 
+def test_a_larger_share_brings_pilots_to_a_short_run():
+    _, optimizer, step = loop()
+    short = onecycle.search(step, optimizer, DATA, updates=200)
+    assert not short.pilots and "too small" in short.reason
+    found = onecycle.search(step, optimizer, DATA, updates=200, share=0.5)
+    assert {pilot.updates for pilot in found.pilots} == {16} and found.updates <= 100
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

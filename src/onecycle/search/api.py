@@ -121,7 +121,8 @@ def search(
         lr_max: the peak that is left only for evidence; None: the learning rate that the optimizer has.
         evaluate: measures the model as it stands on held-out data, on few batches, as often as there are pilots:
             returns ``{"loss": ..., "accuracy": ...}`` or one of them. None: by the training losses of the last quarter.
-        share: of the updates that pilots may take.
+        share: of the updates that pilots may take. Above a tenth they are made for short runs too, whatever part of
+            the run the least length is that tells something.
         policy: the name of a preset.
         model, keep: as for `onecycle.range_test`.
         seed: of the order and of what the step draws.
@@ -151,7 +152,7 @@ def search(
     own = max(float(group["lr"]) for group in optimizers[0].param_groups)
     default = number("lr_max", own if lr_max is None else lr_max, above=0, what="the peak without evidence")
     kind = kind_of(optimizers[0])
-    each = length(updates, int(share * updates), kind)
+    each = length(updates, int(share * updates), kind, short=share > SHARE)
     if not each:
         return _too_few(default, updates)
     with stop_requests() as stop, sampler_kept(batches):

@@ -37,13 +37,17 @@ class Choice:
     reason: str
 
 
-def length(updates: int, allowed: int, kind: str) -> int:
+def length(updates: int, allowed: int, kind: str, *, short: bool = False) -> int:
     """The updates of each pilot of a run; together they may take so many as `allowed`, and 0 would tell nothing.
+
+    With `short` those of a short run are as long as tells something, whatever part of the run that is.
 
     >>> length(2000, 200, "adaptive"), length(2000, 100, "gradient"), length(500, 50, "gradient")
     (31, 25, 0)
+    >>> length(150, 150, "adaptive"), length(150, 150, "adaptive", short=True), length(150, 75, "adaptive", short=True)
+    (0, 30, 0)
     """
-    each = min(round(LENGTH * updates), int(allowed / (3 + 4 * JUDGING)))
+    each = min(max(round(LENGTH * updates), short * LEAST[kind]), int(allowed / (3 + 4 * JUDGING)))
     return each if each >= LEAST[kind] else 0
 
 
