@@ -6,9 +6,10 @@ import csv
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,20 @@ def make_run(kind: str, place: Path) -> Path:
     data, options = MADE[kind](place)
     run(Job(str(data), budget="1 epochs", search=0, **options), place / kind, report=False)
     return place / kind
+
+
+class Runs:
+    """The folder of a run of each kind by its name; made when it is first asked for, once for all tests."""
+
+    _folders: ClassVar[dict[str, Path]] = {}
+
+    def __init__(self, factory: pytest.TempPathFactory):
+        self._factory = factory
+
+    def __getitem__(self, kind: str) -> Path:
+        if kind not in self._folders:
+            self._folders[kind] = make_run(kind, self._factory.mktemp(kind))
+        return self._folders[kind]
 
 
 def _digits(_: Path) -> tuple[Any, dict[str, Any]]:

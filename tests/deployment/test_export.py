@@ -22,11 +22,9 @@ from onecycle.errors import ExportError, MissingDependency
 from onecycle.records.files import RUN
 
 
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of a tiny run of each kind."""
-    place = tmp_path_factory.mktemp("runs")
-    return {kind: makers.make_run(kind, place) for kind in makers.KINDS}
+@pytest.fixture
+def runs(tmp_path_factory: pytest.TempPathFactory) -> makers.Runs:
+    return makers.Runs(tmp_path_factory)
 
 
 def program(path: Path):

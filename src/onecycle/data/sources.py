@@ -52,22 +52,27 @@ SYSTEM = Path("/usr/share/datasets")  # where the packages of Debian put data se
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """A data set that has a name here."""
+    """A data set that has a name here; its `licence` is as its authors state it, None where that is not known here."""
 
     summary: str
     hub: str | None = None
     classes: tuple[str, ...] | None = None  # for the formats that do not carry the names
     augment: tuple[str, ...] = ()
+    licence: str | None = None
 
 
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 KNOWN = {
-    "digits": NamedDataset("1,797 grey 8x8 images of handwritten digits, inside the package"),
+    "digits": NamedDataset("1,797 grey 8x8 images of handwritten digits, inside the package", licence="CC BY 4.0"),
     "mnist": NamedDataset(
         "70,000 grey 28x28 images of handwritten digits", "ylecun/mnist", tuple("0123456789"), augment=("crop",)
     ),
     "fashion-mnist": NamedDataset(
-        "70,000 grey 28x28 images of clothes, 10 classes", "zalando-datasets/fashion_mnist", _CLOTHES, augment=("flip",)
+        "70,000 grey 28x28 images of clothes, 10 classes",
+        "zalando-datasets/fashion_mnist",
+        _CLOTHES,
+        augment=("flip",),
+        licence="MIT",
     ),
     "cifar10": NamedDataset("60,000 colour 32x32 images, 10 classes", "uoft-cs/cifar10", augment=("flip", "crop")),
     "cifar100": NamedDataset("60,000 colour 32x32 images, 100 classes", "uoft-cs/cifar100", augment=("flip", "crop")),

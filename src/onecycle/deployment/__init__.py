@@ -2,3 +2,4 @@
 
 from .api import Exported as Exported
 from .api import export as export
+from .hub import push_to_hub as push_to_hub

@@ -20,20 +20,22 @@ from .graph import BATCH, PredictionGraph, named
 SCHEMA = 1
 
 
-def description(graph: PredictionGraph, trained: TrainedModel, record: Mapping[str, Any], run: str) -> dict[str, Any]:
+def description(
+    graph: PredictionGraph | None, trained: TrainedModel, record: Mapping[str, Any], run: str
+) -> dict[str, Any]:
     """What an exported model takes and gives, as plain data.
 
     Its keys are ``schema``, ``kind``, ``inputs``, ``outputs``, ``classes`` (None for a regression), ``label_sets``,
     ``fit`` (how images of other proportions were brought to one size), ``columns`` (of a table), ``run``, ``model`` and
-    ``versions``.
+    ``versions``. Without a graph, inputs and outputs are None.
     """
     columns = trained.columns
     return plain(
         {
             "schema": SCHEMA,
             "kind": trained.kind,
-            "inputs": [each.to_dict() for each in graph.inputs],
-            "outputs": outputs_of(graph, trained),
+            "inputs": graph and [each.to_dict() for each in graph.inputs],
+            "outputs": graph and outputs_of(graph, trained),
             "classes": trained.classes,
             "label_sets": trained.label_sets,
             "fit": trained.fit if trained.kind == "image" else None,

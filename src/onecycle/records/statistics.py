@@ -59,6 +59,23 @@ def mean_band(
     return mean, np.maximum(mean - half, low), np.minimum(mean + half, high)
 
 
+def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The ends of Wilson's interval for a share, of which `hits` of `n` independent samples were counted.
+
+    Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
+
+    >>> low, high = wilson(280, 359)
+    >>> f"{low:.4f} {high:.4f}", wilson(5, 5)[1]
+    ('0.7342 0.8198', 1.0)
+    """
+    from scipy.special import ndtri
+
+    z = float(ndtri((1 + level) / 2))
+    share, wide = hits / n, z * z / n
+    middle, half = share + wide / 2, z * (share * (1 - share) / n + wide / (4 * n)) ** 0.5
+    return max(0.0, (middle - half) / (1 + wide)), min(1.0, (middle + half) / (1 + wide))
+
+
 def student(
     values: Sequence[float] | np.ndarray, level: float = 0.95, within: Bounds = None
 ) -> tuple[float, float, float]:
