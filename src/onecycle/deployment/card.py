@@ -45,7 +45,7 @@ class Details:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CardMetric:
     """One metric of one split, with the number of samples and an interval where they are known."""
 
     split: str
@@ -87,7 +87,7 @@ class Card:
         }
         return {key: value for key, value in matter.items() if value is not None}
 
-    def measured(self) -> list[Measured]:
+    def measured(self) -> list[CardMetric]:
         """What was measured at the end on data that were not trained on, the test split first, losses last."""
         result, found = self.record.get("result") or {}, []
         counts = dict(zip(("train", "valid", "test"), self.record["facts"].get("samples", ()), strict=False))
@@ -95,7 +95,7 @@ class Card:
             for name, value in comparable(result.get(split) or {}).items():
                 if number(value) is not None:
                     n = counts.get(split) or None
-                    found.append(Measured(split, name, value, n, self._interval(name, value, n)))
+                    found.append(CardMetric(split, name, value, n, self._interval(name, value, n)))
         return sorted(found, key=lambda each: each.name == "loss")
 
     @property
@@ -116,7 +116,7 @@ class Card:
             return None
         return wilson(round(value * n), n)
 
-    def _results(self, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    def _results(self, measured: Sequence[CardMetric]) -> list[dict[str, Any]]:
         """Each split's metrics as the hub has them."""
         data, task = self._data_name or "not recorded", self.task or "other"
         return [
