@@ -1,0 +1,105 @@
+"""A policy as a handler of Ignite: over the iterations of an engine's run, and on with its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from ..checks import is_whole, unless_none, whole
+from ..errors import CheckpointError, ConfigError
+from ..optim.driver import Driver
+from ..schedules.policy import Policy
+from .common import host
+
+
+class PolicyHandler:
+    """Have `policy` drive an optimizer through each run of an Ignite engine: ``PolicyHandler(...).attach(trainer)``.
+
+    It goes over ``max_epochs`` times ``epoch_length`` iterations, or ``max_iters``, counted in steps that the optimizer
+    made. Ignite's `Checkpoint` saves it with the trainer, ``{"trainer": trainer, "policy": handler, ...}``. A run that
+    was terminated goes on, and so does one whose trainer alone was loaded, by its iteration. A new run is a new cycle.
+
+    Args:
+        policy: such as ``onecycle.one_cycle(0.1)``.
+        optimizer: the one that the engine steps, or several.
+        updates: of the whole run; None: from the engine.
+        accumulate: iterations of an update: ``gradient_accumulation_steps`` of `create_supervised_trainer`.
+
+    Raises:
+        ConfigError: as a run begins: an unknown length, or a policy that is attached to the optimizer already.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: Optimizer | Sequence[Optimizer],
+        updates: int | None = None,
+        accumulate: int = 1,
+    ):
+        unless_none(whole, "updates", updates, what="the number of updates of the whole run")
+        whole("accumulate", accumulate, what="the iterations of an update")
+        self.policy, self.optimizer, self.updates, self.accumulate = policy, optimizer, updates, accumulate
+        self.driver: Driver | None = None
+        self._loaded: int | None = None
+
+    def attach(self, engine: Any) -> None:
+        """Take part in each run of `engine`.
+
+        Raises:
+            MissingDependency: Ignite is not installed, or too old.
+        """
+        events = host("ignite.engine", "pytorch-ignite", "0.4").Events
+        engine.add_event_handler(events.STARTED, self)
+        engine.add_event_handler(events.COMPLETED, self._end)
+
+    def __call__(self, engine: Any) -> None:
+        """Attach the policy to the optimizer, at the position where the run begins."""
+        state, position = engine.state, self._loaded
+        if position is None:
+            position = state.iteration // self.accumulate
+            if self.driver is not None and state.iteration:
+                position = self.driver.position
+        self.detach()
+        self.driver = Driver(self.policy, self.optimizer, self.updates or _updates(state, self.accumulate))
+        self.driver.load_state_dict({"position": position})
+        self._loaded = None
+
+    def _end(self, engine: Any) -> None:
+        if self.driver is not None and self.driver.finished:
+            self.detach()
+
+    def state_dict(self) -> dict[str, int]:
+        """``{"position": updates applied}``: all there is to save."""
+        return {"position": self.driver.position if self.driver else self._loaded or 0}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from a saved position.
+
+        Raises:
+            CheckpointError: not what `state_dict` returns.
+        """
+        position = state.get("position") if isinstance(state, Mapping) else None
+        if position is None or not is_whole(position, 0):
+            raise CheckpointError(f'a handler is saved as {{"position": updates applied}}; received {state!r}')
+        self._loaded = position
+        if self.driver is not None:
+            self.driver.load_state_dict({"position": position})
+
+    def detach(self) -> None:
+        """Let go of the optimizer; its values stay as they are."""
+        if self.driver is not None:
+            self.driver.detach()
+
+
+def _updates(state: Any, accumulate: int) -> int:
+    """The updates of the run that begins."""
+    iterations = getattr(state, "max_iters", None)
+    if iterations is None and state.epoch_length is None:
+        raise ConfigError(
+            "the number of iterations in an epoch is not known: give run its epoch_length, or "
+            "PolicyHandler(policy, optimizer, updates=...) of the whole run"
+        )
+    iterations = state.max_epochs * state.epoch_length if iterations is None else iterations
+    return whole("updates", iterations // accumulate, what="max_epochs x epoch_length / accumulate")
