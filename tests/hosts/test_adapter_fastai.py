@@ -243,6 +243,20 @@ def test_a_range_test_leaves_no_trace(opt_func, trained, tmp_path):
     assert same(dict(learn.model.state_dict()), dict(other.model.state_dict()))
 
 
+def test_loaders_of_torch_keep_their_generators():
+    learn, generators = made(), [torch.Generator().manual_seed(k) for k in range(2)]
+    datasets = [learn.dls.train.dataset, learn.dls.valid.dataset]
+    learn.dls = DataLoaders(
+        *(
+            torch.utils.data.DataLoader(dataset, 40, shuffle=True, generator=generator)
+            for dataset, generator in zip(datasets, generators, strict=True)
+        )
+    )
+    before = [generator.get_state() for generator in generators]
+    assert lr_find(learn).cost["evaluations"] > 2
+    assert same(before, [generator.get_state() for generator in generators])
+
+
 def test_an_error_in_a_range_test_leaves_no_trace(tmp_path):
     calls = []
 

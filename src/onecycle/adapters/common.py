@@ -14,7 +14,7 @@ def host(module: str, package: str, least: str) -> Any:
     """Import `module` of the installed `package`, whose version is `least` or newer.
 
     Raises:
-        MissingDependency: it is not installed, or too old; the message has the line that installs it.
+        MissingDependency: it is not installed, too old, or does not import; the message has the line that installs it.
 
     >>> host("torch.optim", "torch", "2.6").__name__
     'torch.optim'
@@ -29,7 +29,10 @@ def host(module: str, package: str, least: str) -> Any:
         raise MissingDependency(f"{package} is not installed: {install}") from error
     if _numbers(installed) < _numbers(least):
         raise MissingDependency(f"{package} {least} or newer is needed; {installed} is installed: {install}")
-    return import_module(module)
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependency(f"{package} {installed} does not import: {error}") from error
 
 
 def _numbers(release: str) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -136,7 +136,8 @@ def _tested(learn: Any, options: Mapping[str, Any]) -> RangeTest:
         return float(loss.detach())
 
     modules = [each for each in (learn.model, learn.loss_func) if isinstance(each, nn.Module)]
-    loaders = [_Reloaded(loader) for loader in learn.dls.loaders[:2] if len(loader)]
+    loaders = [_Reloaded(each) if hasattr(each, "randomize") else each for each in learn.dls.loaders[:2] if len(each)]
+    kept += [g for each in loaders if isinstance(g := getattr(each, "generator", None), torch.Generator)]
     evaluate = _HeldOut(learn, loaders[1]) if len(loaders) > 1 else None
     return range_test(step, optimizer, loaders[0], evaluate=evaluate, model=modules, keep=kept, **options)
 
@@ -151,14 +152,15 @@ class _Reloaded:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.loader.new() if hasattr(self.loader, "randomize") else self.loader)
+        return iter(self.loader.new())
 
 
 class _HeldOut:
     """The mean loss, and the accuracy if it is a metric of the Learner, over the first validation batches."""
 
-    def __init__(self, learn: Any, loader: _Reloaded):
-        self.learn, self.loader, self.batches = learn, loader, []
+    def __init__(self, learn: Any, loader: Iterable[Any]):
+        self.learn, self.loader = learn, loader
+        self.batches: list[tuple[Any, Any]] = []
         self.accuracy = [
             metric.func for metric in learn.metrics if metric.name == "accuracy" and hasattr(metric, "func")
         ]
