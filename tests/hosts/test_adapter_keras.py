@@ -190,6 +190,10 @@ def test_an_unknown_number_of_updates_is_asked_for():
 
     with pytest.raises(ConfigError, match=r"give fit its steps_per_epoch, or PolicyCallback\(policy, updates="):
         model.fit(ending(), epochs=1, verbose=0, callbacks=[PolicyCallback(policy)])
+    for _ in range(2):  # each fit is a cycle
+        seen = Seen()
+        model.fit(ending(), epochs=1, verbose=0, callbacks=[PolicyCallback(policy, updates=4), seen])
+        np.testing.assert_allclose(np.ravel(seen.values), values(policy, 4), rtol=1e-6)
     seen = Seen()
     model.fit(stream(), steps_per_epoch=4, epochs=1, verbose=0, callbacks=[PolicyCallback(policy), seen])
     np.testing.assert_allclose(np.ravel(seen.values), values(policy, 4), rtol=1e-6)

@@ -64,7 +64,7 @@ class PolicyCallback(keras.callbacks.Callback):
         if self._start is None:
             optimizer, steps = self.model.optimizer, self.params.get("steps")
             applied = int(optimizer.iterations)
-            due = applied if steps is None else epoch * steps // _accumulated(optimizer)
+            due = epoch * steps // _accumulated(optimizer) if steps else applied * bool(epoch)
             # A restored optimizer knows how many updates were skipped; a new one, or one of an earlier fit, does not.
             self._start = applied - (min(applied, due) if applied else due)
 
