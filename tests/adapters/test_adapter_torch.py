@@ -28,7 +28,7 @@ POLICY = presets.fastai(0.05)
 def _no_ends_are_told(monkeypatch, request):
     """Most tests leave their schedulers in the middle of a cycle: the warning of that has tests of its own."""
     if "told" not in request.fixturenames:
-        monkeypatch.setattr("onecycle.adapters.torch.ENDED", 0.0)
+        monkeypatch.setattr("onecycle.adapters.place.ENDED", 0.0)
 
 
 def parameter() -> nn.Parameter:

@@ -413,7 +413,7 @@ def test_author_is_what_the_author_logged(log):
         (lambda: fastai(0.1, peak_at=2), "peak_at is a share"),
         (
             lambda: presets.torch(0.1, peak_at=-0.1),
-            "peak_at is a share of the run, at least 0 and below 1; received -0.1",
+            "peak_at is a share of the run, at least 0 and at most 1; received -0.1",
         ),
         (lambda: presets.torch(0.1, 1, peak_at=1.5), "received 1.5"),
         (lambda: author(0.1, stepsize=5), "stepsize=5 counts updates (at least 1): the number of updates is needed"),

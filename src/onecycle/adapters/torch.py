@@ -6,10 +6,8 @@ Both are a `torch.optim.lr_scheduler.LRScheduler`, so that Lightning, Accelerate
 from __future__ import annotations
 
 import sys
-import warnings
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,50 +15,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..checks import is_number, is_whole, whole
-from ..errors import CheckpointError, ConfigError
+from ..checks import flag, number, one_of, share, whole
+from ..errors import ConfigError
 from ..optim.driver import attach, attached, release, stepped
 from ..optim.groups import bind, write
+from ..schedules import presets
 from ..schedules.policy import Policy
 from ..text import count
-
-# GradScaler halves its scale at each overflow: so many updates that it skips in a row take 2 ** 24 to 1.
-SKIPPED_AT_MOST = 24
-# Of a run that ends before this share of its schedule, it is said.
-ENDED = 0.95
-
-
-@dataclass(slots=True)
-class _Place:
-    """Where a scheduler is. It outlives the scheduler, so that an end in the middle of a cycle can be told."""
-
-    total: int
-    built: int  # the total that the scheduler was made with
-    position: int = 0
-    counted: int = 0  # the position without the steps that no update has confirmed yet
-    stretched_at: int = 0  # from here on, and this progress, the rest of the curve takes the rest of the updates
-    stretched_progress: float = 0.0
-    pending: int = 0  # updates since the last step of the scheduler
-    updated: bool = False  # whether the optimizer has made an update since the scheduler was made or loaded
-    tentative: bool = False  # whether `position` is ahead of `counted`
-    sparse: bool = False  # whether it was stepped after several updates
-    saved: int | None = None
-    told_of_end: bool = False
-
-    def progress(self) -> float:
-        if self.position >= self.total:
-            return self._progress(self.total - 1)
-        return self._progress(max(self.position, 0))
-
-    def _progress(self, position: int) -> float:
-        left = self.total - 1 - self.stretched_at
-        if left <= 0:
-            return self.stretched_progress
-        return self.stretched_progress + (position - self.stretched_at) / left * (1 - self.stretched_progress)
-
-    def move_to(self, position: int) -> None:
-        self.position = self.counted = position
-        self.pending, self.updated, self.tentative = 0, False, False
+from .place import Place
 
 
 class PolicyScheduler(LRScheduler):
@@ -107,7 +69,7 @@ class PolicyScheduler(LRScheduler):
         whole("last_epoch", last_epoch, least=-1)
         attach(inner(optimizer), self)
         self.optimizer, self.policy = optimizer, policy
-        self._place = _Place(total, total)
+        self._place = Place(total, total)
         self._caller = _caller()
         try:
             self._bind()
@@ -174,23 +136,8 @@ class PolicyScheduler(LRScheduler):
         if epoch is not None or self._is_initial:
             self._go(self.last_epoch + 1 if epoch is None else whole("epoch", epoch, least=0))
             return
-        place = self._place
-        if place.pending and place.position >= place.total and not place.told_of_end:
-            place.told_of_end = True
-            warnings.warn(_BEYOND.format(place.total), stacklevel=2)
-        updates, place.pending = place.pending, 0
-        if updates:
-            place.updated = True
-            place.counted += 1
-            place.position = place.counted
-            if updates > 1 and not place.sparse:
-                place.sparse = True
-                warnings.warn(_SPARSE.format(count(updates, "updates"), count(place.total, "steps")), stacklevel=2)
-        elif place.updated:
-            return
-        else:
-            place.position, place.tentative = place.position + 1, True
-        self._write()
+        if self._place.step():
+            self._write()
 
     def _update_lr(self, epoch: int | None = None) -> None:  # SequentialLR calls it where its next one begins
         self.step(epoch)
@@ -201,14 +148,7 @@ class PolicyScheduler(LRScheduler):
         Raises:
             ConfigError: no number of updates above those applied, or nothing of the curve is left.
         """
-        place = self._place
-        if place.progress() >= 1 or place.position >= place.total:
-            raise ConfigError(
-                f"nothing is left to stretch after {place.position} of {place.total} updates: attach "
-                'PolicyScheduler(optimizer, onecycle.preset("extension", lr_max), updates) to go on from the end'
-            )
-        whole("total_steps", total_steps, least=place.position + 1, what="the updates of the whole run")
-        place.stretched_progress, place.stretched_at, place.total = place.progress(), place.position, int(total_steps)
+        self._place.extend(total_steps)
 
     def detach(self) -> None:
         """Let go of the optimizer; its values stay as they are, and `step` does nothing more."""
@@ -221,16 +161,7 @@ class PolicyScheduler(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """The position, the total and where the curve was stretched: plain numbers."""
-        place = self._place
-        # Between an update and its step the next update is one further; not where one step stands for many updates.
-        position = place.counted + (place.pending == 1 and not place.sparse)
-        place.saved = position
-        return {
-            "position": position,
-            "total": place.total,
-            "stretched": [place.stretched_at, place.stretched_progress],
-            "built": place.built,
-        }
+        return self._place.save()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved position, of this class or of torch's OneCycleLR.
@@ -241,18 +172,8 @@ class PolicyScheduler(LRScheduler):
         Raises:
             CheckpointError: no such state, or one beyond this scheduler's total.
         """
-        position, total, (at, progress), built = _read(state_dict, self._place.built)
-        place = self._place
-        if place.built != built and position < total and place.built <= position:
-            raise CheckpointError(
-                f"the state is at update {position} of {total}, and this scheduler was made for {place.built} in all: "
-                "give the number of updates of the whole run, those before included"
-            )
-        place.total, place.stretched_at, place.stretched_progress = total, at, progress
-        self._go(position)
-        if place.built != built and place.progress() < 1:
-            self.extend(place.built)
-        place.saved = position
+        self._place.load(state_dict)
+        self._write()
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key not in ("_hooks", "_told")}
@@ -275,7 +196,7 @@ class PolicyScheduler(LRScheduler):
             optimizer.register_step_post_hook(partial(_after, me)),
             optimizer.register_load_state_dict_post_hook(partial(_loaded, me)),
         )
-        self._told = weakref.finalize(self, _tell, self._place, self._caller, self._hooks)
+        self._told = weakref.finalize(self, _end, self._place, self._caller, self._hooks)
 
     @property
     def _at_work(self) -> bool:
@@ -286,25 +207,127 @@ class PolicyScheduler(LRScheduler):
         self._write()
 
     def _bind(self) -> None:
-        for group in self.optimizer.param_groups:
+        groups = self.optimizer.param_groups
+        for group in groups:
             group.setdefault("initial_lr", _plain(group["lr"]))
         bind(self.policy, self.optimizer)
+        self._groups = len(groups)
 
     def _write(self) -> None:
         if self._place.position >= 0 and self._at_work:
-            self._groups = len(self.optimizer.param_groups)
-            write(self.policy, self.optimizer, self._place.progress())
+            if self._groups != len(self.optimizer.param_groups):
+                self._bind()
+            self._write_at(self._place.progress())
+
+    def _write_at(self, progress: float) -> None:
+        write(self.policy, self.optimizer, progress)
 
 
-_BEYOND = (
-    "stepped past the end of a schedule over {}: the values stay at their last. Give the true number of updates; to go "
-    'on from the end attach PolicyScheduler(optimizer, onecycle.preset("extension", lr_max), updates)'
-)
-_SPARSE = (
-    "stepped once after {}: a step of the scheduler stands for one update, so that the schedule over {} goes by that "
-    'much more slowly. Call step() after each update (interval="step" in Lightning, step_every="batch" in skorch), '
-    "unless the schedule was meant to count epochs"
-)
+class OneCycleLR(PolicyScheduler):
+    """torch's `OneCycleLR` as a `PolicyScheduler`: the same arguments, defaults and values, and none of its traps.
+
+    Where torch's makes an extra step that rebounds and then raises, this one holds its end. It resumes in any order of
+    loading, and can be extended. A group that is added later takes the largest `max_lr`, or its own share of it,
+    ``lr_ratio``.
+
+    Momentum is cycled by default, as torch does it: the momentum of SGD and RMSprop, beta1 of Adam's kin, whatever
+    they were; `cycle_momentum` False leaves them alone. An optimizer that has neither is scheduled without.
+
+    Args:
+        optimizer: any of torch.
+        max_lr: the peak, or one for each parameter group.
+        total_steps: the updates of the whole run; or instead of it both
+        epochs: their number, and
+        steps_per_epoch: the updates of each.
+        pct_start: the share of the run on the way up.
+        anneal_strategy: "cos" or "linear".
+        cycle_momentum: whether momentum moves against the learning rate.
+        base_momentum: its value at the peak, or one for each group.
+        max_momentum: its value at both ends, or one for each group.
+        div_factor: the first learning rate is the peak divided by it.
+        final_div_factor: the last one is the first divided by it.
+        three_phase: whether the way down to the first learning rate is as long as the way up, with a tail after it.
+        last_epoch: the updates made before, less one; -1 at the beginning.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    >>> scheduler = OneCycleLR(optimizer, max_lr=0.5, total_steps=10)
+    >>> for _ in range(10):
+    ...     optimizer.step()
+    ...     scheduler.step()
+    >>> scheduler.get_last_lr()  # torch's is back at 0.025 by now
+    [2e-06]
+
+    Raises:
+        ConfigError: an argument that cannot be used, or another policy attached to this optimizer.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | Sequence[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | Sequence[float] = 0.85,
+        max_momentum: float | Sequence[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ):
+        inner(optimizer)
+        total = _total(total_steps, epochs, steps_per_epoch)
+        rates = [number("max_lr", each, least=0) for each in _each("max_lr", max_lr, optimizer)]
+        peak = number("max_lr", max(rates, default=0.0), above=0, what="the peak learning rate", example="0.1")
+        number("div_factor", div_factor, above=0)
+        number("final_div_factor", final_div_factor, above=0)
+        one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
+        share("pct_start", pct_start, of="the run", one=True)
+        flag("three_phase", three_phase)
+        momenta = _momenta(optimizer, flag("cycle_momentum", cycle_momentum), base_momentum, max_momentum)
+        made = partial(
+            presets.torch,
+            peak,
+            total,
+            peak_at=pct_start,
+            lr_start=peak / div_factor,
+            lr_end=peak / div_factor / final_div_factor,
+            easing={"cos": "cosine"}.get(anneal_strategy, anneal_strategy),
+            three_phase=three_phase,
+        )
+        self._ratios = [rate / peak for rate in rates]
+        self._start_lr = peak / div_factor
+        self._cycles = bool(momenta)
+        # One policy for each pair of momenta: most have one.
+        pairs = list(dict.fromkeys(momenta))
+        self._policies = [made(momentum=pair) for pair in pairs or [None]]
+        self._policy_of = [pairs.index(pair) for pair in momenta] if len(pairs) > 1 else []
+        self._start(optimizer, self._policies[0], total, last_epoch)
+
+    @property
+    def total_steps(self) -> int:
+        """What torch calls the total."""
+        return self._place.total
+
+    def _bind(self) -> None:
+        for i, group in enumerate(self.optimizer.param_groups):
+            if i < len(self._ratios):
+                group["lr_ratio"], group["initial_lr"] = self._ratios[i], self._start_lr * self._ratios[i]
+            if self._cycles:
+                group["momentum_ratio"] = 1.0
+        super()._bind()
+
+    def _write_at(self, progress: float) -> None:
+        if not self._policy_of:
+            return super()._write_at(progress)
+        which = [*self._policy_of, *[0] * (self._groups - len(self._policy_of))]
+        for k, policy in enumerate(self._policies):
+            groups = [g for g, i in zip(self.optimizer.param_groups, which, strict=True) if i == k]
+            write(policy, self.optimizer, progress, groups=groups)
 
 
 def inner(optimizer: Any) -> Optimizer:
@@ -329,7 +352,7 @@ def _before(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer, args:
     if (me := scheduler()) is None:
         return
     if me._place.tentative:
-        _take_back(me._place)
+        me._place.take_back()
         me._write()
     elif me._groups != len(optimizer.param_groups):
         me._write()
@@ -346,30 +369,52 @@ def _loaded(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer) -> No
         me._write()
 
 
-def _take_back(place: _Place) -> None:
-    """Steps before the first update moved a position that no update confirms."""
-    if (ahead := place.position - place.counted) > SKIPPED_AT_MOST:
-        warnings.warn(
-            f"the scheduler was stepped {ahead} times before the first update, and updates alone move it: it uses "
-            f"the values of position {place.counted}. To begin elsewhere give last_epoch, or load a state",
-            stacklevel=4,
-        )
-    place.position, place.tentative = place.counted, False
-
-
-def _tell(place: _Place, caller: tuple[str, int], hooks: tuple[Any, ...]) -> None:
-    """What is done when a scheduler ends: its hooks go, and an end in the middle of its cycle is said."""
+def _end(place: Place, caller: tuple[str, int], hooks: tuple[Any, ...]) -> None:
     for hook in hooks:
         hook.remove()
-    position = place.counted + (place.pending > 0)
-    made = place.updated or place.pending
-    if made and position < ENDED * place.total and place.saved != position and not hasattr(sys, "last_value"):
-        warnings.warn_explicit(
-            f"training ended at {position} of {place.total} steps of its schedule, at values that it was not to end "
-            "with. Give the true number of updates, or save the scheduler's state to go on",
-            UserWarning,
-            *caller,
+    place.end(caller)
+
+
+def _total(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
+    """The updates of the whole run, given as such or as epochs of so many."""
+    given = (total_steps is not None, epochs is not None, steps_per_epoch is not None)
+    if given not in ((True, False, False), (False, True, True)):
+        raise ConfigError(
+            "give total_steps, or epochs and steps_per_epoch; received "
+            f"total_steps={total_steps!r}, epochs={epochs!r}, steps_per_epoch={steps_per_epoch!r}"
         )
+    if total_steps is not None:
+        return whole("total_steps", total_steps, what="the updates of the whole run")
+    return whole("epochs", epochs) * whole("steps_per_epoch", steps_per_epoch, what="the updates of an epoch")
+
+
+def _each(name: str, value: Any, optimizer: Optimizer) -> list[Any]:
+    """A value for each parameter group."""
+    groups = len(optimizer.param_groups)
+    several = list(value) if isinstance(value, list | tuple) else [value] * groups
+    if len(several) != groups:
+        raise ConfigError(
+            f"{name} is one number, or one for each of the {count(groups, 'parameter groups')}; received {value!r}"
+        )
+    return several
+
+
+def _momenta(optimizer: Optimizer, cycled: bool, base: Any, top: Any) -> list[tuple[float, float]]:
+    """The high and the low momentum of each group; none where momentum is left alone."""
+    if not cycled:
+        return []
+    highs, lows = (
+        [number(name, each, least=0, below=1) for each in _each(name, value, optimizer)]
+        for name, value in (("max_momentum", top), ("base_momentum", base))
+    )
+    if any(key in group for group in optimizer.param_groups for key in ("momentum", "betas")):
+        return list(zip(highs, lows, strict=True))
+    if (base, top) != (0.85, 0.95):
+        raise ConfigError(
+            f"{type(optimizer).__name__} has no momentum to cycle; received base_momentum={base!r}, "
+            f"max_momentum={top!r}: leave them out"
+        )
+    return []
 
 
 def _caller() -> tuple[str, int]:
@@ -378,23 +423,6 @@ def _caller() -> tuple[str, int]:
     while frame.f_back is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
-
-
-def _read(state: Any, built: int) -> tuple[int, int, tuple[int, float], int]:
-    """Position, total, where it was stretched, and the total that it was made with."""
-    if isinstance(state, Mapping) and "last_epoch" in state and "position" not in state:  # torch's own
-        total = state.get("total_steps", built)
-        state = {"position": state["last_epoch"], "total": total, "stretched": [0, 0.0], "built": total}
-    try:
-        position, total, (at, progress), built = (state[key] for key in ("position", "total", "stretched", "built"))
-        if is_whole(position, 0) and is_whole(total) and is_whole(at, 0) and is_number(progress) and is_whole(built):
-            return position, total, (at, progress), built
-    except (KeyError, TypeError, ValueError):
-        pass
-    raise CheckpointError(
-        'a scheduler is saved as {"position": 5, "total": 10, "stretched": [0, 0.0], "built": 10}, or as torch\'s own '
-        f"OneCycleLR is; received {state!r}"
-    )
 
 
 def _plain(value: Any) -> Any:

@@ -42,10 +42,16 @@ def scales_of(optimizers: Sequence[Optimizer]) -> list[float]:
     return [peak / peaks[0] if peaks[0] else 1.0 for peak in peaks]
 
 
-def write(policy: Policy, optimizer: Optimizer, progress: float, factor: float = 1.0) -> dict[str, float]:
+def write(
+    policy: Policy,
+    optimizer: Optimizer,
+    progress: float,
+    factor: float = 1.0,
+    groups: Sequence[dict[str, Any]] | None = None,
+) -> dict[str, float]:
     """Write the values at `progress` into every parameter group, in place where they are tensors; return them.
 
-    The learning rate is `factor` times the policy's.
+    The learning rate is `factor` times the policy's. `groups` are those to write into, where it is not all.
     """
     values = policy(progress)
     if factor != 1.0:
@@ -53,7 +59,7 @@ def write(policy: Policy, optimizer: Optimizer, progress: float, factor: float =
     layers = policy.layers
     for name, value in values.items():
         ratio = f"{name}_ratio"
-        for group in optimizer.param_groups:
+        for group in optimizer.param_groups if groups is None else groups:
             if ratio not in group:
                 bind(policy, optimizer)
             part = value * (layers[group["layer"]] if layers and name == "lr" else group[ratio])
@@ -108,6 +114,10 @@ def _unshare(optimizer: Optimizer, name: str) -> None:
             if id(value) in seen:
                 group[name] = value.clone()
             seen.add(id(value))
+        elif name == "momentum" and "betas" in group and isinstance(first := group["betas"][0], torch.Tensor):
+            if id(first) in seen:
+                group["betas"] = (first.clone(), *group["betas"][1:])
+            seen.add(id(first))
 
 
 def _write(group: dict[str, Any], name: str, value: float) -> None:

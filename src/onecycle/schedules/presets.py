@@ -123,31 +123,57 @@ def fastai(
     """
     lr_max = _check(lr_max, updates)
     share("peak_at", peak_at, of="the run", zero=False)
-    return _cosine_cycle([(0, lr_max / 25), (peak_at, lr_max), (1, lr_max / 1e5)], momentum)
+
+    def through(first: float, middle: float, last: float) -> Piecewise:
+        return Piecewise(((0, first), (peak_at, middle), (1, last)), "cosine")
+
+    return _with_momentum(
+        through(lr_max / 25, lr_max, lr_max / 1e5), momentum, lambda high, low: through(high, low, high)
+    )
 
 
 def torch(
-    lr_max: float, updates: int | None = None, *, peak_at: float = 0.3, momentum: Momentum = (0.95, 0.85)
+    lr_max: float,
+    updates: int | None = None,
+    *,
+    peak_at: float = 0.3,
+    lr_start: float | None = None,
+    lr_end: float | None = None,
+    easing: str = "cosine",
+    three_phase: bool = False,
+    momentum: Momentum = (0.95, 0.85),
 ) -> Policy:
-    """torch's `OneCycleLR` at its defaults, update for update, and defined where it divides by zero.
+    """torch's `OneCycleLR`, by default at its defaults, update for update, and defined where it divides by zero.
 
-    ``(0, max / 25) ((peak_at T - 1) / (T - 1), max) (1, max / 25e4)``, cosine, T = `updates`; without T the peak is at
-    `peak_at`. At T = 1 the only update takes the last value, as torch's does.
+    ``(0, max / 25) ((peak_at T - 1) / (T - 1), max) (1, max / 25e4)``, T = `updates`; without T the peak is at
+    `peak_at`. With `three_phase` it is back at its start as many updates after the peak as the peak is after the first,
+    and goes on to its end from there. At T = 1 the only update takes the last value, as torch's does.
 
     Source: `torch.optim.lr_scheduler.OneCycleLR`.
 
     >>> torch(1.0, 11)(0.23)
     {'lr': 1.0, 'momentum': 0.85}
     """
-    lr_max = _check(lr_max, updates)
-    end = lr_max / 25e4
-    share("peak_at", peak_at, of="the run")
+    lr_max = _check(lr_max, updates, lr_start=lr_start, lr_end=lr_end)
+    one_of("easing", easing, ("cosine", "linear"))
+    share("peak_at", peak_at, of="the run", one=True)
+    start = lr_max / 25 if lr_start is None else lr_start
+    end = lr_max / 25e4 if lr_end is None else lr_end
     if updates == 1:
         return _with_momentum(Piecewise(((0, end),)), momentum, lambda high, low: Piecewise(((0, high),)))
-    peak = peak_at if updates is None else (peak_at * updates - 1) / (updates - 1)
-    # A short run can have its peak before its first update: then only the way down is seen.
-    start = [(0.0, lr_max / 25)] if peak > 0 else []
-    return _cosine_cycle([*start, (peak, lr_max), (1, end)], momentum)
+    total, last = (1.0, 1.0) if updates is None else (updates, updates - 1)
+    lead = float(updates is not None)
+    turns = [0.0, peak_at * total - lead, *([2 * peak_at * total - 2 * lead] if three_phase else []), last]
+    # A short run can have its peak, and the end of its second phase, before its first update, and a late peak leaves no
+    # room for what follows.
+    kept = [i for i, x in enumerate(turns[:-1]) if all(x < later for later in turns[i + 1 : -1])]
+    kept += [len(turns) - 1] if turns[kept[-1]] < last else []
+
+    def through(first: float, middle: float, final: float) -> Piecewise:
+        values = [first, middle, *([first] if three_phase else []), final]
+        return Piecewise(tuple((turns[i] / last, values[i]) for i in kept), easing)
+
+    return _with_momentum(through(start, lr_max, end), momentum, lambda high, low: through(high, low, high))
 
 
 def clr(
@@ -357,16 +383,6 @@ def _check(lr_max: Any, updates: Any, **others: Any) -> float:
         if value is not None:
             number(name, value, least=0)
     return peak_number(lr_max)
-
-
-def _cosine_cycle(points: list[tuple[float, float]], momentum: Momentum) -> Policy:
-    """Half cosines through `points`, of which the last but one is the peak; momentum is low there, and high beside."""
-
-    def against(high: float, low: float) -> Piecewise:
-        values = (high, low, high)[-len(points) :]
-        return Piecewise(tuple((x, value) for (x, _), value in zip(points, values, strict=True)), "cosine")
-
-    return _with_momentum(Piecewise(tuple(points), "cosine"), momentum, against)
 
 
 def _after_warmup(

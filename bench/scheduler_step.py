@@ -1,0 +1,108 @@
+"""What a step of a scheduler costs: ours beside torch's OneCycleLR, and the evaluation of a policy.
+
+    python bench/scheduler_step.py
+
+An optimizer whose update does nothing is stepped in blocks: alone, with torch's scheduler, with ours, in turns in one
+process, on one thread. The cost of a scheduler is what a block takes beyond that of the optimizer alone, so that what
+it does inside of the optimizer's step (torch's wrapper, our hooks) is in it.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+import warnings
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import OneCycleLR as TorchOneCycleLR
+
+from onecycle import preset
+from onecycle.adapters.torch import OneCycleLR
+
+TOTAL = 10**7
+REPEATS = 41
+
+
+def still(cls) -> type:
+    """The optimizer class with an update that does nothing."""
+    return type(f"Still{cls.__name__}", (cls,), {"step": lambda self, closure=None: None})
+
+
+def optimizer(kind: str, groups: int):
+    made = {"sgd": still(SGD), "adamw": still(AdamW)}[kind]
+    each = [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(groups)]
+    return made(each, lr=0.1, **({"momentum": 0.9} if kind == "sgd" else {}))
+
+
+def block(optimizer, scheduler, steps: int) -> float:
+    """Seconds of CPU time for each step."""
+    start = time.process_time()
+    if scheduler is None:
+        for _ in range(steps):
+            optimizer.step()
+    else:
+        for _ in range(steps):
+            optimizer.step()
+            scheduler.step()
+    return (time.process_time() - start) / steps
+
+
+def quartiles(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def compare(kind: str, groups: int, momentum: bool, rates: str) -> None:
+    """Print the microseconds of a step, ours and torch's, and their ratio, block by block."""
+    steps = max(20, 4000 // groups)
+    peak = 0.1 if rates == "one" else [0.1 * (1 + i / groups) for i in range(groups)]
+    alone, theirs, ours = (optimizer(kind, groups) for _ in range(3))
+    their = TorchOneCycleLR(theirs, peak, TOTAL, cycle_momentum=momentum)
+    our = OneCycleLR(ours, peak, TOTAL, cycle_momentum=momentum)
+    rows = []
+    for _ in range(REPEATS + 1):
+        bare = block(alone, None, steps)
+        rows.append((block(theirs, their, steps) - bare, block(ours, our, steps) - bare))
+    rows = rows[1:]
+    torch_us, our_us = ([1e6 * row[i] for row in rows] for i in (0, 1))
+    ratio = quartiles([b / a for a, b in rows])
+    momentum_words = "with" if momentum else "without"
+    print(
+        f"| {kind} | {groups:,} | {momentum_words} | {rates} | {quartiles(torch_us)} | {quartiles(our_us)} | {ratio} |"
+    )
+
+
+def evaluation() -> None:
+    """Print the microseconds of a policy's values at a progress."""
+    policies = {name: preset(name, 0.1, 1000) for name in ("one_cycle", "torch", "fastai", "wsd")}
+    for name, policy in policies.items():
+        times = []
+        for _ in range(REPEATS):
+            start = time.process_time()
+            for k in range(2000):
+                policy(k / 1999)
+            times.append(1e6 * (time.process_time() - start) / 2000)
+        print(f"policy {name}, {len(policy.schedules)} schedules: {quartiles(times)} us")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    print(
+        f"torch {torch.__version__}, Python {platform.python_version()}, n = {REPEATS} blocks each, medians (quartiles)"
+    )
+    print("| optimizer | groups | momentum | max_lr | torch, us | ours, us | ours / torch |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for kind in ("sgd", "adamw"):
+        for groups in (1, 10, 100, 1000):
+            for momentum in (True, False):
+                compare(kind, groups, momentum, "one")
+    compare("sgd", 100, True, "one each")
+    evaluation()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Where a scheduler is in its schedule: counted by updates, stretched, saved, and told when it ends too early."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..checks import is_number, is_whole, whole
+from ..errors import CheckpointError, ConfigError
+from ..text import count
+
+# GradScaler halves its scale at each overflow: so many updates that it skips in a row take 2 ** 24 to 1.
+SKIPPED_AT_MOST = 24
+# Of a run that ends before this share of its schedule, it is said.
+ENDED = 0.95
+ONWARDS = 'attach PolicyScheduler(optimizer, onecycle.preset("extension", lr_max), updates)'
+
+
+@dataclass(slots=True)
+class Place:
+    """The position of a scheduler, which outlives it, so that an end in the middle of a cycle can be told.
+
+    `position` is ahead of `counted`, the updates, by steps that no update has confirmed yet: only before the first.
+    From `stretched_at` on, where the progress was `stretched_progress`, the rest of the curve takes the rest of the
+    `total` updates.
+
+    >>> place = Place(total=11, built=11, position=5)
+    >>> place.progress()
+    0.5
+    >>> place.extend(16)
+    >>> place.move_to(6)
+    >>> place.progress()
+    0.55
+    """
+
+    total: int
+    built: int  # the total that the scheduler was made with
+    position: int = 0
+    counted: int = 0
+    stretched_at: int = 0
+    stretched_progress: float = 0.0
+    pending: int = 0  # updates since the last step of the scheduler
+    updated: bool = False  # whether the optimizer has made an update since the scheduler was made or loaded
+    tentative: bool = False  # whether `position` is ahead of `counted`
+    sparse: bool = False  # whether one step has stood for several updates
+    past_end: bool = False  # whether it was said that the end is past
+    saved: int | None = None  # the position when the state was saved or loaded last
+
+    def progress(self) -> float:
+        """What share of the curve lies before the next update: from 0 to 1."""
+        left = self.total - 1 - self.stretched_at
+        if left <= 0:
+            return self.stretched_progress
+        if self.position >= self.total:
+            return 1.0
+        return self.stretched_progress + (self.position - self.stretched_at) / left * (1 - self.stretched_progress)
+
+    def move_to(self, position: int) -> None:
+        """Be at `position`, whatever was before."""
+        self.position = self.counted = position
+        self.pending, self.updated, self.tentative = 0, False, False
+
+    def step(self) -> bool:
+        """Go on by one, if there was an update since the last step, or none at all so far; whether it did."""
+        updates, self.pending = self.pending, 0
+        if not updates:
+            self.tentative = not self.updated
+            self.position += self.tentative
+            return self.tentative
+        if updates > 1 and not self.sparse:
+            self.sparse = True
+            warnings.warn(
+                f"stepped once after {count(updates, 'updates')}: a step stands for one update, so that the schedule "
+                f'over {self.total} goes by that much more slowly. Call step() after each update (interval="step" in '
+                'Lightning, step_every="batch" in skorch), unless the schedule was meant to count epochs',
+                stacklevel=3,
+            )
+        if self.counted >= self.total and not self.past_end:
+            self.past_end = True
+            warnings.warn(
+                f"stepped past the end of a schedule over {self.total}: the values stay at their last. Give the true "
+                f"number of updates; to go on from the end {ONWARDS}",
+                stacklevel=3,
+            )
+        self.counted += 1
+        self.position, self.updated = self.counted, True
+        return True
+
+    def take_back(self) -> None:
+        """Before the first update: be where the updates are, whatever steps there were."""
+        if (ahead := self.position - self.counted) > SKIPPED_AT_MOST:
+            warnings.warn(
+                f"the scheduler was stepped {ahead} times before the first update, and updates alone move it: it uses "
+                f"the values of position {self.counted}. To begin elsewhere give last_epoch, or load a state",
+                stacklevel=5,
+            )
+        self.position, self.tentative = self.counted, False
+
+    def extend(self, total: Any) -> None:
+        """Stretch what is left of the curve over the rest of `total` updates in all.
+
+        Raises:
+            ConfigError: no number of updates above those applied, or nothing of the curve is left.
+        """
+        progress = self.progress()
+        if self.position >= self.total or progress >= 1:
+            raise ConfigError(
+                f"nothing is left to stretch after {self.position} of {self.total} updates: to go on from the end "
+                f"{ONWARDS}"
+            )
+        self.total = whole("total_steps", total, least=self.position + 1, what="the updates of the whole run")
+        self.stretched_progress, self.stretched_at = progress, self.position
+
+    def _next(self) -> int:
+        """The position of the next update: one further between an update and its step, if steps go by updates."""
+        return self.counted + (self.pending == 1 and not self.sparse)
+
+    def save(self) -> dict[str, Any]:
+        """As plain numbers."""
+        self.saved = self._next()
+        return {
+            "position": self.saved,
+            "total": self.total,
+            "stretched": [self.stretched_at, self.stretched_progress],
+            "built": self.built,
+        }
+
+    def load(self, state: Any) -> None:
+        """Be where the state is, and stretch the rest over the total that this was made with, if that is another.
+
+        Raises:
+            CheckpointError: what is neither saved by `save` nor by torch's OneCycleLR, or is beyond the total.
+        """
+        position, total, at, progress, built = _read(state, self.built)
+        if self.built != built and self.built <= position < total:
+            raise CheckpointError(
+                f"the state is at update {position} of {total}, and this scheduler was made for {self.built} in all: "
+                "give the number of updates of the whole run, those before included"
+            )
+        self.total, self.stretched_at, self.stretched_progress = total, at, progress
+        self.move_to(position)
+        if self.built != built and position < total and self.progress() < 1:
+            self.extend(self.built)
+        self.saved = position
+
+    def end(self, caller: tuple[str, int]) -> None:
+        """Say that training ended in the middle of the cycle, if it did and the position was not saved."""
+        position = self._next()
+        made = self.updated or self.pending
+        if made and position < ENDED * self.total and self.saved != position and not hasattr(sys, "last_value"):
+            warnings.warn_explicit(
+                f"training ended at {position} of {self.total} steps of its schedule, at values that it was not to end "
+                "with: give the true number of updates, or save the scheduler's state to go on",
+                UserWarning,
+                *caller,
+            )
+
+
+def _read(state: Any, built: int) -> tuple[int, int, int, float, int]:
+    """Position, total, where it was stretched and at what progress, and the total that it was made with."""
+    if isinstance(state, Mapping) and "last_epoch" in state and "position" not in state:  # torch's own
+        total = state.get("total_steps", built)
+        state = {"position": state["last_epoch"], "total": total, "stretched": [0, 0.0], "built": total}
+    try:
+        position, total, (at, progress), built = (state[key] for key in ("position", "total", "stretched", "built"))
+        if is_whole(position, 0) and is_whole(total) and is_whole(at, 0) and is_number(progress) and is_whole(built):
+            return position, total, at, progress, built
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise CheckpointError(
+        'a scheduler is saved as {"position": 5, "total": 10, "stretched": [0, 0.0], "built": 10}, or as torch\'s own '
+        f"OneCycleLR is; received {state!r}"
+    )
