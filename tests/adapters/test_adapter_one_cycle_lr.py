@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import OneCycleLR as TorchOneCycleLR
+from torch.optim.lr_scheduler import SequentialLR
 
 from onecycle.adapters.torch import OneCycleLR, PolicyScheduler
 from onecycle.errors import ConfigError
@@ -131,6 +132,32 @@ def test_torch_rebounds_where_it_holds():
         used = run(ours, scheduler, 12)
     assert len(caught) == 1 and caught[0].filename == __file__
     assert used[9:] == [[(pytest.approx(4e-6), 0.95)]] * 3 and values(ours) == used[9]
+
+
+def test_torch_has_the_traps_that_the_page_says():
+    """docs/migrate.md; where one of these fails, torch has mended it."""
+    first = SGD([parameter()], lr=1.0, momentum=0.9)
+    scheduler = TorchOneCycleLR(first, 1.0, 10)
+    run(first, scheduler, 4)
+    again = SGD([parameter()], lr=1.0, momentum=0.9)
+    again.load_state_dict(first.state_dict())
+    late = TorchOneCycleLR(again, 1.0, 30)
+    late.load_state_dict(scheduler.state_dict())
+    assert again.param_groups[0]["lr"] == pytest.approx(0.04) and late.get_last_lr()[0] == pytest.approx(0.81, abs=0.01)
+    assert late.total_steps == 10
+    first.add_param_group({"params": [parameter()]})
+    with pytest.raises(KeyError, match="max_lr"):
+        run(first, scheduler, 1)
+    shared = AdamW(groups(2), lr=torch.tensor(0.1))
+    TorchOneCycleLR(shared, [1.0, 0.1], 10)
+    assert [float(g["lr"]) for g in shared.param_groups] == pytest.approx([0.004, 0.004])
+    ours = AdamW(groups(2), lr=torch.tensor(0.1))
+    OneCycleLR(ours, [1.0, 0.1], 10)
+    assert [float(g["lr"]) for g in ours.param_groups] == pytest.approx([0.04, 0.004])
+    chained = SGD([parameter()], lr=1.0, momentum=0.9)
+    both = SequentialLR(chained, [TorchOneCycleLR(chained, peak, 10) for peak in (1.0, 0.5)], [10])
+    rates = [lr for ((lr, _),) in run(chained, both, 20)]
+    assert max(rates[:10]) == max(rates[10:]) == 0.5
 
 
 ORDERS = [

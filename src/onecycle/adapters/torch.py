@@ -68,6 +68,7 @@ class PolicyScheduler(LRScheduler):
     def _start(self, optimizer: Optimizer, policy: Policy, total: int, last_epoch: int) -> None:
         whole("last_epoch", last_epoch, least=-1)
         attach(inner(optimizer), self)
+        self._at_work = True
         self.optimizer, self.policy = optimizer, policy
         self._place = Place(total, total)
         self._caller = _caller()
@@ -153,6 +154,7 @@ class PolicyScheduler(LRScheduler):
     def detach(self) -> None:
         """Let go of the optimizer; its values stay as they are, and `step` does nothing more."""
         release(inner(self.optimizer), self)
+        self._at_work = False
         for hook in self._hooks:
             hook.remove()
         self._told.detach()
@@ -181,8 +183,9 @@ class PolicyScheduler(LRScheduler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._place.saved = self._place.counted  # a copy that is dropped is no end of a run
-        if attached(inner(self.optimizer)) is None:
+        if self._at_work and attached(inner(self.optimizer)) is None:
             attach(inner(self.optimizer), self)
+        self._at_work = attached(inner(self.optimizer)) is self
         self._hook()
 
     # On the optimizer
@@ -197,10 +200,6 @@ class PolicyScheduler(LRScheduler):
             optimizer.register_load_state_dict_post_hook(partial(_loaded, me)),
         )
         self._told = weakref.finalize(self, _end, self._place, self._caller, self._hooks)
-
-    @property
-    def _at_work(self) -> bool:
-        return attached(inner(self.optimizer)) is self
 
     def _go(self, position: int) -> None:
         self._place.move_to(position)

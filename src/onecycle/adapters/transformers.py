@@ -17,8 +17,9 @@ from ..schedules.presets import preset
 from ..search.api import Search
 from ..search.api import search as search_of_step
 from .common import host
+from .place import ENDED
 from .timed import TimedScheduler
-from .torch import ENDED, PolicyScheduler, inner
+from .torch import PolicyScheduler, inner
 from .trainer_step import LEAST, TrainerStep
 
 

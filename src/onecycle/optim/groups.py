@@ -63,10 +63,15 @@ def write(
             if ratio not in group:
                 bind(policy, optimizer)
             part = value * (layers[group["layer"]] if layers and name == "lr" else group[ratio])
-            if type(group.get(name)) is float:  # as most are
+            if type(before := group.get(name)) is float:  # as most are
                 group[name] = part
+            elif before is None and name not in group:
+                if name == "momentum" and "betas" in group:
+                    group["betas"] = _with_first(group["betas"], part)
+            elif isinstance(before, torch.Tensor):
+                before.fill_(part)
             else:
-                _write(group, name, part)
+                group[name] = part
     return values
 
 
@@ -120,19 +125,9 @@ def _unshare(optimizer: Optimizer, name: str) -> None:
             seen.add(id(first))
 
 
-def _write(group: dict[str, Any], name: str, value: float) -> None:
-    if name == "momentum" and name not in group:
-        if "betas" in group:
-            group["betas"] = _with_first(group["betas"], value)
-        return
-    if isinstance(group.get(name), torch.Tensor):
-        group[name].fill_(value)
-    elif name in group:
-        group[name] = value
-
-
 def _with_first(betas: Any, value: float) -> Any:
-    if isinstance(betas[0], torch.Tensor):
-        betas[0].fill_(value)
+    first = betas[0]
+    if type(first) is not float and isinstance(first, torch.Tensor):
+        first.fill_(value)
         return betas
     return (value, *betas[1:])
