@@ -318,6 +318,15 @@ def chosen() -> dict[str, Any]:
             "sought": any("from 3 pilots" in note for note in learner.notes), **told(learner)}  # fmt: skip
 
 
+def recycled() -> dict[str, Any]:
+    """A range test that goes through its dozen batches many times."""
+    x, y = data()
+    learner = Learner(net(), (x[:96], y[:96]), (x[:64], y[:64]), optimizer="sgd", batch_size=8, verbose=False)
+    test = learner.range_test(updates=100)
+    sweeps = [[sweep.stopped, *sweep.lr, *sweep.loss] for sweep in test.curve.sweeps]
+    return {"peak": test.lr_max, "reason": test.reason, "sweeps": sweeps, "updates": test.cost["updates"]}
+
+
 def lost() -> dict[str, Any]:
     """A sample whose loss is not finite, in one rank's part of a batch, for weights that are not near zero."""
     x, y = data()

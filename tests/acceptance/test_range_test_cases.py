@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 from range_makers import Counter, changes, snapshot
+from ranks_makers import on_ranks
 from torch import nn
 from torch.nn import functional as F
 from training_makers import blobs, differing, seeded_net, weights
@@ -153,4 +154,13 @@ def test_case_9_a_dozen_batches_for_a_hundred_updates_are_recycled_and_no_file_i
     assert 24 < len(seen) == test.cost["updates"] <= 100
     assert len({tuple(x.flatten().tolist()) for batch in seen for x in batch}) == 96
     assert all(sweep.stopped != "end" for sweep in test.curve.sweeps), "it goes as far as it has to"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_case_9_two_ranks_stop_together_agree_and_write_no_file(tmp_path):
+    code = "import torch; torch.set_num_threads(1); import ranks_cases; result(ranks_cases.recycled())"
+    first, second = on_ranks(code, 2, cwd=tmp_path, env={"TMPDIR": str(tmp_path)})
+    assert first == second and 24 < first["updates"] <= 100
+    assert all(stopped != "end" for stopped, *_ in first["sweeps"]), "it goes as far as it has to"
+    assert (first["peak"] is None) == bool(first["reason"])
     assert list(tmp_path.iterdir()) == []

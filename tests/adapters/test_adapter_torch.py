@@ -371,6 +371,26 @@ def test_a_copy_goes_on_with_its_own_optimizer(how, make):
     assert update_rates(optimizer, scheduler, 6) == rest
 
 
+def test_a_shallow_copy_is_no_second_scheduler_of_the_optimizer():
+    optimizer = SGD([parameter()], lr=1.0)
+    scheduler = PolicyScheduler(optimizer, line(), 5)
+    assert update_rates(optimizer, scheduler, 2) == [1.0, 0.75]
+    twin = copy.copy(scheduler)
+    optimizer.step()
+    twin.step()
+    assert twin.position == 3 and optimizer.param_groups[0]["lr"] == 0.5
+    scheduler.step()
+    assert scheduler.position == 3 and optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_a_state_is_not_loaded_into_what_was_detached():
+    scheduler = begun(2)
+    state = scheduler.state_dict()
+    scheduler.detach()
+    with pytest.raises(ConfigError, match="was detached from its optimizer: make a new one"):
+        scheduler.load_state_dict(state)
+
+
 # Longer runs
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("accelerate")
-
+import accelerate
+import torch
 from ranks_makers import on_ranks
 
+from onecycle import range_test
 from onecycle.schedules import presets
 
 SCRIPT = """
@@ -105,3 +107,23 @@ def test_updates_that_are_skipped_move_nothing(ranks):
     for _, _, skipping in ranks:
         assert skipping["updates"] == skipping["position"] == 4
         assert skipping["used"] == [pytest.approx(values) for values in expected(4)]
+
+
+def test_the_range_test_takes_prepared_parts():
+    accelerator = accelerate.Accelerator(cpu=True)
+    net = torch.nn.Linear(4, 1)
+    inputs = torch.randn(640, 4, generator=torch.Generator().manual_seed(0))
+    loader = torch.utils.data.DataLoader(inputs, batch_size=32, shuffle=True)
+    net, optimizer, loader = accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1), loader)
+    before = [p.clone() for p in net.parameters()]
+
+    def step(batch):
+        loss = (net(batch) - batch.sum(1, keepdim=True)).square().mean()
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    test = range_test(step, optimizer, loader)
+    assert min(len(sweep.lr) for sweep in test.curve.sweeps) > 7
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))

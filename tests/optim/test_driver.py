@@ -10,10 +10,11 @@ import weakref
 import pytest
 import torch
 from optim_makers import CYCLED, column, parameter
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 
+from onecycle import range_test
 from onecycle.errors import CheckpointError, ConfigError
-from onecycle.optim.driver import Driver
+from onecycle.optim.driver import Driver, attached, inner
 from onecycle.schedules.policy import Policy
 from onecycle.schedules.presets import linear, one_cycle
 
@@ -232,3 +233,30 @@ def test_an_optimizer_that_is_driven_is_not_kept_alive():
     del optimizer, driver
     gc.collect()
     assert known() is None
+
+
+class Wrapped(Optimizer):
+    """An optimizer around another, which has no hooks of its own: as Accelerate's is."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+
+def test_what_is_around_an_optimizer_is_looked_into():
+    optimizer = SGD([parameter()], lr=1.0)
+    outer = Wrapped(Wrapped(optimizer))
+    assert inner(outer) is optimizer is inner(optimizer)
+    driver = Driver(linear(1.0), outer, 3)
+    outer.step()
+    assert driver.position == 1 and attached(optimizer) is driver
+    with pytest.raises(ConfigError, match="policy is attached"):
+        range_test(lambda batch: outer.step(), outer, [torch.ones(2)] * 4)
+    with pytest.raises(ConfigError, match=r"an optimizer of torch, .* received 3"):
+        inner(3)

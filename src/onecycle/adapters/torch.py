@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..checks import flag, number, one_of, share, whole
 from ..errors import ConfigError
-from ..optim.driver import attach, attached, release, stepped
+from ..optim.driver import attach, attached, inner, release, stepped
 from ..optim.groups import bind, write
 from ..schedules import presets
 from ..schedules.policy import Policy
@@ -173,7 +174,12 @@ class PolicyScheduler(LRScheduler):
 
         Raises:
             CheckpointError: no such state, or one beyond this scheduler's total.
+            ConfigError: another policy is attached to the optimizer by now, or none.
         """
+        if not self._at_work:
+            raise ConfigError(
+                "this scheduler was detached from its optimizer: make a new one, and load the state there"
+            )
         self._place.load(state_dict)
         self._write()
 
@@ -182,7 +188,8 @@ class PolicyScheduler(LRScheduler):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._place.saved = self._place.counted  # a copy that is dropped is no end of a run
+        # Where it is dropped, that is no end of a run.
+        self._place = replace(self._place, saved=self._place.counted)
         if self._at_work and attached(inner(self.optimizer)) is None:
             attach(inner(self.optimizer), self)
         self._at_work = attached(inner(self.optimizer)) is self
@@ -327,21 +334,6 @@ class OneCycleLR(PolicyScheduler):
         for k, policy in enumerate(self._policies):
             groups = [g for g, i in zip(self.optimizer.param_groups, which, strict=True) if i == k]
             write(policy, self.optimizer, progress, groups=groups)
-
-
-def inner(optimizer: Any) -> Optimizer:
-    """The optimizer that makes the updates, inside wrappers such as Accelerate's.
-
-    Raises:
-        ConfigError: no optimizer of torch.
-    """
-    if not isinstance(optimizer, Optimizer):
-        raise ConfigError(f"optimizer is an optimizer of torch, such as torch.optim.SGD(...); received {optimizer!r}")
-    while "_optimizer_step_post_hooks" not in vars(optimizer) and isinstance(
-        within := getattr(optimizer, "optimizer", None), Optimizer
-    ):
-        optimizer = within
-    return optimizer
 
 
 # The hooks hold the scheduler weakly, and read nothing that changes from update to update: torch.compile traces them.

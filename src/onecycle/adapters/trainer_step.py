@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..optim.driver import inner
 from .common import host
-from .torch import inner
 
 LEAST = "5.0"  # of Transformers
 # Held-out samples that a pilot or a sweep is judged on, at most.

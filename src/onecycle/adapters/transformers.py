@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import text
 from ..errors import ConfigError
-from ..optim.driver import attached
+from ..optim.driver import attached, inner
 from ..range_test.api import RangeTest
 from ..range_test.api import range_test as range_test_of_step
 from ..schedules.budget import SHARE, Budget
@@ -19,7 +19,7 @@ from ..search.api import search as search_of_step
 from .common import host
 from .place import ENDED
 from .timed import TimedScheduler
-from .torch import PolicyScheduler, inner
+from .torch import PolicyScheduler
 from .trainer_step import LEAST, TrainerStep
 
 

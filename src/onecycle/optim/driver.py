@@ -59,6 +59,7 @@ class Driver:
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
         if not self.optimizers or not all(isinstance(one, Optimizer) for one in self.optimizers):
             raise ConfigError(f"optimizer is a torch optimizer, or several; received {optimizer!r}")
+        self.optimizers = tuple(map(inner, self.optimizers))
         self.position: int = 0
         self._scales = scales_of(self.optimizers)
         self._stepped: set[Optimizer] = set()  # in the update under way
@@ -210,6 +211,21 @@ def release(optimizer: Optimizer, who: Attached) -> None:
     """Note that `who` no longer does; `optimizer` may have another by now."""
     if attached(optimizer) is who:
         del _ATTACHED[optimizer]
+
+
+def inner(optimizer: Any) -> Optimizer:
+    """The optimizer that makes the updates, inside wrappers such as Accelerate's.
+
+    Raises:
+        ConfigError: no optimizer of torch.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(f"optimizer is an optimizer of torch, such as torch.optim.SGD(...); received {optimizer!r}")
+    while "_optimizer_step_post_hooks" not in vars(optimizer) and isinstance(
+        within := getattr(optimizer, "optimizer", None), Optimizer
+    ):
+        optimizer = within
+    return optimizer
 
 
 def stepped(optimizer: Optimizer) -> bool:

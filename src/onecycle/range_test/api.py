@@ -31,7 +31,7 @@ from ..data.batches import (
 )
 from ..data.standardise import changed_within, untransformed
 from ..errors import ConfigError, DataError, TrainingError
-from ..optim.driver import attached
+from ..optim.driver import attached, inner
 from ..records.curve import Curve, Sweep
 from ..records.files import write_json
 from ..training import evaluate as evaluation
@@ -461,6 +461,7 @@ def swept_parts(
     """The optimizers that a step steps, checked, and the modules that it trains: those that the roots lead to."""
     optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
     _check_optimizers(optimizers)
+    optimizers = [inner(each) for each in optimizers]
     if model is None:
         parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
         return optimizers, modules_of(parameters, *roots)
@@ -473,5 +474,5 @@ def _check_optimizers(optimizers: Sequence[Any]) -> None:
     if not any(p.requires_grad for each in optimizers for group in each.param_groups for p in group["params"]):
         raise ConfigError("no weight of the optimizer is trained, all are frozen: give some requires_grad=True")
     for each in optimizers:
-        if attached(each) is not None:
+        if attached(inner(each)) is not None:
             raise ConfigError("a policy is attached to this optimizer: call its detach() before a range test")
