@@ -160,9 +160,19 @@ def test_predictions_that_differ_are_not_written(runs, tmp_path, monkeypatch):
 
 
 def test_numbers_that_are_none_agree_with_each_other_alone():
-    nan, inf = torch.tensor([torch.nan, 1.0, torch.inf]), torch.tensor([torch.nan, 1.5, torch.inf])
-    assert compare._difference(nan, inf) == 0.5
-    assert compare._difference(nan, torch.tensor([0.0, 1.0, torch.inf])) == torch.inf
+    nan, inf = torch.tensor([[torch.nan, 1.0, torch.inf]]), torch.tensor([[torch.nan, 1.5, torch.inf]])
+    assert compare._difference(nan, inf).tolist() == [0, 0.5, 0]
+    assert compare._difference(nan, torch.tensor([[0.0, 1.0, 2.0]])).tolist() == [torch.inf, 0, torch.inf]
+
+
+def test_targets_in_other_units_are_compared_each_by_itself(tmp_path, monkeypatch):
+    x, _ = makers.numbers()
+    net = nn.Linear(6, 2)
+    run = makers.own_run(tmp_path / "run", net, x, torch.stack([1e4 * x[:, 0], 1e-3 * x[:, 1]], 1))
+    right = PredictionGraph.forward
+    monkeypatch.setattr(PredictionGraph, "forward", lambda self, *x: right(self, *x) + torch.tensor([0, 1e-3]))
+    with pytest.raises(ExportError, match="predicts something else"):
+        export(run, "torch-export", model=net)
 
 
 def test_a_run_in_half_precision_is_exported_in_float32(tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import export_makers as makers
@@ -91,6 +92,14 @@ def test_what_hosts_read_of_a_folder(digits):
 
     with safe_open(str(digits / "model.safetensors"), framework="pt") as file:
         assert file.metadata()["format"] == "pt"
+
+
+def test_the_figure_of_a_run_is_in_its_card(runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs["digits"], run)
+    (run / "curves.png").write_bytes(b"a picture")
+    folder = export(run, "folder", tmp_path / "out").path
+    assert "](curves.png)" in (folder / "README.md").read_text() and (folder / "curves.png").exists()
 
 
 def test_the_command_predicts_from_a_folder(digits, tmp_path, capsys):

@@ -82,6 +82,14 @@ def test_a_model_of_ones_own_is_given():
         load_run("run", model=nn.Linear(3, 2))
 
 
+def test_a_model_without_shapes_takes_no_weights():
+    begun_in_python(
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), model=nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    )
+    with pytest.raises(CheckpointError, match=r"lazy layers.* Call the model on one"):
+        load_run("run", model=nn.Sequential(nn.Flatten(), nn.LazyLinear(2)))
+
+
 def test_a_regression_on_arrays_begun_in_python():
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     learn = Learner(build_model("mlp", input_shape=(3,), classes=1), (x, x.sum(1)), batch_size=8, verbose=False)

@@ -21,6 +21,7 @@ from ..checks import number, one_of, unless_none, word
 from ..data.text_tokens import TextTokens
 from ..errors import CheckpointError, ConfigError
 from ..jobs.predict import TrainedModel, load_run
+from ..jobs.run import FIGURE
 from ..records.files import RUN
 from ..records.progress import notes
 from ..text import duration, listed, size
@@ -131,10 +132,14 @@ def export(
     trained = load_run(run, model=model, device="cpu", verbose=False)
     told = _told(trained, to)
     source = _Source(run, record, model, replace(trained, runtime=Runtime(torch.device("cpu"))), example)
-    with TemporaryDirectory(prefix=".writing-", dir=path.parent) as place:
-        write = source.write_folder if to == "folder" else source.write_file
-        agreed = write(Path(place) / path.name, to, details, tolerance)
-        files = _moved(Path(place), path.parent)
+    try:
+        with TemporaryDirectory(prefix=".writing-", dir=path.parent) as place:
+            write = source.write_folder if to == "folder" else source.write_file
+            agreed = write(Path(place) / path.name, to, details, tolerance)
+            files = _moved(Path(place), path.parent)
+    except OSError as error:
+        mend = "free some space, or give out (--out) in a folder that can be written"
+        raise ConfigError(f"cannot write to {path.parent}: {error.strerror or error}; {mend}") from error
     by = f"onnxruntime {version('onnxruntime')}, opset {onnx.OPSET}" if to == "onnx" else f"torch {torch.__version__}"
     if verbose:
         notes(told)
@@ -175,7 +180,8 @@ class _Source:
         known = self.example is not None or self.trained.columns is not None or self.trained.input_shape is not None
         graph = self.graph if known else None
         record = without_folders(self.record, self.run)
-        folder.write(path, self.trained, record, description(graph, self.trained, record, self.name), details)
+        about = description(graph, self.trained, record, self.name)
+        folder.write(path, self.trained, record, about, details, self.run / FIGURE)
         again = load_run(path, model=deepcopy(self.given), device="cpu", verbose=False)
         again = replace(again, runtime=self.trained.runtime)
         if graph is None:

@@ -57,11 +57,12 @@ class CardMetric:
 
 @dataclass(frozen=True)
 class Card:
-    """What a card is made from: the record without folders of this machine, its model, and details."""
+    """What a card is made from: the record without folders of this machine, its model, details, and a figure's file."""
 
     record: Mapping[str, Any]
     trained: TrainedModel
     details: Details
+    figure: str | None = None
 
     def text(self) -> str:
         """The card as Markdown, with its front matter."""
@@ -175,6 +176,8 @@ class Card:
         if baseline := (self.record.get("result") or {}).get("baseline"):
             what = measure(baseline["measure"], baseline["value"])
             yield f"Baseline, on the validation split: {baseline['by']} gives {baseline['measure']} {what}."
+        if self.figure is not None:
+            yield from ("", f"![The training, update by update]({self.figure})")
 
     def _use(self) -> Iterator[str]:
         yield from ("", "## Use", "", "```python", "import onecycle", *self._imports(), "")

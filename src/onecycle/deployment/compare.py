@@ -37,28 +37,43 @@ class Agreement:
 def agreement(graph: PredictionGraph, predict: Predict, tolerance: float = TOLERANCE) -> Agreement:
     """How far exported predictions are from those of the run, over batches of `SIZES`.
 
+    Each output is judged by itself, and of values [n, columns], which may be in other units, each column.
+
     Raises:
         ExportError: further than `tolerance` times the largest prediction, or the shapes are others.
     """
-    worst, largest = 0.0, 0.0
+    found: list[tuple[list[Tensor], list[Tensor]]] = []
     for seed, n in enumerate(SIZES):
         inputs = graph.samples(n, seed)
         expected, given = pytree.tree_leaves(graph.predicted(inputs)), pytree.tree_leaves(predict(*inputs))
         shapes = [[list(each.shape) for each in outputs] for outputs in (expected, given)]
         if shapes[0] != shapes[1]:
             raise ExportError(f"for {n} samples the exported model gives {shapes[1]}, and the run's {shapes[0]}")
-        worst = max(worst, *(_difference(*pair) for pair in zip(expected, given, strict=True)))
-        largest = max(largest, *(float(each.double().abs().nan_to_num(0, 0, 0).max()) for each in expected))
-    if not worst <= tolerance * largest:
-        raise ExportError(
-            f"the exported model predicts something else: its predictions differ by up to {number(worst)}, and may by "
-            f"{number(tolerance * largest)}. Nothing was written; a larger tolerance=... lets it pass"
-        )
-    return Agreement(worst, largest)
+        found.append((expected, given))
+    apart, largest = [], []
+    for i in range(len(found[0][0])):
+        expected, given = (torch.cat([_columns(pair[which][i], graph) for pair in found]) for which in (0, 1))
+        apart.append(_difference(expected, given))
+        largest.append(expected.abs().nan_to_num(0, 0, 0).amax(0))
+    for off, large in zip(apart, largest, strict=True):
+        beyond = ~(off <= tolerance * large)
+        if bool(beyond.any()):
+            worst, allowed = (number(values[beyond].max().item()) for values in (off, tolerance * large))
+            raise ExportError(
+                f"the exported model predicts something else: its predictions differ by up to {worst}, and may by "
+                f"{allowed}. Nothing was written; a larger tolerance=... lets it pass"
+            )
+    return Agreement(max(float(off.max()) for off in apart), max(float(large.max()) for large in largest))
 
 
-def _difference(expected: Tensor, given: Tensor) -> float:
-    """The largest absolute difference; infinite where only one of two is no number."""
-    a, b = expected.double(), given.double()
+def _columns(outputs: Tensor, graph: PredictionGraph) -> Tensor:
+    """Outputs as float64 [n, columns], one column where they are no values of several targets."""
+    several = outputs.ndim == 2 and not graph.probabilities
+    return outputs.double() if several else outputs.double().reshape(-1, 1)
+
+
+def _difference(expected: Tensor, given: Tensor) -> Tensor:
+    """The largest absolute difference by column; infinite where only one of two is no number."""
+    a, b = expected, given
     apart = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
-    return float(apart.nan_to_num(math.inf, math.inf).max()) if apart.numel() else 0.0
+    return apart.nan_to_num(math.inf, math.inf).amax(0)

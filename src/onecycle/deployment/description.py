@@ -56,11 +56,11 @@ def outputs_of(graph: PredictionGraph, trained: TrainedModel) -> list[dict[str, 
     with torch.no_grad():
         outputs = graph(*graph.samples(2))
     if isinstance(outputs, Tensor):
-        probable = bool(trained.form.activation)
-        names = ["probabilities" if probable else "values" if trained.classes is None else "outputs"]
-        about = [
-            "by class" if probable else "in the units of the targets" if trained.classes is None else "of the model"
-        ]
+        values = trained.classes is None and (trained.form.kind == "elements" or trained.fitted)
+        name, words = ("values", "in the units of the targets") if values else ("outputs", "of the model")
+        if graph.probabilities:
+            name, words = "probabilities", "from 0 to 1" if trained.classes is None else "by class"
+        names, about = [name], [words]
     else:
         names = [
             pytree.keystr(path).strip("[]'").replace("']['", ".") for path, _ in pytree.tree_leaves_with_path(outputs)
@@ -96,13 +96,19 @@ def model_name(record: Mapping[str, Any]) -> str:
 
 
 def without_folders(record: Mapping[str, Any], run: Path) -> dict[str, Any]:
-    """A ``run.json`` for other people's eyes: without its command, paths of this machine cut to their last part."""
+    """A ``run.json`` for other people's eyes: without its command, paths of this machine cut to their last part.
+
+    What predictions need, the facts of the data, stays as it is.
+    """
     config = record["config"]
     paths = [config.get(name) for name in ("data", "valid", "test", "extend")]
     paths += [(record.get("extends") or {}).get("run"), str(run), str(run.resolve())]
     long = sorted({path for path in paths if isinstance(path, str) and os.sep in path}, key=len, reverse=True)
     cut = {path: path if path.startswith("hub:") else Path(path).name for path in long}
-    cut |= {os.getcwd() + os.sep: "", str(Path.home()): "~"}
+    places = {Path.cwd(): "", Path.home(): "~"}
+    cut |= {
+        f"{place}{os.sep}": f"{short}{os.sep}" if short else "" for place, short in places.items() if place.parts[1:]
+    }
 
     def shown(value: Any) -> Any:
         if isinstance(value, str):
@@ -113,4 +119,4 @@ def without_folders(record: Mapping[str, Any], run: Path) -> dict[str, Any]:
             return {key: shown(one) for key, one in value.items()}
         return [shown(one) for one in value] if isinstance(value, Sequence) else value
 
-    return {key: shown(value) for key, value in record.items() if key != "command"}
+    return {k: v if k in ("facts", "prediction") else shown(v) for k, v in record.items() if k != "command"}

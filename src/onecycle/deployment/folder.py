@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ CARD, CONFIG, PREPROCESSOR, TOKENIZER = "README.md", "config.json", "preprocesso
 
 
 def write(
-    folder: Path, trained: TrainedModel, record: Mapping[str, Any], about: Mapping[str, Any], details: Details
+    folder: Path,
+    trained: TrainedModel,
+    record: Mapping[str, Any],
+    about: Mapping[str, Any],
+    details: Details,
+    figure: Path,
 ) -> None:
     """Write the folder of a trained model.
 
@@ -27,6 +33,7 @@ def write(
         record: the ``run.json`` as others may see it.
         about: the description of the model.
         details: for the card.
+        figure: of the run, for the card too where it is there.
     """
     folder.mkdir(parents=True)
     save_weights(trained.model, folder / "model.safetensors", {"format": "pt"})
@@ -39,7 +46,9 @@ def write(
         write_json(folder / PREPROCESSOR, _preprocessor(trained.batching.normalise, trained.input_shape, trained.fit))
     if isinstance(trained.columns, TextTokens):
         replace_text(folder / TOKENIZER, trained.columns.standalone())
-    replace_text(folder / CARD, Card(record, trained, details).text())
+    if figure.exists():
+        shutil.copy(figure, folder / figure.name)
+    replace_text(folder / CARD, Card(record, trained, details, figure.name if figure.exists() else None).text())
 
 
 def is_exported(folder: Path) -> bool:

@@ -71,6 +71,11 @@ class PredictionGraph(nn.Module):
         outputs = self._form.predict(outputs)
         return outputs if self._scale is None else self._scale.inverse(outputs)
 
+    @property
+    def probabilities(self) -> bool:
+        """Whether the outputs are such."""
+        return bool(self._form.activation)
+
     def samples(self, n: int, seed: int = 0) -> tuple[Tensor, ...]:
         """So many samples for all inputs, drawn from a generator with this seed."""
         generator = torch.Generator().manual_seed(derive_seed(seed, "export", n))

@@ -75,6 +75,9 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(torch|onnx|onnxscript|onnx_ir|copyreg)\b")
+            warnings.filterwarnings(
+                "ignore", message="The tensor attributes .* were assigned during export"
+            )  # of LSTMs
             yield
     finally:
         for logger, level in zip(loggers, before, strict=True):

@@ -286,6 +286,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_model
 
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        raise CheckpointError(
+            f"cannot load {path} into this model: it has lazy layers, which have no shape before the first batch. Call "
+            "the model on one"
+        )
     extra = _extra(Path(path))
     try:
         with all_or_nothing(model):
