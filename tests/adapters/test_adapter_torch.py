@@ -12,6 +12,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, LinearLR, LRScheduler, SequentialLR
 
@@ -146,6 +147,26 @@ def test_case_2_a_checkpoint_restores_the_cycle_in_any_load_order(make, order, s
     assert scheduler.position == 10
 
 
+def test_a_step_that_distributed_checkpoints_make_to_load_an_optimizer_is_no_update():
+    """It has no gradients, at a learning rate of 0: torch.distributed.checkpoint.state_dict."""
+    net = nn.Linear(2, 1)
+
+    def made():
+        optimizer = AdamW(net.parameters(), lr=0.1)
+        return optimizer, PolicyScheduler(optimizer, line(), 10)
+
+    optimizer, scheduler = made()
+    assert update_rates(optimizer, scheduler, 4, net)[-1] == pytest.approx(2 / 3)
+    saved = get_optimizer_state_dict(net, optimizer), scheduler.state_dict()
+    weights = [p.clone() for p in net.parameters()]
+    optimizer, scheduler = made()
+    scheduler.load_state_dict(saved[1])
+    set_optimizer_state_dict(net, optimizer, saved[0])
+    assert all(torch.equal(a, b) for a, b in zip(weights, net.parameters(), strict=True))
+    assert scheduler.state_dict() == saved[1]
+    assert update_rates(optimizer, scheduler, 6, net) == pytest.approx([5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9, 0])
+
+
 # 3. fp16 with 3 overflows in 10 iterations: position 7, wherever the overflows are.
 
 
@@ -244,10 +265,14 @@ def test_it_moves_tentatively_until_the_first_update():
     assert update_rates(optimizer, scheduler, 5) == plotted and scheduler.position == 5
 
 
-def update_rates(optimizer: Optimizer, scheduler: LRScheduler, updates: int) -> list[float]:
+def update_rates(
+    optimizer: Optimizer, scheduler: LRScheduler, updates: int, net: nn.Module | None = None
+) -> list[float]:
     """The learning rates of the first group in a loop as people write it."""
     used = []
     for _ in range(updates):
+        if net is not None:
+            net(torch.ones(1, 2)).sum().backward()
         optimizer.step()
         used.append(float(optimizer.param_groups[0]["lr"]))
         scheduler.step()

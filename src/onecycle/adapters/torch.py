@@ -356,6 +356,7 @@ def _after(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer, args: 
 
 def _loaded(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer) -> None:
     if (me := scheduler()) is not None:
+        me._place.pending = 0  # torch.distributed.checkpoint makes a step, of no weight, before it loads
         me._bind()
         me._write()
 
