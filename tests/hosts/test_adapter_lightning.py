@@ -110,6 +110,9 @@ class SteppedTimer(L.callbacks.Timer):
     def time_elapsed(self, stage="train"):
         return self.now
 
+    def load_state_dict(self, state):
+        self.now = state["time_elapsed"]["train"]
+
 
 def data(samples=23, size=3, alike=False, **options):
     """Batches, the last of which is smaller; or 8 `alike`, since Lightning begins an epoch anew where it goes on."""
@@ -332,6 +335,15 @@ def test_several_optimizers_go_on_too(tmp_path):
     fit(module, callbacks=[checkpoints(tmp_path)], enable_checkpointing=True)
     fit(resumed, ckpt_path=tmp_path / "step=10.ckpt")
     assert resumed.used == module.used[5:] and resumed.others == module.others[5:]
+    saved = torch.load(tmp_path / "step=10.ckpt", weights_only=True)["callbacks"]["LightningPolicy"]
+    assert saved == {"position": 5, "scales": pytest.approx([1, 0.1]), "stepped": [], "updates": 16}
+
+
+def test_a_limit_of_time_goes_on_at_what_was_left_of_it(tmp_path):
+    module, resumed, options = Net(), Net(), {"max_epochs": -1, "enable_checkpointing": True}
+    fit(module, callbacks=[SteppedTimer({"seconds": 12}), checkpoints(tmp_path)], **options)
+    fit(resumed, ckpt_path=tmp_path / "step=5.ckpt", callbacks=[SteppedTimer({"seconds": 12})], max_epochs=-1)
+    assert len(module.used) == 12 and resumed.used == module.used[5:]
 
 
 def test_fp16_goes_on_at_the_updates_applied(tmp_path):
@@ -576,6 +588,23 @@ def test_schedulers_that_a_module_steps_itself_are_there():
             return optimizers, [torch.optim.lr_scheduler.OneCycleLR(optimizers[0], 3.0, 16)]
 
     assert lr_find(trainer_of(), Stepped(), train_dataloaders=data(1000, 100), updates=60, repeats=1).lr_max
+
+
+def test_a_compiled_module_is_tested_uncompiled():
+    loader = data(1000, 100)
+    tests = [
+        lr_find(trainer_of(), module, train_dataloaders=loader, updates=60, repeats=1)
+        for module in (Net(), torch.compile(Net()))
+    ]
+    assert tests[0].curve == tests[1].curve
+
+
+def test_a_loader_with_a_generator_of_its_own_is_left_as_it_was():
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    loader = data(1000, 100, shuffle=True, generator=generator)
+    lr_find(trainer_of(), Validated(), train_dataloaders=loader, val_dataloaders=loader, updates=60, repeats=1)
+    assert torch.equal(generator.get_state(), before)
 
 
 def test_pilots_search_the_peak():

@@ -122,7 +122,7 @@ def run_apart(trainer: Any, module: Any, datamodule: Any, train: Any, valid: Any
     """
     lightning, source = import_module(_root(trainer)), copy.copy(datamodule)
     try:
-        module = copy.deepcopy(module)
+        module = copy.deepcopy(getattr(module, "_orig_mod", module))  # of a compiled one
     except Exception as error:
         raise ConfigError(f"the test trains a copy of the module, which cannot be made: {error}") from error
     overridden = import_module(f"{_root(trainer)}.utilities.model_helpers").is_overridden
