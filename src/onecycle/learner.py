@@ -33,6 +33,7 @@ from .schedules.policy import Policy
 from .search.api import SHARE
 from .search.forecast import Forecast
 from .text import count, html_table, listed
+from .tracking.trackers import Trackers
 from .training import batch_norm, norms, sharded
 from .training import compiled as compiling
 from .training import evaluate as evaluation
@@ -108,6 +109,7 @@ class Learner:
         self._forecast: Forecast | None = None  # of the last fit
         self.runtime = Runtime.choose(given.device, cast(str, given.precision), seconds_of(given.timeout))
         self.verbose = verbose and self.runtime.ranks.is_main
+        self.tracking = Trackers(given.track if self.runtime.ranks.is_main else (), self._note)
         with self.runtime.ranks.together():
             self._prepare(model, train, valid, loss, metrics, layer_groups)
 
@@ -255,21 +257,23 @@ class Learner:
         )  # fmt: skip
         fit = Fit(
             self.state, self.train, self.valid, self.evaluate, self._setup, plan, self.history, self.notes, self._note,
-            extends,
+            extends, self.tracking,
         )  # fmt: skip
-        with ExitStack() as stack:
-            stop = stack.enter_context(stop_requests(ranks))
-            stop.observed = ranks.any(bool(observers := list(observers)))
-            fit.begin(stop, began, self._seconds_at_end(whole), after)
-            if folder is not None:
-                fit.record(folder, stack, resume=resume, config=config, facts=facts)
-            self._ended = self._forecast = None
-            with fit.kept():
-                fit.search(search)
-                watchers = [*fit.watchers, *self._progress(stack, fit.plan.budget), *observers]
-                watch(fit.events, watchers, self.history.measured(), stop)
-                self.history.check_trained(stop.reason)
-        result = fit.end()
+        with self.tracking:
+            with ExitStack() as stack:
+                stop = stack.enter_context(stop_requests(ranks))
+                stop.observed = ranks.any(bool(observers := list(observers)))
+                fit.begin(stop, began, self._seconds_at_end(whole), after)
+                if folder is not None:
+                    fit.record(folder, stack, resume=resume, config=config, facts=facts)
+                self._ended = self._forecast = None
+                with fit.kept():
+                    fit.search(search)
+                    fit.track()
+                    watchers = [*fit.watchers, *self._progress(stack, fit.plan.budget), *observers]
+                    watch(fit.events, watchers, self.history.measured(), stop)
+                    self.history.check_trained(stop.reason)
+            result = fit.end()
         self._ended, self._forecast = fit.ended(result), fit.forecast
         return result
 
@@ -378,10 +382,10 @@ class Learner:
             DataError: fewer than two batches.
             TrainingError: the loss is NaN from the start, or no weight moves.
         """
-        return range_test_of(
+        return self.tracking.range_test(range_test_of(
             self.state, self.train, self.valid, updates=updates, repeats=repeats, epochs=epochs, build=build,
             say=self._say, **options,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     lr_find = range_test
 

@@ -84,7 +84,7 @@ def test_every_option_reaches_its_setting(training):
         "regression", "--leave-out", "id,name", "--text-column", "review",
         "--no-standardise", "--average", "0.99", "--evaluate-every",
         "50", "--keep-best", "loss", "--norm-statistics", "running", "--class-weights", "balanced",
-        "--no-rescue", "--test-flips", "--timeout", "1m", "--sync-batchnorm", "--shard",
+        "--no-rescue", "--test-flips", "--timeout", "1m", "--sync-batchnorm", "--shard", "--track", "none",
         "--no-report", "--out", "here", "--json",
     ])  # fmt: skip
     job, out, resume, verbose, report = training[0]
@@ -99,7 +99,7 @@ def test_every_option_reaches_its_setting(training):
         "leave_out": ("id", "name"), "text_column": "review",
         "average": 0.99, "test_flips": True, "evaluate_every": 50, "keep_best": "loss",
         "norm_statistics": "running", "class_weights": "balanced", "rescue": False,
-        "timeout": "1m", "sync_batchnorm": True, "shard": True,
+        "timeout": "1m", "sync_batchnorm": True, "shard": True, "track": ("none",),
     }  # fmt: skip
     assert (out, resume, verbose, report) == (Path("here"), False, False, False)
 

@@ -16,7 +16,7 @@ TEST = GROUPS["Range test"]
 BRAILLE = "\u28ff"  # the dots of a plot
 
 
-@options_of(Job, leave=("data", "budget", "lr_max", "search", "balance", "policy", "policy_options", "extend"))
+@options_of(Job, leave=("data", "budget", "lr_max", "search", "balance", "policy", "policy_options", "extend", "track"))
 class TestedOptions:
     """What of a job counts in a range test."""
 

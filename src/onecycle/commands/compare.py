@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # (`target` is an accuracy here: the column of a table is ``--set target=NAME``.)
 ELSEWHERE = (
     "data", "budget", "policy", "policy_options", *DECIDED, "extend", "model_options", "seed", "augment", "compile",
-    "target", "skip_damaged",
+    "target", "skip_damaged", "track",
 )  # fmt: skip
 
 

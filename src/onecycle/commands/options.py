@@ -60,6 +60,7 @@ KINDS = {
     "momentum": Annotated[str, Parameter(metavar="NUMBER|HIGH,LOW")],
     "augment": Annotated[str, Parameter(metavar="NAME,NAME")],
     "leave_out": Annotated[str, Parameter(metavar="NAME,NAME")],
+    "track": Annotated[str, Parameter(metavar="NAME,NAME")],
     "policy": Annotated[str, Parameter(metavar="NAME|FILE.json")],
     "optimizer": str,
     "device": str,

@@ -15,7 +15,7 @@ PROFILE = GROUPS["Profile"]
 BAR = "█▌"
 LEAVE = (
     "data", "budget", "lr_max", "search", "balance", "policy", "policy_options", "extend", "compile", "evaluate_every",
-    "keep_best",
+    "keep_best", "track",
 )  # fmt: skip
 
 

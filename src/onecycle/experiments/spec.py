@@ -28,7 +28,8 @@ OWN_WORDS = {"budget": "epochs", "policy": "policies", "seed": "seeds"}
 # Those that it decides by itself: every run of a comparison has its peak, and none is searched within it.
 DECIDED = ("lr_max", "search", "balance")
 ALLOWED = (
-    *(f.name for f in fields(Job) if f.name not in {*OWN_WORDS, *DECIDED, "extend"}), "fraction", *MODEL_OPTIONS,
+    *(f.name for f in fields(Job) if f.name not in {*OWN_WORDS, *DECIDED, "extend", "track"}), "fraction",
+    *MODEL_OPTIONS,
 )  # fmt: skip
 
 

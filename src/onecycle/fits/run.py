@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from ..records.best import KeepBest
 from ..records.extension import Extended, ended
 from ..records.files import RUN
 from ..records.history import History, Observer, Result
+from ..records.origin import origin
 from ..records.prediction import needed_to_predict
 from ..records.run import Recording
 from ..search.api import PilotRecord, search_of, updates_within
 from ..search.forecast import Forecast, forecast
 from ..search.pilots import Pilot
 from ..text import count
+from ..tracking.trackers import Trackers
 from ..training import balance
 from ..training.loop import Charges, Event, Update, train
 from ..training.setup import TrainingSetup
@@ -46,6 +49,7 @@ class Fit:
         history: where it is kept in memory.
         notes: those of the learner, a live list that `note` adds to.
         extends: what it goes on from.
+        tracking: where it is logged beside its folder.
 
     Attributes:
         plan: with the peak that pilots found, after `search`.
@@ -59,8 +63,10 @@ class Fit:
     def __init__(
         self, state: TrainState, train: Batches, valid: Batches | None, evaluate: Callable[[], dict[str, float]],
         setup: TrainingSetup, plan: Plan, history: History, notes: list[str], note: Callable[..., None],
-        extends: Extended | None,
+        extends: Extended | None, tracking: Trackers,
     ):  # fmt: skip
+        self._tracking, self._searched = tracking, dict[str, Any]()
+        self._config: Mapping[str, Any] = {"budget": str(plan.whole)}
         self._state, self._train, self._valid, self._evaluate = state, train, valid, evaluate
         self._setup, self._history, self._notes, self._note, self._extends = setup, history, notes, note, extends
         self.plan = plan
@@ -101,7 +107,7 @@ class Fit:
         Raises:
             CheckpointError: the folder holds another run, or cannot be written.
         """
-        self._config = config or {"budget": str(self.plan.whole)}
+        self._config = config or self._config
         asked = dict[str, Any](config=self._config, facts=facts, resolved=self._resolved(), history=self._history)
         prediction = None  # the configuration and the facts of a job say it
         if facts is None:
@@ -154,16 +160,31 @@ class Fit:
             record=record, stop=self._stop, seconds=whole.seconds or math.inf,
         ))  # fmt: skip
         self.plan, self._pilots = self.plan.after(search), search.pilots
+        self._searched = {"search": search.to_dict()}
         self._note(search.line())
         self.events = self._planned_events()
         if self._recording:
-            self._recording.decided({**self._resolved(), "search": search.to_dict()}, self._notes)
+            self._recording.decided({**self._resolved(), **self._searched}, self._notes)
+
+    def track(self) -> None:
+        """Begin or go on with its runs in the trackers that were asked for, now that its peak is known.
+
+        Raises:
+            ConfigError: a tracker cannot begin one.
+        """
+        if self._recording:
+            folder = self._recording.folder
+            self._tracking.start(RUN.read(folder), folder, self._history, self._notes)
+        elif self._tracking.names:
+            resolved = {**self._resolved(), **self._searched}
+            record = {"config": dict(self._config), "resolved": resolved, **origin()}
+            self._tracking.start(record, None, self._history, self._notes)
 
     @property
     def watchers(self) -> list[Observer]:
         """What sees each event, in this order: the weights are kept before a checkpoint is written."""
         recorded = self._recording.watchers if self._recording else ()
-        return [self._say_rescue, *self._keeper, self._history, *recorded]
+        return [self._say_rescue, *self._keeper, self._history, *recorded, *self._tracking.observers]
 
     def _say_rescue(self, event: Event) -> None:
         if isinstance(event, Update) and event.rescue is not None:
@@ -178,6 +199,10 @@ class Fit:
         self._state.take_averages()
         result = self._beside_baseline(self._with_best(self._measured(result)))
         self._foresee(result)
+        self._tracking.ended(
+            result.to_dict(), self.forecast.to_dict() if self.forecast else None,
+            partial(self.plan.policy.plot, result.updates),
+        )  # fmt: skip
         if self._recording is None:
             return result
         units = Units.of(self._setup.batching, self._state.loss)
@@ -193,6 +218,7 @@ class Fit:
         self._history.measured_at_end(valid)
         if self._recording:
             self._recording.measured_at_end(valid)
+        self._tracking.measured_at_end(self._history.epochs[-1])
         for best in self._keeper:
             best.take(valid, result.updates, self._history.epochs[-1]["epoch"])
         return replace(result, valid=valid)

@@ -16,7 +16,7 @@ from .run import job_of
 # What an extension may have of its own; all else is as in the run before.
 FREE = (
     "budget", "policy", "policy_options", "lr_max", "momentum", "evaluate_every", "keep_best", "workers", "device",
-    "compile", "shard", "timeout",
+    "compile", "shard", "timeout", "track",
 )  # fmt: skip
 
 

@@ -231,7 +231,7 @@ class Job(TrainingOptions):
 
 def asked_for(job: Job) -> dict[str, Any]:
     """The configuration that is kept with the run of a job, as plain data: what does not change a run is not in it."""
-    return {name: value for name, value in plain(asdict(job)).items() if name not in ("timeout", "shard")}
+    return {name: value for name, value in plain(asdict(job)).items() if name not in ("timeout", "shard", "track")}
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:

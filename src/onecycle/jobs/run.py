@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -78,14 +78,14 @@ def run(
     """
     began = time.perf_counter() if began is None else began
     ranks = Runtime.choose(job.device, timeout=seconds_of(job.timeout)).ranks
-    with ranks.together():
+    with ranks.together(), ExitStack() as stack:
         verbose, report = verbose and ranks.is_main, report and ranks.is_main
-        return _run(job, out, resume, verbose, test, report, began, reach, ranks)
+        return _run(job, out, resume, verbose, test, report, began, reach, ranks, stack)
 
 
 def _run(
     job: Job, out: str | Path | None, resume: bool, verbose: bool, test: bool, report: bool, began: float,
-    reach: float | None, ranks: Ranks,
+    reach: float | None, ranks: Ranks, stack: ExitStack,
 ) -> Result:  # fmt: skip
     asked = ranks.from_main(lambda: free_folder(job) if out is None else Path(out))
     folder, resume = runs.placed(asked, resume, ranks)
@@ -114,6 +114,7 @@ def _run(
     tests = Tests(learner, test_data, job.test_flips)
     after = 0.0 if budget.seconds is None else _seconds_after(tests, report, began + budget.seconds)
     after = ranks.broadcast(after)
+    stack.enter_context(learner.tracking)  # the test too is to be logged
     try:
         begin = learner.fit if job.extend is None else partial(learner.extend, run=job.extend)
         fitted = begin(
@@ -124,7 +125,8 @@ def _run(
         if report:
             write_page(folder)
         raise
-    result = replace(fitted, **tests.measured(), folder=None)
+    result = replace(fitted, **(tested := tests.measured()), folder=None)
+    learner.tracking.tested(**tested)
     RUN.update(folder, result=result.to_dict(), **_needed(folder, result, reach))
     if report:
         draw(folder, FIGURE, partial(learner.history.plot, title=f"{job.data}, {job.policy}, {job.budget}"))

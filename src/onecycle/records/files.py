@@ -106,9 +106,10 @@ class Kind:
 
 
 TRIAL = ".trial"  # what is written into the folder of a run to see whether it can be, and is removed at once
+TRACKED = ("tensorboard", "wandb")  # folders of trackers, which stay where a run did not get to its first update
 RUN = Kind(
     "run.json", 2, "run", ("status", "config", "resolved", "facts"),
-    mend="go on with it through --resume {folder}, or give another --out", leftovers=(TRIAL,),
+    mend="go on with it through --resume {folder}, or give another --out", leftovers=(TRIAL, *TRACKED),
 )  # fmt: skip
 CHECK = Kind("check.json", 1, "check", shared=True)
 PROFILE = Kind("profile.json", 1, "profile", ("result",), shared=True)

@@ -182,9 +182,14 @@ class History:
         self._take()
         return self._epochs
 
+    @property
+    def last_epochs(self) -> list[dict[str, Any]]:
+        """The records of the last fit's epochs."""
+        return self._of_last_fit(self.epochs)
+
     def result(self, lr_max: float | None, updates_per_epoch: int | None) -> Result:
         """What the last fit came to; without `lr_max` its peak is the largest learning rate that was used."""
-        epochs, steps = self._of_last_fit(self.epochs), self.last_fit
+        epochs, steps = self.last_epochs, self.last_fit
         measured = self.measured()
         return Result(
             train=_means(epochs[-1], "train_"),

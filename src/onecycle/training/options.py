@@ -22,6 +22,9 @@ NORM_STATISTICS = ("estimated", "running")
 CLASS_WEIGHTS = ("balanced",)
 # Those of torch.compile.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+# What a run can be sent to, and the word for none of them where a run that is resumed was.
+TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")
+NO_TRACKER = "none"
 TIMEOUT = 600.0  # seconds that one rank waits for another
 # What there was before there were options for it, where that is not what is done by default since.
 BEFORE = {"standardise": False, "norm_statistics": "running", "rescue": False}
@@ -132,6 +135,12 @@ class RunOptions:
         "Of batch norms: estimated anew from training data before each evaluation and at the end, or running means.",
         "Run",
     )
+    track: str | Sequence[str] | None = option(
+        None,
+        "trackio, wandb, tensorboard or mlflow, several with commas: log the run there too, on this machine unless the "
+        "tracker's own environment says otherwise; none: no longer, in a run that is resumed.",
+        "Run",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +178,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             sync_batchnorm=flag("sync_batchnorm", self.sync_batchnorm),
             shard=flag("shard", self.shard),
             norm_statistics=one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS),
+            track=unless_none(_trackers, "track", self.track),
             average=unless_none(share, "average", self.average, of="itself that a moving average keeps"),
             evaluate_every=unless_none(whole, "evaluate_every", self.evaluate_every, what="the number of updates"),
             keep_best=unless_none(word, "keep_best", self.keep_best, "the name of a validation measure, such as loss"),
@@ -198,7 +208,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
 
     def alike(self) -> dict[str, Any]:
         """What is the same on all ranks of a run, in words."""
-        apart = ("device", "timeout", "workers")
+        apart = ("device", "timeout", "workers", "track")
         return {f.name: in_words(getattr(self, f.name)) for f in fields(TrainingOptions) if f.name not in apart}
 
     def learner_keywords(self) -> dict[str, Any]:
@@ -238,6 +248,13 @@ def seconds_of(timeout: str | float) -> float:
 def _momentum(name: str, value: Any) -> float | tuple[float, float]:
     values = momenta(value)
     return values[0] if len(values) == 1 else (values[0], values[1])
+
+
+def _trackers(name: str, value: Any) -> tuple[str, ...]:
+    """Names of trackers, each once."""
+    given = names(name, value, '("trackio", "tensorboard")')
+    several = given.split(",") if isinstance(given, str) else given
+    return tuple(dict.fromkeys(one_of("tracker", one.strip(), (*TRACKERS, NO_TRACKER)) for one in several))
 
 
 def _optimizer(value: Any) -> Any:

@@ -1,0 +1,60 @@
+"""A tiny run that is tracked, and what a tracker is to have of it, from the files of the run alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from training_makers import blobs, seeded_net
+
+from onecycle import Learner, Result, Update
+from onecycle.records.files import read_jsonl
+
+Series = dict[str, list[tuple[int, float]]]
+# What is measured by the clock, and so is other numbers where an update is made again.
+TIMES = ("seconds", "epoch_seconds", "samples_per_second")
+UPDATES, PER_EPOCH = 18, 6
+
+
+class Broken(Exception):
+    """What an observer raises in a run that is to break off."""
+
+
+def learner(track, **options) -> Learner:
+    train, valid = blobs(6 * 8, seed=1), blobs(24, seed=2)
+    return Learner(
+        seeded_net(), train, valid, track=track, batch_size=8, optimizer="sgd", verbose=False, device="cpu", **options
+    )
+
+
+def fit(track, folder: Path | None, *, break_at: int | None = None, resume: bool = False, **options) -> Result:
+    """Three epochs of six updates; with `break_at` an error comes after that update."""
+
+    def broken(event) -> None:
+        if isinstance(event, Update) and event.step == break_at:
+            raise Broken("in an observer")
+
+    made = learner(track, **options)
+    return made.fit(3, lr_max=0.05, out=folder, resume=resume, observers=[broken])
+
+
+def recorded(folder: Path, leave: tuple[str, ...] = ()) -> Series:
+    """The series of each name, as the records of a run have them."""
+    series: Series = defaultdict(list)
+    for row in read_jsonl(folder / "steps.jsonl"):
+        for name, value in row.items():
+            if name != "step":
+                series[name.replace("valid_", "valid/")].append((row["step"], value))
+    measured = {step for step, _ in series.get("valid/loss", ())}
+    for row in read_jsonl(folder / "epochs.jsonl"):
+        for name, value in row.items():
+            if name.startswith("train_") or (name.startswith("valid_") and row["step"] not in measured):
+                series[name.replace("_", "/", 1)].append((row["step"], value))
+        series["epoch_seconds"].append((row["step"], row["seconds"]))
+        series["samples_per_second"].append((row["step"], row["samples"] / row["seconds"]))
+    return {name: values for name, values in series.items() if name not in leave}
+
+
+def without_result(series: Series, leave: tuple[str, ...] = ()) -> Series:
+    """What a tracker has, without what it has of the result."""
+    return {name: values for name, values in series.items() if not name.startswith("final/") and name not in leave}
