@@ -206,6 +206,12 @@ def test_what_cannot_be_asked_for(runs, tmp_path, monkeypatch):
         export(run, "onnx", tmp_path / "model.onnx")
 
 
+def test_a_run_without_weights_is_not_exported(runs, tmp_path):
+    RUN.write(tmp_path / "run", RUN.read(runs["digits"]))
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor a checkpoint"):
+        export(tmp_path / "run", "torch-export")
+
+
 def test_a_run_that_has_not_ended_is_not_exported(runs, tmp_path):
     RUN.write(tmp_path / "run", {**RUN.read(runs["digits"]), "status": "interrupted"})
     with pytest.raises(CheckpointError, match=r"is interrupted.*onecycle train --resume"):

@@ -148,6 +148,7 @@ def test_a_run_that_does_not_know_its_inputs_is_not_compared(tmp_path):
     Learner(net, batches, verbose=False).fit(1, lr_max=0.01, out=tmp_path / "run")
     exported = export(tmp_path / "run", "folder", tmp_path / "out", model=net)
     assert exported.agreement is None and "not compared" in exported.line()
+    assert "model.predict(...)" in (exported.path / "README.md").read_text()
     example = makers.numbers()[0]
     assert export(tmp_path / "run", "folder", tmp_path / "b", model=net, example=example).agreement.difference == 0
 

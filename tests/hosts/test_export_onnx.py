@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from onecycle import Learner, load, load_run
+from onecycle import ConfigError, Learner, load, load_run
 from onecycle.deployment import export
 from onecycle.deployment.graph import PredictionGraph
 from onecycle.errors import ExportError
@@ -65,6 +65,19 @@ def test_an_operation_that_onnx_does_not_have_is_named(tmp_path):
         export(run, "onnx", model=makers.Inverse())
     assert not list(run.glob("*.onnx")) and not list(run.glob(".writing-*"))
     assert export(run, "torch-export", model=makers.Inverse()).path.exists()
+
+
+def test_large_weights_lie_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr("onecycle.deployment.onnx.BESIDE", 1000)
+    net = nn.Sequential(nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 1))
+    x, y = makers.numbers()
+    run = makers.own_run(tmp_path / "run", net, x, y)
+    exported = export(run, model=net)
+    assert [file.name for file in exported.files] == ["model.onnx", "model.onnx.data"]
+    assert torch.allclose(opened(exported.path)[0](x)[0], load_run(run, model=net).predict(x), rtol=1e-4)
+    exported.path.unlink()
+    with pytest.raises(ConfigError, match=r"model\.onnx\.data exists"):
+        export(run, model=net)
 
 
 def test_several_inputs_and_outputs_by_name(tmp_path):

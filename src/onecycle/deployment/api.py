@@ -236,7 +236,8 @@ def _free_path(run: Path, to: str, out: str | Path | None) -> Path:
         path = run / f"model{SUFFIXES[to]}" if out is None else Path(out)
         if path.suffix != SUFFIXES[to]:
             raise ConfigError(f"out={str(path)!r}: the file of {to} ends in {SUFFIXES[to]}")
-        taken = [one for one in (path, path.with_name(path.stem + TOKENIZER)) if one.exists()]
+        beside = (path.stem + TOKENIZER, path.name + onnx.WEIGHTS)
+        taken = [one for one in (path, *map(path.with_name, beside)) if one.exists()]
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"cannot write to {path.parent}: give out (--out) in a folder that exists")
     if taken:

@@ -208,7 +208,9 @@ class Card:
             values |= {each.name: (each.median,) for each in columns.numbers}
             values |= {each.name: ("2020-02-29",) for each in (*columns.numbers, *columns.categories) if each.part}
             return repr({name: list(values[name]) for name in columns.names})
-        size = ", ".join(map(str, (2, *(shape or (...,)))))
+        if shape is None:
+            return "..."  # a batch as in training
+        size = ", ".join(map(str, (2, *shape)))
         if self.trained.kind == "image" and getattr(self.trained.batching.normalise, "mean", ()):
             return f"torch.zeros({size}, dtype=torch.uint8)"
         return f"torch.zeros({size}{', dtype=torch.int64' if self.trained.kind == 'text' else ''})"

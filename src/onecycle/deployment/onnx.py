@@ -20,6 +20,7 @@ from .torch_export import FOLDER, Predict, quiet
 OPSET = 18
 """The version of ONNX's operators: the first that torch's exporter writes without a conversion, and widely read."""
 BESIDE = 1_500_000_000  # bytes of weights from which on they are in a file beside: a protocol buffer holds 2 GiB
+WEIGHTS = ".data"  # the end of the name of that file
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
