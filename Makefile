@@ -36,7 +36,7 @@ $(HOSTS)/.ready: $(READY) tests/hosts/requirements.txt
 	@touch $@
 
 hosts: $(HOSTS)/.ready ## test the adapters, trackers and exports against their real hosts
-	OMP_NUM_THREADS=1 $(HOSTS)/bin/python -m pytest -n $(JOBS) -m hosts tests/hosts tests/test_docs.py
+	OMP_NUM_THREADS=1 $(HOSTS)/bin/python -m pytest -n $(JOBS) -W default -m hosts tests/hosts tests/test_docs.py src/onecycle/adapters
 
 lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check

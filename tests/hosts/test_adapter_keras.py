@@ -16,7 +16,6 @@ from onecycle.errors import ConfigError
 from onecycle.schedules.policy import position
 from onecycle.schedules.presets import PRESETS
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
 pytest.importorskip("keras")
 import keras
 
