@@ -159,6 +159,7 @@ def test_a_step_that_distributed_checkpoints_make_to_load_an_optimizer_is_no_upd
     assert update_rates(optimizer, scheduler, 4, net)[-1] == pytest.approx(2 / 3)
     saved = get_optimizer_state_dict(net, optimizer), scheduler.state_dict()
     weights = [p.clone() for p in net.parameters()]
+    net.zero_grad()  # where there are gradients, no such step is made
     optimizer, scheduler = made()
     scheduler.load_state_dict(saved[1])
     set_optimizer_state_dict(net, optimizer, saved[0])
@@ -367,6 +368,19 @@ def test_torch_chains_it_after_a_warm_up():
     ours = PolicyScheduler(optimizer, line(), 3)
     both = SequentialLR(optimizer, [warm, ours], [2])
     assert update_rates(optimizer, both, 5) == [0.5, 0.75, 1.0, 0.5, 0.0]
+
+
+def test_a_group_added_in_a_warm_up_before_it_stays_with_the_warm_up():
+    optimizer = SGD([parameter()], lr=1.0)
+    warm = ConstantLR(optimizer, 0.5, total_iters=10)
+    ours = PolicyScheduler(optimizer, line(), 3)
+    both = SequentialLR(optimizer, [warm, ours], [2])
+    optimizer.add_param_group({"params": [parameter()], "lr": 0.25})
+    optimizer.step()
+    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.25]
+    both.step()
+    assert update_rates(optimizer, both, 4) == [0.5, 1.0, 0.5, 0.0]
+    assert optimizer.param_groups[1]["lr"] == 0.0
 
 
 def test_torch_chains_another_after_it():
