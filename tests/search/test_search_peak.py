@@ -69,6 +69,41 @@ def test_where_all_are_lost_it_goes_further_down():
     assert lost.low is None and "every pilot was lost" in lost.reason
 
 
+@pytest.mark.parametrize(
+    ("best", "most", "tried"),
+    [
+        (2.7, 6, [0.1, 0.1 / 3, 0.3, 0.9, 2.7, 8.1]),  # one beyond the best
+        (0.9, 6, [0.1, 0.1 / 3, 0.3, 0.9, 2.7]),
+        (0.9, 4, [0.1, 0.1 / 3, 0.3, 0.9]),  # no more than may be
+        (0.1, 6, [0.1, 0.1 / 3, 0.3]),
+    ],
+)
+def test_from_a_foreign_default_that_learned_nothing_it_goes_further_up(best: float, most: int, tried: list[float]):
+    made = []
+
+    def run(lr: float, updates: int) -> Pilot:
+        made.append(lr)
+        return pilot(lr, {True: 1.0, False: 1.999 if lr < best else 1.5}[lr == pytest.approx(best)])
+
+    choice = search_peak(run, lambda: Levels(2.0, 2.0), 0.1, 30, "adaptive", most, foreign=True)
+    assert made == pytest.approx(tried)
+    assert choice.lr_max > 0.2 if best > 0.1 else choice.lr_max == 0.1
+    made.clear()
+    search_peak(run, lambda: Levels(2.0, 2.0), 0.1, 30, "adaptive", most)
+    assert len(made) == 3
+
+
+def test_a_foreign_default_above_which_all_are_lost_is_left_where_it_is():
+    made = []
+
+    def run(lr: float, updates: int) -> Pilot:
+        made.append(lr)
+        return pilot(lr, 2.0 if lr < 0.2 else None)
+
+    assert search_peak(run, lambda: Levels(2.0, 2.0), 0.1, 30, "adaptive", foreign=True).lr_max == 0.1
+    assert len(made) == 3
+
+
 @given(st.floats(-1.5, 1.5), st.floats(0.2, 2.0), st.sampled_from(KINDS))
 def test_it_moves_towards_the_minimum_and_never_past_it(way: float, bend: float, kind: str):
     """A log loss that is a parabola of the log peak, with its minimum at so many factors of 3."""

@@ -94,7 +94,7 @@ def search(
         lr_max: the peak that is left only for evidence; None: the learning rate of the trainer's optimizer, which is
             the `learning_rate` of its arguments where it makes the optimizer itself.
         share: of the training's updates, so many may the pilots take beside it; above a tenth short trainings have
-            pilots too, from 115 updates on with a share of .8.
+            pilots too, from 150 updates on with a share of .8.
         policy: the name of a preset.
         seed: of the order and of what the step draws; None: that of the trainer's arguments.
 

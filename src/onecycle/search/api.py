@@ -170,7 +170,7 @@ def search(
             given=model is not None,
         )
         pilots = StepPilots(swept, partial(preset, policy), updates)
-        return _searched(pilots, each, updates, default, share, PilotRecord(), kind)
+        return _searched(pilots, each, updates, default, share, PilotRecord(), kind, foreign=True)
 
 
 @dataclass
@@ -271,7 +271,7 @@ def search_of(
 
 def _searched(
     pilots: Pilots, each: int, updates: int, default: float, share: float, record: PilotRecord, kind: str,
-    seconds: float = math.inf,
+    seconds: float = math.inf, *, foreign: bool = False,
 ) -> Search:  # fmt: skip
     started, made, judging = time.perf_counter(), list[Pilot](), pilots.evaluation
     allowed = int(share * updates) - judging
@@ -280,7 +280,7 @@ def _searched(
         return _too_few(default, updates)
     most = allowed // (each + judging)
     try:
-        choice = search_peak(record.of(pilots, made), pilots.levels, default, each, kind, most)
+        choice = search_peak(record.of(pilots, made), pilots.levels, default, each, kind, most, foreign=foreign)
     except OutOfTime:
         choice = Choice(default, None, None, OUT_OF_TIME)
     cost = sum(p.updates + judging for p in made) + judging * bool(made)

@@ -52,17 +52,31 @@ def length(updates: int, allowed: int, kind: str, *, short: bool = False) -> int
 
 
 def search_peak(
-    run: RunPilot, levels: Callable[[], Levels], default: float, updates: int, kind: str, most: int = 3 + FURTHER
-) -> Choice:
+    run: RunPilot, levels: Callable[[], Levels], default: float, updates: int, kind: str, most: int = 3 + FURTHER,
+    *, foreign: bool = False,
+) -> Choice:  # fmt: skip
     """Make pilots of so many updates with `run`, `most` of them, and choose a peak.
 
-    The default peak is tried first, then one below and one above it; where all are lost, peaks further below.
+    The default peak is tried first, then one below and one above it; where all are lost, peaks further below. A
+    `foreign` default, which somebody's optimizer happens to have, may be far too small: as long as its pilot learned
+    nothing, and the one with the largest peak most or none did, peaks further above follow.
     """
     pilots = [run(lr, updates) for lr in (default, default / FACTOR, default * FACTOR)]
     known = levels()
     while len(pilots) < min(most, 3 + FURTHER) and all(known.lost(p) for p in pilots):
         pilots.append(run(min(p.lr_max for p in pilots) / FACTOR, updates))
+    while foreign and len(pilots) < min(most, 3 + FURTHER) and _too_small(pilots, default, known):
+        pilots.append(run(max(p.lr_max for p in pilots) * FACTOR, updates))
     return choose(pilots, default, known, kind)
+
+
+def _too_small(pilots: Sequence[Pilot], default: float, levels: Levels) -> bool:
+    """Whether the default pilot learned nothing, and the one with the largest peak learned most, if any did."""
+    highest = max(pilots, key=lambda pilot: pilot.lr_max)
+    enough = levels.nothing - LEARNED * abs(levels.nothing)
+    learned = {p.lr_max: p.loss for p in pilots if p.loss is not None and p.loss < enough}
+    best = min(learned, key=learned.__getitem__, default=highest.lr_max)
+    return default not in learned and best == highest.lr_max and not levels.lost(highest)
 
 
 def choose(pilots: Sequence[Pilot], default: float, levels: Levels, kind: str) -> Choice:
