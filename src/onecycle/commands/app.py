@@ -19,8 +19,8 @@ from .printing import degraded_output
 
 # Each is a function in the module of its name, which is imported where it is asked for.
 COMMANDS = (
-    "check", "profile", "train", "search", "predict", "export", "compare", "reproduce", "report", "runs", "policy",
-    "data",
+    "check", "profile", "train", "search", "predict", "export", "serve", "compare", "reproduce", "report", "runs",
+    "policy", "data",
 )  # fmt: skip
 # Those that several ranks of a launcher do together, and those that are not for them; all others the main rank does.
 TOGETHER, BY_ITSELF = ("train", "search", "check"), ("compare", "reproduce", "profile")

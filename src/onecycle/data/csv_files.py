@@ -52,26 +52,50 @@ def read_cells(path: Path) -> Cells:
         DataError: a file that is no text, rows of several lengths, a quote that is not closed, or a header that cannot
             be used.
     """
-    text, encoding = _decoded(path)
+    import pyarrow as pa
+
+    try:
+        with pa.input_stream(str(path), compression="detect") as stream:
+            raw = stream.read()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    return cells_of(raw, path, path.name, tabs=path.name.lower().endswith((".tsv", ".tsv.gz")))
+
+
+def cells_of(raw: bytes, place: str | Path, name: str = "", *, tabs: bool = False) -> Cells:
+    r"""The cells of separated values in memory, as `read_cells` has those of a file.
+
+    `place` and its short `name` are what messages and notes call it, `tabs` says that it was called one of tabs.
+
+    >>> cells_of(b"x;y\n1,5;a\n", "the body").table.to_pylist()
+    [{'x': '1,5', 'y': 'a'}]
+
+    Raises:
+        DataError: as `read_cells`.
+    """
+    decoded = decoded_text(raw)
+    if decoded is None:
+        raise DataError(f"{place} is not text that can be read. Save it as UTF-8.")
+    text, encoding = decoded
     announced = re.match(r'"?sep=(.)"?\r?\n', text)  # as Excel writes and reads it
     text = text[announced.end() :] if announced else text
     if not text.partition("\n")[0].strip():
-        raise DataError(f"{path} has nothing in its first line. Put the names of its columns there.")
-    separator = announced[1] if announced else separator_of(text, tabs=path.name.lower().endswith((".tsv", ".tsv.gz")))
-    table, literal = _with_literal_quotes(_parsed(path, text, separator), text, separator)
+        raise DataError(f"{place} has nothing in its first line. Put the names of its columns there.")
+    separator = announced[1] if announced else separator_of(text, tabs=tabs)
+    table, literal = _with_literal_quotes(_parsed(place, text, separator), text, separator)
     header, table = [str(column[0].as_py()).strip() for column in table.columns], table.slice(1)
     kept = [i for i, name in enumerate(header) if name or any(map(str.strip, table.column(i).to_pylist()))]
     header, table = [header[i] for i in kept], table.select(kept)  # spreadsheets end with empty columns
-    _check_header(path, header, table)
+    _check_header(place, header, table)
     if not literal:
-        _check_quotes(path, table, text)
-    notes = [f"{path.name} is not UTF-8: read as {NAMES[encoding]}"] if encoding in NAMES else []
+        _check_quotes(place, table, text)
+    notes = [f"{name or place} is not UTF-8: read as {NAMES[encoding]}"] if encoding in NAMES else []
     notes += [f"columns are separated by {separator!r}"] if separator not in ",\t" else []
     notes += ["quotes within cells are taken as they are: every line is a row"] if literal else []
     return Cells(table.rename_columns(header), separator, tuple(notes))
 
 
-def _parsed(path: Path, text: str, separator: str) -> Any:
+def _parsed(path: str | Path, text: str, separator: str) -> Any:
     """The cells of a text as a table of words, the header in the first row."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -131,21 +155,6 @@ def _records(text: str, separator: str, most: int) -> list[list[str]]:
     return (records[:-1] if cut else records) or [[""]]
 
 
-def _decoded(path: Path) -> tuple[str, str]:
-    """The text of a file, and its encoding."""
-    import pyarrow as pa
-
-    try:
-        with pa.input_stream(str(path), compression="detect") as stream:
-            raw = stream.read()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    decoded = decoded_text(raw)
-    if decoded is None:
-        raise DataError(f"{path} is not text that can be read. Save it as UTF-8.")
-    return decoded
-
-
 def decoded_text(raw: bytes) -> tuple[str, str] | None:
     """The text of bytes and its encoding: the one that a mark at the beginning names, UTF-16, UTF-8 or Latin-1.
 
@@ -171,7 +180,7 @@ def decoded_text(raw: bytes) -> tuple[str, str] | None:
     return None
 
 
-def without_rows(path: Path) -> DataError:
+def without_rows(path: str | Path) -> DataError:
     """The error about a file that has a header at most."""
     return DataError(f"{path} has no rows below its header. Give a table with rows.")
 
@@ -182,7 +191,7 @@ def check_names(place: str, names: Sequence[str]) -> None:
         raise DataError(f"{place} has several columns called {listed(map(repr, twice))}. Give each its own name.")
 
 
-def _check_header(path: Path, header: list[str], table: Any) -> None:
+def _check_header(path: str | Path, header: list[str], table: Any) -> None:
     if table.num_rows == 0:
         raise without_rows(path)
     check_names(str(path), header)
@@ -215,7 +224,7 @@ def _unquoted(cell: str) -> str:
     return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
 
 
-def _check_quotes(path: Path, table: Any, text: str) -> None:
+def _check_quotes(path: str | Path, table: Any, text: str) -> None:
     """Raise a DataError where a quote that is never closed has swallowed the rows below it."""
     last = str(table.columns[-1][-1].as_py())
     if "\n" in last and not text.rstrip().endswith('"'):

@@ -66,14 +66,17 @@ def decode_many(items: Sequence[Item], shape: Sequence[int], fit: str = "crop") 
     return torch.from_numpy(images), bad
 
 
-def decode(item: Item, shape: Sequence[int], fit: str = "crop") -> np.ndarray:
+def decode(item: Item, shape: Sequence[int], fit: str = "crop", most: int | None = None) -> np.ndarray:
     """One image as uint8 [channels, height, width], upright, on white where it is transparent.
 
     One of another size is resized by `fit`: "crop" covers the size and crops the center, "pad" shows all of the image
     and repeats its border, "squash" changes its proportions.
+    Of more than `most` pixels none is decoded: that is a ValueError.
     """
     channels, height, width = shape
     with open_image(item) as opened:
+        if most is not None and opened.width * opened.height > most:
+            raise ValueError(f"its {opened.width} x {opened.height} pixels are more than {most:,}: make it smaller")
         opened.draft(None, (2 * width, 2 * height))  # a large JPEG is decoded at a half, a quarter or an eighth
         return pixels(opened, shape if channels in (1, 3) else (3, height, width), fit)
 

@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError
 from ..text import count, listed, number, percent
 from .encoded import CROPPED
 from .folders import image_files
-from .images import channel_statistics, cropped_away, decode_many, headers, undecodable
+from .images import Item, channel_statistics, cropped_away, decode_many, headers, undecodable
 from .npz import as_inputs, load_arrays
 from .splits import check_finite
 
@@ -112,7 +112,7 @@ def read_inputs(paths: Sequence[str | Path], *, kind: str, input_shape: tuple[in
 
 
 def unlike_training(
-    files: Sequence[Path],
+    files: Sequence[Item],
     images: Tensor,
     fit: str,
     mean: Sequence[float],
@@ -120,11 +120,14 @@ def unlike_training(
 ) -> tuple[str, ...]:
     """Notes on how image `files`, read as uint8 `images` [n, c, h, w], are far from what a model was trained on.
 
-    `mean` and `std` are those of the training images by channel, in units where 255 is 1.
+    In place of a file may be what is in one. `mean` and `std` are those of the training images by channel, in units
+    where 255 is 1.
     """
     notes = []
     channels, height, width = images.shape[1:]
-    sizes, greys, _ = headers([path for path in files if path.suffix.lower() not in ARRAYS])
+    sizes, greys, _ = headers(
+        [one for one in files if isinstance(one, bytes) or Path(one).suffix.lower() not in ARRAYS]
+    )
     if greys[False] and channels == 1:
         notes.append(f"{greys[False]} of {count(greys.total(), 'image')} have colours, and those of training were grey")
     if greys and not greys[False] and channels == 3:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -88,6 +90,26 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
                 "shape and a numeric dtype with np.savez."
             ) from error
         raise DataError(f"{path} cannot be read: {error}. Save it again with np.savez.") from error
+
+
+def array_of(raw: bytes, name: str) -> np.ndarray:
+    """The array of real numbers in the bytes of a ``.npy``; pickled objects are refused.
+
+    Raises:
+        DataError: it is none, or its length is not that which its header tells: nothing is made before that is known.
+    """
+    form, stream = np.lib.format, io.BytesIO(raw)
+    try:
+        read = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}[form.read_magic(stream)]
+        shape, _, dtype = read(stream)
+    except (ValueError, KeyError, TypeError, EOFError, OverflowError, RecursionError, MemoryError) as error:
+        raise DataError(f"{name} is no .npy file that can be read. Make one with numpy.save.") from error
+    if dtype.kind not in "fiub":
+        raise DataError(f"{name} has dtype {dtype}. Allowed are uint8 images and real numbers.")
+    there = len(raw) - stream.tell()
+    if (needed := math.prod(shape) * dtype.itemsize) != there or min(shape, default=1) < 0:
+        raise DataError(f"{name} holds {there:,} bytes, and its header tells of {needed:,}. Save it again, and whole.")
+    return np.load(io.BytesIO(raw), allow_pickle=False)
 
 
 def as_inputs(array: np.ndarray, name: str) -> tuple[str, Tensor]:

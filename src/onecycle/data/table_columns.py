@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +24,7 @@ LONG_TEXT = 40  # characters on average from which on words that differ are text
 PARTS = {"year": "year", "month": "month", "weekday": "day_of_week", "hour": "hour"}  # of a date, by pyarrow's name
 BOOLEANS = (("true", "1"), ("false", "0"), ("1", "true"), ("0", "false"))  # as files say it, and as training rows did
 FAR = 10.0  # scales from the center from which on a number is unlike those of training
+TOLD = 2.995  # of a squeezed number, up to which float32 tells what it was
 UNKNOWN, MISSING = 0, 1  # the codes of what was not in the training rows, and of what is not there
 
 
@@ -53,6 +56,19 @@ class NumberColumn:
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Float64 [n], NaN where missing, as the numbers that a model sees. Squeezed as in Holzmueller, 2407.04491."""
         return squeezed((np.where(np.isnan(values), self.median, values) - self.center) / self.scale)
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """About the least and the largest number of the training rows, from the edges; None where they do not tell.
+
+        >>> NumberColumn("x", "", 3.0, 3.0, 2.0, False, (-0.94868, 0.0, 0.94868)).limits
+        (1.0, 5.0)
+        """
+        if not self.edges or max(map(abs, (self.edges[0], self.edges[-1]))) > TOLD:
+            return None
+        low, high = (self.center + self.scale * z / np.sqrt(1 - (z / 3) ** 2) for z in (self.edges[0], self.edges[-1]))
+        digits = 2 - math.floor(math.log10(self.scale))
+        return round(float(low), digits), round(float(high), digits)
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,7 @@ class TableColumns:
         """The columns of the table that are used."""
         return tuple(dict.fromkeys(column.name for column in (*self.numbers, *self.categories)))
 
-    @property
+    @cached_property
     def notations(self) -> dict[str, Notation]:
         """What the words of each column stand for in a file, or in a frame."""
         kinds = {column.name: column.notation for column in self.categories}

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checks import is_whole, one_of
 from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed, number
-from .csv_files import check_names, read_cells, without_rows
+from .csv_files import Cells, check_names, read_cells, without_rows
 from .label_sets import MULTI_LABEL, label_sets, target_columns
 from .splits import Encoded, RawData, Split, Stream
 from .table_cells import Notation, Typed, compute, numbers_of, typed
@@ -189,7 +189,7 @@ def as_table(
     exact: Sequence[str] = (),
     task: str | None = None,
 ) -> Typed:
-    """The pyarrow table of a file or a frame, its columns of words read as `table_cells.typed` says.
+    """The pyarrow table of a file, its cells, or a frame, its columns of words read as `table_cells.typed` says.
 
     Raises:
         DataError: what cannot be read.
@@ -198,16 +198,9 @@ def as_table(
 
     separator, notes = None, ()
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise DataError(f"{path} does not exist, or is no file. Give a .csv, .tsv or .parquet file.")
-        if path.suffix.lower() == ".parquet":
-            table = _read_parquet(path)
-            if table.num_rows == 0:
-                raise without_rows(path)
-        else:
-            cells = read_cells(path)
-            table, separator, notes = cells.table, cells.separator, cells.notes
+        source = _of_file(Path(source).expanduser())
+    if isinstance(source, Cells):
+        table, separator, notes = source.table, source.separator, source.notes
     else:
         table = _of_frame(source)
     check_names("The table", table.column_names)
@@ -218,6 +211,17 @@ def as_table(
             f"The table has values that cannot be read: {error}. Give each column values of one kind."
         ) from error
     return Typed(made.table, made.notations, (*notes, *made.notes))
+
+
+def _of_file(path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, or is no file. Give a .csv, .tsv or .parquet file.")
+    if path.suffix.lower() != ".parquet":
+        return read_cells(path)
+    table = _read_parquet(path)
+    if table.num_rows == 0:
+        raise without_rows(path)
+    return table
 
 
 def _of_frame(frame: Any) -> Any:

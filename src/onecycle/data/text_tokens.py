@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -72,7 +73,7 @@ class TextTokens:
     @property
     def vocabulary(self) -> int:
         """How many tokens there are."""
-        return self._made().get_vocab_size()
+        return self._tokenizer.get_vocab_size()
 
     def encode(self, table: Any, place: str = "the table") -> Tensor:
         """The texts of a pyarrow table as int64 [n, length].
@@ -87,7 +88,7 @@ class TextTokens:
             )
         ids = torch.zeros(table.num_rows, self.length, dtype=torch.int64)
         ids[:, 0] = SPECIAL.index("[START]")
-        for row, each in zip(ids, self._made().encode_batch(_texts(table[self.column])), strict=True):
+        for row, each in zip(ids, self._tokenizer.encode_batch(_texts(table[self.column])), strict=True):
             known = torch.tensor(each.ids[: self.length - 1], dtype=torch.int64)
             row[1 : 1 + len(known)] = known
         return ids
@@ -100,7 +101,7 @@ class TextTokens:
 
     def standalone(self) -> str:
         """The tokenizer's JSON that begins, cuts off and pads by itself: its ids for a text are what `encode` gives."""
-        made, start = self._made(), SPECIAL.index("[START]")
+        made, start = self._tokenizer, SPECIAL.index("[START]")
         processors = _library().processors
         made.post_processor = processors.TemplateProcessing(
             single=f"{SPECIAL[start]} $A", special_tokens=[(SPECIAL[start], start)]
@@ -109,7 +110,8 @@ class TextTokens:
         made.enable_padding(length=self.length, pad_id=0, pad_token=SPECIAL[0])
         return made.to_str(pretty=True)
 
-    def _made(self) -> Any:
+    @cached_property
+    def _tokenizer(self) -> Any:
         return _library().Tokenizer.from_str(self.tokenizer)
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from ..checks import whole
 from ..data.batch_settings import BatchSettings
 from ..data.batches import ImageTransform
-from ..data.images import undecodable
+from ..data.images import Item, decode, undecodable
 from ..data.inputs import CHUNK, input_files, read_batches, unlike_training
 from ..data.standardise import InputTransform, Scale
 from ..data.table_columns import TableColumns
 from ..data.tables import columns_of, read_rows
 from ..data.text_tokens import TextTokens
-from ..errors import CheckpointError, ConfigError, OneCycleError
+from ..errors import CheckpointError, ConfigError, DataError, OneCycleError
 from ..models import build
 from ..records.checkpoint import latest, load_weights
 from ..records.files import RUN
@@ -129,6 +129,51 @@ class TrainedModel:
         if bad:
             say(f"{len(bad)} of {count(len(files), 'file')} do not decode and are left out, such as {next(iter(bad))}")
 
+    def samples(self, inputs: Any, say: Callable[[str], None] = lambda note: None) -> Tensor:
+        """What `predict` takes but paths, as the samples [n, ...] that `of_samples` takes; notes are told to `say`.
+
+        Raises:
+            DataError: what the model does not take.
+        """
+        given = self._accepted.samples(inputs, say)
+        if not (isinstance(given, tuple) and len(given) == 1):
+            raise self._accepted.refused(f"a {type(inputs).__name__}")
+        for note in self._unlike([], given[0]) if given[0].dtype == torch.uint8 else ():
+            say(note)
+        return given[0]
+
+    def images(
+        self, encoded: Sequence[bytes], *, most: int | None = None, say: Callable[[str], None] = lambda note: None
+    ) -> Tensor:
+        """Encoded images as the samples [n, ...] that `of_samples` takes, decoded as files are; no file is opened.
+
+        Raises:
+            DataError: images that do not decode, or that have more than `most` pixels; a model of something else.
+        """
+        shape = self.input_shape
+        if self.kind != "image" or shape is None or shape[0] not in (1, 3):
+            raise self._accepted.refused(count(len(encoded), "encoded image"))
+        made = []
+        for i, item in enumerate(encoded, 1):
+            try:
+                made.append(torch.from_numpy(decode(item, shape, self.fit, most)))
+            except MemoryError:
+                raise
+            except Exception as error:  # Pillow's formats raise whatever they like on damaged files
+                which = f"image {i} of {len(encoded)}" if len(encoded) > 1 else "the image"
+                raise DataError(
+                    f"{which} does not decode: {str(error) or type(error).__name__}. Give a JPEG, PNG, WebP, GIF, BMP "
+                    "or TIFF image that other programs show"
+                ) from error
+        images = torch.stack(made)
+        for note in self._unlike(encoded, images):
+            say(note)
+        return images
+
+    def of_samples(self, samples: Tensor) -> Tensor:
+        """The predictions, as `predict` has them, for what `samples` or `images` gave."""
+        return self._predicted(samples)
+
     def _of_tables(
         self, paths: Sequence[str | Path], columns: TableColumns | TextTokens, say: Callable[[str], None]
     ) -> tuple[list[str], Tensor]:
@@ -142,7 +187,7 @@ class TrainedModel:
         named = zip(map(str, paths), counts, strict=True)
         return [file if n == 1 else f"{file}[{i}]" for file, n in named for i in range(n)], self._predicted(rows)
 
-    def _unlike(self, files: Sequence[Path], images: Tensor) -> tuple[str, ...]:
+    def _unlike(self, files: Sequence[Item], images: Tensor) -> tuple[str, ...]:
         if self.kind != "image":
             return ()
         known = self.batching.normalise
@@ -270,7 +315,7 @@ def predict_files(
         DataError: files that cannot be read.
     """
     trained = load_run(folder)
-    _check_top(top_k, trained.classes)
+    check_top(top_k, trained.classes)
     if trained.label_sets and top_k > 1:
         raise ConfigError(f"top_k = {top_k}: this run gives each sample several labels, and all of them are named")
     return [
@@ -296,7 +341,8 @@ def _prediction(trained: TrainedModel, outputs: Tensor, top_k: int) -> dict[str,
     return fields
 
 
-def _check_top(top_k: int, classes: Sequence[str] | None) -> None:
+def check_top(top_k: int, classes: Sequence[str] | None) -> None:
+    """Raise a ConfigError for a number of classes to name that a run with these `classes` does not have."""
     whole("top_k", top_k, what="the number of classes to name for each sample")
     if classes is None and top_k > 1:
         raise ConfigError(f"top_k = {top_k}: this run has no classes to choose among. Leave it out")

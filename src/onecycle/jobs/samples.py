@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.arrays import as_tensor
+from ..data.csv_files import Cells
 from ..data.images import DOUBTFUL, SUFFIXES, opens, pixels
 from ..data.inputs import ARRAYS
 from ..data.npz import as_inputs
@@ -66,7 +67,7 @@ class Accepted:
         Raises:
             DataError: they are not what the model takes.
         """
-        if self.columns is not None and (isinstance(inputs, Mapping) or is_frame(inputs)):
+        if self.columns is not None and (isinstance(inputs, Mapping | Cells) or is_frame(inputs)):
             return (self._rows(inputs, self.columns, say),)
         if isinstance(inputs, Mapping):
             if self.kind != "array":

@@ -174,7 +174,7 @@ class TrainingOptions(RunOptions, OptimizerOptions, DataOptions):
             device=unwrapped(device),
             compile=_compile("compile", self.compile),
             rescue=flag("rescue", self.rescue),
-            timeout=_timeout(self.timeout),
+            timeout=checked_timeout(self.timeout),
             sync_batchnorm=flag("sync_batchnorm", self.sync_batchnorm),
             shard=flag("shard", self.shard),
             norm_statistics=one_of("norm_statistics", self.norm_statistics, NORM_STATISTICS),
@@ -228,7 +228,7 @@ def in_words(value: Any) -> str:
     return getattr(value, "__qualname__", None) or re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
 
 
-def _timeout(value: Any) -> str | float:
+def checked_timeout(value: Any) -> str | float:
     """A time in words, or seconds."""
     seconds = Budget.parse(value).seconds if isinstance(value, str) else number("timeout", value, above=0)
     if seconds is None:

@@ -1,0 +1,190 @@
+"""The server of a service: it listens, says where, and answers until a signal stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..checks import whole
+from ..errors import ConfigError, Interrupted, MissingDependency
+from .answers import as_json
+from .service import LIMITS, Limits, application
+
+try:
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+except ImportError as error:
+    raise MissingDependency("Serving needs uvicorn: pip install 'onecycle[serve]'") from error
+
+CONNECTIONS = 512  # that are open at once, at most
+HEADERS = 10.0  # seconds for the head of a request
+GRACE = 5  # seconds for the answers under way when the service is stopped
+NEXT = 100  # ports that are tried for one that is free
+ALL_INTERFACES = ("0.0.0.0", "::", "")
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed where the head of a request does not come in time, and whose errors are JSON."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def _watch(self) -> None:
+        waiting = self.cycle is None or self.cycle.response_complete
+        if waiting and self._patience is None:
+            self._patience = self.loop.call_later(HEADERS, self.transport.close)
+        elif not waiting and self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def send_400_response(self, msg: str) -> None:
+        body = as_json({"error": "received what is no request of HTTP/1.1; there are GET / and POST /predict"})
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """A server that a signal stops once: `stopped_by` tells which; a second one does not wait for answers."""
+
+    stopped_by: int | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: Any) -> None:
+            self.force_exit = self.should_exit
+            self.should_exit, self.stopped_by = True, self.stopped_by or number
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; 0 is a free port.
+
+    Raises:
+        ConfigError: a host that is none of this machine, or a port that is in use or not allowed.
+    """
+    whole("port", port, least=0, what="a port, 0 for one that is free")
+    if port > 65535:
+        raise ConfigError(f"port is a port, from 0 to 65535; received {port}")
+    try:
+        family, *_, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"host is a name or an address of this machine, such as 127.0.0.1; received {host!r}"
+        ) from error
+    try:
+        return _bound(family, address)
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise ConfigError(f"port {port} needs the rights of an administrator: give one from 1024 on") from error
+        if error.errno != errno.EADDRINUSE:
+            raise ConfigError(f"cannot listen at {host}: {error.strerror}. Give an address of this machine") from error
+        free = next((one for one in range(port + 1, min(port + NEXT, 65536)) if _is_free(family, address, one)), 0)
+        raise ConfigError(
+            f"port {port} is in use: give --port {free}" + ("" if free else ", any that is free")
+        ) from error
+
+
+def _bound(family: int, address: Any) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so that asyncio sends at once
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(CONNECTIONS)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _is_free(family: int, address: Any, port: int) -> bool:
+    try:
+        _bound(family, (address[0], port, *address[2:])).close()
+    except OSError:
+        return False
+    return True
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # whoever waits for it in a pipe goes on
+
+
+def serve(
+    folder: str | Path,
+    *,
+    model: nn.Module | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: Limits = LIMITS,
+    hosts: tuple[str, ...] = (),
+    device: str | None = None,
+    say: Callable[[str], None] = _print,
+    note: Callable[[str], None] = lambda note: None,
+) -> None:
+    """Serve the model of the run in `folder` until Ctrl-C or SIGTERM.
+
+    Args:
+        folder: of a run.
+        model: one that the weights are loaded into, where the run does not know how its own was made.
+        host: address to listen at; "0.0.0.0" for all interfaces.
+        port: 0 for one that is free.
+        limits: on each request.
+        hosts: further names by which it may be called.
+        device: to predict on; None: the best one here.
+        say: told where it listens, once it does.
+        note: told what is worth knowing of that.
+
+    Raises:
+        ConfigError: host or port cannot be used, or the model cannot be served.
+        CheckpointError: no run there.
+        Interrupted: it was stopped.
+    """
+    with listening(host, port) as connection:
+        app = application(folder, model=model, limits=limits, hosts=(*hosts, host, socket.gethostname()), device=device)
+        config = uvicorn.Config(
+            app, loop="asyncio", http=_Connection, ws="none", lifespan="on", log_config=None, log_level="critical",
+            access_log=False, proxy_headers=False, server_header=False, limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=60, timeout_graceful_shutdown=GRACE,
+        )  # fmt: skip
+        server = _Server(config)
+        at = connection.getsockname()[1]
+        shown = "127.0.0.1" if host in ALL_INTERFACES else f"[{host}]" if ":" in host else host
+        if host in ALL_INTERFACES:
+            note("it listens at all interfaces: whoever reaches this machine may ask it")
+        say(f"serving {folder} at http://{shown}:{at}/ (Ctrl-C stops it)")
+        asyncio.run(server.serve(sockets=[connection]))
+    if server.stopped_by is not None:
+        raise Interrupted("stopped", signal=server.stopped_by)
