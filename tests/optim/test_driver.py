@@ -10,11 +10,14 @@ import weakref
 import pytest
 import torch
 from optim_makers import CYCLED, column, parameter
-from torch.optim import SGD, Optimizer
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.optim import SGD, AdamW, Optimizer
 
 from onecycle import range_test
 from onecycle.errors import CheckpointError, ConfigError
 from onecycle.optim.driver import Driver, attached, inner
+from onecycle.schedules.piecewise import Piecewise
 from onecycle.schedules.policy import Policy
 from onecycle.schedules.presets import linear, one_cycle
 
@@ -260,3 +263,33 @@ def test_what_is_around_an_optimizer_is_looked_into():
         range_test(lambda batch: outer.step(), outer, [torch.ones(2)] * 4)
     with pytest.raises(ConfigError, match=r"an optimizer of torch, .* received 3"):
         inner(3)
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
+@pytest.mark.parametrize(("start", "steps"), [(0.0, 1), (0.0, 2), (0.5, 2)])
+def test_a_step_that_distributed_checkpoints_make_to_load_an_optimizer_is_no_update(lr, start, steps):
+    """It has no gradients, at a learning rate of 0: torch.distributed.checkpoint.state_dict."""
+    net, policy = nn.Linear(2, 1), Policy({"lr": Piecewise(((0, start), (1, 1.0)))})
+
+    def made():
+        optimizer = AdamW(net.parameters(), lr=copy.deepcopy(lr), weight_decay=0.5)
+        return optimizer, Driver(policy, optimizer, 5)
+
+    def rates(optimizer, steps):
+        for _ in range(steps):
+            net(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            yield float(optimizer.param_groups[0]["lr"])
+            optimizer.zero_grad()
+
+    optimizer, driver = made()
+    whole = [policy(k / 4)["lr"] for k in range(5)]
+    assert list(rates(optimizer, steps)) == pytest.approx(whole[:steps])
+    saved, position = get_optimizer_state_dict(net, optimizer), driver.state_dict()
+    weights = [p.clone() for p in net.parameters()]
+    optimizer, driver = made()
+    driver.load_state_dict(position)
+    set_optimizer_state_dict(net, optimizer, saved)
+    assert all(torch.equal(a, b) for a, b in zip(weights, net.parameters(), strict=True))
+    assert driver.state_dict() == position
+    assert list(rates(optimizer, 5 - steps)) == pytest.approx(whole[steps:])

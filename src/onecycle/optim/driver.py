@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ..checks import is_number, is_whole, whole
@@ -21,7 +22,8 @@ class Driver:
     The position is the number of updates applied. It is counted by the optimizer's own hooks: a step that
     `torch.amp.GradScaler` skips, or a batch that only accumulates gradients, does not move it. Past the end the
     values stay at the last ones, with one warning. Only the position is state, so that a restored run goes on
-    exactly, whatever is loaded first.
+    exactly, whatever is loaded first. (A step for which all learning rates were set to 0 since the last is not one of
+    a training, and is left alone: torch.distributed.checkpoint makes it before it loads an optimizer.)
 
     Of several optimizers, the learning rates keep their proportions over all, the first one's largest being the
     policy's. An update is then a step of each; where one of them steps again before another has, that begins the next.
@@ -64,6 +66,7 @@ class Driver:
         self._scales = scales_of(self.optimizers)
         self._stepped: set[Optimizer] = set()  # in the update under way
         self._warned = False
+        self._moves = {one: _moves(one) for one in self.optimizers}  # as they were written or loaded last
         try:
             for one in self.optimizers:
                 attach(one, self)
@@ -73,6 +76,7 @@ class Driver:
             raise
         self._hooks = [one.register_step_pre_hook(self._before) for one in self.optimizers]
         self._hooks += [one.register_step_post_hook(self._after) for one in self.optimizers]
+        self._hooks += [one.register_load_state_dict_post_hook(self._loaded) for one in self.optimizers]
 
     @property
     def optimizer(self) -> Optimizer:
@@ -90,14 +94,23 @@ class Driver:
             self._write(optimizer)
 
     def _write(self, optimizer: Optimizer) -> None:
-        write(self.policy, optimizer, self._progress(), self._scales[self.optimizers.index(optimizer)])
+        values = write(self.policy, optimizer, self._progress(), self._scales[self.optimizers.index(optimizer)])
+        self._moves[optimizer] = values["lr"] != 0
 
     def _progress(self) -> float:
         if isinstance(self.updates, int):
             return position(min(self.position, self.updates - 1), self.updates)
         return min(1.0, max(0.0, self.updates(self.position)))
 
+    def _set_to_zero(self, optimizer: Optimizer) -> bool:
+        return self._moves[optimizer] and not _moves(optimizer)
+
+    def _loaded(self, optimizer: Optimizer) -> None:
+        self._moves[optimizer] = _moves(optimizer)
+
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._set_to_zero(optimizer):
+            return
         if optimizer in self._stepped:
             self._end_update()
         if isinstance(self.updates, int) and self.position >= self.updates and not self._warned:
@@ -110,7 +123,7 @@ class Driver:
         self._write(optimizer)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if stepped(optimizer):
+        if stepped(optimizer) and not self._set_to_zero(optimizer):
             self._stepped.add(optimizer)
         if len(self._stepped) == len(self.optimizers):
             self._end_update()
@@ -226,6 +239,12 @@ def inner(optimizer: Any) -> Optimizer:
     ):
         optimizer = within
     return optimizer
+
+
+def _moves(optimizer: Optimizer) -> bool:
+    """Whether a learning rate is not 0; what is on another device is not looked at."""
+    rates = (group["lr"] for group in optimizer.param_groups)
+    return any((isinstance(lr, Tensor) and lr.device.type != "cpu") or lr != 0 for lr in rates)
 
 
 def stepped(optimizer: Optimizer) -> bool:
