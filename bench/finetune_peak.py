@@ -43,7 +43,7 @@ from onecycle.adapters.trainer_step import TrainerStep
 from onecycle.adapters.transformers import range_test, search, with_policy
 
 TEXTS = Path(os.environ.get("ONECYCLE_TEXTS", "datasets"))
-FINDERS = ("fastai valley", "torch-lr-finder", "Lightning", "Lightning before 2.5.3")
+FINDERS = ("fastai valley", "fastai slide", "Lightning", "Lightning before 2.5.3")
 SHARE = 0.8  # of the updates of so short a run that pilots may take beside it: three of the least length fit
 TRAIN, HELD_OUT, TOKENS, BATCH, EPOCHS = 400, 400, 64, 8, 3
 UPDATES = EPOCHS * math.ceil(TRAIN / BATCH)
