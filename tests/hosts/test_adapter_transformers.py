@@ -277,6 +277,11 @@ def test_a_time_budget_goes_on_at_a_resume(tmp_path, clock):
         third.train(resume_from_checkpoint=True)
 
 
+def test_a_policy_over_updates_takes_the_place_of_one_over_a_time(tmp_path):
+    trainer = with_policy(with_policy(trainer_in(tmp_path, max_steps=3), CYCLE, budget="10s"), CYCLE)
+    assert used(trainer) == expected(CYCLE, 3)
+
+
 # ---- search and range test ---------------------------------------------------------------------------------------
 
 

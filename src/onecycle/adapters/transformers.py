@@ -176,17 +176,19 @@ def _end_in_time(trainer: Any) -> Any:
 
     class EndInTime(host("transformers", "transformers", LEAST).TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop |= self._share() >= 1
+            control.should_training_stop |= self._share(otherwise=0.0) >= 1
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if (share := self._share()) < ENDED:
+            if (share := self._share(otherwise=1.0)) < ENDED:
                 warnings.warn(
                     f"training ended after {text.percent(share)} of its time, at values that it was not to end with: "
                     "give it more num_train_epochs, or max_steps",
                     stacklevel=2,
                 )
 
-        def _share(self) -> float:
-            return getattr(trainer.lr_scheduler, "share", 1.0)
+        def _share(self, otherwise: float) -> float:
+            """`otherwise` where the trainer has got another policy since."""
+            scheduler = trainer.lr_scheduler
+            return scheduler.share if isinstance(scheduler, TimedScheduler) else otherwise
 
     return EndInTime()
