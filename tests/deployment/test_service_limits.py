@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import signal
 import socket
@@ -209,6 +210,14 @@ def refused(at: Path, *words: str) -> str:
     return done.stderr
 
 
+def test_answers_are_sent_at_once():
+    """asyncio does so for sockets of TCP by name; else the second part of an answer waits for 40 ms."""
+    pytest.importorskip("uvicorn")
+    server = importlib.import_module("onecycle.deployment.server")
+    with server.listening("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
 def test_a_port_that_is_in_use(at, people):
     said = refused(at, "people", "--port", str(people.port))
     match = re.fullmatch(rf"error: port {people.port} is in use: give --port (\d+)\n", said)
@@ -253,6 +262,13 @@ def test_what_is_predicted_character_by_character(at):
     (at / "letters.txt").write_text("some letters, and more of them. " * 40)
     onecycle.run(onecycle.Job(str(at / "letters.txt"), budget="1 updates"), at / "letters", report=False)
     assert "this run is of text, predicted character by character" in refused(at, "letters")
+
+
+@pytest.mark.parametrize("name", ["starlette", "python_multipart", "uvicorn"])
+def test_a_package_that_is_missing(at, name):
+    code = f"import sys; sys.modules[{name!r}] = None; from onecycle.commands.app import main; main(['serve', 'x'])"
+    done = run(["-c", code], cwd=at)
+    assert done.returncode == 2 and "pip install 'onecycle[serve]'" in done.stderr
 
 
 def test_all_interfaces_are_said(at, tmp_path):

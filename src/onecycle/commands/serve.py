@@ -17,7 +17,7 @@ def serve(
     port: Whole = 8000,
     max_bytes: Annotated[Whole, Parameter(name=["--max-bytes"])] = 16_000_000,
     timeout: str = "30s",
-    allow_host: tuple[str, ...] = (),
+    allow_host: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     device: str | None = None,
 ) -> None:
     """Answer over HTTP, and on a page to try by hand, by the model of a run.

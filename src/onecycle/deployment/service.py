@@ -30,13 +30,14 @@ from .batcher import Batcher, refusal
 from .questions import SAMPLES, Question, RequestRefused, check_media, check_served, columns_of_rows, media_of
 
 try:
+    import python_multipart  # noqa: F401 - which reads forms
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import Response
     from starlette.routing import Route
 except ImportError as error:
-    raise MissingDependency("Serving needs starlette: pip install 'onecycle[serve]'") from error
+    raise MissingDependency("Serving needs starlette and python-multipart: pip install 'onecycle[serve]'") from error
 
 TEMPLATES = Path(__file__).parent / "templates"
 REQUESTS = 256  # that are under way at once, at most
