@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -71,6 +73,22 @@ def test_a_run_that_broke_off_goes_on_without_doubles_and_gaps(lost, tmp_path):
     fit("trackio", tmp_path / "run", resume=True)
     assert without_result(series(tmp_path / "run"), TIMES) == recorded(tmp_path / "run", TIMES)
     assert said(tmp_path / "run", "status") == ["finished"] if lost else ["failed", "finished"]
+
+
+def test_a_run_whose_process_is_killed_goes_on_without_doubles_and_gaps(tmp_path):
+    code = f"""
+import os, sys
+sys.path.append({str(Path(__file__).parents[1])!r})
+from tracking_makers import learner
+def kill(event):
+    if getattr(event, "progress", 0) == 14 / 17:
+        os.kill(os.getpid(), 9)
+learner("trackio").fit(3, lr_max=0.05, out={str(tmp_path / "run")!r}, observers=[kill])
+"""
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -9
+    assert RUN.read(tmp_path / "run")["status"] == "running"  # and its last rows have not come to the database
+    fit("trackio", tmp_path / "run", resume=True)
+    assert without_result(series(tmp_path / "run"), TIMES) == recorded(tmp_path / "run", TIMES)
 
 
 def test_control_c_ends_the_run_as_killed(tmp_path):

@@ -95,7 +95,7 @@ def test_updates_are_sent_a_few_at_a_time(opened, tmp_path):
     sizes: list[int] = []
     made = learner("tensorboard")
     made.fit("130 updates", lr_max=0.05, observers=[lambda event: sizes.append(len(opened[0][0].rows))])
-    assert max(b - a for a, b in pairwise(sizes)) == 7  # an epoch
+    assert 7 <= max(b - a for a, b in pairwise(sizes)) <= 60  # the 50 that are read at once, and ends of epochs
     assert opened[0][0].steps(UPDATE) == list(range(130))
 
 
@@ -191,6 +191,18 @@ def test_pilots_of_a_peak_and_of_settings_as_a_table():
     assert SentTable.of_pilots([peak, setting]).rows == [
         [0.1, 30, 1.0, None, 0.6, None, None], [0.1, 30, 0.9, None, None, "better", '{"dropout": 0.1}'],
     ]  # fmt: skip
+
+
+def test_pilots_and_range_tests_are_there_from_the_beginning(opened):
+    made = learner("tensorboard")
+    made.range_test(updates=64)
+    pilots = [{"lr_max": 0.1, "updates": 30, "loss": 1.0, "valid": {"loss": 1.0}, "of": 900, "lost": None}]
+    record = {"config": {}, "resolved": {"search": {"pilots": pilots}}}
+    with made.tracking as tracking:
+        tracking.start(record, None, made.history, [])
+    (written,) = opened[0]
+    assert written.made[:3] == [("pilots", 0), ("range_test", 0), ("range_test_result", 0)]
+    assert written.run.config["resolved"] == {} and not written.rows
 
 
 def test_a_learner_of_several_fits_has_a_run_for_each(opened):

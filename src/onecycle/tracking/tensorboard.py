@@ -33,10 +33,11 @@ class TensorBoardTracker:
         return made
 
     def log(self, rows: deque[Row]) -> None:
-        """Add scalars; one that is added twice, after an error, is of the same update."""
+        """Add the scalars of a row in one event; what is added twice, after an error, is of the same update."""
+        protocol = host("tensorboard", "tensorboard.compat.proto.summary_pb2")
         for row in rows:
-            for name, value in row.values.items():
-                self._writer.add_scalar(name, value, row.step)
+            values = [protocol.Summary.Value(tag=name, simple_value=value) for name, value in row.values.items()]
+            self._writer.file_writer.add_summary(protocol.Summary(value=values), row.step)
             self._last = row.step
         self._writer.flush()
         rows.clear()

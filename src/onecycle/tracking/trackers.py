@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,8 @@ OPEN: dict[str, Callable[[TrackedRun], Tracker]] = {
 }  # fmt: skip
 # What of a run's record is sent as its configuration.
 CONFIG = ("config", "resolved", "facts", "extends", "versions", "hardware", "git_commit", "command", "created")
+# Where epochs are short, seconds from one sending to the next at their ends: each costs more than the rows in it.
+PAUSE = 1.0
 # Errors of a tracker may take such a share of the time: it is tried again after so many times as long as it took.
 PATIENCE = 9.0
 
@@ -109,7 +112,7 @@ class Trackers:
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._rows, self._pending, self._last = Rows(), list[Event](), 0
+        self._rows, self._pending, self._last, self._sent_at = Rows(), list[Event](), 0, -math.inf
         self._result: dict[str, Any] = {}
         self._figures: dict[str, Callable[[], Figure]] = {}
         self._notes: Sequence[str] = ()
@@ -181,13 +184,17 @@ class Trackers:
     def __call__(self, event: Event) -> None:
         """Keep an event until it is read, as the files of a run do: nothing waits for a device for it."""
         self._pending.append(event)
-        if isinstance(event, EpochEnd) or (len(self._pending) >= LOOK_EVERY and event.is_read):
+        if event.is_read and (
+            len(self._pending) >= LOOK_EVERY
+            or (isinstance(event, EpochEnd) and time.perf_counter() - self._sent_at >= PAUSE)
+        ):
             self._send_pending()
 
     def _send_pending(self) -> None:
         pending, self._pending = self._pending, []
         rows = self._rows
         self._send([rows.update(e.row) if isinstance(e, Update) else rows.epoch(e.row) for e in pending])
+        self._sent_at = time.perf_counter()
 
     def _send(self, rows: list[Row]) -> None:
         self._last = max([self._last, *(row.step for row in rows)])
@@ -234,7 +241,8 @@ class Trackers:
         notes: list[str] = []
         try:
             self._send_pending()
-            said = "\n".join(f"- {note}" for note in self._notes)
+            kept = RUN.read(self._folder)["notes"] if self._folder is not None else ()
+            said = "\n".join(f"- {note}" for note in dict.fromkeys([*kept, *self._notes]))
             self._each("the notes", lambda t: t.text("notes", said, self._last))
             if self._result:
                 self._send_result()
