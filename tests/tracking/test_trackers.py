@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 from tracking_makers import UPDATES, Broken, fit, learner, recorded
 
-from onecycle import ConfigError, Job, Update
-from onecycle.errors import MissingDependency
+from onecycle import ConfigError, EpochEnd, Job, Update
+from onecycle.errors import MissingDependency, StopTraining
 from onecycle.jobs.job import asked_for
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.tracking import trackers
@@ -170,11 +170,33 @@ def test_names_of_trackers(given):
     assert TrainingOptions(track=given).track == ("wandb", "trackio")
 
 
+def test_what_is_measured_at_an_end_that_was_asked_for_comes_after_the_updates(opened):
+    def end(event) -> None:
+        if isinstance(event, EpochEnd) and event.epoch == 1:
+            raise StopTraining("enough")
+
+    made = learner("tensorboard", evaluate_every=4)
+    made.fit(3, lr_max=0.05, observers=[end])
+    (written,) = opened[0]
+    assert [row.step for row in written.rows] == sorted(row.step for row in written.rows)
+    measured = [(row.step, row.values["valid/loss"]) for row in written.rows if "valid/loss" in row.values]
+    assert measured == [(step, valid["loss"]) for step, valid in made.history.measured()]
+    assert [step for step, _ in measured] == [3, 7, 11]
+
+
 def test_an_unknown_name():
     with pytest.raises(ConfigError, match="unknown tracker 'tensorbord': did you mean tensorboard"):
         TrainingOptions(track="tensorbord")
     with pytest.raises(ConfigError, match="track has names, such as"):
         TrainingOptions(track=3)
+
+
+def test_a_folder_with_the_name_of_a_host_is_none(tmp_path, monkeypatch):
+    (tmp_path / "mlflow").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(MissingDependency, match="pip install mlflow"):
+        learner("mlflow")
 
 
 def test_what_is_measured_within_an_epoch_is_not_sent_with_its_end():

@@ -99,7 +99,8 @@ def check_host(name: str) -> None:
     Raises:
         MissingDependency: it is not.
     """
-    if find_spec(name) is None:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:  # a folder of this name, such as wandb writes, is no package
         raise MissingDependency(f"track={name!r} needs the package {name}: pip install {name}")
 
 

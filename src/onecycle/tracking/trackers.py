@@ -204,6 +204,7 @@ class Trackers:
     def measured_at_end(self, record: Mapping[str, Any]) -> None:
         """Send what was measured after the last epoch, as its record has it by now."""
         if self._open:
+            self._send_pending()
             valid = {name: value for name, value in record.items() if name.startswith("valid_")}
             self._send([Row(record["step"], RESULT, numbers(valid))])
 
