@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import importlib
+import json
 import re
 import signal
 import socket
@@ -100,6 +103,40 @@ def test_what_takes_too_long_is_told(service):
     busy.process.send_signal(signal.SIGUSR1)
     while busy.ask(good, "image/png")[0] != 200:  # it goes on where it was
         pass
+
+
+CROWDED = WAITING.replace(
+    "first, told",
+    "from onecycle.deployment import server, service\nservice.REQUESTS, server.HEADERS = 1, 0.2\nfirst, told",
+)
+
+
+def test_more_at_once_than_are_allowed(service):
+    crowded = service("digits", key="crowded", words=("-c", CROWDED))
+    with ThreadPoolExecutor(1) as pool:
+        computing = pool.submit(crowded.refusal, 422, b"slow", "image/png")
+        while "begun" not in crowded.log.read_text():
+            pass
+        assert "more than 1 request at once" in crowded.refusal(503, encoded(digit(0)), "image/png")
+        assert crowded.headers["retry-after"] == "1"
+        crowded.process.send_signal(signal.SIGUSR1)
+        assert "does not decode" in computing.result()
+    assert crowded.predictions(encoded(digit(0)), "image/png")
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(service):
+    crowded = service("digits", key="crowded", words=("-c", CROWDED))
+    for head in (b"", b"POST /predict HT"):
+        assert crowded.raw(head) == b""  # it ends
+
+
+def test_a_connection_is_used_again(digits):
+    connection = http.client.HTTPConnection("127.0.0.1", digits.port, timeout=60)
+    with contextlib.closing(connection):
+        for body, status in ((encoded(digit(0)), 200), (b"junk", 422), (encoded(digit(1)), 200)):
+            connection.request("POST", "/predict", body, {"Content-Type": "image/png"})
+            answer = connection.getresponse()
+            assert answer.status == status and json.loads(answer.read())
 
 
 def test_32_at_once_have_each_its_own_answer(at, digits, people):

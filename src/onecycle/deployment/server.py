@@ -27,6 +27,7 @@ except ImportError as error:
 
 CONNECTIONS = 512  # that are open at once, at most
 HEADERS = 10.0  # seconds for the head of a request
+IDLE = 10  # seconds for the next request of a connection
 GRACE = 5  # seconds for the answers under way when the service is stopped
 NEXT = 100  # ports that are tried for one that is free
 ALL_INTERFACES = ("0.0.0.0", "::", "")
@@ -177,7 +178,7 @@ def serve(
         config = uvicorn.Config(
             app, loop="asyncio", http=_Connection, ws="none", lifespan="on", log_config=None, log_level="critical",
             access_log=False, proxy_headers=False, server_header=False, limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=60, timeout_graceful_shutdown=GRACE,
+            timeout_keep_alive=IDLE, timeout_graceful_shutdown=GRACE,
         )  # fmt: skip
         server = _Server(config)
         at = connection.getsockname()[1]

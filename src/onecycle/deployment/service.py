@@ -24,7 +24,7 @@ from ..checks import number, whole
 from ..errors import ConfigError, MissingDependency, did_you_mean
 from ..jobs.predict import TrainedModel, load_run
 from ..records.files import RUN
-from ..text import duration, size
+from ..text import count, duration, size
 from .answers import as_json, model_facts
 from .batcher import Batcher, refusal
 from .questions import SAMPLES, Question, RequestRefused, check_media, check_served, columns_of_rows, media_of
@@ -157,7 +157,7 @@ class _Service:
         media, boundary = media_of(request.headers.get("content-type", ""))
         if self._requests >= REQUESTS:
             raise RequestRefused(
-                503, f"{self._requests} requests are under way; try again in a second", retry_after="1"
+                503, f"more than {count(REQUESTS, 'request')} at once; try again in a second", retry_after="1"
             )
         self._requests += 1
         try:
