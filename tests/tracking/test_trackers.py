@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import pairwise
 
 import pytest
-from tracking_makers import UPDATES, Broken, fit, learner, recorded
+from ranks_makers import on_ranks
+from tracking_makers import UPDATES, Broken, Written, fit, learner, recorded
 
 from onecycle import ConfigError, EpochEnd, Job, Update
 from onecycle.errors import MissingDependency, StopTraining
@@ -17,32 +17,6 @@ from onecycle.tracking.tracker import Known, TrackedRun
 from onecycle.tracking.trackers import OPEN, Sending
 from onecycle.tracking.values import EPOCH, RESULT, UPDATE, Row, Rows, SentTable
 from onecycle.training.options import TRACKERS, TrainingOptions
-
-
-class Written:
-    """Takes everything, in order; `fails` says how many calls of `log` do not."""
-
-    def __init__(self, run: TrackedRun | None = None, known: Known | None = None, fails: int = 0):
-        self.run, self.known, self.fails = run, known or Known(), fails
-        self.reference, self.place, self.made, self.rows, self.status = {"id": "it"}, "nowhere", [], [], None
-
-    def log(self, rows: deque[Row]) -> None:
-        if self.fails:
-            self.fails -= 1
-            raise OSError("No space left on device")
-        self.rows += rows
-        rows.clear()
-
-    def text(self, name, text, step) -> None:
-        self.made.append((name, step))
-
-    table = picture = text
-
-    def finish(self, status) -> None:
-        self.status = status
-
-    def steps(self, kind: str) -> list[int]:
-        return [row.step for row in self.rows if row.kind == kind]
 
 
 @pytest.fixture
@@ -175,13 +149,18 @@ def test_what_is_measured_at_an_end_that_was_asked_for_comes_after_the_updates(o
         if isinstance(event, EpochEnd) and event.epoch == 1:
             raise StopTraining("enough")
 
-    made = learner("tensorboard", evaluate_every=4)
+    made = learner("tensorboard", evaluate_every=5)
     made.fit(3, lr_max=0.05, observers=[end])
     (written,) = opened[0]
     assert [row.step for row in written.rows] == sorted(row.step for row in written.rows)
     measured = [(row.step, row.values["valid/loss"]) for row in written.rows if "valid/loss" in row.values]
     assert measured == [(step, valid["loss"]) for step, valid in made.history.measured()]
-    assert [step for step, _ in measured] == [3, 7, 11]
+    assert [step for step, _ in measured] == [4, 9, 11]
+
+
+def test_of_several_ranks_the_main_one_sends():
+    first, other = on_ranks("import tracking_makers; result(tracking_makers.sent_by_this_rank())", 2)
+    assert first == list(range(UPDATES)) and other is None
 
 
 def test_an_unknown_name():
