@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -103,6 +104,20 @@ def test_what_takes_too_long_is_told(service):
     busy.process.send_signal(signal.SIGUSR1)
     while busy.ask(good, "image/png")[0] != 200:  # it goes on where it was
         pass
+
+
+def test_what_is_not_waited_for_any_more_is_not_kept(at):
+    """Bodies of requests that gave up would fill the memory while the model is busy."""
+    pytest.importorskip("python_multipart")
+    batcher = importlib.import_module("onecycle.deployment.batcher")
+    questions = importlib.import_module("onecycle.deployment.questions")
+    waiting = batcher.Batcher(model_of(at, "digits"))  # nobody answers
+    question = questions.Question(b"x", "image/png")
+    body, answer = weakref.ref(question), waiting.ask(question)
+    del question
+    assert body() is not None
+    answer.cancel()
+    assert body() is None
 
 
 CROWDED = WAITING.replace(

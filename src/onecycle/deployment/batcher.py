@@ -18,6 +18,7 @@ from ..training.sharing import considerate
 from .answers import answer, as_json, top_of
 from .questions import MEMORY, Question, RequestRefused, samples_of
 
+DONE = Question(b"", "")
 TOGETHER = 64  # questions that are taken at once, at most
 
 
@@ -30,6 +31,10 @@ class _Asked:
     top_k: int = 1
     samples: Tensor | None = None
     notes: list[str] = field(default_factory=list)
+
+    def forget(self, _: object = None) -> None:
+        """Let go of what was sent, of which nothing is needed any more, though the turn may be to come."""
+        self.question, self.samples = DONE, None
 
 
 class Batcher:
@@ -56,6 +61,7 @@ class Batcher:
     def ask(self, question: Question) -> Future[bytes]:
         """The answer to come, as JSON; or a `RequestRefused`. It can be cancelled until its turn comes."""
         asked = _Asked(question)
+        asked.answer.add_done_callback(asked.forget)
         self._waiting.put(asked)
         return asked.answer
 
@@ -113,7 +119,6 @@ class Batcher:
             for asked, part in zip(group, outputs.split([len(one) for one in samples]), strict=True):
                 made = [answer(self.trained, one, asked.top_k) for one in part]
                 asked.answer.set_result(as_json({"predictions": made, "notes": asked.notes}))
-                asked.samples = None
         except Exception:
             if len(group) == 1:
                 raise
