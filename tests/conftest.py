@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ os.environ |= {
     "MPLBACKEND": "agg",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
+    "TRACKIO_DIR": str(Path(gettempdir()) / f"onecycle-trackio-{os.getpid()}"),
 }
 torch.set_num_threads(1)
 # A shell without job control starts what is in the background with Ctrl-C ignored, and so would be what tests start.
@@ -41,6 +43,7 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for variable in ("ONECYCLE_CACHE", "XDG_CACHE_HOME", "HF_HOME"):
             patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))
         yield
+    shutil.rmtree(os.environ["TRACKIO_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

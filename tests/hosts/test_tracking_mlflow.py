@@ -35,8 +35,21 @@ def runs(tmp_path_factory) -> Path:
         "--limit", "640", "--out", "runs/first", "--no-report", "--json", "--track", ",".join(TRACKERS),
     ]  # fmt: skip
     if strace := shutil.which("strace"):
-        command = [strace, "-f", "-qq", "-e", "trace=connect,sendto", "-e", "signal=none", "-o", "calls", *command]
-    left_out = {"CI", "PYTEST_CURRENT_TEST", "MLFLOW_DISABLE_TELEMETRY", "WANDB_ERROR_REPORTING", "WANDB_MODE"}
+        command = [
+            strace,
+            "-f",
+            "--seccomp-bpf",
+            "-qq",
+            "-e",
+            "trace=connect,sendto",
+            "-e",
+            "signal=none",
+            "-o",
+            "calls",
+            *command,
+        ]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY", "WANDB_ERROR_REPORTING", "WANDB_MODE", "HF_HUB_OFFLINE"}
+    left_out = {"CI", "PYTEST_CURRENT_TEST", *quiet}  # with these no tracker would send anything anyway
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
     environment |= {"TRACKIO_DIR": str(place / "trackio"), "HF_TOKEN": "hf_" + 34 * "x", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)

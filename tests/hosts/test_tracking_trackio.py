@@ -8,21 +8,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
-
-# Trackio looks once, when it is imported, where its databases are to be.
-os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")
-pytest.importorskip("trackio")
-import trackio
 from tracking_makers import TIMES, UPDATES, Broken, Series, fit, learner, recorded, without_result
 
 from onecycle import Interrupted, Update
 from onecycle.records.files import RUN
 
+trackio = pytest.importorskip("trackio")
+# Trackio looks once, when it is imported, where its databases are to be: all tests of a process have one place.
 DATABASE = Path(os.environ["TRACKIO_DIR"]) / "onecycle.db"
 
 
