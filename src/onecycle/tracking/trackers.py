@@ -40,6 +40,8 @@ CONFIG = ("config", "resolved", "facts", "extends", "versions", "hardware", "git
 PAUSE = 1.0
 # Errors of a tracker may take such a share of the time: it is tried again after so many times as long as it took.
 PATIENCE = 9.0
+# Characters of one in a note.
+LONGEST = 160
 
 
 @dataclass
@@ -292,5 +294,6 @@ def _add_picture(name: str, path: Path, step: int, tracker: Tracker) -> None:
 
 
 def _said(error: object) -> str:
-    """The class of an error and its first line."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    """The class of an error and its first line, or the beginning of that: some name an address several times."""
+    line = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}"
