@@ -94,6 +94,43 @@ def test_what_hosts_read_of_a_folder(digits):
         assert file.metadata()["format"] == "pt"
 
 
+def test_addresses_of_trackers_stay_here(runs, tmp_path):
+    run, secret = tmp_path / "run", "https://ann:pa55@track.example"
+    shutil.copytree(runs["digits"], run)
+    notes = [*RUN.read(run)["notes"], f"mlflow did not get all of this run: 2 tables ({secret}/api/2.0 refused)"]
+    RUN.update(run, trackers={"mlflow": {"uri": f"{secret}/5", "run": "b1"}}, notes=notes)
+    folder = export(run, "folder", tmp_path / "out").path
+    assert "trackers" in RUN.read(run) and "trackers" not in RUN.read(folder)
+    for file in folder.iterdir():
+        assert b"pa55" not in file.read_bytes(), f"{file.name} has a password"
+
+
+def test_where_no_folder_can_be_written(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", str(runs["digits"]), "--to", "folder", "--out", "a-file/in/y"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: cannot write to a-file, which is no folder: give out (--out)")
+    with monkeypatch.context() as refusing:
+        refusing.setattr("onecycle.deployment.api.os.access", lambda *_: False)
+        with pytest.raises(ConfigError, match=r"cannot write to \., which is read-only"):
+            export(runs["digits"], "folder", verbose=False)
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+        with pytest.raises(ConfigError, match="cannot write to exports: Read-only file system"):
+            export(runs["digits"], "folder", verbose=False)
+
+
+def test_nothing_is_made_before_it_is_written(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError):
+        (broken := tmp_path / "broken").mkdir()
+        shutil.copy(runs["digits"] / "run.json", broken)  # it has no weights
+        export(broken, "folder")
+    assert not Path("exports").exists()
+
+
 def test_the_figure_of_a_run_is_in_its_card(runs, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(runs["digits"], run)
@@ -182,17 +219,22 @@ def test_what_a_hub_refuses(digits, online, monkeypatch):
         with pytest.raises(ConfigError, match=r"is public.*--public.*Nothing was uploaded"):
             push_to_hub(digits, "me/seen", endpoint=hub.endpoint)
         assert not hub.files["me/seen"]
+        with pytest.raises(ExportError, match=r"--push others/digits --public tries again"):
+            push_to_hub(digits, "others/digits", private=False, endpoint=hub.endpoint)
         monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
         with pytest.raises(ExportError, match=r"hf auth login.*tries again") as refused:
             push_to_hub(digits, "me/new", endpoint=hub.endpoint)
         assert "hf_a_secret" not in str(refused.value)
-    with pytest.raises(ExportError, match="cannot upload"):
+    with pytest.raises(
+        ExportError, match=r"the hub at http://127.0.0.1:9 cannot be reached \(.*\): check the network, or HF_ENDPOINT"
+    ):
         push_to_hub(digits, "me/new", endpoint="http://127.0.0.1:9")
     with pytest.raises(ConfigError, match="repo_id is OWNER/NAME"):
         push_to_hub(digits, "new")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ExportError, match="offline"):
+    with pytest.raises(ExportError, match="offline") as refused:
         push_to_hub(digits, "me/new")
+    assert "cannot be reached" not in str(refused.value)
 
 
 def test_only_exported_folders_are_pushed(runs):
@@ -209,6 +251,9 @@ def test_the_command_pushes(runs, tmp_path, online, monkeypatch, capsys):
         assert f"written: {out}" in said and f"uploaded: {hub.endpoint}/me/digits (private)" in said
         main(["export", out, "--push", "me/again", "--public", "--json"])
         assert json.loads(capsys.readouterr().out) == {"address": f"{hub.endpoint}/me/again"}
+        with pytest.raises(SystemExit):
+            main(["export", out, "--push", "me/again", "--licence", "mit", "--dataset", "me/data"])
+        assert "leave out --licence and --dataset" in capsys.readouterr().err
     assert hub.private == {"me/digits": True, "me/again": False} and hub.files["me/again"] == hub.files["me/digits"]
     assert b'snapshot_download("me/digits")' in hub.files["me/digits"]["README.md"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..text import listed
 from .options import Flag, Json
 from .printing import print_json
 
@@ -64,8 +65,10 @@ def export(
         said, folder = exported.to_dict(), exported.path
         if not json:
             print(exported.line())
-    elif given := [name for name in (out, licence, data_licence, dataset) if name is not None]:
-        raise ConfigError(f"{run} is exported already and is uploaded as it is: leave out {given[0]}")
+    else:
+        options = {"--out": out, "--licence": licence, "--data-licence": data_licence, "--dataset": dataset}
+        if given := [name for name, value in options.items() if value is not None]:
+            raise ConfigError(f"{run} is exported already and is uploaded as it is: leave out {listed(given)}")
     if push is not None:
         said["address"] = push_to_hub(folder, push, private=not public)
         if not json:

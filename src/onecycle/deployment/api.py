@@ -133,6 +133,7 @@ def export(
     told = _told(trained, to)
     source = _Source(run, record, model, replace(trained, runtime=Runtime(torch.device("cpu"))), example)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".writing-", dir=path.parent) as place:
             write = source.write_folder if to == "folder" else source.write_file
             agreed = write(Path(place) / path.name, to, details, tolerance)
@@ -230,16 +231,17 @@ def _free_path(run: Path, to: str, out: str | Path | None) -> Path:
     """
     if to == "folder":
         path = Path("exports") / run.resolve().name if out is None else Path(out)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        within = next((one for one in path.parents if one.exists()), path.parent)
         taken = [path] if path.exists() else []
     else:
         path = run / f"model{SUFFIXES[to]}" if out is None else Path(out)
         if path.suffix != SUFFIXES[to]:
             raise ConfigError(f"out={str(path)!r}: the file of {to} ends in {SUFFIXES[to]}")
         beside = (path.stem + TOKENIZER, path.name + onnx.WEIGHTS)
-        taken = [one for one in (path, *map(path.with_name, beside)) if one.exists()]
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"cannot write to {path.parent}: give out (--out) in a folder that exists")
+        within, taken = path.parent, [one for one in (path, *map(path.with_name, beside)) if one.exists()]
+    if not within.is_dir() or not os.access(within, os.W_OK):
+        why = "" if not within.exists() else ", which is no folder" if not within.is_dir() else ", which is read-only"
+        raise ConfigError(f"cannot write to {within}{why}: give out (--out) in a folder that can be written")
     if taken:
         raise ConfigError(f"{taken[0]} exists, and nothing is overwritten: give another out (--out), or remove it")
     return path

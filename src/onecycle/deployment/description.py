@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ..records.files import plain
 from .graph import BATCH, PredictionGraph, named
 
 SCHEMA = 1
+UNSHOWN = ("command", "trackers")  # of a record: what was typed, and addresses that may hold a password
+USER = re.compile(r"(?<=://)[^\s/@]+@")  # of an address, with its password
 
 
 def description(
@@ -96,7 +99,7 @@ def model_name(record: Mapping[str, Any]) -> str:
 
 
 def without_folders(record: Mapping[str, Any], run: Path) -> dict[str, Any]:
-    """A ``run.json`` for other people's eyes: without its command, paths of this machine cut to their last part.
+    """A ``run.json`` for other people's eyes: without `UNSHOWN` and users of addresses, paths cut.
 
     What predictions need, the facts of the data, stays as it is.
     """
@@ -114,9 +117,9 @@ def without_folders(record: Mapping[str, Any], run: Path) -> dict[str, Any]:
         if isinstance(value, str):
             for path, short in cut.items():
                 value = value.replace(path, short)
-            return value
+            return USER.sub("", value)
         if isinstance(value, Mapping):
             return {key: shown(one) for key, one in value.items()}
         return [shown(one) for one in value] if isinstance(value, Sequence) else value
 
-    return {k: v if k in ("facts", "prediction") else shown(v) for k, v in record.items() if k != "command"}
+    return {k: v if k in ("facts", "prediction") else shown(v) for k, v in record.items() if k not in UNSHOWN}

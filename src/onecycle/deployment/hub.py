@@ -10,6 +10,8 @@ from ..errors import CheckpointError, ConfigError, ExportError, MissingDependenc
 from .folder import is_exported
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+UNREACHED = {"ConnectionError", "TransportError", "Timeout"}  # errors of Python, of httpx and of requests
+OFFLINE = "OfflineModeIsEnabled"  # as was asked for, and a ConnectionError too
 
 
 def push_to_hub(
@@ -41,9 +43,8 @@ def push_to_hub(
     check_name("repo_id", repo_id)
     if not is_exported(folder):
         raise CheckpointError(f'{folder} is no exported folder: make one, export(run, "folder") (--to folder)')
-    hub = library()
+    api = library().HfApi(endpoint=endpoint, library_name="onecycle")
     try:
-        api = hub.HfApi(endpoint=endpoint, library_name="onecycle")
         api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.repo_info(repo_id).private:
             raise ConfigError(
@@ -55,8 +56,8 @@ def push_to_hub(
     except OneCycleError:
         raise
     except Exception as error:  # of the client, of the library below it, or of the network
-        again = f"onecycle export {folder} --push {repo_id} tries again"
-        raise ExportError(f"cannot upload {folder} to {repo_id}: {_in_words(error)}. {again}") from error
+        again = f"onecycle export {folder} --push {repo_id}{'' if private else ' --public'} tries again"
+        raise ExportError(f"cannot upload {folder} to {repo_id}: {_in_words(error, api.endpoint)}. {again}") from error
 
 
 def check_name(name: str, repo_id: Any) -> str:
@@ -83,7 +84,7 @@ def library() -> Any:
     return huggingface_hub
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: Exception, endpoint: str) -> str:
     """Why the hub did not take it, and how to mend it."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
@@ -94,4 +95,8 @@ def _in_words(error: Exception) -> str:
     while (cause := errors[-1].__cause__) is not None:
         errors.append(cause)
     said = [str(getattr(one, "server_message", None) or one).strip().partition("\n")[0].rstrip(".") for one in errors]
-    return "; ".join(dict.fromkeys(filter(None, said))) or type(error).__name__
+    words = "; ".join(dict.fromkeys(filter(None, said))) or type(error).__name__
+    kinds = {kind.__name__ for one in errors for kind in type(one).__mro__}
+    if kinds & UNREACHED and OFFLINE not in kinds:
+        return f"the hub at {endpoint} cannot be reached ({words}): check the network, or HF_ENDPOINT"
+    return words
