@@ -55,6 +55,14 @@ def test_numbers_are_centred_scaled_and_squeezed():
     assert columns.encode(pa.table({"x": [4]}))[0, 0].item() == pytest.approx(squeezed(2 / (2 / 1.35)))
 
 
+@pytest.mark.parametrize("far", [1e200, -1e300, 1.7e308])
+def test_a_number_beyond_all_others_is_squeezed_and_told(far):
+    columns, _ = fit({"x": [0.0, 1e-3, 2e-3, 3e-3, 4e-3], "y": [0, 1, 0, 1, 0]})
+    rows = columns.encode(pa.table({"x": [far, 2e-3]}))
+    assert rows[:, 0].tolist() == [math.copysign(3, far), 0]
+    assert columns.unlike(rows) == ("1 of 2 values of x far from all that was seen in training",)
+
+
 def test_of_numbers_that_are_mostly_one_value_mean_and_deviation():
     columns, _ = fit({"x": [0.0] * 8 + [0.5, 9.5], "y": [0, 1] * 5})
     assert columns.numbers[0].center == 1 and columns.numbers[0].scale == pytest.approx(np.std([0] * 8 + [0.5, 9.5]))

@@ -195,7 +195,7 @@ def test_what_cannot_be_asked_for(runs, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="exists, and nothing is overwritten"):
         export(run, "torch-export", out)
     assert out.read_text() == "mine"
-    with pytest.raises(ConfigError, match="in a folder that exists"):
+    with pytest.raises(ConfigError, match=r"none, which is not there: give out .* in a folder that can be written"):
         export(run, "torch-export", tmp_path / "none" / "model.pt2")
     with pytest.raises(ConfigError, match="leave out example"):
         export(runs["houses"], "torch-export", tmp_path / "b.pt2", example=torch.zeros(2, 3))

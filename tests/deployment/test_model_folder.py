@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from onecycle import CheckpointError, ConfigError, Learner, load, load_run
 from onecycle.commands.app import main
 from onecycle.deployment import export, push_to_hub
+from onecycle.deployment.card import licence_id
 from onecycle.errors import ExportError
 from onecycle.records.files import RUN
 
@@ -151,15 +152,40 @@ def test_details_of_a_card(runs, tmp_path):
     details = {"licence": "Acme 1.0", "data_licence": "ODbL", "dataset": "me/houses", "repo": "me/prices"}
     card = (export(runs["houses"], "folder", tmp_path / "houses", **details).path / "README.md").read_text()
     meta = huggingface_hub.ModelCard(card).data
-    assert (meta.license, meta.license_name, meta.datasets) == ("other", "Acme 1.0", ["me/houses"])
+    assert (meta.license, meta.license_name, meta.datasets) == ("other", "acme-1.0", ["me/houses"])
     assert meta.pipeline_tag == "tabular-regression" and meta.model_name == "me/prices"
-    assert "Licence of the data: ODbL" in card and 'snapshot_download("me/prices")' in card
+    assert (
+        "Licence of the data: ODbL" in card
+        and "Of the weights: Acme 1.0." in card
+        and 'snapshot_download("me/prices")' in card
+    )
     assert {result.metric_type for result in meta.eval_results} == {"r2", "mae"}
     assert "There is no test split" in card and "the errors of single samples were not kept" in card
     with pytest.raises(ConfigError, match=r"licence: for the model card alone"):
         export(runs["houses"], "torch-export", tmp_path / "houses.pt2", licence="mit")
     with pytest.raises(ConfigError, match="repo is OWNER/NAME"):
         export(runs["houses"], "folder", tmp_path / "b", repo="prices")
+
+
+@pytest.mark.parametrize(("name", "known"), [
+    ("MIT", "mit"), ("MIT License", "mit"), ("Apache 2.0", "apache-2.0"), ("Apache License, Version 2.0", "apache-2.0"),
+    ("CC BY 4.0", "cc-by-4.0"), ("CC-BY-ND 4.0", "cc-by-nd-4.0"), ("BSD 3-Clause", "bsd-3-clause"), ("ISC", "isc"),
+    ("GPLv3", "gpl-3.0"), ("GPL-3.0-or-later", "gpl-3.0"), ("openrail++", "openrail++"), ("llama3", "llama3"),
+    ("EUPL 1.2", "eupl-1.2"), ("BSL-1.0", "bsl-1.0"), ("gemma", "gemma"), ("The Unlicense", "unlicense"),
+    ("deepfloyd-if-license", "deepfloyd-if-license"), ("Acme 1.0", None), ("Business Source License 1.1", None),
+])  # fmt: skip
+def test_names_of_licences(name, known):
+    assert licence_id(name) == known
+
+
+def test_names_of_others_are_no_markup(runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs["houses"], run)
+    RUN.update(run, notes=[*RUN.read(run)["notes"], "left out: <script>a|b</script> (one value)"])
+    folder = export(run, "folder", tmp_path / "out", licence="Ours <a|b>").path
+    card = (folder / "README.md").read_text()
+    assert r"- left out: &lt;script>a\|b&lt;/script> (one value)" in card
+    assert r"Of the weights: Ours &lt;a\|b>." in card and "<script>" not in card
 
 
 def test_labels_that_go_together_have_no_interval(runs, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import zlib
@@ -192,6 +193,11 @@ def test_other_media_types(digits, people):
     assert said.startswith("received Content-Type application/json; this model of images takes image/*")
     assert "application/octet-stream" in people.refusal(415, b"x", "")
     assert "text/html" in people.refusal(415, b"x", "text/html")
+    packed = gzip.compress(b'{"age": 1}')
+    said = people.refusal(415, packed, Content_Encoding="gzip")
+    assert said == "received a body that is encoded, as 'gzip'; send it as it is, without Content-Encoding"
+    assert people.headers["accept-encoding"] == "identity"
+    assert people.ask({"age": 1, "city": "Oslo", "joined": None}, Content_Encoding="identity")[0] == 200
 
 
 @pytest.mark.parametrize("media", ["image/png", "multipart/form-data; boundary=cut"])

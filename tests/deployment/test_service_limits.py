@@ -139,6 +139,27 @@ def test_more_at_once_than_are_allowed(service):
     assert crowded.predictions(encoded(digit(0)), "image/png")
 
 
+FEW_CONNECTIONS = """
+from onecycle.deployment import server
+server.CONNECTIONS = 2
+from onecycle.commands.app import main
+main()
+"""
+
+
+def test_a_service_that_is_full(service):
+    few = service("digits", key="few", words=("-c", FEW_CONNECTIONS))
+    with contextlib.ExitStack() as idle:
+        for _ in range(2):
+            idle.enter_context(socket.create_connection(("127.0.0.1", few.port), timeout=60))
+        said = few.refusal(503, encoded(digit(0)), "image/png")
+        assert said == "more than 2 connections at once; try again in a second"
+        assert (few.headers["content-type"], few.headers["retry-after"]) == ("application/json", "1")
+    while few.ask(path="/health", method="GET")[0] != 200:
+        pass
+    assert few.predictions(encoded(digit(0)), "image/png")
+
+
 def test_a_head_that_does_not_come_is_not_waited_for(service):
     crowded = service("digits", key="crowded", words=("-c", CROWDED))
     for head in (b"", b"POST /predict HT"):
@@ -191,8 +212,21 @@ def test_hosts_and_pages_of_elsewhere(people):
 
 
 def test_what_is_no_http(people):
-    assert b'"error"' in people.raw(b"junk\r\n\r\n")
-    assert b'"error"' in people.raw(b"GET / HTTP/1.1\r\n\r\n")  # without a host
+    for sent, status, said in (
+        (b"junk\r\n\r\n", b"400 Bad Request", b"illegal request line"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400 Bad Request", b"Missing mandatory Host: header"),
+        (
+            b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"400 Bad Request", b"conflicting Content-Length headers",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 17_000,
+            b"431 Request Header Fields Too Large", b"its head is longer than 16,384 bytes",
+        ),
+    ):  # fmt: skip
+        answer = people.raw(sent)
+        assert answer.startswith(b"HTTP/1.1 " + status + b"\r\nContent-Type: application/json\r\n")
+        assert said in answer and list(json.loads(answer.partition(b"\r\n\r\n")[2])) == ["error"]
     assert people.ask(path="/health", method="GET")[0] == 200
 
 

@@ -54,7 +54,7 @@ def tab(browser):
     yield open
     for one in opened:
         one.close()
-    assert [line for line in heard if "422" not in line] == []
+    assert [line for line in heard if not re.search("422|502", line)] == []
 
 
 def test_an_image_is_tried_by_hand(at, digits, tab, tmp_path):
@@ -97,6 +97,14 @@ def test_a_row_is_tried_by_hand(people, tab):
     )
     page.locator(".one + .one").wait_for()
     assert page.locator(".said").count() == 2
+
+
+def test_an_answer_that_is_none_of_the_service(people, tab):
+    page = tab(people)
+    page.route("**/predict", lambda route: route.fulfill(status=502, content_type="text/plain", body="Bad Gateway"))
+    page.get_by_role("button", name="Predict").click()
+    page.get_by_role("alert").wait_for()
+    assert page.get_by_role("alert").text_content().startswith("The service answered with status 502, and nothing")
 
 
 def test_a_text_and_an_array_are_tried_by_hand(service, tab):

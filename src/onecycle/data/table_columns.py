@@ -25,6 +25,7 @@ PARTS = {"year": "year", "month": "month", "weekday": "day_of_week", "hour": "ho
 BOOLEANS = (("true", "1"), ("false", "0"), ("1", "true"), ("0", "false"))  # as files say it, and as training rows did
 FAR = 10.0  # scales from the center from which on a number is unlike those of training
 TOLD = 2.995  # of a squeezed number, up to which float32 tells what it was
+HUGE = 1e18  # scales, from where on a number is squeezed to 3: its square is a float32 yet
 UNKNOWN, MISSING = 0, 1  # the codes of what was not in the training rows, and of what is not there
 
 
@@ -55,7 +56,8 @@ class NumberColumn:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Float64 [n], NaN where missing, as the numbers that a model sees. Squeezed as in Holzmueller, 2407.04491."""
-        return squeezed((np.where(np.isnan(values), self.median, values) - self.center) / self.scale)
+        with np.errstate(over="ignore"):  # what is beyond all numbers is squeezed too
+            return squeezed((np.where(np.isnan(values), self.median, values) - self.center) / self.scale)
 
     @property
     def limits(self) -> tuple[float, float] | None:
@@ -254,7 +256,8 @@ class TableColumns:
 
 def squeezed(z: Any) -> Any:
     """Standardised numbers brought smoothly into -3 to 3."""
-    return z / (1 + (z / 3) ** 2) ** 0.5  # of arrays and of tensors
+    z = z.clip(-HUGE, HUGE)  # of arrays and of tensors
+    return z / (1 + (z / 3) ** 2) ** 0.5
 
 
 _ISO = Notation("dates")

@@ -240,8 +240,8 @@ def _free_path(run: Path, to: str, out: str | Path | None) -> Path:
         beside = (path.stem + TOKENIZER, path.name + onnx.WEIGHTS)
         within, taken = path.parent, [one for one in (path, *map(path.with_name, beside)) if one.exists()]
     if not within.is_dir() or not os.access(within, os.W_OK):
-        why = "" if not within.exists() else ", which is no folder" if not within.is_dir() else ", which is read-only"
-        raise ConfigError(f"cannot write to {within}{why}: give out (--out) in a folder that can be written")
+        why = "is read-only" if within.is_dir() else "is no folder" if within.exists() else "is not there"
+        raise ConfigError(f"cannot write to {within}, which {why}: give out (--out) in a folder that can be written")
     if taken:
         raise ConfigError(f"{taken[0]} exists, and nothing is overwritten: give another out (--out), or remove it")
     return path

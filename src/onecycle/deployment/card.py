@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,18 @@ from .description import data_name, model_name
 
 ACCURACY = "accuracy"
 LICENCES = (
-    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "unlicense",
-    "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "openrail",
+    "afl-3.0", "agpl-3.0", "apache-2.0", "apple-amlr", "apple-ascl", "artistic-2.0", "bigcode-openrail-m",
+    "bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear",
+    "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
+    "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0",
+    "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0",
+    "cdla-sharing-1.0", "creativeml-openrail-m", "deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0",
+    "eupl-1.1", "eupl-1.2", "gemma", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "intel-research", "isc", "lgpl", "lgpl-2.1",
+    "lgpl-3.0", "lgpl-lr", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "lppl-1.3c", "mit",
+    "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by", "ofl-1.1", "openrail", "openrail++", "osl-3.0", "pddl", "postgresql",
+    "unlicense", "wtfpl", "zlib",
 )  # fmt: skip
-"""The identifiers of the hub that are written as they are; another licence is "other", with its name."""
+"""The identifiers of the hub; another licence is "other", with its name."""
 OF_DATA = ("train:", "train ", "valid:", "validation:", "test:", "test ", "missing", "columns")
 
 
@@ -74,11 +83,11 @@ class Card:
     def front_matter(self) -> dict[str, Any]:
         """What the hub reads: licence, library, tags, data sets, metrics, and results."""
         licence = self.details.licence
-        known = licence if licence is None or licence.lower() in LICENCES else "other"
+        known = licence and licence_id(licence)
         measured = [each for each in self.measured() if each.name != "loss"] or self.measured()
         matter = {
-            "license": known and known.lower(),
-            "license_name": licence if known == "other" else None,
+            "license": licence and (known or "other"),
+            "license_name": _hyphened(licence) if licence and not known else None,
             "library_name": "onecycle",
             "pipeline_tag": self.task,
             "tags": ["onecycle", "1cycle", "super-convergence", "pytorch"],
@@ -90,14 +99,14 @@ class Card:
 
     def measured(self) -> list[CardMetric]:
         """What was measured at the end on data that were not trained on, the test split first, losses last."""
-        result, found = self.record.get("result") or {}, []
+        result, measured = self.record.get("result") or {}, []
         counts = dict(zip(("train", "valid", "test"), self.record["facts"].get("samples", ()), strict=False))
         for split in ("test", "valid"):
             for name, value in comparable(result.get(split) or {}).items():
                 if number(value) is not None:
                     n = counts.get(split) or None
-                    found.append(CardMetric(split, name, value, n, self._interval(name, value, n)))
-        return sorted(found, key=lambda each: each.name == "loss")
+                    measured.append(CardMetric(split, name, value, n, self._interval(name, value, n)))
+        return sorted(measured, key=lambda each: each.name == "loss")
 
     @property
     def task(self) -> str | None:
@@ -149,7 +158,7 @@ class Card:
         kinds = {"image": "images", "array": "arrays", "table": "rows of a table", "text": "the characters of a text"}
         what = f"{count(len(classes), 'class')}" if classes is not None else "numbers"
         size = f" ({weights:,} parameters)" if weights else ""
-        yield f"# {self._name}"
+        yield f"# {escaped(self._name)}"
         yield ""
         yield (
             f"`{model_name(self.record)}`{size}: from {kinds.get(self.trained.kind, self.trained.kind)} to {what}, "
@@ -167,7 +176,7 @@ class Card:
             ends = each.interval and " to ".join(percent(end, 1) for end in each.interval)
             samples = "not recorded" if each.samples is None else f"{each.samples:,}"
             value = measure(each.name, each.value)
-            yield f"| {each.split} | {each.name} | {value} | {ends or 'not known'} | {samples} |"
+            yield f"| {each.split} | {escaped(each.name)} | {value} | {ends or 'not known'} | {samples} |"
         yield ""
         if any(each.interval for each in measured):
             yield "Intervals are Wilson's, for new samples like those of the split; another seed may lie beyond them."
@@ -175,7 +184,7 @@ class Card:
             yield "Where none is known, the errors of single samples were not kept."
         if baseline := (self.record.get("result") or {}).get("baseline"):
             what = measure(baseline["measure"], baseline["value"])
-            yield f"Baseline, on the validation split: {baseline['by']} gives {baseline['measure']} {what}."
+            yield f"Baseline, on the validation split: {escaped(baseline['by'])} gives {baseline['measure']} {what}."
         if self.figure is not None:
             yield from ("", f"![The training, update by update]({self.figure})")
 
@@ -225,7 +234,7 @@ class Card:
             parts = zip(("training", "validation", "test"), samples, strict=False)
             yield "Samples: " + ", ".join(f"{n:,} {part}" for part, n in parts) + "."
         licence = self.details.data_licence or (known and known.licence)
-        yield f"Licence of the data: {licence or 'not recorded; look it up where they are from'}."
+        yield f"Licence of the data: {escaped(licence or 'not recorded; look it up where they are from')}."
         yield from self._notes(_about_data, "What was decided and left out:")
 
     def _training(self) -> Iterator[str]:
@@ -246,7 +255,7 @@ class Card:
             "seed": config.get("seed"),
         }
         yield from ("", "## Training", "", "| | |", "| --- | --- |")
-        yield from (f"| {name} | {value} |" for name, value in rows.items() if value is not None)
+        yield from (f"| {name} | {escaped(str(value))} |" for name, value in rows.items() if value is not None)
         if self.record["facts"]:
             yield from ("", "```sh", Job.recorded(config).command(), "```")
         yield from self._notes(lambda note: not (_about_data(note) or _is_limit(note)), "What was decided:")
@@ -263,7 +272,7 @@ class Card:
         notes = [note for note in self.record.get("notes") or () if chosen(note)]
         if notes and head:
             yield from ("", head, "")
-        yield from (f"- {note}" for note in notes)
+        yield from (f"- {escaped(note)}" for note in notes)
 
     def _origin(self) -> Iterator[str]:
         versions, hardware = self.record.get("versions") or {}, self.record.get("hardware") or {}
@@ -274,7 +283,11 @@ class Card:
         yield f"- {self.record.get('created')}, git commit {self.record.get('git_commit') or 'none'}"
         yield from ("", "## Licence", "")
         chosen = self.details.licence
-        yield f"Of the weights: {chosen}." if chosen else "None was chosen for the weights: ask before you use them."
+        yield (
+            f"Of the weights: {escaped(chosen)}."
+            if chosen
+            else "None was chosen for the weights: ask before you use them."
+        )
 
 
 def _about_data(note: str) -> bool:
@@ -283,6 +296,31 @@ def _about_data(note: str) -> bool:
 
 def _is_limit(note: str) -> bool:
     return " are few" in note or "not better" in note
+
+
+def licence_id(name: str) -> str | None:
+    """The hub's identifier of a licence, by that or by its usual name; None where it has none.
+
+    >>> licence_id("Apache License, Version 2.0"), licence_id("CC BY 4.0"), licence_id("GPLv3"), licence_id("Acme 1.0")
+    ('apache-2.0', 'cc-by-4.0', 'gpl-3.0', None)
+    """
+    plain = re.sub(r"\b(the|licen[cs]e|version)\b|\bv(?=\d)|-(only|or-later)$", " ", name.lower())
+    short = re.sub(r"(?<=gpl)v?(?=\d)", "-", _hyphened(plain))
+    return next((one for one in (_hyphened(name), short, f"{short}.0") if one in LICENCES), None)
+
+
+def _hyphened(name: str) -> str:
+    """A name as an identifier: small letters, with hyphens between its words."""
+    return re.sub(r"[^\w.+]+", "-", name.lower()).strip("-")
+
+
+def escaped(text: str) -> str:
+    r"""Text that Markdown shows as it is, in a cell of a table too.
+
+    >>> escaped("a|b <i>")
+    'a\\|b &lt;i>'
+    """
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def yaml(value: Any, indent: str = "") -> Iterator[str]:

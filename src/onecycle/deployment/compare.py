@@ -42,17 +42,17 @@ def agreement(graph: PredictionGraph, predict: Predict, tolerance: float = TOLER
     Raises:
         ExportError: further than `tolerance` times the largest prediction, or the shapes are others.
     """
-    found: list[tuple[list[Tensor], list[Tensor]]] = []
+    pairs: list[tuple[list[Tensor], list[Tensor]]] = []
     for seed, n in enumerate(SIZES):
         inputs = graph.samples(n, seed)
         expected, given = pytree.tree_leaves(graph.predicted(inputs)), pytree.tree_leaves(predict(*inputs))
         shapes = [[list(each.shape) for each in outputs] for outputs in (expected, given)]
         if shapes[0] != shapes[1]:
             raise ExportError(f"for {n} samples the exported model gives {shapes[1]}, and the run's {shapes[0]}")
-        found.append((expected, given))
+        pairs.append((expected, given))
     apart, largest = [], []
-    for i in range(len(found[0][0])):
-        expected, given = (torch.cat([_columns(pair[which][i], graph) for pair in found]) for which in (0, 1))
+    for i in range(len(pairs[0][0])):
+        expected, given = (torch.cat([_columns(pair[which][i], graph) for pair in pairs]) for which in (0, 1))
         apart.append(_difference(expected, given))
         largest.append(expected.abs().nan_to_num(0, 0, 0).amax(0))
     for off, large in zip(apart, largest, strict=True):

@@ -6,9 +6,11 @@ import asyncio
 import errno
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from torch import nn
 
 from ..checks import whole
 from ..errors import ConfigError, Interrupted, MissingDependency
+from ..text import count
 from .answers import as_json
-from .service import LIMITS, Limits, application
+from .questions import RequestRefused
+from .service import LIMITS, Limits, application, error_response
 
 try:
     import uvicorn
@@ -26,7 +30,8 @@ except ImportError as error:
     raise MissingDependency("Serving needs uvicorn: pip install 'onecycle[serve]'") from error
 
 CONNECTIONS = 512  # that are open at once, at most
-HEADERS = 10.0  # seconds for the head of a request
+HEAD = 16_384  # bytes of the head of a request, at most
+HEADERS = 10.0  # seconds for it
 IDLE = 10  # seconds for the next request of a connection
 GRACE = 5  # seconds for the answers under way when the service is stopped
 NEXT = 100  # ports that are tried for one that is free
@@ -37,6 +42,18 @@ class _Connection(H11Protocol):
     """A connection that is closed where the head of a request does not come in time, and whose errors are JSON."""
 
     _patience: asyncio.TimerHandle | None = None
+
+    def __init__(self, *words: Any, **options: Any):
+        super().__init__(*words, **options)
+        self._application, self.app = self.app, self._unless_full
+
+    async def _unless_full(self, scope: Any, receive: Any, send: Any) -> None:
+        if len(self.connections) <= CONNECTIONS:
+            await self._application(scope, receive, send)
+            return
+        full = f"more than {count(CONNECTIONS, 'connection')} at once; try again in a second"
+        answer = error_response(RequestRefused(503, full, retry_after="1", connection="close"))
+        await answer(scope, receive, send)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -60,9 +77,13 @@ class _Connection(H11Protocol):
             self._patience = None
 
     def send_400_response(self, msg: str) -> None:
-        body = as_json({"error": "received what is no request of HTTP/1.1; there are GET / and POST /predict"})
-        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        error = sys.exc_info()[1]  # of h11, which is being handled
+        status = HTTPStatus(getattr(error, "error_status_hint", 400))
+        long = status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        why = f"its head is longer than {HEAD:,} bytes" if long else str(error or msg)[:200]
+        body = as_json({"error": f"received no request of HTTP/1.1 that can be read: {why}"})
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
 
 
@@ -177,7 +198,7 @@ def serve(
         app = application(folder, model=model, limits=limits, hosts=(*hosts, host, socket.gethostname()), device=device)
         config = uvicorn.Config(
             app, loop="asyncio", http=_Connection, ws="none", lifespan="on", log_config=None, log_level="critical",
-            access_log=False, proxy_headers=False, server_header=False, limit_concurrency=CONNECTIONS,
+            access_log=False, proxy_headers=False, server_header=False, h11_max_incomplete_event_size=HEAD,
             timeout_keep_alive=IDLE, timeout_graceful_shutdown=GRACE,
         )  # fmt: skip
         server = _Server(config)

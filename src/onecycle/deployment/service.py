@@ -155,6 +155,9 @@ class _Service:
     async def predict(self, request: Request) -> Response:
         top_k = _top_k(request)
         media, boundary = media_of(request.headers.get("content-type", ""))
+        if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+            words = f"received a body that is encoded, as {encoding[:60]!r}; send it as it is, without Content-Encoding"
+            raise RequestRefused(415, words, accept_encoding="identity")
         if self._requests >= REQUESTS:
             raise RequestRefused(
                 503, f"more than {count(REQUESTS, 'request')} at once; try again in a second", retry_after="1"
@@ -254,7 +257,8 @@ def _too_long(received: str, most: int) -> RequestRefused:
 # Errors
 
 
-def _error(error: RequestRefused) -> Response:
+def error_response(error: RequestRefused) -> Response:
+    """The answer to a request that is refused."""
     headers = {name.replace("_", "-"): value for name, value in error.headers.items()}
     kind = _Lingering if error.status == 413 else Response
     body = as_json({"error": str(error)})
@@ -262,7 +266,7 @@ def _error(error: RequestRefused) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return _error(refusal(error))
+    return error_response(refusal(error))
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
@@ -307,7 +311,7 @@ class _Guard:
 
         try:
             if (refused := self._refusal(Request(scope))) is not None:
-                await _error(refused)(scope, receive, noting)
+                await error_response(refused)(scope, receive, noting)
                 return
             await self._app(scope, receive, noting)
         except ClientDisconnect:
@@ -315,7 +319,7 @@ class _Guard:
         except Exception as error:
             failed = refusal(error)
             if not begun:
-                await _error(failed)(scope, receive, send)
+                await error_response(failed)(scope, receive, send)
 
     def _refusal(self, request: Request) -> RequestRefused | None:
         host = request.headers.get("host", "localhost").lower()

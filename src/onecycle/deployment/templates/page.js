@@ -115,9 +115,10 @@ async function ask(body, headers = {}, names = []) {
   if (button) button.disabled = true;
   try {
     const response = await fetch("/predict", { method: "POST", body, headers });
-    const result = await response.json();
+    const unread = `The service answered with status ${response.status}, and nothing that this page can read. Try again in a moment.`;
+    const result = await response.json().catch(() => ({ error: unread }));
     if (mine !== asked) return;
-    if (response.ok) show(result, names, Math.round(performance.now() - began));
+    if (response.ok && result.predictions) show(result, names, Math.round(performance.now() - began));
     else complain(result.error);
   } catch {
     if (mine === asked) complain("The service does not answer. Is it still running?");
