@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -22,17 +23,17 @@ trackio = pytest.importorskip("trackio")
 DATABASE = Path(os.environ["TRACKIO_DIR"]) / "onecycle.db"
 
 
-def rows(folder: Path) -> list[tuple[int, dict]]:
+def rows(folder: Path, database: Path = DATABASE) -> list[tuple[int, dict]]:
     """Those of the run that the folder names, in order."""
     name = RUN.read(folder)["trackers"]["trackio"]["name"]
-    with sqlite3.connect(DATABASE) as database:
-        found = database.execute("select step, metrics from metrics where run_name = ? order by id", (name,)).fetchall()
+    with sqlite3.connect(database) as opened:
+        found = opened.execute("select step, metrics from metrics where run_name = ? order by id", (name,)).fetchall()
     return [(step, json.loads(metrics)) for step, metrics in found]
 
 
-def series(folder: Path) -> Series:
+def series(folder: Path, database: Path = DATABASE) -> Series:
     made: Series = defaultdict(list)
-    for step, metrics in rows(folder):
+    for step, metrics in rows(folder, database):
         for name, value in metrics.items():
             if isinstance(value, int | float):
                 made[name].append((step, value))
@@ -85,6 +86,28 @@ learner("trackio").fit(3, lr_max=0.05, out={str(tmp_path / "run")!r}, observers=
     assert RUN.read(tmp_path / "run")["status"] == "running"  # and its last rows have not come to the database
     fit("trackio", tmp_path / "run", resume=True)
     assert without_result(series(tmp_path / "run"), TIMES) == recorded(tmp_path / "run", TIMES)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The address of a server that keeps its database in `tmp_path`."""
+    code = "import trackio; trackio.show(open_browser=False, block_thread=True)"
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "server"), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said = (re.search(r"http://\S+write_token=[\w-]+", line) for line in process.stdout)
+            yield next(address[0] for address in said if address)
+        finally:
+            process.kill()
+
+
+def test_a_server_that_the_environment_names_gets_a_resumed_run_without_doubles(tmp_path, server, monkeypatch):
+    monkeypatch.setenv("TRACKIO_SERVER_URL", server)
+    with pytest.raises(Broken):
+        fit("trackio", tmp_path / "run", break_at=14)
+    fit("trackio", tmp_path / "run", resume=True)
+    there = series(tmp_path / "run", tmp_path / "server" / "onecycle.db")
+    assert without_result(there, TIMES) == recorded(tmp_path / "run", TIMES)
 
 
 def test_control_c_ends_the_run_as_killed(tmp_path):

@@ -121,9 +121,10 @@ class TrackioRun:
         return 0 if self._storage is None else self._storage.get_log_count(self._run.project, run_id=self._run.id)
 
     def known(self, updates: int) -> Known:
-        """What the database has; of a run that is sent elsewhere, and cannot be read, what is before `updates`."""
+        """What the database has; of a run that is sent elsewhere what its server said, or what is before `updates`."""
         if self._storage is None:
-            return Known(updates, updates)
+            heard = getattr(self._run, "_initial_last_step", None)
+            return Known(updates, updates) if heard is None else Known(heard + 1, heard + 1)
         last = self._storage.get_max_step_for_run(self._run.project, run_id=self._run.id)
         if last is None:
             return Known()
