@@ -6,18 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from onecycle import Driver, one_cycle, preset, range_test
+from onecycle import Driver, Piecewise, Policy, one_cycle, preset, range_test
 from onecycle.errors import CheckpointError, ConfigError
 from onecycle.optim import driver
 from onecycle.schedules.policy import position
 
 pytest.importorskip("ignite.engine")
-from ignite.engine import Events, create_supervised_trainer, supervised_training_step
+from ignite.engine import Engine, Events, create_supervised_trainer, supervised_training_step
 from ignite.handlers import Checkpoint, DiskSaver, LinearCyclicalScheduler
 
 from onecycle.adapters.ignite import PolicyHandler
 
 BATCHES = [(torch.ones(2, 3), torch.ones(2, 1))] * 5
+UP_AND_DOWN = Policy({"lr": Piecewise(((0, 0.5), (0.5, 1.0), (1, 0.0)))})
 
 
 def made(optimizer=torch.optim.SGD, **more):
@@ -112,6 +113,49 @@ def test_a_terminated_run_goes_on():
     assert seen == values(15)[:10]
     trainer.run(BATCHES)
     assert seen == values(15)
+
+
+def two_optimizers(lrs, begin=0):
+    """An engine that steps two optimizers in turn, a handler of both, and the learning rates that the steps use."""
+    optimizers = [torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr) for lr in lrs]
+    used = []
+
+    def step(engine, batch):
+        optimizer = optimizers[(begin + len(used)) % 2]
+        optimizer.step()
+        used.append(optimizer.param_groups[0]["lr"])
+
+    handler = PolicyHandler(UP_AND_DOWN, optimizers, updates=5)
+    handler.attach(engine := Engine(step))
+    return engine, handler, used
+
+
+@pytest.mark.parametrize("done", [1, 5, 6])
+def test_several_optimizers_go_on_even_within_an_update(done):
+    engine, handler, used = two_optimizers([1.0, 0.1])
+    at_first, saved = handler.state_dict(), {}
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=done), lambda: saved.update(handler.state_dict()))
+    engine.run([0] * 10, max_epochs=1)
+    shares = [share * UP_AND_DOWN(k / 4)["lr"] for k in range(5) for share in (1, 0.1)]
+    assert used == pytest.approx(shares) and handler.state_dict()["position"] == 5
+    engine.state.max_epochs = None
+    engine.run([0] * 10, max_epochs=1)
+    assert used[10:] == pytest.approx(shares)  # a new run is a new cycle, though the learning rates ended at 0
+
+    engine, handler, used = two_optimizers([7.0, 7.0], begin=done)
+    handler.load_state_dict(at_first)
+    handler.load_state_dict(saved)
+    assert handler.state_dict() == saved
+    engine.run([0] * (10 - done), max_epochs=1)
+    assert used == pytest.approx(shares[done:])
+
+
+def test_a_terminated_run_of_several_optimizers_goes_on():
+    engine, _, used = two_optimizers([1.0, 0.1])
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=5), engine.terminate)
+    engine.run([0] * 5, max_epochs=2)
+    engine.run([0] * 5)
+    assert used[5:] == pytest.approx([share * UP_AND_DOWN(k / 4)["lr"] for k in range(5) for share in (1, 0.1)][5:])
 
 
 def test_layers_that_are_unfrozen_take_part():

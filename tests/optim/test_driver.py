@@ -13,6 +13,7 @@ from optim_makers import CYCLED, column, parameter
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from onecycle import range_test
 from onecycle.errors import CheckpointError, ConfigError
@@ -263,6 +264,50 @@ def test_what_is_around_an_optimizer_is_looked_into():
         range_test(lambda batch: outer.step(), outer, [torch.ones(2)] * 4)
     with pytest.raises(ConfigError, match=r"an optimizer of torch, .* received 3"):
         inner(3)
+
+
+def test_several_optimizers_keep_their_proportion_in_a_second_cycle_after_an_end_at_zero():
+    first = pair()
+    used(first, [0, 1] * 3)
+    assert [column(one, "lr") for one in first.optimizers] == [[0], [0]]
+    second = Driver(CYCLED, first.optimizers, 3)
+    assert second.state_dict()["scales"] == pytest.approx([1, 0.1])
+    assert used(second, [0, 1] * 3) == pytest.approx([1, 0.1, 0.5, 0.05, 0, 0])
+    alone = Driver(CYCLED, first.optimizers[1], 3)
+    assert drive(alone, 3) == [1, 0.5, 0]  # whose policy is for it alone
+
+
+def test_a_second_cycle_has_the_proportion_that_was_loaded():
+    state = pair().state_dict()
+    optimizers = [SGD([parameter()], lr=1.0), SGD([parameter()], lr=1.0)]
+    resumed = Driver(CYCLED, optimizers, 3)
+    resumed.load_state_dict(state)
+    used(resumed, [0, 1] * 3)
+    assert Driver(CYCLED, optimizers, 3).state_dict()["scales"] == pytest.approx([1, 0.1])
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("by_closure", [False, True])
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_another_scheduler_that_sets_the_learning_rate_to_zero_takes_no_update(sparse, by_closure):
+    optimizer = SGD([weight := nn.Parameter(torch.zeros(2))], lr=1.0)
+    driver = Driver(linear(1.0), optimizer, 8)
+    theirs = CosineAnnealingLR(optimizer, 4)  # 0 at its end, after four updates
+
+    def closure():
+        weight.grad = torch.ones(2).to_sparse() if sparse else torch.ones(2)
+        return torch.tensor(1.0)
+
+    used, zeros = [], 0
+    for _ in range(8):
+        weight.grad = None
+        if not by_closure:
+            closure()
+        zeros += column(optimizer, "lr") == [0]
+        optimizer.step(closure if by_closure else None)
+        used += column(optimizer, "lr")
+        theirs.step()
+    assert driver.position == 8 and used == pytest.approx([1 - k / 7 for k in range(8)]) and zeros > 0
 
 
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])

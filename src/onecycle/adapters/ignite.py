@@ -42,7 +42,7 @@ class PolicyHandler:
         whole("accumulate", accumulate, what="the iterations of an update")
         self.policy, self.optimizer, self.updates, self.accumulate = policy, optimizer, updates, accumulate
         self.driver: Driver | None = None
-        self._loaded: int | None = None
+        self._loaded: dict[str, Any] | None = None
 
     def attach(self, engine: Any) -> None:
         """Take part in each run of `engine`.
@@ -56,36 +56,39 @@ class PolicyHandler:
 
     def __call__(self, engine: Any) -> None:
         """Attach the policy to the optimizer, at the position where the run begins."""
-        state, position = engine.state, self._loaded
-        if position is None:
-            position = state.iteration // self.accumulate
-            if self.driver is not None and state.iteration:
-                position = self.driver.position
+        state, before = engine.state, self._loaded
+        if before is None and self.driver is not None and state.iteration:
+            before = self.driver.state_dict()
         self.detach()
         self.driver = Driver(self.policy, self.optimizer, self.updates or _updates(state, self.accumulate))
-        self.driver.load_state_dict({"position": position})
+        if before is None:
+            self.driver.position = state.iteration // self.accumulate
+        else:
+            self.driver.load_state_dict(before)
         self._loaded = None
 
     def _end(self, engine: Any) -> None:
         if self.driver is not None and self.driver.finished:
             self.detach()
 
-    def state_dict(self) -> dict[str, int]:
-        """``{"position": updates applied}``: all there is to save."""
-        return {"position": self.driver.position if self.driver else self._loaded or 0}
+    def state_dict(self) -> dict[str, Any]:
+        """``{"position": updates applied}``, and of several optimizers what else a `Driver` saves; empty before a run.
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        Loaded before that, it is what was loaded.
+        """
+        return self.driver.state_dict() if self.driver else self._loaded or {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved position.
 
         Raises:
-            CheckpointError: not what `state_dict` returns.
+            CheckpointError: not what `state_dict` returns; of another number of optimizers, as the run begins.
         """
-        position = state.get("position") if isinstance(state, Mapping) else None
-        if position is None or not is_whole(position, 0):
+        if not isinstance(state, Mapping) or (state and not is_whole(state.get("position"), 0)):
             raise CheckpointError(f'a handler is saved as {{"position": updates applied}}; received {state!r}')
-        self._loaded = position
-        if self.driver is not None:
-            self.driver.load_state_dict({"position": position})
+        self._loaded = dict(state) or None
+        if self.driver is not None and state:
+            self.driver.load_state_dict(state)
 
     def detach(self) -> None:
         """Let go of the optimizer; its values stay as they are."""

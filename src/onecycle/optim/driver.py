@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ..checks import is_number, is_whole, whole
 from ..errors import CheckpointError, ConfigError
 from ..schedules.policy import Policy, position
-from .groups import bind, scales_of, write
+from .groups import bind, keep_scales, scales_of, write
 
 
 class Driver:
@@ -22,11 +22,13 @@ class Driver:
     The position is the number of updates applied. It is counted by the optimizer's own hooks: a step that
     `torch.amp.GradScaler` skips, or a batch that only accumulates gradients, does not move it. Past the end the
     values stay at the last ones, with one warning. Only the position is state, so that a restored run goes on
-    exactly, whatever is loaded first. (A step for which all learning rates were set to 0 since the last is not one of
-    a training, and is left alone: torch.distributed.checkpoint makes it before it loads an optimizer.)
+    exactly, whatever is loaded first. (A step without gradients for which all learning rates were set to 0 since the
+    last is not one of a training, and is left alone: torch.distributed.checkpoint makes it before it loads an
+    optimizer.)
 
     Of several optimizers, the learning rates keep their proportions over all, the first one's largest being the
-    policy's. An update is then a step of each; where one of them steps again before another has, that begins the next.
+    policy's; a second cycle has those of the first, kept in the groups as ``optimizer_ratio``. An update is then a
+    step of each; where one of them steps again before another has, that begins the next.
 
     Args:
         policy: names and their schedules.
@@ -65,7 +67,7 @@ class Driver:
         self.position: int = 0
         self._scales = scales_of(self.optimizers)
         self._stepped: set[Optimizer] = set()  # in the update under way
-        self._warned = False
+        self._warned = self._left_alone = False
         self._moves = {one: _moves(one) for one in self.optimizers}  # as they were written or loaded last
         try:
             for one in self.optimizers:
@@ -74,6 +76,7 @@ class Driver:
         except ConfigError:
             self._release()
             raise
+        keep_scales(self.optimizers, self._scales)
         self._hooks = [one.register_step_pre_hook(self._before) for one in self.optimizers]
         self._hooks += [one.register_step_post_hook(self._after) for one in self.optimizers]
         self._hooks += [one.register_load_state_dict_post_hook(self._loaded) for one in self.optimizers]
@@ -102,14 +105,14 @@ class Driver:
             return position(min(self.position, self.updates - 1), self.updates)
         return min(1.0, max(0.0, self.updates(self.position)))
 
-    def _set_to_zero(self, optimizer: Optimizer) -> bool:
-        return self._moves[optimizer] and not _moves(optimizer)
-
     def _loaded(self, optimizer: Optimizer) -> None:
         self._moves[optimizer] = _moves(optimizer)
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._set_to_zero(optimizer):
+        set_to_zero = self._moves[optimizer] and not _moves(optimizer)
+        with_closure = any(each is not None for each in (*args[1:], *kwargs.values()))  # which makes the gradients
+        self._left_alone = set_to_zero and not with_closure and not _has_gradients(optimizer)
+        if self._left_alone:
             return
         if optimizer in self._stepped:
             self._end_update()
@@ -123,7 +126,7 @@ class Driver:
         self._write(optimizer)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if stepped(optimizer) and not self._set_to_zero(optimizer):
+        if stepped(optimizer) and not self._left_alone:
             self._stepped.add(optimizer)
         if len(self._stepped) == len(self.optimizers):
             self._end_update()
@@ -178,6 +181,7 @@ class Driver:
             what = f'{{"position": updates applied{more}}}'
             raise CheckpointError(f"a policy at work is saved as {what}; received {state!r}")
         self.position, self._scales = int(applied), list(scales)
+        keep_scales(self.optimizers, self._scales)
         self._stepped = {self.optimizers[i] for i in stepped}
 
 
@@ -245,6 +249,18 @@ def _moves(optimizer: Optimizer) -> bool:
     """Whether a learning rate is not 0; what is on another device is not looked at."""
     rates = (group["lr"] for group in optimizer.param_groups)
     return any((isinstance(lr, Tensor) and lr.device.type != "cpu") or lr != 0 for lr in rates)
+
+
+def _has_gradients(optimizer: Optimizer) -> bool:
+    """Whether a gradient is not 0 all over; on several ranks, on any of them."""
+    for group in optimizer.param_groups:
+        for gradient in (p.grad for p in group["params"] if p.grad is not None):
+            if gradient.is_sparse:
+                return True
+            some: Any = gradient.any()
+            if bool(some.full_tensor() if hasattr(some, "full_tensor") else some):
+                return True
+    return False
 
 
 def stepped(optimizer: Optimizer) -> bool:

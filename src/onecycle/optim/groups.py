@@ -36,10 +36,28 @@ def bind(policy: Policy, optimizer: Optimizer) -> None:
         _bind(optimizer, name)
 
 
+# The share of an optimizer among several, kept in its groups as their ratios are: at the end of a policy all are at 0.
+AMONG_SEVERAL = "optimizer_ratio"
+
+
 def scales_of(optimizers: Sequence[Optimizer]) -> list[float]:
-    """The largest learning rate of each optimizer as a share of that of the first one."""
+    """The largest learning rate of each optimizer as a share of that of the first one; shares that are kept hold."""
+    kept = [
+        next((group[AMONG_SEVERAL] for group in optimizer.param_groups if AMONG_SEVERAL in group), 0.0)
+        for optimizer in optimizers
+    ]
+    if all(kept):
+        return [ratio / kept[0] for ratio in kept]
     peaks = [max((float(g.get("lr") or 0.0) for g in optimizer.param_groups), default=0.0) for optimizer in optimizers]
     return [peak / peaks[0] if peaks[0] else 1.0 for peak in peaks]
+
+
+def keep_scales(optimizers: Sequence[Optimizer], scales: Sequence[float]) -> None:
+    """Keep the shares of several optimizers in their parameter groups, for `scales_of` in the next cycle."""
+    if len(optimizers) > 1:
+        for optimizer, scale in zip(optimizers, scales, strict=True):
+            for group in optimizer.param_groups:
+                group[AMONG_SEVERAL] = scale
 
 
 def write(
