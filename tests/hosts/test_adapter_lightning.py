@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -323,7 +324,7 @@ def test_a_run_goes_on_from_a_checkpoint_in_mid_epoch_as_if_unbroken(tmp_path, d
     assert module.used == curve(8)
     path = tmp_path / f"step={done}.ckpt"
     saved = torch.load(path, weights_only=True)["callbacks"]["LightningPolicy"]
-    assert saved == {"position": done, "updates": 8}
+    assert saved == {"position": done, "updates": 8, "progress": done / 7, "stretched": [0, 0]}
     resumed = Net()
     fit(resumed, data(alike=True), ckpt_path=path, callbacks=[checkpoints(tmp_path / "again")], **options)
     assert resumed.used == module.used[done:]
@@ -336,7 +337,8 @@ def test_several_optimizers_go_on_too(tmp_path):
     fit(resumed, ckpt_path=tmp_path / "step=10.ckpt")
     assert resumed.used == module.used[5:] and resumed.others == module.others[5:]
     saved = torch.load(tmp_path / "step=10.ckpt", weights_only=True)["callbacks"]["LightningPolicy"]
-    assert saved == {"position": 5, "scales": pytest.approx([1, 0.1]), "stepped": [], "updates": 16}
+    place = {"position": 5, "updates": 16, "progress": 4 / 15, "stretched": [0, 0]}  # that of the batch before
+    assert saved == {"scales": pytest.approx([1, 0.1]), "stepped": [], **place}
 
 
 def test_a_limit_of_time_goes_on_at_what_was_left_of_it(tmp_path):
@@ -361,22 +363,113 @@ def test_a_checkpoint_without_the_policy_is_gone_on_from_at_its_step(tmp_path):
     assert module.used == curve(16)[5:]
 
 
-def test_another_length_is_said(tmp_path):
-    fit(Net(), callbacks=[checkpoints(tmp_path)], enable_checkpointing=True)
-    module = Net()
-    with pytest.warns(UserWarning, match="checkpoint is at update 5 of 16, and this run has 24 in all"):
-        fit(module, ckpt_path=tmp_path / "step=5.ckpt", max_epochs=3)
-    assert module.used == curve(24)[5:]
+def stretched(at, total, progress):
+    """The learning rates from `at` on, where the progress was `progress`, to the end of the curve at `total`."""
+    left = total - 1 - at
+    return [POLICY(progress + k / left * (1 - progress))["lr"] for k in range(left + 1)]
 
 
-def test_a_second_fit_goes_on_and_a_new_trainer_begins_anew():
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_over_another_length_the_rest_of_the_curve_is_stretched_and_said_once(tmp_path, epochs):
+    """It goes on where it was, without a jump, and so does a run from a checkpoint of that one, over any length."""
+    module, resumed, again, third = Net(), Net(), Net(), Net()
+    saving = {"enable_checkpointing": True}
+    fit(module, callbacks=[checkpoints(tmp_path)], **saving)
+    said = f"goes on after update 5 and has {8 * epochs} in all; before it had 16 in all: the rest of the schedule is"
+    options = {"callbacks": [checkpoints(tmp_path / "other")], "max_epochs": epochs, **saving}
+    with pytest.warns(UserWarning, match=said) as warned:
+        fit(resumed, ckpt_path=tmp_path / "step=5.ckpt", **options)
+    assert len([w for w in warned if "goes on" in str(w.message)]) == 1
+    rates = [lr for lr, _ in resumed.used]
+    assert rates == pytest.approx(stretched(5, 8 * epochs, 5 / 15)) and rates[0] == module.used[5][0]
+    fit(again, ckpt_path=tmp_path / "other" / "step=6.ckpt", max_epochs=epochs)
+    assert again.used == resumed.used[1:]
+    with pytest.warns(UserWarning, match=f"after update 6 and has 32 in all; before it had {8 * epochs} in all"):
+        fit(third, ckpt_path=tmp_path / "other" / "step=6.ckpt", max_epochs=4)
+    progress = 5 / 15 + 1 / (8 * epochs - 6) * 10 / 15
+    assert [lr for lr, _ in third.used] == pytest.approx(stretched(6, 32, progress))
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_over_another_number_of_batches_too(tmp_path, epochs):
+    """In manual optimization, where the last batch before a checkpoint tells how far it is."""
+    module, resumed = Pair(), Pair()
+    fit(module, callbacks=[checkpoints(tmp_path)], enable_checkpointing=True)
+    with pytest.warns(UserWarning, match="after update 5 and has .* stretched"):
+        fit(resumed, ckpt_path=tmp_path / "step=10.ckpt", max_epochs=epochs)
+    assert resumed.used[0] == module.used[4] and resumed.used[-1] == pytest.approx(module.used[-1])
+    assert [lr for lr, _ in resumed.used] == pytest.approx(stretched(5, 8 * epochs, 4 / 15))
+
+
+def test_from_a_count_to_a_limit_of_time_the_rest_is_stretched(tmp_path):
+    module, policy = Net(), preset("linear", 1.0)
+    fit(Net(), policy=LightningPolicy(policy), callbacks=[checkpoints(tmp_path)], enable_checkpointing=True)
+    with pytest.warns(UserWarning, match="after update 6 and has a limit of time alone; before it had 16 in all"):
+        timer = SteppedTimer({"seconds": 10})
+        timer.load_state_dict = lambda state: None
+        fit(module, None, LightningPolicy(policy), L, tmp_path / "step=6.ckpt", [timer], max_epochs=-1)
+    assert [lr for lr, _ in module.used] == pytest.approx([(1 - 6 / 15) * (1 - k / 10) for k in range(10)])
+
+
+def test_a_policy_at_its_end_is_not_stretched():
     module, policy = Net(), LightningPolicy(POLICY)
     trainer = fit(module, policy=policy, max_epochs=1)
     trainer.fit_loop.max_epochs = 2
-    with pytest.warns(UserWarning, match="update 8 of 8, and this run has 16"):
+    with pytest.raises(ConfigError, match=r'left to stretch after 8 of 8 updates: .* LightningPolicy\("extension", lr'):
         trainer.fit(module, data())
+    fit(module, policy=LightningPolicy("extension", 0.02), max_epochs=1)
+    assert module.used[:8] == curve(8) and [lr for lr, _ in module.used[8:]][-1] < 0.002 and len(module.used) == 16
+
+
+def test_a_new_trainer_begins_anew():
+    module, policy = Net(), LightningPolicy(POLICY)
+    fit(module, policy=policy)
     fit(module, policy=policy, max_epochs=1)
-    assert module.used == [*curve(8), *curve(16)[8:], *curve(8)]
+    assert module.used == [*curve(16), *curve(8)]
+
+
+def test_updates_of_the_rest_alone_are_refused(tmp_path):
+    fit(Net(), callbacks=[checkpoints(tmp_path)], enable_checkpointing=True)
+    with pytest.raises(ConfigError, match="after update 9, and updates=7 are those of the whole run"):
+        fit(Net(), policy=LightningPolicy(POLICY, updates=7), ckpt_path=tmp_path / "step=9.ckpt")
+
+
+# A training that ends early
+
+
+class Stopping(L.Callback):
+    """Ends a training after so many batches, as EarlyStopping does, or by an exception."""
+
+    def __init__(self, after, error=None):
+        self.after, self.error = after, error
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        trainer.should_stop = batch_idx + 1 == self.after
+        if trainer.should_stop and self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (Net, {}, "after 3 of 16 updates of its policy"),
+        (Net, {"callbacks": [SteppedTimer({"seconds": 10})]}, r"after 30\.00 % of its policy"),
+        (Pair, {}, r"after 13\.33 % of its policy"),
+    ],
+)
+def test_an_end_in_the_middle_is_said_once(kind, options, said):
+    with pytest.warns(UserWarning, match=said) as warned:
+        fit(kind(), **{**options, "callbacks": [*options.get("callbacks", []), Stopping(3)]})
+    assert len([w for w in warned if "training ended" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("of the user"), None])
+def test_an_end_that_is_said_otherwise_or_near_enough_is_not(error):
+    module, stopping = Net(), Stopping(3, error) if error else Stopping(23)
+    with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
+        warnings.filterwarnings("error", message="training ended")
+        fit(module, data(48, 2), callbacks=[stopping], max_epochs=1)
+    assert len(module.used) == (3 if error else 23)
 
 
 def test_a_state_of_another_trainer_is_not_that_of_a_checkpoint(tmp_path):
@@ -397,6 +490,25 @@ def test_the_policy_wins_over_a_scheduler_of_the_module_and_says_so_once():
     with pytest.warns(UserWarning, match="policy wins over OneCycleLR of configure_optimizers") as said:
         fit(module)
     assert module.used == curve(16) and len([w for w in said if "wins" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize("package", [L, PL])
+def test_averaging_with_learning_rates_of_its_own_is_refused(package):
+    policy, averaging = LightningPolicy(POLICY), package.callbacks.StochasticWeightAveraging(swa_lrs=0.05)
+    trainer = package.Trainer(callbacks=[policy, averaging], **QUIET, enable_checkpointing=False, max_epochs=3)
+    with pytest.raises(ConfigError, match=r"StochasticWeightAveraging has learning rates .* leave one of the two out"):
+        policy.setup(trainer, None, "fit")
+    module = Net()
+    if package is L:
+        with pytest.raises(ConfigError, match="StochasticWeightAveraging"):
+            trainer.fit(module, data())
+    assert module.used == [] and trainer.max_epochs == 3
+
+
+def test_averaging_alone_leaves_the_policy_as_it_is():
+    module = Net()
+    fit(module, callbacks=[L.callbacks.WeightAveraging()])
+    assert module.used == curve(16)
 
 
 def test_a_second_policy_on_an_optimizer_is_refused():
@@ -607,6 +719,19 @@ def test_a_loader_with_a_generator_of_its_own_is_left_as_it_was():
     assert torch.equal(generator.get_state(), before)
 
 
+DATAMODULE = [((), {"datamodule": Data()}), ((Data(),), {})]
+
+
+def test_data_have_the_places_that_they_have_in_fit():
+    loader, options = data(1000, 100), {"updates": 60, "repeats": 1}
+    named = lr_find(trainer_of(), Validated(), train_dataloaders=loader, val_dataloaders=loader, **options)
+    placed = lr_find(trainer_of(), Validated(), loader, loader, **options)
+    assert placed.curve == named.curve and placed.lr_max == named.lr_max
+    assert lr_search(trainer_of(), Validated(), loader, loader, updates=1000).pilots
+    named, placed = (lr_find(trainer_of(), Net(), *at, **by, **options) for at, by in DATAMODULE)
+    assert placed.curve == named.curve
+
+
 def test_pilots_search_the_peak():
     module = Validated()
     found = lr_search(trainer_of(), module, Data(), updates=1000)
@@ -623,6 +748,8 @@ def test_what_cannot_be_tested_is_refused():
             lr_find(trainer_of(), Silent(), train_dataloaders=train)
     with pytest.raises(ConfigError, match="trains nothing: max_epochs=0"):
         lr_find(trainer_of(max_epochs=0), Net(), train_dataloaders=data())
+    with pytest.raises(ConfigError, match="the datamodule or loaders"):
+        lr_find(trainer_of(), Net(), data(), datamodule=Data())
     with pytest.raises(ConfigError, match="the datamodule or loaders"):
         lr_find(trainer_of(), Net(), Data(), data())
     uncopied = Net()

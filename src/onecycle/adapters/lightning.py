@@ -17,10 +17,13 @@ from ..range_test.api import RangeTest, range_test
 from ..schedules.policy import Policy, position
 from ..schedules.presets import peak_number, preset
 from ..search.api import Search, search
+from ..text import count, percent
 from .common import host
 from .lightning_step import run_apart
+from .place import ENDED
 
 PACKAGES = {"lightning.pytorch": "lightning", "pytorch_lightning": "pytorch-lightning"}
+AVERAGING = "StochasticWeightAveraging"
 
 
 def _hosts() -> list[Any]:
@@ -44,8 +47,10 @@ class LightningPolicy(*(lightning.Callback for lightning in HOSTS)):
     `max_steps`; the learning rates of several optimizers keep their proportions, the first one's largest being the
     policy's.
 
-    The position is in Lightning's checkpoints: with ``fit(ckpt_path=...)`` each update is that of an unbroken run. From
-    a checkpoint without this callback it goes on at `global_step`.
+    The position is in Lightning's checkpoints: with ``fit(ckpt_path=...)`` each update is that of an unbroken run. Over
+    another number of updates than before, the rest of the curve takes the rest of them, which is said. From a
+    checkpoint without this callback it goes on at `global_step`. A training that ends in the middle of the policy is
+    said too.
 
     Args:
         policy: the name of a preset, a `Policy`, or a function from the number of updates to one (from None, where only
@@ -55,7 +60,8 @@ class LightningPolicy(*(lightning.Callback for lightning in HOSTS)):
         options: keywords of the preset.
 
     Raises:
-        ConfigError: no policy; before the first update: a run without limits, an optimizer that has another policy.
+        ConfigError: no policy; before the first update: a run without limits, an optimizer that has another policy, a
+            policy that is at its end already, or a StochasticWeightAveraging beside it.
     """
 
     def __init__(
@@ -90,6 +96,11 @@ class LightningPolicy(*(lightning.Callback for lightning in HOSTS)):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin anew with a new Trainer; a checkpoint is loaded after this."""
+        if stage == "fit" and any(c.__name__ == AVERAGING for each in trainer.callbacks for c in type(each).__mro__):
+            raise ConfigError(
+                f"{AVERAGING} has learning rates of its own (swa_lrs), which the policy would overwrite: leave one of "
+                "the two out. Lightning's WeightAveraging averages the weights and leaves the learning rates alone"
+            )
         if stage == "fit" and not trainer.global_step:
             self._state = None
 
@@ -106,7 +117,10 @@ class LightningPolicy(*(lightning.Callback for lightning in HOSTS)):
         _check_ranks(trainer, [updates, *(policy(i / 16) for i in range(17))])
         self._updates, self._share = updates, 0.0
         self._by_batches = not (pl_module.automatic_optimization or self.updates)
-        counted = None if timed or self._by_batches else updates
+        self._stretched = tuple(state.get("stretched", (0.0, 0.0)))
+        self._goes_on_at = _left_at(state, updates)
+        whole_curve = self._goes_on_at is None and not any(self._stretched)
+        counted = None if timed or self._by_batches or not whole_curve else updates
         self.driver = Driver(policy, trainer.optimizers, counted or self._progress)
         if state:
             self.driver.load_state_dict(state)
@@ -115,19 +129,43 @@ class LightningPolicy(*(lightning.Callback for lightning in HOSTS)):
         if trainer.is_global_zero:
             _warn(trainer, state, updates)
 
-    def _progress(self, applied: int) -> float:
+    def _passed(self, applied: int) -> float:
+        """The share of the run that lies before the next update."""
         counted = 0.0 if self._by_batches or self._updates is None else position(applied, self._updates)
-        return max(self._share, counted)
+        return min(1.0, max(self._share, counted))
+
+    def _progress(self, applied: int) -> float:
+        """The share of the curve: from where it was stretched on, its rest takes the rest of the run."""
+        at, progress = self._stretched
+        return progress + (self._passed(applied) - at) / (1 - at) * (1 - progress) if at < 1 else progress
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Look how far the run is, and write the values that the update will use, for monitors to see."""
         if self.driver is not None:
             batches = _share_of_batches(trainer, batch_idx) if self._by_batches else 0.0
             self._share = max(_elapsed(trainer) or 0.0, batches)
+            if self._goes_on_at is not None:
+                self._stretched = self._passed(self.driver.position), self._goes_on_at
+                self._goes_on_at = None
             self.driver.write()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Let go of the optimizers."""
+        """Let go of the optimizers, and say it where the training ended in the middle of the policy."""
+        if self.driver is not None:
+            elapsed, applied = _elapsed(trainer), self.driver.position
+            self._share = max(self._share, elapsed or 0.0)
+            if elapsed is not None or self._by_batches or self._updates is None:
+                passed = self._passed(applied)
+                after = percent(passed)
+            else:
+                passed = applied / self._updates
+                after = f"{applied} of {count(self._updates, 'updates')}"
+            if passed < ENDED and trainer.is_global_zero:
+                warnings.warn(
+                    f"training ended after {after} of its policy, at values that it was not to end with: give the true "
+                    "number of updates or the true time, or go on from a checkpoint",
+                    stacklevel=2,
+                )
         self.detach()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -142,10 +180,14 @@ class LightningPolicy(*(lightning.Callback for lightning in HOSTS)):
             self.driver = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, as `Driver` has it, and the number of updates that the run was to have."""
+        """As plain numbers: the position, as `Driver` has it, the updates that the run was to have, and its progress.
+
+        From ``"stretched"[0]`` of the run on, the curve beyond ``"stretched"[1]`` takes the rest.
+        """
         if self.driver is None:
             return self._state or {}
-        return {**self.driver.state_dict(), "updates": self._updates}
+        how_far = {"progress": self._progress(self.driver.position), "stretched": list(self._stretched)}
+        return {**self.driver.state_dict(), "updates": self._updates, **how_far}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from there when training starts."""
@@ -155,9 +197,9 @@ class LightningPolicy(*(lightning.Callback for lightning in HOSTS)):
 def lr_find(
     trainer: Any,
     module: Any,
-    datamodule: Any = None,
     train_dataloaders: Any = None,
     val_dataloaders: Any = None,
+    datamodule: Any = None,
     **options: Any,
 ) -> RangeTest:
     """`onecycle.range_test` of a module as `trainer` would train it: the peak, and whether it can super-converge.
@@ -169,12 +211,13 @@ def lr_find(
     written.
 
     Args:
+        train_dataloaders, val_dataloaders, datamodule: as for ``trainer.fit``, a datamodule in the first place too.
         options: those of `onecycle.range_test`, such as ``updates=200, epochs=30``.
 
     Raises:
         ConfigError: a module that cannot be copied, several loaders, a Trainer that trains nothing, or no loss.
     """
-    test = _apart(range_test, trainer, module, datamodule, train_dataloaders, val_dataloaders, options=options)
+    test = _apart(range_test, trainer, module, train_dataloaders, val_dataloaders, datamodule, options=options)
     if trainer.world_size == 1:
         return test
     note = f"a batch of the test is that of one rank: an update of the Trainer takes {trainer.world_size} of them"
@@ -184,9 +227,9 @@ def lr_find(
 def lr_search(
     trainer: Any,
     module: Any,
-    datamodule: Any = None,
     train_dataloaders: Any = None,
     val_dataloaders: Any = None,
+    datamodule: Any = None,
     *,
     updates: int,
     **options: Any,
@@ -196,11 +239,13 @@ def lr_search(
     As `lr_find` in all else.
     """
     options["updates"] = updates
-    return _apart(search, trainer, module, datamodule, train_dataloaders, val_dataloaders, options=options)
+    return _apart(search, trainer, module, train_dataloaders, val_dataloaders, datamodule, options=options)
 
 
 def _apart(test: Callable[..., Any], trainer: Any, module: Any, *data: Any, options: Mapping[str, Any]) -> Any:
-    datamodule, train, valid = data
+    train, valid, datamodule = data
+    if hasattr(train, "train_dataloader") and datamodule is None:
+        train, datamodule = None, train
     if datamodule is not None and not (train is valid is None):
         raise ConfigError("give the datamodule or loaders; received both")
     return run_apart(trainer, module, datamodule, train, valid, lambda **parts: test(**parts, **options))
@@ -251,6 +296,28 @@ def _check_ranks(trainer: Any, values: Any) -> None:
         )
 
 
+def _left_at(state: Mapping[str, Any], updates: int | None) -> float | None:
+    """The progress of a run that has another number of updates now; None where it has the same.
+
+    Raises:
+        ConfigError: nothing is left to stretch, or no updates to stretch it over.
+    """
+    before = state.get("updates", updates)
+    if before == updates:
+        return None
+    if state["progress"] >= 1 or (before is not None and state["position"] >= before):
+        raise ConfigError(
+            f"nothing is left to stretch after {state['position']} of {before} updates: to train on from the end, fit "
+            'the trained module with a new Trainer, without ckpt_path, and LightningPolicy("extension", lr_max)'
+        )
+    if updates is not None and state["position"] >= updates:
+        raise ConfigError(
+            f"training goes on after update {state['position']}, and updates={updates} are those of the whole run: "
+            "count those before too"
+        )
+    return state["progress"]
+
+
 def _warn(trainer: Any, state: Mapping[str, Any], updates: int | None) -> None:
     names = sorted({type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs})
     if names:
@@ -259,10 +326,10 @@ def _warn(trainer: Any, state: Mapping[str, Any], updates: int | None) -> None:
             "each update, but for values that the policy does not have. Leave it out",
             stacklevel=2,
         )
-    before = state.get("updates", updates)
-    if before != updates:
+    if _left_at(state, updates) is not None:
+        before, now = (f"{each} in all" if each else "a limit of time alone" for each in (state["updates"], updates))
         warnings.warn(
-            f"the checkpoint is at update {state['position']} of {before}, and this run has {updates} in all: the "
-            "schedule goes on at its share of these",
+            f"training goes on after update {state['position']} and has {now}; before it had {before}: the rest of the "
+            "schedule is stretched over the rest of the training",
             stacklevel=2,
         )
