@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import defaultdict, deque
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import torch
 from training_makers import blobs, seeded_net
 
 from onecycle import Learner, Result, Update
-from onecycle.records.files import read_jsonl
+from onecycle.records.files import RUN, read_jsonl
 from onecycle.tracking import trackers
 from onecycle.tracking.tracker import Known, TrackedRun
 from onecycle.tracking.values import UPDATE, Row
@@ -42,6 +45,23 @@ def fit(track, folder: Path | None, *, break_at: int | None = None, resume: bool
     return made.fit(3, lr_max=0.05, out=folder, resume=resume, observers=[broken])
 
 
+def begun_and_killed(track: str, folder: Path) -> None:
+    """Begin the same run in a process of its own, which is killed after the update 14: the last checkpoint has six."""
+    code = f"""
+import os, sys
+sys.path.append({str(Path(__file__).parent)!r})
+from tracking_makers import learner
+def kill(event):
+    if getattr(event, "progress", 0) == 14 / 17:
+        os.kill(os.getpid(), 9)
+learner({track!r}).fit(3, lr_max=0.05, out={str(folder)!r}, observers=[kill])
+"""
+    # The process that writes for wandb is to end with that one, and not to be shared with this one.
+    environment = {name: value for name, value in os.environ.items() if "WANDB_SERVICE" not in name}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
+    assert RUN.read(folder)["status"] == "running"
+
+
 def recorded(folder: Path, leave: tuple[str, ...] = ()) -> Series:
     """The series of each name, as the records of a run have them."""
     series: Series = defaultdict(list)
@@ -67,9 +87,11 @@ def without_result(series: Series, leave: tuple[str, ...] = ()) -> Series:
 class Written:
     """Takes everything, in order; `fails` says how many calls of `log` do not."""
 
+    place = "nowhere"
+
     def __init__(self, run: TrackedRun | None = None, known: Known | None = None, fails: int = 0):
         self.run, self.known, self.fails = run, known or Known(), fails
-        self.reference, self.place, self.made, self.rows, self.status = {"id": "it"}, "nowhere", [], [], None
+        self.reference, self.made, self.rows, self.status = {"id": "it"}, [], [], None
 
     def log(self, rows: deque[Row]) -> None:
         if self.fails:
@@ -99,6 +121,7 @@ def sent_by_this_rank() -> list[int] | None:
         return made[-1]
 
     trackers.OPEN["tensorboard"], trackers.check_host = open_one, lambda name: None
+    trackers.CHECK["tensorboard"] = lambda run: None
     torch.set_num_threads(1)
     fit("tensorboard", None)
     return made[0].steps(UPDATE) if made else None

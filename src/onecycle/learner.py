@@ -264,6 +264,7 @@ class Learner:
                 stop = stack.enter_context(stop_requests(ranks))
                 stop.observed = ranks.any(bool(observers := list(observers)))
                 fit.begin(stop, began, self._seconds_at_end(whole), after)
+                self.tracking.check(folder, resume)
                 if folder is not None:
                     fit.record(folder, stack, resume=resume, config=config, facts=facts)
                 self._ended = self._forecast = None

@@ -12,8 +12,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from tracking_makers import TIMES, UPDATES, Broken, Series, fit, recorded, without_result
+from tracking_makers import TIMES, UPDATES, Broken, Series, begun_and_killed, fit, learner, recorded, without_result
 
+from onecycle import ConfigError
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.tracking import trackers
 from onecycle.training.options import TRACKERS
@@ -132,6 +133,43 @@ def test_a_run_that_broke_off_goes_on_without_doubles_and_gaps(lost, runs):
     fit("mlflow", folder, resume=True)
     assert without_result(series(folder), TIMES) == recorded(folder, TIMES)
     assert client(runs).get_run(run_id(folder)).info.status == "FINISHED"
+
+
+def test_a_run_whose_process_is_killed_goes_on_without_doubles_and_gaps(runs):
+    begun_and_killed("mlflow", runs / "killed")
+    fit("mlflow", runs / "killed", resume=True)
+    assert without_result(series(runs / "killed"), TIMES) == recorded(runs / "killed", TIMES)
+
+
+def test_an_address_is_kept_and_said_without_what_may_be_secret(runs, monkeypatch):
+    address = f"sqlite:///{runs / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}?timeout=77")
+    made = learner("mlflow")
+    made.fit(1, lr_max=0.05, out=runs / "elsewhere")
+    assert RUN.read(runs / "elsewhere")["trackers"]["mlflow"]["uri"] == address
+    assert 'tracked by mlflow: mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"' in made.notes
+    assert "timeout=77" not in (runs / "elsewhere" / "run.json").read_text()
+
+
+def test_a_server_that_does_not_answer_is_said_before_the_pilots(runs, monkeypatch):
+    def searched(*arguments, **keywords) -> None:
+        raise AssertionError("pilots were made")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("onecycle.fits.run.search_of", searched)
+    with pytest.raises(ConfigError, match="mlflow cannot begin a run: MlflowException") as caught:
+        learner("mlflow").fit(3, out=runs / "unanswered")
+    assert "secret" not in str(caught.value) and not (runs / "unanswered" / "run.json").exists()
+
+
+def test_a_run_on_a_server_is_not_looked_for_in_another_store(runs, monkeypatch):
+    with pytest.raises(Broken):
+        fit("mlflow", runs / "on-server", break_at=8)
+    RUN.update(runs / "on-server", trackers={"mlflow": {"uri": "https://host.org", "id": run_id(runs / "on-server")}})
+    assert fit(None, runs / "on-server", resume=True).updates == UPDATES
+    (note,) = [note for note in RUN.read(runs / "on-server")["notes"] if "cannot go on" in note]
+    assert "it is on https://host.org, and MLFLOW_TRACKING_URI does not say so. This run goes on without it" in note
 
 
 def test_a_store_that_fails_in_between_loses_nothing(runs, monkeypatch):

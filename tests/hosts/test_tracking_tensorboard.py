@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tracking_makers import UPDATES, Broken, Series, fit, recorded, without_result
+from tracking_makers import UPDATES, Broken, Series, begun_and_killed, fit, recorded, without_result
 
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -65,6 +65,12 @@ def test_a_run_that_broke_off_goes_on_in_the_same_place(tmp_path):
     fit("tensorboard", tmp_path / "run", resume=True)
     assert without_result(scalars(place)) == in_single_precision(recorded(tmp_path / "run"))
     assert text(place, "status") == ["failed", "finished"] and len(text(place, "config")) == 1
+
+
+def test_a_run_whose_process_is_killed_goes_on_in_the_same_place(tmp_path):
+    begun_and_killed("tensorboard", tmp_path / "run")
+    fit("tensorboard", tmp_path / "run", resume=True)
+    assert without_result(scalars(tmp_path / "run" / "tensorboard")) == in_single_precision(recorded(tmp_path / "run"))
 
 
 def test_what_got_lost_before_the_checkpoint_is_sent_again(tmp_path):

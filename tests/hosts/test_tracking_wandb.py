@@ -8,8 +8,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from tracking_makers import UPDATES, Broken, Series, fit, learner, recorded, without_result
+from tracking_makers import UPDATES, Broken, Series, begun_and_killed, fit, learner, recorded, without_result
 
+from onecycle import ConfigError
 from onecycle.records.files import RUN
 
 wandb = pytest.importorskip("wandb")
@@ -93,6 +94,33 @@ def test_a_run_that_broke_off_has_a_new_file_with_all_of_it(tmp_path):
     fit("wandb", tmp_path / "run", resume=True)
     assert without_result(series(tmp_path / "run")) == recorded(tmp_path / "run")
     assert exit_code(tmp_path / "run") == 0 and offline(tmp_path / "run").name == before.name
+
+
+def test_a_run_whose_process_is_killed_has_a_new_file_with_all_of_it(tmp_path):
+    begun_and_killed("wandb", tmp_path / "run")
+    fit("wandb", tmp_path / "run", resume=True)
+    assert without_result(series(tmp_path / "run")) == recorded(tmp_path / "run")
+
+
+def test_offline_by_its_variable_is_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(Broken):
+        fit("wandb", tmp_path / "run", break_at=14)
+    offline(tmp_path / "run")
+    fit("wandb", tmp_path / "run", resume=True)
+    assert without_result(series(tmp_path / "run")) == recorded(tmp_path / "run")  # of one file, the other is gone
+
+
+def test_disabled_and_unknown_modes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    made = learner("wandb")
+    made.fit(3, lr_max=0.05, out=tmp_path / "run")
+    assert "tracked by wandb: nothing is logged, as WANDB_MODE=disabled says" in made.notes
+    assert not list(tmp_path.rglob("*.wandb"))
+    monkeypatch.setenv("WANDB_MODE", "of-line")
+    with pytest.raises(ConfigError, match="unknown WANDB_MODE 'of-line': did you mean offline"):
+        learner("wandb").fit(3, out=tmp_path / "other")
+    assert not (tmp_path / "other" / "run.json").exists()
 
 
 def test_another_run_of_this_process_goes_on(tmp_path, monkeypatch):

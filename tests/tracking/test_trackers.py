@@ -8,13 +8,13 @@ import pytest
 from ranks_makers import on_ranks
 from tracking_makers import UPDATES, Broken, Written, fit, learner, recorded
 
-from onecycle import ConfigError, EpochEnd, Job, Update
+from onecycle import ConfigError, EpochEnd, Job, Update, run
 from onecycle.errors import MissingDependency, StopTraining
 from onecycle.jobs.job import asked_for
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.tracking import trackers
-from onecycle.tracking.tracker import Known, TrackedRun
-from onecycle.tracking.trackers import OPEN, Sending
+from onecycle.tracking.tracker import Known, TrackedRun, without_credentials
+from onecycle.tracking.trackers import CHECK, OPEN, Sending
 from onecycle.tracking.values import EPOCH, RESULT, UPDATE, Row, Rows, SentTable
 from onecycle.training.options import TRACKERS, TrainingOptions
 
@@ -32,11 +32,12 @@ def opened(monkeypatch):
     made_with = open_one
     monkeypatch.setitem(OPEN, "tensorboard", open_one)
     monkeypatch.setattr(trackers, "check_host", lambda name: None)
+    monkeypatch.setitem(CHECK, "tensorboard", lambda run: None)
     return made, made_with
 
 
 def test_there_is_one_for_each_name():
-    assert tuple(OPEN) == TRACKERS
+    assert tuple(OPEN) == tuple(CHECK) == TRACKERS
 
 
 def test_rows_come_in_the_order_of_the_training_and_the_result_last(opened, tmp_path):
@@ -129,6 +130,62 @@ def test_a_tracker_that_cannot_begin_stops_a_new_run_before_its_first_update(ope
     assert not (tmp_path / "run" / "run.json").exists()
     assert fit(None, tmp_path / "begun", resume=True).updates == UPDATES  # one that was begun goes on
     assert "This run goes on without it" in "".join(RUN.read(tmp_path / "begun")["notes"])
+
+
+@pytest.mark.parametrize(
+    "raised, said",
+    [
+        (OSError("no answer from http://ada:secret@host:5000"), "tensorboard cannot begin a run: OSError: no answer"),
+        (MissingDependency("pip install --upgrade tensorboard"), "pip install --upgrade"),
+    ],
+)
+def test_a_tracker_that_cannot_begin_is_said_before_the_pilots(raised, said, opened, tmp_path, monkeypatch):
+    def refuse(tracked: TrackedRun) -> None:
+        raise raised
+
+    def searched(*arguments, **keywords) -> None:
+        raise AssertionError("pilots were made")
+
+    monkeypatch.setitem(CHECK, "tensorboard", refuse)
+    monkeypatch.setattr("onecycle.fits.run.search_of", searched)
+    monkeypatch.setattr("onecycle.jobs.run.search_balance", searched)
+    errors = []
+    for begin in (
+        lambda: learner("tensorboard").fit(3, out=tmp_path / "run"),
+        lambda: run(Job("digits", model="mlp", budget="3 epochs", track="tensorboard", balance=True), tmp_path / "it"),
+    ):
+        with pytest.raises(type(raised) if isinstance(raised, MissingDependency) else ConfigError) as caught:
+            begin()
+        errors.append(str(caught.value))
+    assert all(error.startswith(said) and "secret" not in error for error in errors)
+    assert not opened[0] and not (tmp_path / "run" / "run.json").exists() and not (tmp_path / "it").exists()
+
+
+def test_what_is_said_and_kept_of_an_address_has_no_credentials(opened, tmp_path, monkeypatch):
+    def away(*arguments) -> None:
+        raise ConnectionError("no answer from postgresql://ada:se/cr@et@host/runs")
+
+    monkeypatch.setattr(Written, "place", "https://ada:secret@host:5000/x?write_token=secret")
+    monkeypatch.setattr(Written, "log", away)
+    made = learner("tensorboard")
+    made.fit(3, lr_max=0.05, out=tmp_path / "run")
+    assert "tracked by tensorboard: https://host:5000/x" in made.notes
+    notes = RUN.read(tmp_path / "run")["notes"]
+    assert notes[-1].endswith("(ConnectionError: no answer from postgresql://host/runs)")
+    assert not [path for path in (tmp_path / "run").glob("*.json*") if b"secret" in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "address, public",
+    [
+        ("https://token@host", "https://host"),
+        ("postgresql+psycopg2://ada:p@ss:w/rd@host:5432/runs?password=x", "postgresql+psycopg2://host:5432/runs"),
+        ("https://host:5000/a", "https://host:5000/a"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+    ],
+)
+def test_addresses_without_credentials(address, public):
+    assert without_credentials(address) == public
 
 
 def test_a_host_that_is_not_there_is_said_at_once(monkeypatch):

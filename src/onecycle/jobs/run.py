@@ -104,6 +104,7 @@ def _run(
     began -= seconds_before(folder)
     settings = {} if job.extend is None else settings_of(RUN.read(folder if resume else job.extend))
     if job.balance and job.extend is None:
+        learner.tracking.check(folder, resume)
         about = {"config": config, "facts": facts, "samples": len(ready.data.train), "began": began}
         searched = ranks.broadcast(search_balance(job, learner, ready.with_settings, folder, **about))
         resume, budget, lr_max = True, searched.budget(budget), searched.peak

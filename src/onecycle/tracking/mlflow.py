@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections import deque
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from .tracker import PROJECT, Known, TrackedRun, host
+from ..errors import ConfigError
+from .tracker import PROJECT, Known, TrackedRun, host, without_credentials
 from .values import Row, SentTable, flattened
 
 # What MLflow takes: metrics and parameters of one call, characters of a parameter and of its name.
@@ -29,20 +32,16 @@ class MlflowTracker:
     @classmethod
     def open(cls, run: TrackedRun) -> MlflowTracker:
         """Begin a run, or go on with one."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        mlflow = host("mlflow")
-        run.beside.mkdir(parents=True, exist_ok=True)
-        local = f"sqlite:///{(run.beside / 'mlflow.db').resolve()}"
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or local
-        client = mlflow.MlflowClient(tracking_uri=uri)
-        place = f"mlflow ui --backend-store-uri {uri}"
+        uri = _address(run)
+        client, place, reference = _client(run), _place(uri), {"uri": without_credentials(uri)}
         if run.before:
+            _check_same_server(run.before["uri"], uri)
             run_id = run.before["id"]
             client.update_run(run_id, status="RUNNING")
-            return cls(client, run_id, _known(client, run_id), place, {"uri": uri})
-        artifacts = (run.beside / "mlflow-artifacts").resolve().as_uri() if uri == local else None
+            return cls(client, run_id, _known(client, run_id), place, reference)
+        artifacts = (run.beside / "mlflow-artifacts").resolve().as_uri() if uri == _local(run) else None
         made = client.create_run(_experiment(client, artifacts), run_name=run.name)
-        tracker = cls(client, made.info.run_id, Known(), place, {"uri": uri})
+        tracker = cls(client, made.info.run_id, Known(), place, reference)
         tracker._ask(run.config)
         return tracker
 
@@ -88,9 +87,61 @@ class MlflowTracker:
         self._client.set_terminated(self._id, status=STATUS[status])
 
 
+def check_mlflow(run: TrackedRun) -> None:
+    """Ask the store for the experiment, which fails where the store cannot be had; a local one is made."""
+    _client(run).get_experiment_by_name(_experiment_name())
+
+
+def _client(run: TrackedRun) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    mlflow = host("mlflow")
+    run.beside.mkdir(parents=True, exist_ok=True)
+    return mlflow.MlflowClient(tracking_uri=_address(run))
+
+
+def _local(run: TrackedRun) -> str:
+    """The store beside the runs."""
+    return f"sqlite:///{(run.beside / 'mlflow.db').resolve()}"
+
+
+def _address(run: TrackedRun) -> str:
+    """That of the store; it may have a password."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _local(run)
+
+
+def _on_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _place(uri: str) -> str:
+    """How to look at a store.
+
+    >>> _place("https://ada:secret@host.org/mlflow"), _place("sqlite:////runs/mlflow.db")
+    ('https://host.org/mlflow', 'mlflow ui --backend-store-uri sqlite:////runs/mlflow.db')
+    >>> _place("postgresql://ada:secret@host.org/mlflow")
+    'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    """
+    public = without_credentials(uri)
+    if _on_server(uri):
+        return public
+    store = shlex.quote(uri) if public == uri else '"$MLFLOW_TRACKING_URI"'
+    return f"mlflow ui --backend-store-uri {store}"
+
+
+def _check_same_server(before: str, uri: str) -> None:
+    """Validate that a run on a server is looked for on one: where to send, and credentials, come with each start."""
+    if _on_server(before) and not _on_server(uri):
+        raise ConfigError(f"it is on {before}, and MLFLOW_TRACKING_URI does not say so")
+
+
+def _experiment_name() -> str:
+    """That which the environment names, or ours."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
+
+
 def _experiment(client: Any, artifacts: str | None) -> str:
-    """The experiment that the environment names, or ours."""
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
+    """The identity of the experiment, which is made where there is none."""
+    name = _experiment_name()
     if (known := client.get_experiment_by_name(name)) is not None:
         return known.experiment_id
     return client.create_experiment(name, artifact_location=artifacts)

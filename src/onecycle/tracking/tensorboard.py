@@ -63,6 +63,11 @@ class TensorBoardTracker:
         self._writer.close()
 
 
+def check_tensorboard(run: TrackedRun) -> None:
+    """Import the package, and torch's writer of it."""
+    host("tensorboard", "torch.utils.tensorboard.writer")
+
+
 def _known(folder: Path, updates: int) -> Known:
     """What event files have of the updates before `updates`."""
     if not folder.is_dir():

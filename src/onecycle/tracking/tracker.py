@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,6 +92,15 @@ class Tracker(Protocol):
     def finish(self, status: str) -> None:
         """End the run as "finished", "failed" or "killed", once everything is written."""
         ...
+
+
+def without_credentials(text: str) -> str:
+    """A text whose addresses have neither user and password nor a query, which may have a token.
+
+    >>> without_credentials("at https://ada:a/se@cret@host.org:5000/x?write_token=abc and sqlite:////tmp/a@b/mlflow.db")
+    'at https://host.org:5000/x and sqlite:////tmp/a@b/mlflow.db'
+    """
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"(?<=\w://)[^\s/?#:@]*(?::\S*)?@", "", text))
 
 
 def check_host(name: str) -> None:

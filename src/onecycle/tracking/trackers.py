@@ -15,24 +15,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigError, MissingDependency
+from ..errors import CheckpointError, ConfigError, MissingDependency, OneCycleError
 from ..records.files import RUN
 from ..records.history import History, Observer
 from ..text import count, listed
 from ..training.guard import LOOK_EVERY
 from ..training.loop import EpochEnd, Event, Update
 from ..training.options import NO_TRACKER
-from .mlflow import MlflowTracker
-from .tensorboard import TensorBoardTracker
-from .tracker import TrackedRun, Tracker, check_host
+from .mlflow import MlflowTracker, check_mlflow
+from .tensorboard import TensorBoardTracker, check_tensorboard
+from .tracker import TrackedRun, Tracker, check_host, without_credentials
 from .values import RESULT, Row, Rows, SentTable, numbers, of_result
-from .wandb_style import open_trackio, open_wandb
+from .wandb_style import check_trackio, check_wandb, open_trackio, open_wandb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OPEN: dict[str, Callable[[TrackedRun], Tracker]] = {
     "trackio": open_trackio, "wandb": open_wandb, "tensorboard": TensorBoardTracker.open, "mlflow": MlflowTracker.open,
+}  # fmt: skip
+# What can be looked at before a run is begun, which it does not begin.
+CHECK: dict[str, Callable[[TrackedRun], None]] = {
+    "trackio": check_trackio, "wandb": check_wandb, "tensorboard": check_tensorboard, "mlflow": check_mlflow,
 }  # fmt: skip
 # What of a run's record is sent as its configuration.
 CONFIG = ("config", "resolved", "facts", "extends", "versions", "hardware", "git_commit", "command", "created")
@@ -129,6 +133,23 @@ class Trackers:
         if self._depth == 0:
             self.end(error)
 
+    def check(self, folder: Path | None, resume: bool) -> None:
+        """Validate what can be validated of the trackers of a run in `folder` before it is begun, and import them.
+
+        A tracker that the run has already is not looked at: it goes on without that where it must.
+
+        Raises:
+            ConfigError: a tracker cannot begin a run.
+            MissingDependency: the package of one is not installed, or does not import.
+        """
+        before = (RUN.read(folder).get("trackers") if folder and resume else None) or {}
+        for name in self.names or ():
+            if name != NO_TRACKER and name not in before:
+                try:
+                    CHECK[name](TrackedRun(name, folder, {}))
+                except Exception as error:
+                    raise _refused(name, error) from error
+
     def start(self, record: Mapping[str, Any], folder: Path | None, history: History, notes: Sequence[str]) -> None:
         """Begin runs for a fit with this `record`, as ``run.json`` has it, or go on with those that it names.
 
@@ -170,13 +191,12 @@ class Trackers:
         except MissingDependency:
             raise
         except Exception as error:
-            said = f"{name} cannot {'go on with' if run.before else 'begin'} a run: {_said(error)}"
             if run.before is None:
-                raise ConfigError(f"{said}. Mend that, or leave out track={name!r}") from error
-            self._record([f"{said}. This run goes on without it"])
+                raise _refused(name, error) from error
+            self._record([f"{name} cannot go on with a run: {_said(error)}. This run goes on without it"])
             return
         self._open.append(Sending(name, tracker))
-        self._say(f"tracked by {name}: {tracker.place}")
+        self._say(f"tracked by {name}: {without_credentials(tracker.place)}")
 
     @property
     def observers(self) -> list[Observer]:
@@ -293,7 +313,15 @@ def _add_picture(name: str, path: Path, step: int, tracker: Tracker) -> None:
     tracker.picture(name, path, step)
 
 
+def _refused(name: str, error: Exception) -> OneCycleError:
+    """What is raised where a tracker cannot begin a run."""
+    if isinstance(error, MissingDependency):
+        return error
+    return ConfigError(f"{name} cannot begin a run: {_said(error)}. Mend that, or leave out track={name!r}")
+
+
 def _said(error: object) -> str:
-    """The class of an error and its first line, or the beginning of that: some name an address several times."""
-    line = str(error).strip().partition("\n")[0].rstrip(".")
-    return f"{type(error).__name__}: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}"
+    """The class of an error, where it is not ours, and its first line, or the beginning: some name an address often."""
+    line = without_credentials(str(error).strip().partition("\n")[0].rstrip("."))
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+    return line if isinstance(error, OneCycleError) else f"{type(error).__name__}: {line}"

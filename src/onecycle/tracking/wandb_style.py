@@ -13,11 +13,17 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from ..checks import one_of
 from .tracker import PROJECT, Known, TrackedRun, host
 from .values import Row, SentTable
 
 # The exit code that says how a run ended.
 EXITS = {"finished": 0, "failed": 1, "killed": 130}
+# Values of WANDB_MODE, those of old among them, and what they come to.
+MODES = {
+    "online": "online", "run": "online", "shared": "shared", "offline": "offline", "dryrun": "offline",
+    "disabled": "disabled",
+}  # fmt: skip
 
 
 class WandbTracker:
@@ -61,24 +67,41 @@ def open_wandb(run: TrackedRun) -> WandbTracker:
     and the one of before is removed.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    wandb = host("wandb")
-    online = "WANDB_MODE" in os.environ
+    wandb, mode = host("wandb"), _mode()
+    online = mode in ("online", "shared")
     before = run.before or {}
     name = before.get("id") or token_hex(4)
-    if not online:
+    if mode == "offline":
         _remove(before.get("folder"), name)
     run.home.mkdir(parents=True, exist_ok=True)
     made = wandb.init(
         project=None if "WANDB_PROJECT" in os.environ else PROJECT, name=run.name, id=name, config=dict(run.config),
-        dir=None if "WANDB_DIR" in os.environ else str(run.home), mode=None if online else "offline",
+        dir=None if "WANDB_DIR" in os.environ else str(run.home), mode=mode,
         resume="allow" if online else None, reinit="create_new",
         settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
     )  # fmt: skip
     folder = made.settings.sync_dir
     known = Known(made.starting_step, made.starting_step) if online else Known()
-    place = (online and made.url) or f"wandb sync {folder}"
-    reference = {"id": name, "folder": folder}
+    if mode == "disabled":
+        place, reference = "nothing is logged, as WANDB_MODE=disabled says", {"id": name, **before}
+    else:
+        place, reference = (online and made.url) or f"wandb sync {folder}", {"id": name, "folder": folder}
     return WandbTracker(wandb, made, known, place, reference, lambda status: made.finish(exit_code=EXITS[status]))
+
+
+def check_wandb(run: TrackedRun) -> None:
+    """Validate the mode, and import the package."""
+    host("wandb")
+    _mode()
+
+
+def _mode() -> str:
+    """What WANDB_MODE says; offline where it says nothing.
+
+    Raises:
+        ConfigError: there is no such mode.
+    """
+    return MODES[one_of("WANDB_MODE", os.environ.get("WANDB_MODE") or "offline", MODES)]
 
 
 def _remove(folder: str | None, name: str) -> None:
@@ -101,8 +124,18 @@ def open_trackio(run: TrackedRun) -> WandbTracker:
         run_of_it = contextvars.Context().run(init)  # so that another run of this process goes on
     made = TrackioRun(run_of_it, trackio.SQLiteStorage if local else None)
     known = made.known(run.updates) if run.before else Known()
-    place = f'trackio show --project "{PROJECT}"'
-    return WandbTracker(trackio, made, known, place, {"name": name}, made.end)
+    return WandbTracker(trackio, made, known, _trackio_place(), {"name": name}, made.end)
+
+
+def check_trackio(run: TrackedRun) -> None:
+    """Import the package."""
+    host("trackio")
+
+
+def _trackio_place() -> str:
+    if space := os.environ.get("TRACKIO_SPACE_ID"):
+        return f"https://huggingface.co/spaces/{space}"
+    return os.environ.get("TRACKIO_SERVER_URL") or f'trackio show --project "{PROJECT}"'
 
 
 class TrackioRun:
