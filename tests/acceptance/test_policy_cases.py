@@ -232,7 +232,8 @@ def test_case_10_tensor_lr_more_betas_and_a_group_added_mid_cycle(make, tensors)
             assert float(group["lr"]) == 1 - k / 8
             assert float(group["betas"][0]) == 0.75 - k / 32
             assert [float(b) for b in group["betas"][1:]] == [float(b) for b in betas[1:]]
-            assert len(group["betas"]) == len(betas) and (not tensors or group["betas"][0] is betas[0])
+            assert len(group["betas"]) == len(betas)
+            assert not tensors or (group["betas"][0] is betas[0]) == (group is optimizer.param_groups[0])
         if k == 3:
             assert late.tolist() == [1, 1]
     assert driver.position == 9 and not torch.equal(late, torch.ones(2))

@@ -598,7 +598,7 @@ def test_an_iterator_in_disguise_is_named():
 def test_an_attached_policy_is_named():
     case = Case()
     driver = Driver(onecycle.one_cycle(0.1), case.optimizer, 10)
-    with pytest.raises(ConfigError, match=r"call driver.detach\(\) before a range test"):
+    with pytest.raises(ConfigError, match=r"call its detach\(\) before a range test"):
         case.test()
     driver.detach()
     assert case.test().curve.lr
