@@ -22,7 +22,7 @@ def test_missing_old_and_broken():
         host("torch.no_such_part", "torch", "2.6")
 
 
-@pytest.mark.parametrize("name", ["keras", "fastai", "skorch", "timm"])
+@pytest.mark.parametrize("name", ["keras", "fastai", "lightning", "skorch", "timm"])
 def test_an_adapter_without_its_host(name):
     if find_spec(name) is not None:
         pytest.skip(f"{name} is installed")

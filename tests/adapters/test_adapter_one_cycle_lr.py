@@ -331,7 +331,7 @@ def test_a_compiled_step_is_compiled_once(make):
     assert frames == (1 if make is OneCycleLR else 2), "torch's makes floats of tensor betas"
 
 
-@pytest.mark.filterwarnings("ignore:::torch")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_step_is_compiled_at_most_twice_where_steps_stand_for_several_updates():
     optimizer = AdamW([parameter()], lr=torch.tensor(0.1))
     scheduler = OneCycleLR(optimizer, 0.1, 100, cycle_momentum=False)
@@ -344,7 +344,7 @@ BAD = [
     ({"max_lr": 0.1}, "give total_steps, or epochs and steps_per_epoch; received total_steps=None"),
     ({"max_lr": 0.1, "total_steps": 10, "epochs": 2, "steps_per_epoch": 5}, "give total_steps, or epochs and"),
     ({"max_lr": 0.1, "epochs": 2}, "give total_steps, or epochs and .* epochs=2, steps_per_epoch=None"),
-    ({"max_lr": 0.1, "total_steps": 0}, "total_steps is the updates of the whole run, .* received 0"),
+    ({"max_lr": 0.1, "total_steps": 0}, "total_steps is the number of updates of the whole run, .* received 0"),
     ({"max_lr": 0.1, "total_steps": 10.0}, "received 10.0"),
     ({"max_lr": 0.1, "epochs": 2.5, "steps_per_epoch": 5}, "epochs is a whole number of at least 1; received 2.5"),
     ({"max_lr": 0.1, "epochs": 2, "steps_per_epoch": 0}, "steps_per_epoch is the updates of an epoch, .* received 0"),

@@ -474,7 +474,7 @@ def test_nothing_is_left_to_stretch_at_the_end(updates):
 def test_a_total_that_is_none_is_refused(total):
     scheduler = PolicyScheduler(SGD([parameter()], lr=1.0), line(), 10)
     update_rates(scheduler.optimizer, scheduler, 4)
-    with pytest.raises(ConfigError, match="total_steps is the updates of the whole run, a whole number of at least 5"):
+    with pytest.raises(ConfigError, match="the number of updates of the whole run, a whole number of at least 5"):
         scheduler.extend(total)
     assert scheduler.total == 10
 
@@ -551,7 +551,7 @@ def test_an_end_that_is_none_is_not_told(told):
     [
         (lambda o: PolicyScheduler(nn.Linear(1, 1), line(), 3), "an optimizer of torch, .* received Linear"),
         (lambda o: PolicyScheduler(o, 0.1, 3), r"policy is a Policy, such as onecycle.one_cycle\(0.1\); received 0.1"),
-        (lambda o: PolicyScheduler(o, line(), 0), "total is the updates of the whole run, .* received 0"),
+        (lambda o: PolicyScheduler(o, line(), 0), "total is the number of updates of the whole run, .* received 0"),
         (lambda o: PolicyScheduler(o, line(), 2.5), "received 2.5"),
         (lambda o: PolicyScheduler(o, line(), 3, last_epoch=-2), "last_epoch is .* at least -1; received -2"),
         (lambda o: PolicyScheduler(o, line().with_(beta3=0.5), 3), "no parameter group has 'beta3'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -131,6 +132,32 @@ def test_accumulated_batches_do_not_count():
         assert np.count_nonzero(moves(seen)) == 6
 
 
+def test_batches_that_are_left_without_an_update():
+    """Of ten batches nine make three updates; the tenth is in the first update of the next fit, as Keras has it."""
+    policy, follow, seen = one_cycle(0.1), PolicyCallback(one_cycle(0.1)), Seen()
+    model = made(keras.optimizers.SGD(1.0, gradient_accumulation_steps=3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(model, follow, seen)
+        assert follow.position == 3 and follow.finished
+        fit(model, follow, seen, batches=11, epochs=1)
+        assert follow.position == 4 and follow.finished
+        fit(model, PolicyCallback(policy, updates=3), seen)
+    want = values(policy, 3) + values(policy, 4) + values(policy, 3)
+    np.testing.assert_allclose(moves(seen)[moves(seen) != 0], want, atol=3e-7)
+
+
+def test_the_last_update_has_its_values_as_its_first_batch_begins():
+    follow, told = PolicyCallback(one_cycle(0.1)), []
+
+    class Ask(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            told.append(follow.finished)
+
+    fit(made(keras.optimizers.SGD(1.0, gradient_accumulation_steps=3)), follow, Ask())
+    assert told == [False] * 6 + [True] * 4
+
+
 def test_steps_that_a_loss_scale_skips_do_not_count():
     """The scaled gradient overflows three times before the scale is small enough: seven updates of ten batches."""
     policy, seen = one_cycle(0.1), Seen()
@@ -138,7 +165,7 @@ def test_steps_that_a_loss_scale_skips_do_not_count():
     follow = PolicyCallback(policy)
     fit(made(optimizer), follow, seen, inputs=8.0)
     moved = moves(seen)[moves(seen) != 0] / 8
-    assert len(moved) == 7 and follow.position == 6
+    assert len(moved) == 7 and follow.position == 7
     np.testing.assert_allclose(moved, values(policy, 10)[:7], atol=2e-7)
 
 
@@ -204,6 +231,8 @@ def test_past_the_end_the_values_stay_with_one_warning():
         fit(made(keras.optimizers.SGD(1.0)), PolicyCallback(policy, updates=7), seen)
     assert len([w for w in warned if "past the 7" in str(w.message)]) == 1
     np.testing.assert_allclose(np.ravel(seen.values), values(policy, 7) + [values(policy, 7)[-1]] * 3, rtol=1e-6)
+    with pytest.warns(UserWarning, match="past the 9 updates of the policy"):  # by the last one alone
+        fit(made(keras.optimizers.SGD(1.0)), PolicyCallback(policy, updates=9))
 
 
 def test_one_policy_for_an_optimizer_and_no_other_schedule():

@@ -1,13 +1,15 @@
-"""What several adapters need: the import of a host, with the line that installs it."""
+"""What several adapters need: the import of a host, with the line that installs it, and a position that was saved."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..errors import MissingDependency
+from ..checks import is_whole
+from ..errors import CheckpointError, MissingDependency
 
 
 def host(module: str, package: str, least: str) -> Any:
@@ -33,6 +35,21 @@ def host(module: str, package: str, least: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise MissingDependency(f"{package} {installed} does not import: {error}") from error
+
+
+def saved_position(state: Any, who: str) -> int:
+    """The updates applied that `who` saved.
+
+    Raises:
+        CheckpointError: it saved none.
+
+    >>> saved_position({"position": 3}, "a scheduler")
+    3
+    """
+    applied = state.get("position") if isinstance(state, Mapping) else None
+    if applied is None or not is_whole(applied, 0):
+        raise CheckpointError(f'{who} is saved as {{"position": updates applied}}; received {state!r}')
+    return int(applied)
 
 
 def _numbers(release: str) -> tuple[int, ...]:

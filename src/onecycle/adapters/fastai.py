@@ -14,7 +14,7 @@ from ..checks import unless_none, whole
 from ..errors import ConfigError
 from ..optim.driver import attach, release
 from ..range_test.api import RangeTest, range_test
-from ..schedules.policy import Policy, position
+from ..schedules.policy import Policy, progress_after
 from .common import host
 
 schedule = host("fastai.callback.schedule", "fastai", "2.7")
@@ -58,9 +58,9 @@ class PolicyParamScheduler(schedule.ParamScheduler):
         ]
         if others:
             raise ConfigError(f"{others[0]} schedules this fit already: call learn.fit, with one scheduler in its cbs")
-        inner = getattr(self.learn.opt, "opt", self.learn.opt)
-        attach(inner, self)  # an error where a policy drives it
-        release(inner, self)
+        optimizer = _of_torch(self.learn.opt) or self.learn.opt
+        attach(optimizer, self)  # an error where a policy drives it
+        release(optimizer, self)
         self.shares = _shares(self.policy, self.learn.opt.hypers)
         self.scheds = {NAMES.get(name, name): self.policy.schedules[name] for name in self.shares}
         self.total = self.updates or _updates(self.learn, self.learn.n_epoch)
@@ -75,7 +75,7 @@ class PolicyParamScheduler(schedule.ParamScheduler):
 
     def before_batch(self) -> None:
         """Write the values of the update that this batch makes, or takes part in."""
-        values = self.policy(position(min(self.applied, self.total - 1), self.total))
+        values = self.policy(progress_after(self.applied, self.total))
         for name, shares in self.shares.items():
             self.learn.opt.set_hyper(NAMES.get(name, name), [values[name] * share for share in shares])
 
@@ -120,11 +120,9 @@ def lr_find(learn: Any, **options: Any) -> RangeTest:
 
 def _tested(learn: Any, options: Mapping[str, Any]) -> RangeTest:
     opt = learn.opt
-    kept: list[Any] = []
-    if isinstance(inner := getattr(opt, "opt", None), Optimizer):
-        optimizer: Optimizer = inner
-    else:
-        optimizer, kept = _as_torch(opt), [_OptimizerState(opt)]
+    wrapped = _of_torch(opt)
+    optimizer = wrapped or _as_torch(opt)
+    kept: list[Any] = [] if wrapped else [_OptimizerState(opt)]
 
     def step(batch: Any) -> float:
         inputs, targets = _split(learn, batch)
@@ -198,6 +196,12 @@ class _Stepped(Optimizer):
 
 class _GradientStepped(_Stepped, SGD):
     """The same of fastai's SGD, whose kind a range test goes by."""
+
+
+def _of_torch(opt: Any) -> Optimizer | None:
+    """The optimizer of torch that an `OptimWrapper` has inside; None where all of it is fastai's."""
+    within = getattr(opt, "opt", None)
+    return within if isinstance(within, Optimizer) else None
 
 
 def _as_torch(opt: Any) -> Optimizer:

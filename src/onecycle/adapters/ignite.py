@@ -7,11 +7,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from ..checks import is_whole, unless_none, whole
-from ..errors import CheckpointError, ConfigError
+from ..checks import unless_none, whole
+from ..errors import ConfigError
 from ..optim.driver import Driver
-from ..schedules.policy import Policy
-from .common import host
+from ..schedules.policy import WHOLE_RUN, Policy
+from .common import host, saved_position
 
 
 class PolicyHandler:
@@ -38,7 +38,7 @@ class PolicyHandler:
         updates: int | None = None,
         accumulate: int = 1,
     ):
-        unless_none(whole, "updates", updates, what="the number of updates of the whole run")
+        unless_none(whole, "updates", updates, what=WHOLE_RUN)
         whole("accumulate", accumulate, what="the iterations of an update")
         self.policy, self.optimizer, self.updates, self.accumulate = policy, optimizer, updates, accumulate
         self.driver: Driver | None = None
@@ -84,8 +84,8 @@ class PolicyHandler:
         Raises:
             CheckpointError: not what `state_dict` returns; of another number of optimizers, as the run begins.
         """
-        if not isinstance(state, Mapping) or (state and not is_whole(state.get("position"), 0)):
-            raise CheckpointError(f'a handler is saved as {{"position": updates applied}}; received {state!r}')
+        if state != {}:
+            saved_position(state, "a handler")
         self._loaded = dict(state) or None
         if self.driver is not None and state:
             self.driver.load_state_dict(state)

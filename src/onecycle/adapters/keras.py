@@ -9,13 +9,11 @@ from typing import Any
 from ..checks import unless_none, whole
 from ..errors import ConfigError
 from ..optim.driver import attach, attached, release
-from ..schedules.policy import Policy, position
+from ..schedules.policy import WHOLE_RUN, Policy, progress_after
 from .arrays import in_arrays
 from .common import host
 
 keras = host("keras", "keras", "3.0")
-
-WHOLE_RUN = "the number of updates of the whole run"
 
 
 class PolicyCallback(keras.callbacks.Callback):
@@ -63,22 +61,29 @@ class PolicyCallback(keras.callbacks.Callback):
         """Take the position where the first epoch of this fit begins."""
         if self._start is None:
             optimizer, steps = self.model.optimizer, self.params.get("steps")
-            applied = int(optimizer.iterations)
-            due = epoch * steps // _accumulated(optimizer) if steps else applied * bool(epoch)
+            applied, accumulated = int(optimizer.iterations), _accumulated(optimizer)
+            if not epoch:  # the first update takes the batches that an earlier fit left without one
+                self._total = _total(self.updates, self.params, self.model, _batches(optimizer) % accumulated)
+            due = epoch * steps // accumulated if steps else applied * bool(epoch)
             # A restored optimizer knows how many updates were skipped; a new one, or one of an earlier fit, does not.
             self._start = applied - (min(applied, due) if applied else due)
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Write the values of the update that this batch makes, or takes part in."""
         optimizer = self.model.optimizer
-        self.position = int(optimizer.iterations) - (self._start or 0)
-        values = self.policy(position(min(self.position, self._total - 1), self._total))
-        if self.position >= self._total and not self._warned:
-            self._warned = True
-            warnings.warn(f"past the {self._total} updates of the policy: the values stay at {values}", stacklevel=2)
+        self._count()
+        values = self.policy(progress_after(self.position, self._total))
         optimizer.learning_rate = values["lr"]
         for name, attribute in self._names.items():
-            setattr(_inner(optimizer), attribute, values[name])
+            setattr(_unscaled(optimizer), attribute, values[name])
+
+    def _count(self) -> None:
+        """Take the number of updates applied; those past the end are said once."""
+        self.position = int(self.model.optimizer.iterations) - (self._start or 0)
+        if self.position > self._total and not self._warned:
+            self._warned = True
+            last = self.policy(progress_after(self.position, self._total))
+            warnings.warn(f"past the {self._total} updates of the policy: the values stay at {last}", stacklevel=3)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Add the learning rate to the history."""
@@ -87,6 +92,7 @@ class PolicyCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Let go of the optimizer."""
+        self._count()
         self.detach()
 
     @property
@@ -141,17 +147,22 @@ class PolicySchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(**{**config, "policy": Policy.from_dict(config["policy"])})
 
 
-def _inner(optimizer: Any) -> Any:
+def _unscaled(optimizer: Any) -> Any:
     """The optimizer that a `LossScaleOptimizer` has inside."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def _batches(optimizer: Any) -> int:
+    """The batches that it was handed since it was made: its updates, and those that it accumulates."""
+    return next(int(each) for each in _unscaled(optimizer).variables if each.name == "iteration")
+
+
 def _accumulated(optimizer: Any) -> int:
-    return getattr(_inner(optimizer), "gradient_accumulation_steps", None) or 1
+    return getattr(_unscaled(optimizer), "gradient_accumulation_steps", None) or 1
 
 
-def _total(updates: int | None, params: Mapping[str, Any], model: Any) -> int:
-    """The updates of the whole run."""
+def _total(updates: int | None, params: Mapping[str, Any], model: Any, waiting: int = 0) -> int:
+    """The updates of the whole run, where so many batches are accumulated before it."""
     if model.steps_per_execution > 1:
         raise ConfigError(
             f"with steps_per_execution={model.steps_per_execution} Keras calls no callback before each update: compile "
@@ -164,13 +175,13 @@ def _total(updates: int | None, params: Mapping[str, Any], model: Any) -> int:
             "the number of batches in an epoch is not known: give fit its steps_per_epoch, or PolicyCallback(policy, "
             f"updates=...) {WHOLE_RUN}"
         )
-    total = params["epochs"] * params["steps"] // _accumulated(model.optimizer)
+    total = (waiting + params["epochs"] * params["steps"]) // _accumulated(model.optimizer)
     return whole("updates", total, what="epochs x batches / gradient_accumulation_steps")
 
 
 def _attributes(policy: Policy, model: Any) -> dict[str, str]:
     """The attributes of the optimizer by the policy's names but lr; none for momentum where there is no momentum."""
-    optimizer, names = _inner(model.optimizer), {}
+    optimizer, names = _unscaled(model.optimizer), {}
     for name in set(policy.schedules) - {"lr"}:
         known = ("momentum", "beta_1") if name == "momentum" else (name,)
         has = [each for each in known if isinstance(getattr(optimizer, each, None), float) and getattr(optimizer, each)]

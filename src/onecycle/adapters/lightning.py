@@ -14,7 +14,7 @@ from ..checks import unless_none, whole
 from ..errors import ConfigError
 from ..optim.driver import Driver
 from ..range_test.api import RangeTest, range_test
-from ..schedules.policy import Policy, position
+from ..schedules.policy import WHOLE_RUN, Policy, position
 from ..schedules.presets import peak_number, preset
 from ..search.api import Search, search
 from ..text import count, percent
@@ -73,7 +73,7 @@ class LightningPolicy(*(lightning.Callback for lightning in HOSTS)):
         **options: Any,
     ):
         super().__init__()
-        self.updates = unless_none(whole, "updates", updates, what="the number of updates of the whole run")
+        self.updates = unless_none(whole, "updates", updates, what=WHOLE_RUN)
         self.policy, self.lr_max, self.options = policy, lr_max, options
         self.driver: Driver | None = None
         self._state: dict[str, Any] | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checks import whole
 from ..errors import ConfigError
-from ..schedules.policy import Policy
+from ..schedules.policy import WHOLE_RUN, Policy
 from .arrays import in_arrays
 from .common import host
 
@@ -36,7 +36,7 @@ def to_optax(
     """
     jnp = host("jax.numpy", "jax", "0.4.30")
     host("optax", "optax", "0.2")
-    whole("updates", updates, what="the number of updates of the whole run")
+    whole("updates", updates, what=WHOLE_RUN)
     if policy.layers:
         raise ConfigError(
             "optax has no layer groups: give each its own policy, by optax.multi_transform, instead of factors "

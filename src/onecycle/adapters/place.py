@@ -10,6 +10,7 @@ from typing import Any
 
 from ..checks import is_number, is_whole, whole
 from ..errors import CheckpointError, ConfigError
+from ..schedules.policy import WHOLE_RUN
 from ..text import count
 
 # GradScaler halves its scale at each overflow: so many updates that it skips in a row take 2 ** 24 to 1.
@@ -111,7 +112,7 @@ class Place:
                 f"nothing is left to stretch after {self.position} of {self.total} updates: to go on from the end "
                 f"{ONWARDS}"
             )
-        self.total = whole("total_steps", total, least=self.position + 1, what="the updates of the whole run")
+        self.total = whole("total_steps", total, least=self.position + 1, what=WHOLE_RUN)
         self.stretched_progress, self.stretched_at = progress, self.position
 
     def _next(self) -> int:

@@ -7,9 +7,8 @@ from typing import Any
 from ..checks import unless_none, whole
 from ..errors import ConfigError
 from ..optim.driver import Driver
-from ..schedules.policy import Policy
+from ..schedules.policy import WHOLE_RUN, Policy
 from .common import host
-from .torch import inner
 
 callbacks = host("skorch.callbacks", "skorch", "1.0")
 
@@ -42,7 +41,7 @@ class PolicyDriver(callbacks.Callback):
 
     def initialize(self) -> PolicyDriver:
         """Begin without a position: for skorch, which calls it with every `fit`."""
-        unless_none(whole, "updates", self.updates, what="the number of updates of the whole run")
+        unless_none(whole, "updates", self.updates, what=WHOLE_RUN)
         self.detach()
         self.driver_: Driver | None = None
         return self
@@ -65,7 +64,7 @@ class PolicyDriver(callbacks.Callback):
         self.begun_ = True
         self.detach()
         total = self.updates or _updates(net, dataset_train)
-        self.driver_ = Driver(self.policy, inner(getattr(net, f"{self.optimizer}_")), total)
+        self.driver_ = Driver(self.policy, getattr(net, f"{self.optimizer}_"), total)
         self.driver_.load_state_dict({"position": self.position_ if self.position_ < total else 0})
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:

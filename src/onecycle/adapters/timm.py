@@ -7,12 +7,12 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from ..checks import is_whole, unless_none, whole
-from ..errors import CheckpointError, ConfigError
+from ..checks import unless_none, whole
+from ..errors import ConfigError
 from ..optim.driver import attach, release
 from ..optim.groups import bind, write
-from ..schedules.policy import Policy, position
-from .common import host
+from ..schedules.policy import WHOLE_RUN, Policy, progress_after
+from .common import host, saved_position
 
 scheduler = host("timm.scheduler.scheduler", "timm", "0.9")
 
@@ -35,7 +35,7 @@ class PolicyUpdateScheduler(scheduler.Scheduler):
     """
 
     def __init__(self, optimizer: Optimizer, policy: Policy, updates: int, updates_per_epoch: int | None = None):
-        whole("updates", updates, what="the number of updates of the whole run")
+        whole("updates", updates, what=WHOLE_RUN)
         unless_none(whole, "updates_per_epoch", updates_per_epoch)
         self.policy, self.updates, self.updates_per_epoch, self.position = policy, updates, updates_per_epoch, 0
         attach(optimizer, self)
@@ -50,7 +50,7 @@ class PolicyUpdateScheduler(scheduler.Scheduler):
     def step_update(self, num_updates: int, metric: float | None = None) -> None:
         """Write the values that the next update uses, after `num_updates`."""
         self.position = whole("num_updates", num_updates, least=0)
-        write(self.policy, self.optimizer, position(min(self.position, self.updates - 1), self.updates))
+        write(self.policy, self.optimizer, progress_after(self.position, self.updates))
 
     def step(self, epoch: int, metric: float | None = None) -> None:
         """Write the values that epoch `epoch` begins with, where an epoch has a known number of updates."""
@@ -58,7 +58,7 @@ class PolicyUpdateScheduler(scheduler.Scheduler):
             self.step_update(epoch * self.updates_per_epoch)
 
     def _get_lr(self, t: int) -> list[float]:
-        progress = position(min(t, self.updates - 1), self.updates)
+        progress = progress_after(t, self.updates)
         return [self.policy(progress)["lr"] * group["lr_ratio"] for group in self.optimizer.param_groups]
 
     @property
@@ -80,10 +80,7 @@ class PolicyUpdateScheduler(scheduler.Scheduler):
         Raises:
             CheckpointError: not what `state_dict` returns.
         """
-        applied = state_dict.get("position")
-        if applied is None or not is_whole(applied, 0):
-            raise CheckpointError(f'a scheduler is saved as {{"position": updates applied}}; received {state_dict!r}')
-        self.step_update(applied)
+        self.step_update(saved_position(state_dict, "a scheduler"))
 
 
 def _share(policy: Policy, optimizer: Optimizer, base: Sequence[Any]) -> None:

@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..optim.driver import attach, attached, inner, release, stepped
 from ..optim.groups import bind, write
 from ..schedules import presets
-from ..schedules.policy import Policy
+from ..schedules.policy import WHOLE_RUN, Policy
 from ..text import count
 from .place import Place
 
@@ -64,7 +64,7 @@ class PolicyScheduler(LRScheduler):
     def __init__(self, optimizer: Optimizer, policy: Policy, total: int, last_epoch: int = -1):
         if not isinstance(policy, Policy):
             raise ConfigError(f"policy is a Policy, such as onecycle.one_cycle(0.1); received {policy!r}")
-        self._start(optimizer, policy, whole("total", total, what="the updates of the whole run"), last_epoch)
+        self._start(optimizer, policy, whole("total", total, what=WHOLE_RUN), last_epoch)
 
     def _start(self, optimizer: Optimizer, policy: Policy, total: int, last_epoch: int) -> None:
         whole("last_epoch", last_epoch, least=-1)
@@ -376,7 +376,7 @@ def _total(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
             f"total_steps={total_steps!r}, epochs={epochs!r}, steps_per_epoch={steps_per_epoch!r}"
         )
     if total_steps is not None:
-        return whole("total_steps", total_steps, what="the updates of the whole run")
+        return whole("total_steps", total_steps, what=WHOLE_RUN)
     return whole("epochs", epochs) * whole("steps_per_epoch", steps_per_epoch, what="the updates of an epoch")
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ..checks import is_number, is_whole, whole
 from ..errors import CheckpointError, ConfigError
-from ..schedules.policy import Policy, position
+from ..schedules.policy import WHOLE_RUN, Policy, progress_after
 from .groups import bind, keep_scales, scales_of, write
 
 
@@ -57,9 +57,7 @@ class Driver:
         self, policy: Policy, optimizer: Optimizer | Sequence[Optimizer], updates: int | Callable[[int], float]
     ):
         self.policy = policy
-        self.updates = (
-            updates if callable(updates) else whole("updates", updates, what="the number of updates of the whole run")
-        )
+        self.updates = updates if callable(updates) else whole("updates", updates, what=WHOLE_RUN)
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
         if not self.optimizers or not all(isinstance(one, Optimizer) for one in self.optimizers):
             raise ConfigError(f"optimizer is a torch optimizer, or several; received {optimizer!r}")
@@ -102,7 +100,7 @@ class Driver:
 
     def _progress(self) -> float:
         if isinstance(self.updates, int):
-            return position(min(self.position, self.updates - 1), self.updates)
+            return progress_after(self.position, self.updates)
         return min(1.0, max(0.0, self.updates(self.position)))
 
     def _loaded(self, optimizer: Optimizer) -> None:

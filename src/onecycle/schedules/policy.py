@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Values of a schedule that its short form names.
 MOST = 6
+# What `updates` are, for messages about others.
+WHOLE_RUN = "the number of updates of the whole run"
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,15 @@ def position(step: int, updates: int) -> float:
     (0.0, 1.0, 0.0)
     """
     return step / (updates - 1) if updates > 1 else 0.0
+
+
+def progress_after(applied: int, updates: int) -> float:
+    """Progress of the update that follows on so many; past the last of `updates` it stays at the end.
+
+    >>> progress_after(9, 11), progress_after(10, 11), progress_after(11, 11)
+    (0.9, 1.0, 1.0)
+    """
+    return position(min(applied, updates - 1), updates)
 
 
 def _in_short(schedule: Schedule) -> str:

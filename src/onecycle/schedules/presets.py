@@ -16,7 +16,7 @@ from typing import Any
 from ..checks import is_number, number, one_of, share, whole
 from ..errors import ConfigError, did_you_mean
 from .piecewise import Piecewise
-from .policy import Policy
+from .policy import WHOLE_RUN, Policy
 
 Momentum = tuple[float, float] | float | None
 
@@ -378,7 +378,7 @@ def momenta(momentum: Any) -> tuple[float, ...]:
 def _check(lr_max: Any, updates: Any, **others: Any) -> float:
     """Validate the arguments that every preset has and return the peak; `others` may be None, or 0 and above."""
     if updates is not None:
-        whole("updates", updates, what="the number of updates of the whole run")
+        whole("updates", updates, what=WHOLE_RUN)
     for name, value in others.items():
         if value is not None:
             number(name, value, least=0)
