@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -146,6 +147,25 @@ def fitted(cells: list[list[str]], width: int, least: Sequence[str]) -> list[lis
         longest = max(len(columns[0][0]), 8, max(map(len, columns[0])) - over)
         columns[0] = tuple(cell if len(cell) <= longest else f"…{cell[1 - longest :]}" for cell in columns[0])
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+def in_markdown(text: str) -> str:
+    r"""Text that Markdown shows as it is, on one line, in a cell of a table too.
+
+    >>> print(in_markdown("a|b <i>\n`one_cycle` _"))
+    a\|b &lt;i\> \`one_cycle\` \_
+    """
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|~#>]|_(?![^\W_])|(?<![^\W_])_)", r"\\\1", text)
+
+
+def code_in_markdown(text: str) -> str:
+    r"""Text on one line as code in Markdown, beyond a table; as plain text where it has backticks itself.
+
+    >>> print(code_in_markdown("people_1.csv"), code_in_markdown("a`b"))
+    `people_1.csv` a\`b
+    """
+    return in_markdown(text) if "`" in text else f"`{' '.join(text.split())}`"
 
 
 def html_table(rows: Iterable[Sequence[object]], head: Sequence[object] = (), title: str = "") -> str:

@@ -181,11 +181,11 @@ def test_names_of_licences(name, known):
 def test_names_of_others_are_no_markup(runs, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(runs["houses"], run)
-    RUN.update(run, notes=[*RUN.read(run)["notes"], "left out: <script>a|b</script> (one value)"])
-    folder = export(run, "folder", tmp_path / "out", licence="Ours <a|b>").path
+    RUN.update(run, notes=[*RUN.read(run)["notes"], "left out: <script>a|b</script> (one `value`\n\n# x)"])
+    folder = export(run, "folder", tmp_path / "out", licence="Ours <a|b>\n# y").path
     card = (folder / "README.md").read_text()
-    assert r"- left out: &lt;script>a\|b&lt;/script> (one value)" in card
-    assert r"Of the weights: Ours &lt;a\|b>." in card and "<script>" not in card
+    assert r"- left out: &lt;script\>a\|b&lt;/script\> (one \`value\` \# x)" in card
+    assert r"Of the weights: Ours &lt;a\|b\> \# y." in card and "<script>" not in card
 
 
 def test_labels_that_go_together_have_no_interval(runs, tmp_path):

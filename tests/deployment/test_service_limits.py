@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib
+import io
 import json
 import re
 import signal
@@ -195,6 +196,52 @@ def test_32_at_once_have_each_its_own_answer(at, digits, people):
         asked = [{name: values[i] for name, values in frame.items()} for i in range(32)]
         answers = list(pool.map(people.predictions, asked))
     check_classes([one for (one,) in answers], rows.predict(frame), rows.classes)
+
+
+BEYOND = 10**400
+ROW = {"age": 1.5, "city": "Oslo", "joined": None}
+
+
+@pytest.mark.parametrize(
+    ("body", "media", "said"),
+    [
+        (
+            b'{"age": 1e400, "city": "Oslo", "joined": null}',
+            "application/json",
+            "age of the table has 1 infinite value, the first in row 1",
+        ),
+        ([ROW, {**ROW, "age": -BEYOND}], "application/json", "has 1 infinite value, the first in row 2"),
+        (b"age,city,joined\n1,Oslo,\n1e400,Oslo,\n", "text/csv", "has 1 infinite value, the first in row 2"),
+    ],
+)
+def test_cells_beyond_all_floats(people, body, media, said):
+    assert said in people.refusal(422, body, media)
+
+
+def test_cells_that_are_far_are_told_as_far(people):
+    for age in (1e39, -1e308, 10**39):
+        status, answer = people.ask({**ROW, "age": age})
+        assert status == 200 and answer["notes"] == ["1 of 1 value of age far from all that was seen in training"]
+
+
+@pytest.mark.parametrize("value", ["1e39", "-1e400", str(10**39), str(BEYOND)])
+def test_arrays_beyond_single_precision(service, value):
+    array = service("array")
+    before = array.log.read_bytes()
+    assert "sent, or beyond 3.4e+38: 1 of 1 samples" in array.refusal(422, f"[1, 2.5, {value}]".encode())
+    wide = io.BytesIO()
+    np.save(wide, np.array([1, 2, value], np.longdouble))
+    assert "sent, or beyond 3.4e+38" in array.refusal(422, wide.getvalue(), "application/octet-stream")
+    assert array.log.read_bytes() == before  # and no warning of numpy
+
+
+def test_a_number_of_too_many_digits(people):
+    said = people.refusal(400, b'{"age": 1' + b"0" * 5000 + b"}")
+    assert "4300 digits" in said and "sys." not in said
+
+
+def test_an_empty_content_encoding_is_none(people):
+    assert people.ask(ROW, Content_Encoding="")[0] == 200
 
 
 # Whom it answers

@@ -63,7 +63,8 @@ def _plain_array(array: Any) -> Any:
             raise DataError(f"an array of uint64 with {int(array.max())} in it: torch has int64, give smaller numbers")
         array = array.astype(np.int64 if size > 2 else np.int32)
     elif kind == "f" and (size > 8 or not array.dtype.isnative):
-        array = array.astype(f"f{min(size, 8)}")
+        with np.errstate(over="ignore"):  # what is beyond float64 is infinite
+            array = array.astype(f"f{min(size, 8)}")
     elif kind in "iu" and not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     frozen = not array.flags.writeable and not _is_mapped(array)

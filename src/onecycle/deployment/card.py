@@ -15,7 +15,7 @@ from ..jobs.job import Job
 from ..jobs.predict import TrainedModel
 from ..records.read import comparable, number
 from ..records.statistics import wilson
-from ..text import count, duration, measure, percent
+from ..text import code_in_markdown, count, duration, in_markdown, measure, percent
 from ..text import number as shown
 from .description import data_name, model_name
 
@@ -158,10 +158,11 @@ class Card:
         kinds = {"image": "images", "array": "arrays", "table": "rows of a table", "text": "the characters of a text"}
         what = f"{count(len(classes), 'class')}" if classes is not None else "numbers"
         size = f" ({weights:,} parameters)" if weights else ""
-        yield f"# {escaped(self._name)}"
+        yield f"# {in_markdown(self._name)}"
         yield ""
+        inputs = kinds.get(self.trained.kind, self.trained.kind)
         yield (
-            f"`{model_name(self.record)}`{size}: from {kinds.get(self.trained.kind, self.trained.kind)} to {what}, "
+            f"{code_in_markdown(model_name(self.record))}{size}: from {inputs} to {what}, "
             "trained with onecycle. This card was made from the record of the run, `run.json` beside it."
         )
 
@@ -176,7 +177,7 @@ class Card:
             ends = each.interval and " to ".join(percent(end, 1) for end in each.interval)
             samples = "not recorded" if each.samples is None else f"{each.samples:,}"
             value = measure(each.name, each.value)
-            yield f"| {each.split} | {escaped(each.name)} | {value} | {ends or 'not known'} | {samples} |"
+            yield f"| {each.split} | {in_markdown(each.name)} | {value} | {ends or 'not known'} | {samples} |"
         yield ""
         if any(each.interval for each in measured):
             yield "Intervals are Wilson's, for new samples like those of the split; another seed may lie beyond them."
@@ -184,7 +185,8 @@ class Card:
             yield "Where none is known, the errors of single samples were not kept."
         if baseline := (self.record.get("result") or {}).get("baseline"):
             what = measure(baseline["measure"], baseline["value"])
-            yield f"Baseline, on the validation split: {escaped(baseline['by'])} gives {baseline['measure']} {what}."
+            by = in_markdown(baseline["by"])
+            yield f"Baseline, on the validation split: {by} gives {baseline['measure']} {what}."
         if self.figure is not None:
             yield from ("", f"![The training, update by update]({self.figure})")
 
@@ -227,14 +229,15 @@ class Card:
     def _data(self) -> Iterator[str]:
         facts, name = self.record["facts"], data_name(self.record)
         known = KNOWN.get(name or "")
-        source = f": {known.summary}" if known else f" ({self._on_hub} on the hub)" if self._on_hub else ""
+        source = f": {known.summary}" if known else f" ({in_markdown(self._on_hub)} on the hub)" if self._on_hub else ""
         yield from ("", "## Data", "")
-        yield f"{'Given in Python; the run does not say where they are from' if name is None else f'`{name}`'}{source}."
+        where = "Given in Python; the run does not say where they are from" if name is None else code_in_markdown(name)
+        yield f"{where}{source}."
         if samples := facts.get("samples"):
             parts = zip(("training", "validation", "test"), samples, strict=False)
             yield "Samples: " + ", ".join(f"{n:,} {part}" for part, n in parts) + "."
         licence = self.details.data_licence or (known and known.licence)
-        yield f"Licence of the data: {escaped(licence or 'not recorded; look it up where they are from')}."
+        yield f"Licence of the data: {in_markdown(licence or 'not recorded; look it up where they are from')}."
         yield from self._notes(_about_data, "What was decided and left out:")
 
     def _training(self) -> Iterator[str]:
@@ -255,7 +258,7 @@ class Card:
             "seed": config.get("seed"),
         }
         yield from ("", "## Training", "", "| | |", "| --- | --- |")
-        yield from (f"| {name} | {escaped(str(value))} |" for name, value in rows.items() if value is not None)
+        yield from (f"| {name} | {in_markdown(str(value))} |" for name, value in rows.items() if value is not None)
         if self.record["facts"]:
             yield from ("", "```sh", Job.recorded(config).command(), "```")
         yield from self._notes(lambda note: not (_about_data(note) or _is_limit(note)), "What was decided:")
@@ -272,7 +275,7 @@ class Card:
         notes = [note for note in self.record.get("notes") or () if chosen(note)]
         if notes and head:
             yield from ("", head, "")
-        yield from (f"- {escaped(note)}" for note in notes)
+        yield from (f"- {in_markdown(note)}" for note in notes)
 
     def _origin(self) -> Iterator[str]:
         versions, hardware = self.record.get("versions") or {}, self.record.get("hardware") or {}
@@ -284,7 +287,7 @@ class Card:
         yield from ("", "## Licence", "")
         chosen = self.details.licence
         yield (
-            f"Of the weights: {escaped(chosen)}."
+            f"Of the weights: {in_markdown(chosen)}."
             if chosen
             else "None was chosen for the weights: ask before you use them."
         )
@@ -312,15 +315,6 @@ def licence_id(name: str) -> str | None:
 def _hyphened(name: str) -> str:
     """A name as an identifier: small letters, with hyphens between its words."""
     return re.sub(r"[^\w.+]+", "-", name.lower()).strip("-")
-
-
-def escaped(text: str) -> str:
-    r"""Text that Markdown shows as it is, in a cell of a table too.
-
-    >>> escaped("a|b <i>")
-    'a\\|b &lt;i>'
-    """
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def yaml(value: Any, indent: str = "") -> Iterator[str]:

@@ -242,7 +242,7 @@ def parsed_json(data: bytes) -> Any:
     except UnicodeError as error:
         raise RequestRefused(400, "received JSON with characters that are no Unicode. Send UTF-8") from error
     except (ValueError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition("; use sys.")[0]
         raise RequestRefused(400, f"received what cannot be read as JSON: {said}") from error
     return value
 
@@ -276,11 +276,19 @@ def _column(name: str, values: list[Any]) -> Any:
     if not kinds:
         return pa.nulls(len(values))
     if kinds == {int, float}:
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+        return pa.array([None if value is None else _as_float(value) for value in values], pa.float64())
     long = kinds == {int} and any(value is not None and abs(value) >= 2**63 for value in values)
     if len(kinds) == 1 and not long:
         return pa.array(values)
     return pa.array([value if isinstance(value, str | None) else json.dumps(value) for value in values], pa.string())
+
+
+def _as_float(number: float) -> float:
+    """A number as float64 has it: infinite where it is beyond."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _rows(value: Any, trained: TrainedModel) -> list[Mapping[str, Any]]:
@@ -307,6 +315,8 @@ def _nested(value: Any, trained: TrainedModel) -> np.ndarray:
         raise RequestRefused(
             422, f"received lists of several lengths, or nested too deeply; send {describe(trained)}"
         ) from error
+    if array.dtype == object and all(isinstance(one, int | float) for one in array.flat):  # beyond 64 bits
+        array = np.array([_as_float(one) for one in array.flat]).reshape(array.shape)
     if array.dtype.kind not in "fiub" or not array.size or not array.ndim:
         raise RequestRefused(422, f"received {_named(value)} that is not of numbers alone; send {describe(trained)}")
     return array
@@ -325,7 +335,7 @@ def _batch(array: np.ndarray, trained: TrainedModel) -> Tensor:
     else:
         single = array.shape == shape
     batch = as_tensor(array[None] if single or not array.ndim else array)
-    check_finite(batch, "values that were sent")
+    check_finite(batch, f"values that were sent, or beyond {torch.finfo(torch.float32).max:.2g}")
     return batch
 
 

@@ -155,7 +155,7 @@ class _Service:
     async def predict(self, request: Request) -> Response:
         top_k = _top_k(request)
         media, boundary = media_of(request.headers.get("content-type", ""))
-        if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        if (encoding := request.headers.get("content-encoding", "").lower()) not in ("", "identity"):
             words = f"received a body that is encoded, as {encoding[:60]!r}; send it as it is, without Content-Encoding"
             raise RequestRefused(415, words, accept_encoding="identity")
         if self._requests >= REQUESTS:

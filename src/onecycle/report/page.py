@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import quote
 from ..errors import ConfigError, MissingDependency
 from ..records.files import REPRODUCTION, RUN
 from ..records.read import KINDS, RecordedComparison, RecordedRun, Records, items, part, read
+from ..text import in_markdown
 from .content import compared, groups, notices, profile_changes, profile_facts, summary, title, verdict_of
 from .draw_comparison import draw_comparison, run_keys
 from .draw_forecast import draw_forecasts
@@ -96,17 +96,17 @@ def markdown(folders: Sequence[str | Path]) -> str:
     onecycle.errors.ConfigError: a page needs a list of at least one folder of a run; received []
     """
     records = read(folders)
-    lines = [f"# {_escaped(title(records))}", ""]
-    lines += [f"- {_escaped(sentence)}" for sentence in summary(records, groups(records.runs))]
-    lines += [f"- **Note:** {_escaped(notice)}" for notice in notices(records)]
+    lines = [f"# {in_markdown(title(records))}", ""]
+    lines += [f"- {in_markdown(sentence)}" for sentence in summary(records, groups(records.runs))]
+    lines += [f"- **Note:** {in_markdown(notice)}" for notice in notices(records)]
     tables = [runs_table(records.runs)] if len(records.runs) > 1 else []
     for comparison in records.comparisons:
         tables += [speed_up_table(comparison), comparison_table(comparison)]
     for table in tables:
         if table.rows:
             rows = [table.columns, ["---"] * len(table.columns), *([cell.text for cell in row] for row in table.rows)]
-            lines += ["", f"**{_escaped(table.caption)}**", ""]
-            lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
+            lines += ["", f"**{in_markdown(table.caption)}**", ""]
+            lines += [f"| {' | '.join(map(in_markdown, row))} |" for row in rows]
     commands = [origin.command for origin in origins(records)[1] if origin.command]
     if commands:
         lines += ["", "Made by:", "", *(f"    {' '.join(command.splitlines())}" for command in commands)]
@@ -243,12 +243,6 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
         "plots": plots,
         "marks": MARKS,
     }
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
 
 
 @cache
