@@ -61,11 +61,13 @@ class PolicyCallback(keras.callbacks.Callback):
         """Take the position where the first epoch of this fit begins."""
         if self._start is None:
             optimizer, steps = self.model.optimizer, self.params.get("steps")
-            applied, accumulated = int(optimizer.iterations), _accumulated(optimizer)
-            if not epoch:  # the first update takes the batches that an earlier fit left without one
-                self._total = _total(self.updates, self.params, self.model, _batches(optimizer) % accumulated)
+            applied, batches, accumulated = int(optimizer.iterations), _batches(optimizer), _accumulated(optimizer)
             due = epoch * steps // accumulated if steps else applied * bool(epoch)
-            # A restored optimizer knows how many updates were skipped; a new one, or one of an earlier fit, does not.
+            # A restored optimizer knows how many updates were skipped; a new one, or one of an earlier fit, does not:
+            # the batches that such a fit left without an update are in the first one of this.
+            if self.updates is None and not 0 < batches < epoch * steps:
+                left = (batches % accumulated + (self.params["epochs"] - epoch) * steps) // accumulated
+                self._total = max(1, due + left)
             self._start = applied - (min(applied, due) if applied else due)
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -161,8 +163,8 @@ def _accumulated(optimizer: Any) -> int:
     return getattr(_unscaled(optimizer), "gradient_accumulation_steps", None) or 1
 
 
-def _total(updates: int | None, params: Mapping[str, Any], model: Any, waiting: int = 0) -> int:
-    """The updates of the whole run, where so many batches are accumulated before it."""
+def _total(updates: int | None, params: Mapping[str, Any], model: Any) -> int:
+    """The updates of the whole run."""
     if model.steps_per_execution > 1:
         raise ConfigError(
             f"with steps_per_execution={model.steps_per_execution} Keras calls no callback before each update: compile "
@@ -175,7 +177,7 @@ def _total(updates: int | None, params: Mapping[str, Any], model: Any, waiting: 
             "the number of batches in an epoch is not known: give fit its steps_per_epoch, or PolicyCallback(policy, "
             f"updates=...) {WHOLE_RUN}"
         )
-    total = (waiting + params["epochs"] * params["steps"]) // _accumulated(model.optimizer)
+    total = params["epochs"] * params["steps"] // _accumulated(model.optimizer)
     return whole("updates", total, what="epochs x batches / gradient_accumulation_steps")
 
 
