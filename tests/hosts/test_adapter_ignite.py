@@ -115,6 +115,21 @@ def test_a_terminated_run_goes_on():
     assert seen == values(15)
 
 
+def test_a_run_that_ends_in_the_middle_is_said(recwarn):
+    trainer, _, optimizer, seen = made()
+    attached(trainer, optimizer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=7), trainer.terminate)
+    trainer.run(BATCHES, max_epochs=3)
+    assert len(seen) == 7 and not recwarn  # it was meant
+    with pytest.warns(UserWarning, match="the run ended after 12 of 15 updates of its policy"):
+        trainer.run(BATCHES)  # Ignite begins the next epoch
+    assert seen == values(15)[:12]
+    trainer, _, optimizer, seen = made(gradient_accumulation_steps=5)
+    attached(trainer, optimizer)
+    with pytest.warns(UserWarning, match="the run ended after 3 of 15 updates .* or the accumulate of the trainer"):
+        trainer.run(BATCHES, max_epochs=3)
+
+
 def two_optimizers(lrs, begin=0):
     """An engine that steps two optimizers in turn, a handler of both, and the learning rates that the steps use."""
     optimizers = [torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr) for lr in lrs]

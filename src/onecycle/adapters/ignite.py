@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from ..checks import unless_none, whole
 from ..errors import ConfigError
 from ..optim.driver import Driver
 from ..schedules.policy import WHOLE_RUN, Policy
+from ..text import count
 from .common import host, saved_position
+from .place import ENDED
 
 
 class PolicyHandler:
@@ -20,6 +23,7 @@ class PolicyHandler:
     It goes over ``max_epochs`` times ``epoch_length`` iterations, or ``max_iters``, counted in steps that the optimizer
     made. Ignite's `Checkpoint` saves it with the trainer, ``{"trainer": trainer, "policy": handler, ...}``. A run that
     was terminated goes on, and so does one whose trainer alone was loaded, by its iteration. A new run is a new cycle.
+    A run that ends before 95 % of its policy, and was not terminated, is said.
 
     Args:
         policy: such as ``onecycle.one_cycle(0.1)``.
@@ -60,7 +64,8 @@ class PolicyHandler:
         if before is None and self.driver is not None and state.iteration:
             before = self.driver.state_dict()
         self.detach()
-        self.driver = Driver(self.policy, self.optimizer, self.updates or _updates(state, self.accumulate))
+        self._total = self.updates or _updates(state, self.accumulate)
+        self.driver = Driver(self.policy, self.optimizer, self._total)
         if before is None:
             self.driver.position = state.iteration // self.accumulate
         else:
@@ -68,8 +73,17 @@ class PolicyHandler:
         self._loaded = None
 
     def _end(self, engine: Any) -> None:
-        if self.driver is not None and self.driver.finished:
+        if self.driver is None:
+            return
+        if self.driver.finished:
             self.detach()
+        elif not engine.should_terminate and self.driver.position < ENDED * self._total:
+            after = f"{self.driver.position} of {count(self._total, 'updates')}"
+            warnings.warn(
+                f"the run ended after {after} of its policy, at values that "
+                "it was not to end with: give the updates that there are, or the accumulate of the trainer",
+                stacklevel=2,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """``{"position": updates applied}``, and of several optimizers what else a `Driver` saves; empty before a run.
