@@ -97,7 +97,8 @@ def _kind(name: str, hint: Any) -> Any:
 
 def _parameter(one: Field[Any]) -> Parameter:
     default = one.default is not None and one.default is not False and str(one.default)
-    turned_off = f"--no-{one.name.replace('_', '-')}" if one.default is True else ""
+    switch = one.default is True or (one.default is None and str(one.type).startswith("bool"))
+    turned_off = f"--no-{one.name.replace('_', '-')}" if switch else ""
     return Parameter(
         help=one.metadata["help"], group=GROUPS[one.metadata["group"]], show_default=default, negative=turned_off
     )

@@ -17,6 +17,7 @@ from .csv_files import is_table_file
 from .encoded import Decoding
 from .images import FITS
 from .label_sets import has_label_sets
+from .pretraining import Fitted, Pretraining
 from .splits import (
     LIMIT,
     STATS,
@@ -97,6 +98,7 @@ class LoadOptions:
     table: TableOptions
     fit: str = "crop"
     skip_damaged: bool = False
+    pretrained: Pretraining | None = None
 
     def __post_init__(self) -> None:
         share("valid_fraction", self.valid_fraction, of="the training data", zero=False)
@@ -133,6 +135,7 @@ def load(
     context: int = 64,
     fit: str = "crop",
     skip_damaged: bool = False,
+    pretrained: Pretraining | None = None,
 ) -> Data:
     """Load a data set by name, path or ``hub:OWNER/NAME``, or a data frame, checked and with a validation split.
 
@@ -157,6 +160,8 @@ def load(
         fit: how images of other proportions are brought to that size: "crop" cuts the center out, "pad" shows all of
             them and repeats their border, "squash" changes their proportions.
         skip_damaged: leave out images that do not decode, with a note, in place of an error that lists them.
+        pretrained: how a model was pretrained, by `onecycle.models.pretrained.configuration`: images get its size,
+            unless `image_size` says otherwise, its channels and its normalisation, texts its tokens.
 
     Raises:
         ConfigError: an unknown name or an option out of range.
@@ -171,16 +176,21 @@ def load(
     """
     names = (leave_out,) if isinstance(leave_out, str) else tuple(map(column_name, leave_out))
     table = TableOptions(column_name(target), valid, test, task, names, column_name(text_column))
-    options = LoadOptions(seed, limit, valid_fraction, image_size, in_memory_bytes, context, table, fit, skip_damaged)
+    fitted = Fitted(pretrained, image_size)
+    options = LoadOptions(
+        seed, limit, valid_fraction, image_size, in_memory_bytes, context, table, fit, skip_damaged, pretrained
+    )  # fmt: skip
+    options = replace(options, image_size=fitted.side)
     name, raw = _read_once(data, options)
-    if image_size is not None:
-        if raw.kind != "image":
-            raise ConfigError(f"image_size = {image_size} is for images, and {name} is {raw.kind}. Leave it out.")
-        raw = _resized(raw, image_size, fit)
+    fitted.check(name, raw, in_memory_bytes)
+    if image_size is not None and raw.kind != "image":
+        raise ConfigError(f"image_size = {image_size} is for images, and {name} is {raw.kind}. Leave it out.")
+    if fitted.side is not None and raw.kind == "image":
+        raw = _resized(raw, fitted.side, fit)
     listing = any(note.startswith(LISTED) for note in raw.notes)
     if table.given and raw.kind not in ("table", "texts") and not listing:
         raise ConfigError(f"{listed(table.given)}: for tables alone, and {name} is {raw.kind}. Leave it out.")
-    return _prepare(name, raw, options)
+    return fitted.of(_prepare(name, raw, options))
 
 
 @contextmanager

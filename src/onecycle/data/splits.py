@@ -100,6 +100,7 @@ class Data:
         notes: what was decided for the user, in words.
         fit: how images of another size were brought to this one: "crop", "pad" or "squash".
         columns: what the columns of a table became; None for all else.
+        pretrained: how the model was pretrained that they were prepared for; None where they are for any.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Data:
     notes: tuple[str, ...]
     fit: str = "crop"
     columns: TableColumns | TextTokens | None = None
+    pretrained: Any = None
 
     def __repr__(self) -> str:
         sizes = {name: getattr(self, name) for name in ("train", "valid", "test")}

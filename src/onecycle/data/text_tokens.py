@@ -23,6 +23,18 @@ SPECIAL = ("[PAD]", "[UNK]", "[START]")
 
 
 @dataclass(frozen=True)
+class GivenTokenizer:
+    """The tokenizer of a pretrained model, the JSON of the `tokenizers` library, which adds its special tokens itself.
+
+    `pad` is the token after the end of a text; the model takes at most the first `longest` tokens of one.
+    """
+
+    tokenizer: str
+    pad: int
+    longest: int
+
+
+@dataclass(frozen=True)
 class TextTokens:
     """What a column of texts becomes: int64 [n, length], beginning with 2 and padded with 0.
 

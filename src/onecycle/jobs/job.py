@@ -33,6 +33,8 @@ class Job(TrainingOptions):
             "auto": that, and for images in a time budget one that suits the seconds too, with its precision, see
             `onecycle.jobs.afford.affordable`.
         model_options: keywords of the model, such as ``{"dropout": 0.2}``.
+        pretrained: whether the model begins with its pretrained weights, and the data become what it was pretrained on;
+            None: those of ``hf:`` do. See `onecycle.models.pretrained.configuration`.
         budget: what `Budget.parse` reads.
         lr_max: the peak learning rate: a number; "auto", from pilots inside the budget, see `search`, where it is large
             enough for some that can tell, else the optimizer's; or "default", the optimizer's, which goes with the
@@ -60,12 +62,18 @@ class Job(TrainingOptions):
     model: str | None = option(
         None,
         "mlp, tabular, lenet, small-cnn, fast-cnn, resnet9, resnet20, resnet56, resnet110, wrn-22, char-transformer, "
-        "timm:NAME, or package.module:callable; auto: one that suits the data and, for images in a time budget, the "
-        "seconds.",
+        "timm:NAME, hf:OWNER/NAME, or package.module:callable; auto: one that suits the data and, for images in a "
+        "time budget, the seconds.",
         "Model",
     )
     model_options: Mapping[str, Any] | None = option(
         None, "Keywords of the model, such as --model-options.dropout 0.2.", "Model"
+    )
+    pretrained: bool | None = option(
+        None,
+        "Begin with the model's pretrained weights, with the image size and the normalisation that go with them; by "
+        "default models of hf: do.",
+        "Model",
     )
     budget: str = option("10 epochs", 'Instead of --epochs: a time such as 90s, 5m or 1h, or "500 updates".', SCHEDULE)
     policy: str | Mapping[str, Any] = option(
@@ -129,6 +137,7 @@ class Job(TrainingOptions):
             optimizer=word("optimizer", self.optimizer, "a name such as sgd"),
             model=unless_none(word, "model", self.model, "a name, or package.module:callable"),
             model_options=unless_none(keywords, "model_options", self.model_options, '{"dropout": 0.2}'),
+            pretrained=unless_none(flag, "pretrained", self.pretrained),
             budget=self.budget if isinstance(self.budget, str) else str(budget),
             lr_max=self.lr_max if isinstance(self.lr_max, str) else peak_number(self.lr_max),
             balance=flag("balance", self.balance),
@@ -152,6 +161,11 @@ class Job(TrainingOptions):
             self._keep(policy=keywords("policy", self.policy, '{"lr": 0.1}, or is the name of a preset'))
         self._keep(**{field.name: plain_data(field.name, getattr(self, field.name)) for field in fields(self)})
         self._check_schedule()
+        if self.pretrained and self.model in (None, AUTO_MODEL):
+            raise ConfigError(
+                "pretrained is for a model with weights of its own: name it, model=... (--model), such as timm:NAME or "
+                "hf:OWNER/NAME"
+            )
 
     def _check_schedule(self) -> None:
         if isinstance(self.lr_max, str) and self.lr_max not in DEFAULTS:
@@ -198,6 +212,22 @@ class Job(TrainingOptions):
         of_images, of_tables = ("image_size", "fit", "skip_damaged"), ("target", "valid", "test", "task", "leave_out")
         names = ("limit", *of_images, *of_tables, "text_column")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def with_weights(self) -> bool:
+        """Whether the model begins with pretrained weights: as asked, else where it is one of ``hf:``.
+
+        >>> Job("photos", model="hf:google/vit-base-patch16-224").with_weights, Job("digits", model="mlp").with_weights
+        (True, False)
+        """
+        if self.pretrained is not None:
+            return self.pretrained
+        return bool((self.model_options or {}).get("pretrained")) or (self.model or "").startswith("hf:")
+
+    @property
+    def own_model_options(self) -> dict[str, Any]:
+        """The keywords of the model but that of its weights, which `with_weights` tells."""
+        return {name: value for name, value in (self.model_options or {}).items() if name != "pretrained"}
 
     def learner_keywords(self) -> dict[str, Any]:
         """The keywords of a `Learner`, by name; the momentum is that of the first update."""

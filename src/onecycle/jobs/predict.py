@@ -357,7 +357,7 @@ def _described(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         recipe = {"name": job.model, "input_shape": facts["input_shape"], "classes": facts["outputs"]}
         activation = "" if facts["classes"] is None else "sigmoid" if facts.get("label_sets") else "softmax"
         known = {"form": "free", "class_axis": -1 if facts["kind"] == "text" else 1, "activation": activation}
-        return {**facts, **known, "fit": job.fit, "model": {**recipe, "options": job.model_options or {}}}
+        return {**facts, **known, "fit": job.fit, "model": {**recipe, "options": job.own_model_options}}
     if not record.get("prediction"):
         raise CheckpointError(
             f"the run in {folder} was begun in Python by a version that did not keep what a prediction needs: make its "

@@ -23,6 +23,7 @@ from ..data.table_columns import target_names
 from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, TrainingError
 from ..learner import Learner
 from ..models import build
+from ..models.pretrained import configuration
 from ..optim.build import recipe
 from ..optim.choice import AUTO
 from ..records import run as runs
@@ -199,7 +200,9 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
         OneCycleError: anything else that cannot be used, see `onecycle.errors`.
     """
     _check_optimizer(job)
-    data = load(job.data, seed=job.seed, **job.load_options) if data is None else data
+    if data is None:
+        known = configuration(job.model) if job.model and job.with_weights else None
+        data = load(job.data, seed=job.seed, pretrained=known, **job.load_options)
     if job.test_flips and (data.kind != "image" or data.test is None):
         raise ConfigError(f"test_flips mirrors the images of a test split, and {data!r} has none: leave it out")
     name = _default_model(data) if job.model in (None, AUTO_MODEL) else job.model
@@ -209,7 +212,7 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
     def anew(seed: int) -> nn.Module:
         return build(
             name, input_shape=data.input_shape, classes=_outputs(data), columns=data.columns, images=images, seed=seed,
-            **(job.model_options or {}),
+            pretrained=job.with_weights, **job.own_model_options,
         )  # fmt: skip
 
     learner = Learner(anew(job.seed), data, metrics=_metrics(data), verbose=verbose, **job.learner_keywords())

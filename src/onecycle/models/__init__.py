@@ -15,6 +15,7 @@ from ..checks import is_whole, whole
 from ..errors import ConfigError, did_you_mean
 from .external import from_timm, imported_maker
 from .fast import FastCNN, fast_cnn
+from .pretrained import without_weights
 from .resnet import resnet9, resnet20, resnet56, resnet110, wrn22
 from .small import lenet, mlp, small_cnn
 from .tabular import TableFront, TableLayout, tabular
@@ -58,6 +59,7 @@ def build(
     columns: TableLayout | Tokens | None = None,
     images: Tensor | None = None,
     seed: int = 0,
+    pretrained: bool = False,
     **options: Any,
 ) -> nn.Module:
     """A freshly initialised model on the CPU: the same weights for the same seed.
@@ -77,6 +79,10 @@ def build(
     `images` [n, *input_shape] are some of the training data, normalised as the model is to see them: a ``fast-cnn``
     begins from their patches. Others do not look at them.
 
+    With `pretrained` its weights are loaded, but for the head, which is new; see
+    `onecycle.models.pretrained.configuration` for what it takes. A callable of yours gets that as an argument
+    ``pretrained``.
+
     Options: ``dropout`` (a probability, default 0, before the last layer; in ``char-transformer`` everywhere; in
     ``tabular`` after each layer, default 0.1); ``hidden`` widths of ``mlp``; ``width`` of ``fast-cnn``, default 16;
     ``width`` and ``depth`` of ``tabular`` and ``char-transformer``, whose ``heads`` too; ``bn_momentum`` of
@@ -93,15 +99,18 @@ def build(
     """
     shape = _checked_shape(input_shape)
     whole("classes", classes)
+    weights = {"pretrained": True} if pretrained else {}
+    if pretrained and name in _BUILDERS:
+        raise ConfigError(without_weights(name))
     # On the CPU, so that the same seed gives the same weights whatever the device.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         make = _maker(name)  # inside the fork and before the seed: importing your module may draw
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
         if columns is None:
-            model = make(input_shape=shape, classes=classes, **options)
+            model = make(input_shape=shape, classes=classes, **weights, **options)
         else:
             front = TextFront(columns) if hasattr(columns, "vocabulary") else TableFront(columns)  # type: ignore[arg-type]
-            model = nn.Sequential(front, make(input_shape=(front.width,), classes=classes, **options))
+            model = nn.Sequential(front, make(input_shape=(front.width,), classes=classes, **weights, **options))
     if images is not None and isinstance(model, FastCNN):
         model.patches.whiten_(images)
     # For `onecycle.load_run`, which makes it again.
