@@ -16,13 +16,23 @@
     StopTraining                         raised by an observer to end a fit well; it never leaves `Learner.fit`
 
 A message says what was received, what is allowed and how to mend it. The command line prints it without a
-traceback and exits with code 2; ``--debug`` shows the traceback.
+traceback and exits with code 2; ``--debug`` shows the traceback. What is no error, and is to be known, is a warning at
+the line of the user's own program.
 """
 
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
+from types import FrameType
+
+# Packages whose lines no user wrote: a warning is about the line that called into them.
+_PASSED_OVER = {
+    *("onecycle", "torch", "transformers", "accelerate", "lightning", "pytorch_lightning", "ignite", "skorch"),
+    *("fastai", "fastcore", "timm", "keras", "contextlib"),
+}
 
 
 class OneCycleError(Exception):
@@ -96,3 +106,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     lower = {one.lower(): one for one in known}
     near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)]
     return (f"did you mean {near[0]}? " if near else "") + "Known: " + ", ".join(known)
+
+
+def users_frame() -> FrameType:
+    """The innermost call from a line that is neither of onecycle, nor of torch or another trainer."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED_OVER:
+        frame = frame.f_back
+    return frame
+
+
+def warn(message: str) -> None:
+    """Warn at the line of `users_frame`, as `warnings.warn` does: once for a line, unless a filter says otherwise."""
+    frame = users_frame()
+    warnings.warn_explicit(
+        message,
+        UserWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        frame.f_globals.get("__name__"),
+        frame.f_globals.setdefault("__warningregistry__", {}),
+    )

@@ -213,6 +213,18 @@ def test_a_checkpoint_of_torch_s_own_goes_on(kind, order):
     assert run(ours, scheduler, 6) == [[pytest.approx(g, rel=1e-7) for g in groups] for groups in expected]
 
 
+def test_that_a_checkpoint_of_torch_s_own_had_another_curve_is_said():
+    theirs = SGD(groups(2), lr=1.0)
+    scheduler = TorchOneCycleLR(theirs, 1.0, 10, cycle_momentum=False)
+    run(theirs, scheduler, 4)
+    ours = OneCycleLR(SGD(groups(2), lr=1.0), [0.5, 1.0], 10)
+    with pytest.warns(
+        UserWarning, match=r"torch that was at \[0\.81.*\] there, after 4 of 10 updates: .*same"
+    ) as caught:
+        ours.load_state_dict(scheduler.state_dict())
+    assert caught[0].filename == __file__ and ours.position == 4
+
+
 @pytest.mark.parametrize("k", [-1, 0, 3, 8])
 def test_last_epoch_begins_where_torch_does(k):
     theirs, ours = (SGD([parameter()], lr=1.0, momentum=0.9) for _ in range(2))

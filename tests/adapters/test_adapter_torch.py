@@ -14,7 +14,15 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    SequentialLR,
+)
 
 import onecycle
 from onecycle import Driver, Piecewise, Policy, range_test
@@ -397,6 +405,46 @@ def test_torch_steps_it_in_a_chain():
     assert update_rates(optimizer, chained, 3) == [1.0, 0.5, 0.0]
 
 
+def led() -> tuple[Optimizer, SequentialLR]:
+    optimizer = sgd()
+    return optimizer, SequentialLR(
+        optimizer, [PolicyScheduler(optimizer, line(), 4), LinearLR(optimizer, 0.25, total_iters=6)], [4]
+    )
+
+
+def followed() -> tuple[Optimizer, SequentialLR]:
+    optimizer = sgd()
+    return optimizer, SequentialLR(
+        optimizer, [LinearLR(optimizer, 0.5, total_iters=4), PolicyScheduler(optimizer, line(), 6)], [4]
+    )
+
+
+@pytest.mark.parametrize("optimizer_first", [True, False])
+@pytest.mark.parametrize("make", [led, followed])
+def test_a_sequence_of_torch_resumes_exactly_at_every_place(make, optimizer_first):
+    optimizer, both = make()
+    saved, used = [], []
+    for _ in range(10):
+        saved.append(copy.deepcopy((optimizer.state_dict(), both.state_dict())))
+        used += update_rates(optimizer, both, 1)
+    for k, (of_optimizer, of_schedulers) in enumerate(saved):
+        optimizer, both = make()
+        if optimizer_first:
+            optimizer.load_state_dict(of_optimizer)
+        both.load_state_dict(of_schedulers)
+        if not optimizer_first:
+            optimizer.load_state_dict(of_optimizer)
+        assert update_rates(optimizer, both, 10 - k) == pytest.approx(used[k:]), k
+
+
+def test_a_group_added_when_another_goes_on_after_it_stays_with_that():
+    optimizer, both = led()
+    update_rates(optimizer, both, 6)
+    optimizer.add_param_group({"params": [parameter()], "lr": 0.25})
+    optimizer.step()
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.005, 0.05, 0.25])
+
+
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["copy", "pickle"])
 @pytest.mark.parametrize("make", [sgd, adamw_with_tensors])
 def test_a_copy_goes_on_with_its_own_optimizer(how, make):
@@ -460,6 +508,36 @@ def test_a_state_of_a_shorter_run_is_stretched_over_a_longer_one():
         shorter.load_state_dict(short.state_dict())
 
 
+def test_a_state_that_waits_for_its_turn_takes_another_total():
+    optimizer = SGD([parameter()], lr=1.0)
+    waits = PolicyScheduler(optimizer, line(), 5)
+    both = SequentialLR(optimizer, [ConstantLR(optimizer, 0.5, total_iters=2), waits], [2])
+    state = waits.state_dict()
+    assert state["position"] == -1
+    waits.extend(3)
+    assert waits.total == 3 and update_rates(optimizer, both, 5) == [0.5, 0.5, 1.0, 0.5, 0.0]
+    optimizer = SGD([parameter()], lr=1.0)
+    longer = PolicyScheduler(optimizer, line(), 11)
+    longer.load_state_dict(state)
+    longer.step(0)
+    assert longer.total == 11 and update_rates(optimizer, longer, 3) == pytest.approx([1.0, 0.9, 0.8])
+
+
+@pytest.mark.parametrize("updates", [9, 10])
+def test_the_state_of_an_end_is_not_stretched_without_a_word(updates):
+    state = begun(updates).state_dict()
+    longer = begun(0, 20)
+    before = longer.state_dict()
+    with pytest.raises(
+        ConfigError, match=rf"left to stretch over 20 .* after {updates} of 10: .*\"extension\", lr_max"
+    ):
+        longer.load_state_dict(state)
+    assert longer.state_dict() == before and longer.get_last_lr() == [1.0]
+    same = begun(0)
+    same.load_state_dict(state)
+    assert same.position == updates and same.get_last_lr() == [0.0]
+
+
 @pytest.mark.parametrize("updates", [9, 10, 12])
 def test_nothing_is_left_to_stretch_at_the_end(updates):
     scheduler = PolicyScheduler(SGD([parameter()], lr=1.0), line(), 10)
@@ -520,6 +598,22 @@ def test_an_end_in_the_middle_of_a_cycle_is_told(told):
     assert len(ending(never_stepped)) == 1
 
 
+def test_an_end_where_another_scheduler_goes_on_is_none(told):
+    def sequence(make, updates):
+        update_rates(*make(), updates)
+
+    for make, updates in ((led, 6), (led, 10), (followed, 3), (followed, 10)):
+        assert ending(lambda make=make, updates=updates: sequence(make, updates)) == []
+    (text,) = ending(lambda: sequence(followed, 6))
+    assert text.startswith("training ended at 2 of 6 steps")
+
+    def chained():
+        scheduler = PolicyScheduler(SGD([parameter()], lr=1.0), line(), 3)
+        update_rates(scheduler.optimizer, ChainedScheduler([scheduler], scheduler.optimizer), 3)
+
+    assert ending(chained) == []
+
+
 def test_an_end_that_is_none_is_not_told(told):
     def plotted():
         scheduler = begun(0)
@@ -563,6 +657,30 @@ def test_bad_input_is_refused_and_leaves_the_optimizer_as_it_was(make, match):
         make(optimizer)
     assert values(optimizer) == [(1.0, 0.9)]
     PolicyScheduler(optimizer, line(), 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda o: CosineAnnealingLR(o, 10), "T_max, eta_min"),
+        (lambda o: LambdaLR(o, lambda k: 1.0), "lr_lambdas"),
+        (lambda o: SequentialLR(o, [ConstantLR(o), ConstantLR(o)], [5]), "no arguments"),
+    ],
+)
+def test_the_state_of_another_scheduler_of_torch_is_refused_with_what_to_do(make, names):
+    optimizer = SGD([parameter()], lr=1.0)
+    theirs = make(optimizer)
+    update_rates(optimizer, theirs, 4)
+    ours = begun(0)
+    with pytest.raises(CheckpointError, match=f"after 4 updates, with {names}: .* make it with last_epoch=3"):
+        ours.load_state_dict(theirs.state_dict())
+    assert ours.position == 0
+    assert PolicyScheduler(SGD([parameter()], lr=1.0), line(), 11, last_epoch=3).get_last_lr() == [0.6]
+
+
+def test_the_state_of_a_policy_over_a_time_is_refused_with_both_named():
+    with pytest.raises(CheckpointError, match=r"over a time, 1 min 30 s of .* over 10 updates: .*budget=\.\.\."):
+        begun(0).load_state_dict({"seconds": 90.0, "budget": 600.0})
 
 
 @pytest.mark.parametrize(

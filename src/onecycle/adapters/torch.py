@@ -5,7 +5,7 @@ Both are a `torch.optim.lr_scheduler.LRScheduler`, so that Lightning, Accelerate
 
 from __future__ import annotations
 
-import sys
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,13 +17,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..checks import flag, number, one_of, share, whole
-from ..errors import ConfigError
+from ..errors import ConfigError, users_frame, warn
 from ..optim.driver import attach, attached, inner, release, stepped
 from ..optim.groups import bind, write
 from ..schedules import presets
 from ..schedules.policy import WHOLE_RUN, Policy
 from ..text import count
-from .place import Place
+from .place import ONWARDS, Place, of_torch
 
 
 class PolicyScheduler(LRScheduler):
@@ -61,6 +61,8 @@ class PolicyScheduler(LRScheduler):
         ConfigError: no optimizer, no policy, fewer than one update, or another policy attached to this optimizer.
     """
 
+    _onwards = ONWARDS  # how to train on from the end, said where nothing is left to stretch
+
     def __init__(self, optimizer: Optimizer, policy: Policy, total: int, last_epoch: int = -1):
         if not isinstance(policy, Policy):
             raise ConfigError(f"policy is a Policy, such as onecycle.one_cycle(0.1); received {policy!r}")
@@ -71,8 +73,9 @@ class PolicyScheduler(LRScheduler):
         attach(inner(optimizer), self)
         self._at_work = True
         self.optimizer, self.policy = optimizer, policy
-        self._place = Place(total, total)
-        self._caller = _caller()
+        self._place = Place(total, total, onwards=self._onwards)
+        frame = users_frame()
+        self._caller = frame.f_code.co_filename, frame.f_lineno
         try:
             self._bind()
         except ConfigError:
@@ -164,17 +167,21 @@ class PolicyScheduler(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """The position, the total and where the curve was stretched: plain numbers."""
-        return self._place.save()
+        self._look()
+        state = self._place.save()
+        return state if self._place.handed_over is None else {**state, "handed_over": self._held()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved position, of this class or of torch's OneCycleLR.
 
         The saved total holds, as it may have been extended. Where this scheduler was made with another total than the
-        saved one was, the rest of the curve is stretched over that, as by `extend`.
+        saved one was, the rest of the curve is stretched over that, as by `extend`. Of torch's OneCycleLR its position
+        is taken; that its learning rates were others there than they are here is said.
 
         Raises:
             CheckpointError: no such state, or one beyond this scheduler's total.
-            ConfigError: another policy is attached to the optimizer by now, or none.
+            ConfigError: this scheduler was detached; or it was made for more updates than the state, and nothing of
+                the curve is left to stretch over them.
         """
         if not self._at_work:
             raise ConfigError(
@@ -182,6 +189,19 @@ class PolicyScheduler(LRScheduler):
             )
         self._place.load(state_dict)
         self._write()
+        if "handed_over" in state_dict:
+            self._leave(state_dict["handed_over"])
+        if of_torch(state_dict) and 0 <= self.position < self.total == state_dict["total_steps"]:
+            self._compare(state_dict.get("_last_lr") or [])
+
+    def _compare(self, rates: Sequence[float | Tensor]) -> None:
+        """Say where torch's OneCycleLR had other learning rates at this position."""
+        before, here = [float(rate) for rate in rates], self._rates()
+        if len(before) == len(here) and not all(map(_near, before, here)):
+            warn(
+                f"the state is of a OneCycleLR of torch that was at {before}, and this schedule is at {here} there, "
+                f"after {self.position} of {self.total} updates: give it the same arguments for the same curve"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key not in ("_hooks", "_told")}
@@ -219,8 +239,34 @@ class PolicyScheduler(LRScheduler):
         bind(self.policy, self.optimizer)
         self._groups = len(groups)
 
+    def _rates(self) -> list[float]:
+        """The learning rate of each group at this position."""
+        lr, layers = self.policy(self._place.progress())["lr"], self.policy.layers
+        return [
+            lr * (layers[group["layer"]] if layers else group.get("lr_ratio", 1.0))
+            for group in self.optimizer.param_groups
+        ]
+
+    def _held(self) -> list[float]:
+        """The learning rate that each group has."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _look(self) -> None:
+        """See whether another scheduler has written since the last update: in SequentialLR its turn has come."""
+        if self._place.pending and self._at_work and not all(map(_near, self._held(), self._rates())):
+            self._place.hand_over()
+
+    def _leave(self, rates: Sequence[float]) -> None:
+        """Give the groups the learning rates of another scheduler, which went on from here, and leave them to it."""
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._place.handed_over = self._place.position
+
     def _write(self) -> None:
-        if self._place.position >= 0 and self._at_work:
+        if self._place.position >= 0 and self._at_work and self._place.handed_over is None:
             if self._groups != len(self.optimizer.param_groups):
                 self._bind()
             self._write_at(self._place.progress())
@@ -346,6 +392,7 @@ def _before(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer, args:
         me._place.take_back()
         me._write()
     elif me._groups != len(optimizer.param_groups):
+        me._look()
         me._write()
 
 
@@ -356,6 +403,7 @@ def _after(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer, args: 
 
 def _loaded(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer) -> None:
     if (me := scheduler()) is not None:
+        me._look()
         me._place.pending = 0  # torch.distributed.checkpoint makes a step, of no weight, before it loads
         me._bind()
         me._write()
@@ -409,12 +457,9 @@ def _momenta(optimizer: Optimizer, cycled: bool, base: Any, top: Any) -> list[tu
     return []
 
 
-def _caller() -> tuple[str, int]:
-    """The line outside of this module that makes a scheduler."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno
+def _near(a: float, b: float) -> bool:
+    """Whether they are one learning rate, in single precision too."""
+    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-12)
 
 
 def _plain(value: Any) -> Any:
