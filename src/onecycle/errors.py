@@ -30,8 +30,8 @@ from types import FrameType
 
 # Packages whose lines no user wrote: a warning is about the line that called into them.
 _PASSED_OVER = {
-    *("onecycle", "torch", "transformers", "accelerate", "lightning", "pytorch_lightning", "ignite", "skorch"),
-    *("fastai", "fastcore", "timm", "keras", "contextlib"),
+    *("onecycle", "torch", "transformers", "accelerate", "lightning", "pytorch_lightning", "lightning_fabric"),
+    *("ignite", "skorch", "fastai", "fastcore", "timm", "keras", "contextlib"),
 }
 
 

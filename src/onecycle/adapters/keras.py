@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from ..checks import unless_none, whole
-from ..errors import ConfigError
+from ..errors import ConfigError, warn
 from ..optim.driver import attach, attached, release
 from ..schedules.policy import WHOLE_RUN, Policy, progress_after
 from .arrays import in_arrays
@@ -85,7 +84,7 @@ class PolicyCallback(keras.callbacks.Callback):
         if self.position > self._total and not self._warned:
             self._warned = True
             last = self.policy(progress_after(self.position, self._total))
-            warnings.warn(f"past the {self._total} updates of the policy: the values stay at {last}", stacklevel=3)
+            warn(f"past the {self._total} updates of the policy: the values stay at {last}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Add the learning rate to the history."""

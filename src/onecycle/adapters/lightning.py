@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 from ..checks import unless_none, whole
-from ..errors import ConfigError
+from ..errors import ConfigError, warn
 from ..optim.driver import Driver
 from ..range_test.api import RangeTest, range_test
 from ..schedules.policy import WHOLE_RUN, Policy, position
@@ -161,10 +160,9 @@ class LightningPolicy(*(lightning.Callback for lightning in HOSTS)):
                 passed = applied / self._updates
                 after = f"{applied} of {count(self._updates, 'updates')}"
             if passed < ENDED and trainer.is_global_zero:
-                warnings.warn(
+                warn(
                     f"training ended after {after} of its policy, at values that it was not to end with: give the true "
-                    "number of updates or the true time, or go on from a checkpoint",
-                    stacklevel=2,
+                    "number of updates or the true time, or go on from a checkpoint"
                 )
         self.detach()
 
@@ -321,15 +319,13 @@ def _left_at(state: Mapping[str, Any], updates: int | None) -> float | None:
 def _warn(trainer: Any, state: Mapping[str, Any], updates: int | None) -> None:
     names = sorted({type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs})
     if names:
-        warnings.warn(
+        warn(
             f"the policy wins over {' and '.join(names)} of configure_optimizers: what it writes is overwritten before "
-            "each update, but for values that the policy does not have. Leave it out",
-            stacklevel=2,
+            "each update, but for values that the policy does not have. Leave it out"
         )
     if _left_at(state, updates) is not None:
         before, now = (f"{each} in all" if each else "a limit of time alone" for each in (state["updates"], updates))
-        warnings.warn(
+        warn(
             f"training goes on after update {state['position']} and has {now}; before it had {before}: the rest of the "
-            "schedule is stretched over the rest of the training",
-            stacklevel=2,
+            "schedule is stretched over the rest of the training"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..checks import is_number, is_whole, whole
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, warn
 from ..schedules.policy import WHOLE_RUN, Policy, progress_after
 from .groups import bind, keep_scales, scales_of, write
 
@@ -116,10 +115,9 @@ class Driver:
             self._end_update()
         if isinstance(self.updates, int) and self.position >= self.updates and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"update {self.position + 1} of a policy over {self.updates}: the values stay at their last "
-                f"({self.values}). Attach the policy with the true number of updates to use all of it.",
-                stacklevel=3,
+                f"({self.values}). Attach the policy with the true number of updates to use all of it."
             )
         self._write(optimizer)
 
