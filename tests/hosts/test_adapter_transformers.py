@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,6 +145,21 @@ def test_a_presets_peak_is_the_learning_rate_of_the_arguments(tmp_path):
     assert max(lrs) == 3e-4 and lrs.index(3e-4) == 9 and lrs[-1] == pytest.approx(3e-7)
 
 
+def test_a_presets_peak_is_the_learning_rate_of_a_given_optimizer(tmp_path):
+    model = bert()
+    optimizer = torch.optim.AdamW(
+        [{"params": model.bert.parameters(), "lr": 1e-3}, {"params": model.classifier.parameters(), "lr": 1e-2}]
+    )
+    trainer = trainer_in(tmp_path, model=model, optimizers=(optimizer, None), max_steps=21)
+    for _ in range(2):  # the second time the groups are at the end of a policy
+        with_policy(trainer)
+        trainer.add_callback(recorder := Recorder())
+        trainer.train()
+        trainer.remove_callback(recorder)
+        assert max(lr for lr, _ in recorder.values) == pytest.approx(1e-3)
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(1e-5)
+
+
 def test_each_training_begins_anew(tmp_path):
     trainer = with_policy(trainer_in(tmp_path, max_steps=4), CYCLE)
     assert used(trainer) == used(trainer) == expected(CYCLE, 4)
@@ -178,11 +194,33 @@ def test_a_resumed_training_of_another_length_goes_on_from_its_value(tmp_path):
     values = used(first)
     second = with_policy(trainer_in(tmp_path, max_steps=13), CYCLE)
     checkpoint = str(tmp_path / "checkpoint-6")
-    with pytest.warns(UserWarning, match="at update 6 of 9, and this training has 13 in all"):
+    with pytest.warns(UserWarning, match="at update 6 of 9, and this training has 13 in all") as caught:
         after = used(second, resume_from_checkpoint=checkpoint)
+    assert caught[0].filename == __file__
     assert after[0] == pytest.approx(values[6])
     assert after[-1] == pytest.approx(values[-1]) and len(after) == 7
     assert after[1] != pytest.approx(values[7])
+
+
+@pytest.mark.parametrize("at", [15, 16])
+def test_a_finished_training_with_more_epochs_says_how_to_go_on(tmp_path, at):
+    first = with_policy(trainer_in(tmp_path, save_strategy="steps", save_steps=1), CYCLE)
+    values = used(first)
+    checkpoint = str(tmp_path / f"checkpoint-{at}")
+    longer = with_policy(trainer_in(tmp_path, num_train_epochs=4), CYCLE)
+    longer.add_callback(recorder := Recorder())
+    with pytest.raises(
+        ConfigError, match=rf"over 32 updates in all, after {at} of 16: .*\(trainer, \"extension\", lr_max"
+    ):
+        longer.train(resume_from_checkpoint=checkpoint)
+    assert not recorder.values
+    same = with_policy(trainer_in(tmp_path), CYCLE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert used(same, resume_from_checkpoint=checkpoint) == values[at:]
+    model = BertForSequenceClassification.from_pretrained(checkpoint)
+    onwards = with_policy(trainer_in(tmp_path / "more", model=model), "extension", 1e-3)
+    assert max(lr for lr, _ in used(onwards)) == pytest.approx(1e-3, rel=0.1)
 
 
 def test_steps_that_fp16_skips_do_not_move_the_policy(tmp_path):
@@ -272,9 +310,35 @@ def test_a_time_budget_goes_on_at_a_resume(tmp_path, clock):
     values = used(second, resume_from_checkpoint=True)
     assert values[0][0] == pytest.approx(CYCLE(passed)["lr"], rel=0.3)
     assert second.lr_scheduler.share >= 1 and len(values) < 90
-    third = with_policy(trainer_in(tmp_path, train=Stream(), max_steps=20), CYCLE)
-    with pytest.raises(CheckpointError, match="position"):
-        third.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "both"),
+    [
+        ({"budget": "1h"}, {}, r"over a time, .* this scheduler is over 5 updates"),
+        ({}, {"budget": "1h"}, "over updates, at update 3 of 5, and this one is over a time, 1 h"),
+        (None, {}, "made without with_policy, after 3 updates by another scheduler, .* a policy over 5"),
+        (None, {"budget": "1h"}, "nothing else can be gone on from"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:training ended after")
+def test_a_checkpoint_of_another_kind_of_schedule_is_refused_before_the_first_update(tmp_path, before, after, both):
+    first = trainer_in(tmp_path, max_steps=5, save_strategy="steps", save_steps=3)
+    (first if before is None else with_policy(first, CYCLE, **before)).train()
+    resumed = with_policy(trainer_in(tmp_path, max_steps=5), CYCLE, **after)
+    resumed.add_callback(recorder := Recorder())
+    with pytest.raises(CheckpointError, match=both):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert not recorder.values
+
+
+@pytest.mark.filterwarnings("ignore:training ended after")
+def test_a_resume_with_another_time_is_said_at_the_line_of_the_program(tmp_path):
+    with_policy(trainer_in(tmp_path, max_steps=4, save_strategy="steps", save_steps=2), CYCLE, budget="1h").train()
+    longer = with_policy(trainer_in(tmp_path, max_steps=4), CYCLE, budget="2h")
+    with pytest.warns(UserWarning, match=r"of 1 h, and this training has 2 h in all") as caught:
+        longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert {w.filename for w in caught if "this training has" in str(w.message)} == {__file__}
 
 
 def test_a_policy_over_updates_takes_the_place_of_one_over_a_time(tmp_path):
@@ -340,6 +404,21 @@ def test_a_search_says_the_same_twice_and_begins_at_the_arguments_learning_rate(
 def test_a_small_training_has_no_pilots_and_says_so(tmp_path):
     found = search(trainer_in(tmp_path, max_steps=50))
     assert found.lr_max == 5e-5 and not found.pilots and "too small" in found.reason
+
+
+@pytest.mark.parametrize("how", [search, range_test])
+def test_a_training_that_stopped_early_is_to_be_let_go_first(tmp_path, how):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    trainer = with_policy(trainer_in(tmp_path, max_steps=50), CYCLE)
+    trainer.add_callback(Stop())
+    trainer.train()
+    with pytest.raises(ConfigError, match=r"call trainer.lr_scheduler.detach\(\) first"):
+        how(trainer)
+    trainer.lr_scheduler.detach()
+    how(trainer, **({} if how is search else {"updates": 64}))
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])

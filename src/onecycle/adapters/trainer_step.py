@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..errors import ConfigError
 from ..optim.driver import inner
@@ -58,18 +59,25 @@ class TrainerStep:
                 "a search and a range test of a Trainer are for one process on one device: make them with such a one, "
                 "and give with_policy the lr_max that came of it"
             )
-        own = copy.copy(trainer)
-        own.accelerator = _Unprepared(trainer.accelerator)
-        own.state, own.log = copy.deepcopy(trainer.state), lambda *args, **kwargs: None
-        own.autocast_smart_context_manager = lambda cache_enabled=True: trainer.accelerator.autocast()
-        vars(own).pop("_eval_dataloaders", None)  # a mapping of both, and of all the data
-        own.optimizer = None if trainer.optimizer is None else inner(trainer.optimizer)
+        trainer_copy = copy.copy(trainer)
+        trainer_copy.accelerator = _Unprepared(trainer.accelerator)
+        trainer_copy.state, trainer_copy.log = copy.deepcopy(trainer.state), lambda *args, **kwargs: None
+        trainer_copy.autocast_smart_context_manager = lambda cache_enabled=True: trainer.accelerator.autocast()
+        vars(trainer_copy).pop("_eval_dataloaders", None)  # a mapping of both, and of all the data
+        trainer_copy.optimizer = None if trainer.optimizer is None else inner(trainer.optimizer)
         drawn = int(args.seed if seed is None else seed)
         with _seeded(drawn):
-            own.create_optimizer()
-            loader = own.get_train_dataloader()
-            _, per_epoch, *_, updates = own.set_initial_training_values(args, loader)
-            return cls(own, UpdateGroups(own, loader), updates, updates / per_epoch, list(_held_out(own)), drawn)
+            trainer_copy.create_optimizer()
+            loader = trainer_copy.get_train_dataloader()
+            _, per_epoch, *_, updates = trainer_copy.set_initial_training_values(args, loader)
+            return cls(
+                trainer_copy,
+                UpdateGroups(trainer_copy, loader),
+                updates,
+                updates / per_epoch,
+                list(_held_out(trainer_copy)),
+                drawn,
+            )
 
     def __call__(self, group: tuple[list[Any], Any]) -> Tensor:
         """Make one update as the Trainer does, of the batches that it accumulates; their mean loss."""
@@ -102,7 +110,7 @@ class TrainerStep:
     @property
     def learning_rate(self) -> float:
         """The optimizer's, where no scheduler has changed it yet."""
-        return max(float(group.get("initial_lr", group["lr"])) for group in self.trainer.optimizer.param_groups)
+        return learning_rate(self.trainer.optimizer)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -136,6 +144,11 @@ class UpdateGroups:
 
     def __len__(self) -> int:
         return math.ceil(len(self.loader) / self.trainer.args.gradient_accumulation_steps)
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """The largest that its groups were made with, whatever a scheduler has made of it since."""
+    return max(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
 
 
 class _Unprepared:

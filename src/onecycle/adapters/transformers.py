@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from .. import text
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError, warn
 from ..optim.driver import attached, inner
 from ..range_test.api import RangeTest
 from ..range_test.api import range_test as range_test_of_step
@@ -20,7 +19,7 @@ from .common import host
 from .place import ENDED
 from .timed import TimedScheduler
 from .torch import PolicyScheduler
-from .trainer_step import LEAST, TrainerStep
+from .trainer_step import LEAST, TrainerStep, learning_rate
 
 
 def with_policy(
@@ -31,22 +30,26 @@ def with_policy(
     The policy is over the updates that the Trainer itself counts when it begins to train: by epochs or `max_steps`,
     with accumulation, the last batch and ranks. Each `train` begins it anew; one with `resume_from_checkpoint` goes on
     exactly where the checkpoint was made, and over another number of updates the rest of the curve is stretched, which
-    is said. A step that fp16 skips does not move it.
+    is said. Call this before ``trainer.train(resume_from_checkpoint=...)``, with a `budget` if the checkpoint had one.
+    A step that fp16 skips does not move it.
 
     Args:
         trainer: a `transformers.Trainer`, or one of its kin.
         policy: a policy, or the name of a preset, with its `options`.
-        lr_max: the peak of a preset; None: the `learning_rate` of the trainer's arguments.
+        lr_max: the peak of a preset; None: the learning rate of the trainer's optimizer, which is the `learning_rate`
+            of its arguments where it makes the optimizer itself.
         budget: a time to train for, such as "30m": the policy goes by the share of it that has passed, and the
             training ends with it. The Trainer's own epochs or `max_steps` have to be more than fit into it.
 
     Raises:
-        ConfigError: arguments that cannot be used, or a trainer with a scheduler of its own.
+        ConfigError: arguments that cannot be used, or a trainer with a scheduler of its own; before the first update
+            of a resumed training: a checkpoint at the end of its policy, where there are more updates now.
+        CheckpointError: before the first update: a checkpoint of another scheduler.
         MissingDependency: Transformers is not installed, or too old.
     """
     host("transformers", "transformers", LEAST)
     seconds = None if budget is None else _seconds(budget)
-    peak = trainer.args.learning_rate if lr_max is None else lr_max
+    peak = _learning_rate(trainer) if lr_max is None else lr_max
     if isinstance(policy, Policy) and (options or lr_max is not None):
         raise ConfigError("lr_max and other options are those of a preset, and a Policy has its own: leave them out")
 
@@ -102,6 +105,7 @@ def search(
         ConfigError, DataError: as `onecycle.search`, or a trainer of several processes or devices.
         MissingDependency: Transformers is not installed, or too old.
     """
+    _check_free(trainer)
     step = TrainerStep.of(trainer, seed)
     peak = step.learning_rate if lr_max is None else lr_max
     return search_of_step(**step.parts, updates=step.updates, lr_max=peak, share=share, policy=policy)
@@ -120,6 +124,7 @@ def range_test(trainer: Any, *, seed: int | None = None, **options: Any) -> Rang
         ConfigError, DataError, TrainingError: as `onecycle.range_test`, or a trainer of several processes or devices.
         MissingDependency: Transformers is not installed, or too old.
     """
+    _check_free(trainer)
     step = TrainerStep.of(trainer, seed)
     return range_test_of_step(**step.parts, **{"epochs": step.epochs, **options})
 
@@ -127,12 +132,23 @@ def range_test(trainer: Any, *, seed: int | None = None, **options: Any) -> Rang
 class TrainerScheduler(PolicyScheduler):
     """A policy at work in a Trainer: a `PolicyScheduler` that says where a resumed training has another length."""
 
+    _onwards = (
+        "make a Trainer of the trained model, with the updates that come, and call with_policy(trainer, "
+        '"extension", lr_max) and train() without resume_from_checkpoint'
+    )
     _to_say: str | None = None
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """See `PolicyScheduler`."""
+        if "seconds" not in state_dict and "position" not in state_dict:
+            raise CheckpointError(
+                f"the checkpoint was made without with_policy, after {state_dict.get('last_epoch')} updates by another "
+                f"scheduler, and this training goes by a policy over {self.total}: resume it without with_policy, or "
+                "make a Trainer of its model and train without resume_from_checkpoint"
+            )
         super().load_state_dict(state_dict)
-        before = state_dict.get("total", self.total)
+        before = state_dict["total"]
+        self._place.past_end = self.finished  # from the end of max_steps the Trainer makes an update more
         if before != self.total:
             self._to_say = (
                 f"the checkpoint was made at update {self.position} of {before}, and this training has {self.total} in "
@@ -142,7 +158,7 @@ class TrainerScheduler(PolicyScheduler):
     def step(self, epoch: int | None = None) -> None:
         """See `PolicyScheduler`."""
         if self._to_say is not None:  # the Trainer catches what is said while it loads
-            warnings.warn(self._to_say, stacklevel=2)
+            warn(self._to_say)
             self._to_say = None
         super().step(epoch)
 
@@ -160,7 +176,27 @@ def _check_schedulers(trainer: Any) -> None:
     asked = [] if kind == "linear" else [f"lr_scheduler_type={getattr(kind, 'value', kind)!r}"]
     asked += [f"warmup_steps={warmup:g}"] if warmup else []
     if asked:
-        warnings.warn(f"the policy wins over {' and '.join(asked)} of the trainer's arguments", stacklevel=3)
+        warn(f"the policy wins over {' and '.join(asked)} of the trainer's arguments")
+
+
+def _learning_rate(trainer: Any) -> float:
+    """That of the trainer's optimizer, or the one that it will be made with."""
+    optimizer = trainer.optimizer
+    return trainer.args.learning_rate if optimizer is None else learning_rate(inner(optimizer))
+
+
+def _check_free(trainer: Any) -> None:
+    """Say how the policy of a training that stopped early is let go.
+
+    Raises:
+        ConfigError: it is still attached to the optimizer.
+    """
+    scheduler = trainer.lr_scheduler
+    if isinstance(scheduler, TrainerScheduler | TimedScheduler) and attached(scheduler.optimizer) is scheduler:
+        raise ConfigError(
+            "the policy of the last training is attached to the trainer's optimizer: call "
+            "trainer.lr_scheduler.detach() first"
+        )
 
 
 def _seconds(budget: Any) -> float:
@@ -182,10 +218,9 @@ def _end_in_time(trainer: Any) -> Any:
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if (share := self._share(otherwise=1.0)) < ENDED:
-                warnings.warn(
+                warn(
                     f"training ended after {text.percent(share)} of its time, at values that it was not to end with: "
-                    "give it more num_train_epochs, or max_steps",
-                    stacklevel=2,
+                    "give it more num_train_epochs, or max_steps"
                 )
 
         def _share(self, otherwise: float) -> float:
