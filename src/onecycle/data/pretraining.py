@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..errors import DataError
 from ..text import listed, number, size
 from .splits import Data, RawData, Split, Stream, shape_of
-from .text_tokens import GivenTokenizer
 
 
 class Pretraining(Protocol):
@@ -26,7 +25,8 @@ class Pretraining(Protocol):
     @property
     def interpolation(self) -> str: ...
     @property
-    def tokenizer(self) -> GivenTokenizer | None: ...
+    def tokenizer(self) -> tuple[str, int, int] | None: ...
+    def order(self, classes: Sequence[str] | None) -> tuple[int, ...] | None: ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,12 @@ class Fitted:
             DataError: images of more channels than the model takes.
         """
         known = self.pretrained
-        if known is None or known.input_size is None:
+        if known is None:
+            return data
+        if known.order(data.classes) is not None:
+            kept = f"the head of {known.source} is kept: its own classes are those of the data"
+            data = replace(data, notes=(*data.notes, kept))
+        if known.input_size is None:
             return replace(data, pretrained=known)
         channels, (here, height, width) = known.input_size[0], data.input_shape
         said = []

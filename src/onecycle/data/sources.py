@@ -267,7 +267,7 @@ def _read_once(data: Any, options: LoadOptions) -> tuple[str, RawData]:
 
 def _find_and_read(data: Any, options: LoadOptions) -> tuple[str, RawData]:
     if is_frame(data):
-        return "table", read_table(data, options.table)
+        return "table", read_table(data, options.table, options.pretrained)
     if not isinstance(data, str | Path):
         raise DataError(
             f"load reads names, paths and data frames; received a {type(data).__name__}. Give arrays, loaders and data "
@@ -348,9 +348,9 @@ def _read_path(path: Path, options: LoadOptions) -> RawData:
         options, path, beside = _with_tables_beside(path, options)
         given = table_splits(path, options.table, beside)
         images = listed_images(given, path, options.table, _decoding(options))
-        return images or encoded_table(given, options.table)
+        return images or encoded_table(given, options.table, options.pretrained)
     if layout == "texts" and (texts := text_folder(path)):
-        return read_text_folder(path, texts)
+        return read_text_folder(path, texts, options.pretrained)
     if layout in ("folder", "parquet") or (layout is None and path.is_dir()):
         raw = _read_images(path, layout or "folder", options)
     elif layout == "idx":

@@ -16,6 +16,7 @@ from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed, number
 from .csv_files import Cells, check_names, read_cells, without_rows
 from .label_sets import MULTI_LABEL, label_sets, target_columns
+from .pretraining import Pretraining
 from .splits import Encoded, RawData, Split, Stream
 from .table_cells import Notation, Typed, compute, numbers_of, typed
 from .table_columns import TableColumns, plain_column
@@ -80,13 +81,13 @@ class TableSplits:
     notations: Mapping[str, Notation]
 
 
-def read_table(data: Any, options: TableOptions) -> RawData:
+def read_table(data: Any, options: TableOptions, pretrained: Pretraining | None = None) -> RawData:
     """The splits of a table: one file or frame, or those of its own that `options` name.
 
     Raises:
         DataError: no such target, or files and columns that cannot be used.
     """
-    return encoded_table(table_splits(data, options), options)
+    return encoded_table(table_splits(data, options), options, pretrained)
 
 
 def table_splits(data: Any, options: TableOptions, beside: TableFolder | None = None) -> TableSplits:
@@ -113,7 +114,7 @@ def table_splits(data: Any, options: TableOptions, beside: TableFolder | None = 
     return _with_targets(tables, options, origin, notes, notations)
 
 
-def read_text_folder(root: Path, folder: TextFolder) -> RawData:
+def read_text_folder(root: Path, folder: TextFolder, pretrained: Pretraining | None = None) -> RawData:
     """The texts in a folder by class."""
     import pyarrow as pa
 
@@ -123,7 +124,7 @@ def read_text_folder(root: Path, folder: TextFolder) -> RawData:
         names = [name for name, one in classes.items() for _ in one]
         tables[split] = pa.table({"text": pa.array(read_texts(paths), pa.string()), "class": names})
     options = TableOptions("class", text_column="text")
-    return encoded_table(_with_targets(tables, options, str(root), [*folder.notes], {}), options)
+    return encoded_table(_with_targets(tables, options, str(root), [*folder.notes], {}), options, pretrained)
 
 
 def _with_targets(
@@ -150,8 +151,11 @@ def _with_targets(
     return TableSplits(tables, names, targets, classes, origin, (*notes, said), notations)
 
 
-def encoded_table(given: TableSplits, options: TableOptions) -> RawData:
-    """The samples of tables, which are made once it is known which rows are for training."""
+def encoded_table(given: TableSplits, options: TableOptions, pretrained: Pretraining | None = None) -> RawData:
+    """The samples of tables, which are made once it is known which rows are for training.
+
+    A `pretrained` model of texts has tokens of its own.
+    """
     tables, target, classes = given.tables, given.target, given.classes
     parts = _numbered_rows(tables, given.targets)
     column = options.text_column or text_column(tables["train"], target, options.leave_out)
@@ -163,7 +167,7 @@ def encoded_table(given: TableSplits, options: TableOptions) -> RawData:
         columns, more = (
             TableColumns.fit(chosen["train"], target, options.leave_out, given.notations)
             if column is None
-            else TextTokens.fit(chosen["train"], target, column)
+            else _tokens(chosen["train"], target, column, pretrained)
         )
         table = isinstance(columns, TableColumns)
         given_away = _leaks(columns, chosen["train"], parts["train"].targets) if classes and table else []
@@ -175,6 +179,14 @@ def encoded_table(given: TableSplits, options: TableOptions) -> RawData:
 
     kind = "table" if column is None else "texts"
     return RawData(kind, parts, classes, given.origin, given.notes, encode=encode)
+
+
+def _tokens(
+    train: Any, target: tuple[str, ...], column: str, pretrained: Pretraining | None
+) -> tuple[TextTokens, tuple[str, ...]]:
+    if pretrained is None or pretrained.tokenizer is None:
+        return TextTokens.fit(train, target, column)
+    return TextTokens.of_pretrained(train, target, column, pretrained.tokenizer, pretrained.source)
 
 
 # Files and frames

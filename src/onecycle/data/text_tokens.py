@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,28 +24,19 @@ SPECIAL = ("[PAD]", "[UNK]", "[START]")
 
 
 @dataclass(frozen=True)
-class GivenTokenizer:
-    """The tokenizer of a pretrained model, the JSON of the `tokenizers` library, which adds its special tokens itself.
-
-    `pad` is the token after the end of a text; the model takes at most the first `longest` tokens of one.
-    """
-
-    tokenizer: str
-    pad: int
-    longest: int
-
-
-@dataclass(frozen=True)
 class TextTokens:
     """What a column of texts becomes: int64 [n, length], beginning with 2 and padded with 0.
 
-    `tokenizer` is the JSON of a byte-pair encoding of the `tokenizers` library, in lower case.
+    `tokenizer` is the JSON of a byte-pair encoding of the `tokenizers` library, in lower case. Where `source` names a
+    pretrained model it is that of the model, which adds special tokens of its own and pads with `pad`.
     """
 
     target: tuple[str, ...]
     column: str
     length: int
     tokenizer: str
+    pad: int = 0
+    source: str = ""
 
     @classmethod
     def fit(cls, table: Any, target: tuple[str, ...], column: str) -> tuple[Self, tuple[str, ...]]:
@@ -61,16 +53,22 @@ class TextTokens:
             vocab_size=VOCABULARY, special_tokens=list(SPECIAL), min_frequency=2, show_progress=False
         )
         made.train_from_iterator(texts, trainer)
-        lengths = np.array([len(each.ids) for each in made.encode_batch(texts)]) + 1
-        length = int(min(LONGEST, max(2, np.quantile(lengths, COVERED, method="higher"))))
+        length, notes = _fitting(made, texts, LONGEST, 1)
         tokens = cls(target, column, length, made.to_str())
-        cut, empty = int((lengths > length).sum()), int((lengths == 1).sum())
-        notes = [f"texts of {column}: {count(tokens.vocabulary, 'token')}, of which a sample has the first {length}"]
-        notes += (
-            [f"{count(cut, 'training text')} of {len(texts):,} cut off after {count(length, 'token')}"] if cut else []
-        )
-        notes += [f"{count(empty, 'training text')} of {len(texts):,} without a word"] if empty else []
-        return tokens, tuple(notes)
+        said = f"texts of {column}: {count(tokens.vocabulary, 'token')}, of which a sample has the first {length}"
+        return tokens, (said, *notes)
+
+    @classmethod
+    def of_pretrained(
+        cls, table: Any, target: tuple[str, ...], column: str, tokenizer: tuple[str, int, int], source: str
+    ) -> tuple[Self, tuple[str, ...]]:
+        """The tokens of the pretrained model `source`: its tokenizer, the token of padding and the most it takes."""
+        text, pad, longest = tokenizer
+        made = _library().Tokenizer.from_str(text)
+        length, notes = _fitting(made, _texts(table[column]), min(LONGEST, longest), 0)
+        tokens = cls(target, column, length, text, pad, source)
+        said = f"texts of {column}: the {count(tokens.vocabulary, 'token')} of {source}, the first {length} of a text"
+        return tokens, (said, *notes)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,28 +96,37 @@ class TextTokens:
                 f"{place} lacks the column of texts that the model was trained on: {self.column}. Its columns are "
                 f"{listed(table.column_names)}."
             )
+        texts = _texts(table[self.column])
+        if self.source:
+            encoded = _library().Tokenizer.from_str(self.standalone()).encode_batch(texts)
+            return torch.tensor([each.ids for each in encoded], dtype=torch.int64).reshape(len(texts), self.length)
         ids = torch.zeros(table.num_rows, self.length, dtype=torch.int64)
         ids[:, 0] = SPECIAL.index("[START]")
-        for row, each in zip(ids, self._tokenizer.encode_batch(_texts(table[self.column])), strict=True):
+        for row, each in zip(ids, self._tokenizer.encode_batch(texts), strict=True):
             known = torch.tensor(each.ids[: self.length - 1], dtype=torch.int64)
             row[1 : 1 + len(known)] = known
         return ids
 
     def unlike(self, rows: Tensor) -> tuple[str, ...]:
         """A note on texts that are mostly unknown characters, in `rows` that `encode` gave."""
-        unknown = (rows == SPECIAL.index("[UNK]")).sum(1)
-        strange = int((2 * unknown > (rows > 0).sum(1) - 1).sum())
+        code, own = SPECIAL.index("[UNK]"), 1
+        if self.source:  # whose tokens around a text are no part of it
+            word = json.loads(self.tokenizer)["model"].get("unk_token")
+            code, own = self._tokenizer.token_to_id(word) if word else None, len(self._tokenizer.encode("").ids)
+        if code is None:
+            return ()
+        strange = int((2 * (rows == code).sum(1) > (rows != self.pad).sum(1) - own).sum())
         return (f"{strange} of {count(len(rows), 'text')} mostly of characters unknown in training",) * bool(strange)
 
     def standalone(self) -> str:
         """The tokenizer's JSON that begins, cuts off and pads by itself: its ids for a text are what `encode` gives."""
-        made, start = self._tokenizer, SPECIAL.index("[START]")
-        processors = _library().processors
-        made.post_processor = processors.TemplateProcessing(
-            single=f"{SPECIAL[start]} $A", special_tokens=[(SPECIAL[start], start)]
-        )
+        made, start = _library().Tokenizer.from_str(self.tokenizer), SPECIAL.index("[START]")
+        if not self.source:
+            made.post_processor = _library().processors.TemplateProcessing(
+                single=f"{SPECIAL[start]} $A", special_tokens=[(SPECIAL[start], start)]
+            )
         made.enable_truncation(self.length)
-        made.enable_padding(length=self.length, pad_id=0, pad_token=SPECIAL[0])
+        made.enable_padding(length=self.length, pad_id=self.pad, pad_token=made.id_to_token(self.pad))
         return made.to_str(pretty=True)
 
     @cached_property
@@ -128,12 +135,24 @@ class TextTokens:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
-        return {**asdict(self), "target": plain_target(self.target)}
+        values = {**asdict(self), "target": plain_target(self.target)}
+        return values if self.source else {name: values[name] for name in values if name not in ("pad", "source")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From what `to_dict` gave."""
         return cls(**{**values, "target": target_names(values["target"])})
+
+
+def _fitting(tokenizer: Any, texts: Sequence[str], most: int, more: int) -> tuple[int, list[str]]:
+    """The length that `COVERED` of the texts have, at most `most`, and notes; `more` tokens come to those of a text."""
+    empty_length = len(tokenizer.encode("").ids) + more
+    lengths = np.array([len(each.ids) for each in tokenizer.encode_batch(texts)]) + more
+    length = int(min(most, max(2, np.quantile(lengths, COVERED, method="higher"))))
+    cut, empty = int((lengths > length).sum()), int((lengths <= empty_length).sum())
+    notes = [f"{count(cut, 'training text')} of {len(texts):,} cut off after {count(length, 'token')}"] if cut else []
+    notes += [f"{count(empty, 'training text')} of {len(texts):,} without a word"] if empty else []
+    return length, notes
 
 
 def text_column(table: Any, target: Sequence[str], leave_out: Sequence[str]) -> str | None:

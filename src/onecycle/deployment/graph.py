@@ -251,11 +251,12 @@ def _tokens(trained: TrainedModel) -> GraphInput:
 
     def draw(n: int, generator: torch.Generator) -> Tensor:
         ids = torch.randint(len(SPECIAL), max(many, len(SPECIAL) + 1), (n, columns.length), generator=generator)
-        ids[:, 0] = SPECIAL.index("[START]")
+        if not columns.source:
+            ids[:, 0] = SPECIAL.index("[START]")
         lengths = torch.randint(1, columns.length + 1, (n, 1), generator=generator)
-        return ids.where(torch.arange(columns.length) < lengths, 0).clamp(max=many - 1)
+        return ids.where(torch.arange(columns.length) < lengths, columns.pad).clamp(max=many - 1)
 
-    about = f"tokens of a text, the first {columns.length}, 0 after its end; by the tokenizer beside"
+    about = f"tokens of a text, the first {columns.length}, {columns.pad} after its end; by the tokenizer beside"
     return GraphInput("ids", torch.int64, (columns.length,), about, draw)
 
 

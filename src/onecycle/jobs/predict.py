@@ -355,6 +355,7 @@ def _described(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     if facts := record["facts"]:
         job = Job.recorded(record["config"])
         recipe = {"name": job.model, "input_shape": facts["input_shape"], "classes": facts["outputs"]}
+        recipe |= {"architecture": facts.get("architecture")}
         activation = "" if facts["classes"] is None else "sigmoid" if facts.get("label_sets") else "softmax"
         known = {"form": "free", "class_axis": -1 if facts["kind"] == "text" else 1, "activation": activation}
         return {**facts, **known, "fit": job.fit, "model": {**recipe, "options": job.own_model_options}}
@@ -376,7 +377,10 @@ def _built(folder: Path, recipe: Mapping[str, Any] | None, columns: TableColumns
             f"give one to take the weights, load_run({str(folder)!r}, model=...)"
         )
     shape, options = tuple(recipe["input_shape"]), recipe["options"]
-    return build(recipe["name"], input_shape=shape, classes=recipe["classes"], columns=columns, **options)
+    return build(
+        recipe["name"], input_shape=shape, classes=recipe["classes"], columns=columns,
+        architecture=recipe.get("architecture"), **options,
+    )  # fmt: skip
 
 
 def _load_weights(model: nn.Module, folder: Path) -> None:

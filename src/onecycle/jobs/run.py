@@ -201,7 +201,7 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
     """
     _check_optimizer(job)
     if data is None:
-        known = configuration(job.model) if job.model and job.with_weights else None
+        known = configuration(job.model) if job.model and (job.with_weights or job.model.startswith("hf:")) else None
         data = load(job.data, seed=job.seed, pretrained=known, **job.load_options)
     if job.test_flips and (data.kind != "image" or data.test is None):
         raise ConfigError(f"test_flips mirrors the images of a test split, and {data!r} has none: leave it out")
@@ -212,7 +212,8 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
     def anew(seed: int) -> nn.Module:
         return build(
             name, input_shape=data.input_shape, classes=_outputs(data), columns=data.columns, images=images, seed=seed,
-            pretrained=job.with_weights, **job.own_model_options,
+            pretrained=job.with_weights, labels=data.classes if job.with_weights else None,
+            architecture=getattr(data.pretrained, "architecture", None), **job.own_model_options,
         )  # fmt: skip
 
     learner = Learner(anew(job.seed), data, metrics=_metrics(data), verbose=verbose, **job.learner_keywords())
@@ -331,8 +332,17 @@ def _facts(data: Data) -> dict[str, Any]:
         "std": data.std,
         "samples": [0 if split is None else len(split) for split in (data.train, data.valid, data.test)],
         **({"columns": data.columns.to_dict()} if data.columns else {}),
+        **_pretraining(data),
         **({"label_sets": True} if has_label_sets(data.train.targets, data.classes) else {}),
     }
+
+
+def _pretraining(data: Data) -> dict[str, Any]:
+    """What it takes to make a model again that only its files describe, and which of them these were."""
+    known = data.pretrained
+    if known is None or known.architecture is None:
+        return {}
+    return {"architecture": known.architecture, **({"revision": known.revision} if known.revision else {})}
 
 
 def free_folder(job: Job) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,8 @@ from ..checks import is_whole, whole
 from ..errors import ConfigError, did_you_mean
 from .external import from_timm, imported_maker
 from .fast import FastCNN, fast_cnn
-from .pretrained import without_weights
+from .hugging_face import from_hub
+from .pretrained import configuration, without_weights
 from .resnet import resnet9, resnet20, resnet56, resnet110, wrn22
 from .small import lenet, mlp, small_cnn
 from .tabular import TableFront, TableLayout, tabular
@@ -60,11 +61,14 @@ def build(
     images: Tensor | None = None,
     seed: int = 0,
     pretrained: bool = False,
+    labels: Sequence[str] | None = None,
+    architecture: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> nn.Module:
     """A freshly initialised model on the CPU: the same weights for the same seed.
 
-    `name` is one of `names()`; ``timm:NAME`` for a model of the timm package; or ``package.module:callable`` for one
+    `name` is one of `names()`; ``timm:NAME`` for a model of the timm package; ``hf:OWNER/NAME`` or
+    ``hf:FOLDER`` for a classifier of transformers; or ``package.module:callable`` for one
     of your own, found as ``import`` finds it and in the current directory. The callable gets those of `input_shape`
     and `classes` that its signature takes, and the options, and returns a `torch.nn.Module`.
 
@@ -81,7 +85,8 @@ def build(
 
     With `pretrained` its weights are loaded, but for the head, which is new; see
     `onecycle.models.pretrained.configuration` for what it takes. A callable of yours gets that as an argument
-    ``pretrained``.
+    ``pretrained``. The head of a model of ``hf:`` is kept where its own classes are `labels`, the names of the classes,
+    in whatever order. `architecture` is what its configuration has as such: with it nothing but the weights is read.
 
     Options: ``dropout`` (a probability, default 0, before the last layer; in ``char-transformer`` everywhere; in
     ``tabular`` after each layer, default 0.1); ``hidden`` widths of ``mlp``; ``width`` of ``fast-cnn``, default 16;
@@ -106,7 +111,20 @@ def build(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         make = _maker(name)  # inside the fork and before the seed: importing your module may draw
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
-        if columns is None:
+        if name.startswith("hf:"):
+            known = None if architecture is not None and not (pretrained and labels) else configuration(name)
+            architecture = architecture or (known and known.architecture)
+            order = known.order(labels) if known and pretrained else None
+            model = make(
+                input_shape=shape,
+                classes=classes,
+                columns=columns,
+                known=architecture,
+                order=order,
+                **weights,
+                **options,
+            )
+        elif columns is None:
             model = make(input_shape=shape, classes=classes, **weights, **options)
         else:
             front = TextFront(columns) if hasattr(columns, "vocabulary") else TableFront(columns)  # type: ignore[arg-type]
@@ -114,19 +132,23 @@ def build(
     if images is not None and isinstance(model, FastCNN):
         model.patches.whiten_(images)
     # For `onecycle.load_run`, which makes it again.
-    model.recipe = {"name": name, "input_shape": shape, "classes": classes, "options": options}  # type: ignore[assignment]
+    recipe = {"name": name, "input_shape": shape, "classes": classes, "options": options}
+    model.recipe = recipe if architecture is None else {**recipe, "architecture": architecture}  # type: ignore[assignment]
     return model
 
 
 def _maker(name: str) -> Callable[..., nn.Module]:
     if name in _BUILDERS:
         return lambda **options: _BUILDERS[name](**_known(name, options))
+    if name.startswith("hf:"):
+        return partial(from_hub, name.removeprefix("hf:"))
     if name.startswith("timm:"):
         return partial(from_timm, name.removeprefix("timm:"))
     if ":" in name:
         return imported_maker(name)
     raise ConfigError(
-        f"unknown model {name!r}: {did_you_mean(name, _BUILDERS)}; also timm:NAME and package.module:callable"
+        f"unknown model {name!r}: {did_you_mean(name, _BUILDERS)}; also timm:NAME, hf:OWNER/NAME and "
+        "package.module:callable"
     )
 
 

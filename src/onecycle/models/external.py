@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ConfigError, MissingDependency, OneCycleError, did_you_mean
-from .hub import absent
+from .hub import absent, in_words
 from .small import image_channels
 
 
@@ -175,8 +175,3 @@ def _current_directory_importable() -> Iterator[None]:
         yield
     finally:
         sys.path[:], sys.dont_write_bytecode = before, written
-
-
-def in_words(error: BaseException) -> str:
-    """The kind of an error and what it says."""
-    return f"{type(error).__name__}: {error}"

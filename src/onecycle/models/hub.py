@@ -92,15 +92,21 @@ def _snapshot(repository: str, revision: str | None, weights: bool) -> Path:
             f"model 'hf:{named}' is {said or f'not to be fetched: {type(error).__name__}: {error}'}; "
             "or give a folder with its files, hf:FOLDER"
         ) from error
-    _check_files(found, f"hf:{named}", weights)
+    try:
+        _check_files(found, f"hf:{named}", weights)
+    except ConfigError as error:  # offline, where some of its files are here
+        bring = f"hf download {repository}"
+        raise ConfigError(f"{error}: looked in {_places()}. Where there is a network: {bring}") from error
     return found
 
 
 def _check_files(folder: Path, name: str, weights: bool) -> None:
     if not (folder / CONFIG).is_file():
-        raise ConfigError(f"model {name!r} has no {CONFIG} in {folder.absolute()}: give a model of transformers")
+        raise ConfigError(
+            f"model {name!r} has no {CONFIG} in {folder.absolute()}, where a model of transformers has one"
+        )
     if weights and not _any(folder, (*SAFE, *PICKLED)):
-        raise ConfigError(f"model {name!r} has no weights in {folder.absolute()}: put {' or '.join(SAFE[:1])} there")
+        raise ConfigError(f"model {name!r} has no weights in {folder.absolute()}, no model.safetensors")
 
 
 def _any(folder: Path, patterns: Sequence[str]) -> bool:
@@ -114,6 +120,11 @@ def _places() -> str:
     torch = Path(os.environ.get("TORCH_HOME") or home / "torch") / "hub" / "checkpoints"
     offline = "; HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
     return f"{hub} (by HF_HUB_CACHE, HF_HOME) and {torch} (by TORCH_HOME){offline}"
+
+
+def in_words(error: BaseException) -> str:
+    """The kind of an error and what it says."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from ..checks import is_number, is_whole
 from ..errors import ConfigError
-from .external import found, in_words, timm_library
+from .external import found, timm_library
+from .hub import in_words
+from .hugging_face import found_at
 
 SOURCES = "timm:NAME, hf:OWNER/NAME, hf:FOLDER, or package.module:callable"
 
@@ -24,7 +26,7 @@ class PretrainedConfig:
         interpolation: by which images were resized, such as "bicubic"; "" where that is not said.
         classifier: the name of the module that is its head; None where that is not said.
         labels: of its own classes, in the order of its outputs.
-        tokenizer: of a model of texts.
+        tokenizer: of a model of texts: its JSON, the token after the end of a text, and the most tokens of one.
         architecture: what it takes to make the model without its weights, where its name alone does not.
         revision: of the weights, where their source has such.
     """
@@ -36,7 +38,7 @@ class PretrainedConfig:
     interpolation: str = ""
     classifier: str | None = None
     labels: tuple[str, ...] = ()
-    tokenizer: Any = None
+    tokenizer: tuple[str, int, int] | None = None
     architecture: Mapping[str, Any] | None = field(default=None, hash=False)
     revision: str | None = None
 
@@ -72,6 +74,19 @@ class PretrainedConfig:
             str(values.get("interpolation") or ""), head if isinstance(head, str) else None,
         )  # fmt: skip
 
+    def order(self, classes: Sequence[str] | None) -> tuple[int, ...] | None:
+        """The places of `classes` among its own labels, where these are the same, whatever their case; else None.
+
+        >>> PretrainedConfig("x", labels=("NEGATIVE", "POSITIVE")).order(("positive", "negative"))
+        (1, 0)
+        >>> PretrainedConfig("x", labels=("cat", "dog")).order(("cat", "horse"))
+        """
+        own = [label.casefold() for label in self.labels]
+        asked = [label.casefold() for label in classes or ()]
+        if not own or sorted(own) != sorted(asked) or len(set(own)) < len(own):
+            return None
+        return tuple(map(own.index, asked))
+
 
 def configuration(name: str) -> PretrainedConfig:
     """How the model `name` was pretrained, without its weights; what is not known of it is left open.
@@ -84,6 +99,12 @@ def configuration(name: str) -> PretrainedConfig:
         MissingDependency: a package that is not installed.
     """
     kind, _, rest = name.partition(":")
+    if kind == "hf" and rest:
+        known = found_at(rest)
+        return replace(
+            PretrainedConfig.of(name, known.values), labels=known.labels, tokenizer=known.tokenizer,
+            architecture=known.architecture, revision=known.revision,
+        )  # fmt: skip
     if not rest:
         raise ConfigError(without_weights(name))
     if kind == "timm":
