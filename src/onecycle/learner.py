@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .data.arrays import as_tensor
+from .data.by_number import samples_in_all
 from .errors import ConfigError, DataError
 from .fits.plan import Rates, planned
 from .fits.run import Fit, began_at
@@ -34,7 +35,7 @@ from .search.api import SHARE
 from .search.forecast import Forecast
 from .text import count, html_table, listed
 from .tracking.trackers import Trackers
-from .training import batch_norm, norms, sharded
+from .training import batch_norm, norms, outputs, sharded
 from .training import compiled as compiling
 from .training import evaluate as evaluation
 from .training import objectives as tasks
@@ -263,7 +264,8 @@ class Learner:
             with ExitStack() as stack:
                 stop = stack.enter_context(stop_requests(ranks))
                 stop.observed = ranks.any(bool(observers := list(observers)))
-                fit.begin(stop, began, self._seconds_at_end(whole), after)
+                ending = self._seconds_at_end(whole) + (fit.seconds_to_record() if folder is not None else 0.0)
+                fit.begin(stop, began, ending, after)
                 self.tracking.check(folder, resume)
                 if folder is not None:
                     fit.record(folder, stack, resume=resume, config=config, facts=facts)
@@ -404,11 +406,13 @@ class Learner:
         return profile_of(self.state, self.train, budget=budget, compile=compile, say=self._say, **about)
 
     @together
-    def evaluate(self, data: Any = None, *, flips: bool = False) -> dict[str, float]:
+    def evaluate(
+        self, data: Any = None, *, flips: bool = False, keep: outputs.Outputs | None = None
+    ) -> dict[str, float]:
         """Mean loss and metrics on `data`, by default the validation data.
 
         With `flips`, of the mean of what the model gives for each image and for its mirror image: not to be compared
-        with what is measured without them.
+        with what is measured without them. What the model gives for each sample is kept in `keep`.
 
         Raises:
             ConfigError: no data, or `flips` of anything but images.
@@ -418,9 +422,11 @@ class Learner:
         batches = self.valid if data is None else self._setup.batching.batches(data, training=False)
         if batches is None:
             raise ConfigError("there is nothing to evaluate on: give data, or a validation split to the learner")
+        if keep is not None:
+            keep.begin(samples_in_all(batches))
         with self.state.averaged():
             model = evaluation.Mirrored(self.model) if flips else self.model
-            return evaluation.evaluate(model, self.runtime.epoch(batches, 0), self.state.loss, self.runtime)
+            return evaluation.evaluate(model, self.runtime.epoch(batches, 0), self.state.loss, self.runtime, keep)
 
     def predict(self, inputs: Any) -> Any:
         """Predictions for `inputs`, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.

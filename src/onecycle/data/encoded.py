@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..text import count, listed, percent
+from .described import NamedBy
 from .images import Item, cropped_away, decode, decode_many, each, formats, headers, undecodable
 from .splits import Split, Stream, take
 
@@ -99,16 +100,26 @@ def build(encoded: Mapping[str, EncodedImages], how: Decoding) -> tuple[dict[str
                 unwritten = write_cache(key, *entry) if key else ()
         if entry is not None:
             tensors, bad, notes = entry
-            parts, skipped = _without(bad, encoded, how, lambda name, part: Split(tensors[name], part.targets))
+            parts, skipped = _without(bad, encoded, how, _decoded(tensors))
             return parts, (*notes, *copies(encoded, digests), *skipped, *unwritten)
     plan = plan or scan(encoded, how, stream=True)
     bad = _undecodable_in_streams(encoded, plan, how) if how.skip_damaged else plan.bad
     size = "x".join(map(str, plan.shape))
     note = f"{images} images of {size} are more than {how.in_memory_bytes / 2**20:.0f} MiB decoded: they stream"
     parts, skipped = _without(
-        bad, encoded, how, lambda _, part: Stream(part.stream(), part.targets, plan.shape, fit=how.fit)
-    )
+        bad, encoded, how,
+        lambda _, part: Stream(part.stream(), part.targets, plan.shape, fit=how.fit, about=NamedBy(part.name)),
+    )  # fmt: skip
     return parts, (*plan.notes, *copies(encoded, _digests(encoded, likely=True)), *skipped, note)
+
+
+def _decoded(tensors: Mapping[str, Tensor]) -> Callable[[str, EncodedImages], Split]:
+    """A split from its name and its images, which are in `tensors`."""
+
+    def split(name: str, part: EncodedImages) -> Split:
+        return Split(tensors[name], part.targets, torch.arange(len(part.targets)), NamedBy(part.name))
+
+    return split
 
 
 def scan(encoded: Mapping[str, EncodedImages], how: Decoding, *, stream: bool) -> DecodingPlan:

@@ -422,7 +422,7 @@ def _resized(raw: RawData, size: int, fit: str) -> RawData:
     height, width = shape_of(raw.parts["train"])[1:]
     notes = crop_notes({(height, width): 1}, (size, size)) if fit == "crop" else ()
     parts = {
-        name: part if isinstance(part, Stream) else Split(resize(part.inputs, size, fit), part.targets)
+        name: part if isinstance(part, Stream) else replace(part, inputs=resize(part.inputs, size, fit))
         for name, part in raw.parts.items()
     }
     return replace(raw, parts=parts, statistics=None, notes=raw.notes + notes)

@@ -23,6 +23,9 @@ VALID, LIMIT, TEST, STATS = 1, 2, 3, 4
 AT_A_TIME = 2**24  # numbers that are checked at once, as more may lie in a file than fit into memory
 
 
+About = Callable[[int], dict[str, Any]]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Samples held in memory: `inputs` and `targets`, with the samples along the first dimension.
@@ -35,12 +38,17 @@ class Split:
     | texts | int64 [n, length], see `TextTokens` | the same |
     | text | int64 [n, length], indices into the characters | int64 [n, length], the inputs shifted by one |
 
+    `ids` is the number of each sample in its source, int64 [n], where that is known, and `about` says of such a number
+    what the sample was: its ``name`` (a file, or a row), and its ``text`` or its ``row`` as {column: cell}.
+
     >>> Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
     Split(inputs=uint8 [4, 1, 8, 8], targets=int64 [4])
     """
 
     inputs: Tensor
     targets: Tensor
+    ids: Tensor | None = None
+    about: About | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -58,7 +66,7 @@ class Stream(Dataset):
     A map-style torch Dataset of (uint8 [channels, height, width], int or float32 [...]), which DataLoader workers take.
     `items` holds the path or the encoded bytes of every image and need not be a list; `indices` says which of them the
     n samples are, by default the first n. `targets` is int64 [n] or float32 [n, ...], `shape` is (channels, height,
-    width), which images of other sizes are brought to by `fit`.
+    width), which images of other sizes are brought to by `fit`. `about` is as in `Split`, of an index.
     """
 
     def __init__(
@@ -68,8 +76,9 @@ class Stream(Dataset):
         shape: tuple[int, ...],
         indices: Tensor | None = None,
         fit: str = "crop",
+        about: About | None = None,
     ):
-        self.items, self.targets, self.shape, self.fit = items, targets, shape, fit
+        self.items, self.targets, self.shape, self.fit, self.about = items, targets, shape, fit, about
         self.indices = torch.arange(len(targets)) if indices is None else indices
 
     def __len__(self) -> int:
@@ -170,8 +179,20 @@ def shape_of(part: Split | Stream) -> tuple[int, ...]:
 def take(part: Split | Stream, indices: Tensor) -> Split | Stream:
     """The samples at `indices` (int64), in that order."""
     if isinstance(part, Stream):
-        return Stream(part.items, part.targets[indices], part.shape, part.indices[indices], part.fit)
-    return Split(part.inputs[indices], part.targets[indices])
+        return Stream(part.items, part.targets[indices], part.shape, part.indices[indices], part.fit, part.about)
+    ids = None if part.ids is None else part.ids[indices]
+    return Split(part.inputs[indices], part.targets[indices], ids, part.about)
+
+
+def about_sample(part: Any, i: int) -> dict[str, Any]:
+    """What is known of sample `i` of a split, see `Split`; its number alone where its source does not say more.
+
+    >>> about_sample(Split(torch.zeros(4, 2), torch.zeros(4)), 3)
+    {'name': 'sample 4'}
+    """
+    ids = part.indices if isinstance(part, Stream) else getattr(part, "ids", None)
+    about = getattr(part, "about", None)
+    return {"name": f"sample {i + 1}"} if about is None or ids is None else about(int(ids[i]))
 
 
 def quotas(sizes: Sequence[int], count: int, caps: Sequence[int]) -> list[int]:

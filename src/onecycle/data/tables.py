@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..checks import is_whole, one_of
 from ..errors import ConfigError, DataError, did_you_mean
 from ..text import count, listed, number
 from .csv_files import Cells, check_names, read_cells, without_rows
+from .described import RowsOf
 from .label_sets import MULTI_LABEL, label_sets, target_columns
 from .pretraining import Pretraining
 from .splits import Encoded, RawData, Split, Stream
@@ -69,7 +70,8 @@ def is_frame(data: Any) -> bool:
 class TableSplits:
     """The tables of the splits, and what is to be predicted in them; `classes` is None for a regression.
 
-    `notations` say what the words of each column stand for.
+    `notations` say what the words of each column stand for, `numbers` which row of its file or frame each is, from 1
+    on, and `names` what the rows of a table that no file holds are called.
     """
 
     tables: dict[str, Any]
@@ -79,6 +81,8 @@ class TableSplits:
     origin: str
     notes: tuple[str, ...]
     notations: Mapping[str, Notation]
+    numbers: Mapping[str, np.ndarray]
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def read_table(data: Any, options: TableOptions, pretrained: Pretraining | None = None) -> RawData:
@@ -119,12 +123,15 @@ def read_text_folder(root: Path, folder: TextFolder, pretrained: Pretraining | N
     import pyarrow as pa
 
     tables: dict[str, Any] = {}
+    files: dict[str, list[str]] = {}
     for split, classes in folder.splits.items():
         paths = [path for one in classes.values() for path in one]
+        files[split] = [str(path) for path in paths]
         names = [name for name, one in classes.items() for _ in one]
         tables[split] = pa.table({"text": pa.array(read_texts(paths), pa.string()), "class": names})
     options = TableOptions("class", text_column="text")
-    return encoded_table(_with_targets(tables, options, str(root), [*folder.notes], {}), options, pretrained)
+    given = _with_targets(tables, options, str(root), [*folder.notes], {})
+    return encoded_table(replace(given, names=files), options, pretrained)
 
 
 def _with_targets(
@@ -138,8 +145,9 @@ def _with_targets(
     for name in options.leave_out:
         if name not in tables["train"].column_names or name in names:
             raise ConfigError(f"leave_out names no column beside the target: {name!r}. {_columns_of(tables['train'])}")
+    numbers: dict[str, np.ndarray] = {}
     for split, table in tables.items():
-        tables[split], said = _with_target(table, names, split)
+        tables[split], numbers[split], said = _with_target(table, names, split)
         notes += said
     if len(names) == 1:
         made = _targets({split: table[names[0]] for split, table in tables.items()}, options.task)
@@ -148,7 +156,7 @@ def _with_targets(
         made = target_columns(each, options.task)
         tables = {split: table.drop_columns(list(names)) for split, table in tables.items()}
     targets, classes, said = made
-    return TableSplits(tables, names, targets, classes, origin, (*notes, said), notations)
+    return TableSplits(tables, names, targets, classes, origin, (*notes, said), notations, numbers)
 
 
 def encoded_table(given: TableSplits, options: TableOptions, pretrained: Pretraining | None = None) -> RawData:
@@ -163,7 +171,9 @@ def encoded_table(given: TableSplits, options: TableOptions, pretrained: Pretrai
         raise ConfigError(f"text_column names no column beside the target: {column!r}. {_columns_of(tables['train'])}")
 
     def encode(parts: Mapping[str, Split | Stream]) -> Encoded:
-        chosen = {split: _rows(tables, part) for split, part in parts.items()}
+        chosen, about = {}, {}
+        for split, part in parts.items():
+            chosen[split], about[split] = _rows(given, part)
         columns, more = (
             TableColumns.fit(chosen["train"], target, options.leave_out, given.notations)
             if column is None
@@ -171,10 +181,11 @@ def encoded_table(given: TableSplits, options: TableOptions, pretrained: Pretrai
         )
         table = isinstance(columns, TableColumns)
         given_away = _leaks(columns, chosen["train"], parts["train"].targets) if classes and table else []
-        encoded = {
-            split: Split(columns.encode(chosen[split], f"the {split} split"), part.targets)
-            for split, part in parts.items()
-        }
+        encoded = {}
+        for split, part in parts.items():
+            rows = columns.encode(chosen[split], f"the {split} split")
+            known = None if split == "train" else about[split].seen(columns.names, not table)
+            encoded[split] = Split(rows, part.targets, torch.arange(len(rows)), known)
         return Encoded(encoded, columns, (*more, *given_away))
 
     kind = "table" if column is None else "texts"
@@ -303,8 +314,8 @@ def _is_measurable(table: Any, target: str | tuple[str, ...] | None) -> bool:
     return any(table[name].null_count < table.num_rows for name in there)
 
 
-def _with_target(table: Any, target: Sequence[str], split: str) -> tuple[Any, list[str]]:
-    """The rows that have a target, or all of several."""
+def _with_target(table: Any, target: Sequence[str], split: str) -> tuple[Any, np.ndarray, list[str]]:
+    """The rows that have a target, or all of several, and their numbers from 1 on."""
     import pyarrow as pa
 
     pc = compute()
@@ -314,7 +325,7 @@ def _with_target(table: Any, target: Sequence[str], split: str) -> tuple[Any, li
             f"The {split} table has no column {missing[0]!r}, so it cannot be measured on. Leave it out, and let the "
             f"run predict it: onecycle predict RUN FILE. {_columns_of(table)}"
         )
-    valid = None
+    valid: Any = None
     for name in target:
         column = plain_column(table[name])
         table = table.set_column(table.column_names.index(name), name, pa.chunked_array([column]))
@@ -327,7 +338,8 @@ def _with_target(table: Any, target: Sequence[str], split: str) -> tuple[Any, li
             + ("Give one that has." if split == "train" else "Leave it out: onecycle predict RUN FILE predicts it.")
         )
     said = f"{split}: left out {count(gaps, 'row')} of {table.num_rows:,} without a value of {listed(target, 'or')}"
-    return (left, [said]) if gaps else (table, [])
+    numbers = np.flatnonzero(valid.to_numpy(zero_copy_only=False)) + 1
+    return (left, numbers, [said]) if gaps else (table, numbers, [])
 
 
 def _targets(columns: Mapping[str, Any], task: str | None) -> tuple[dict[str, Tensor], tuple[str, ...] | None, str]:
@@ -423,12 +435,14 @@ def _numbered_rows(tables: Mapping[str, Any], targets: Mapping[str, Tensor]) -> 
     return parts
 
 
-def _rows(tables: Mapping[str, Any], part: Any) -> Any:
-    """The rows of one split, which all lie in one table."""
+def _rows(given: TableSplits, part: Any) -> tuple[Any, RowsOf]:
+    """The rows of one split, which all lie in one table, and what they were called there."""
     start, first = 0, int(part.inputs[0])
-    for table in tables.values():
+    for split, table in given.tables.items():
         if first < start + table.num_rows:
-            return table.take((part.inputs - start).numpy())
+            places = (part.inputs - start).numpy()
+            rows = table.take(places)
+            return rows, RowsOf(rows, given.numbers[split][places], names=given.names.get(split))
         start += table.num_rows
     raise IndexError(first)
 

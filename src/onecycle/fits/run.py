@@ -9,16 +9,21 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..data.batches import Batches
+from ..data.by_number import samples_in_all
 from ..data.loaders import read_again
+from ..interpretation.looked import Looked
+from ..interpretation.made import names_in, predictions_of
+from ..interpretation.recorded import record, seconds_to_record
 from ..records.best import KeepBest
 from ..records.extension import Extended, ended
 from ..records.files import RUN
 from ..records.history import History, Observer, Result
 from ..records.origin import origin
 from ..records.prediction import needed_to_predict
+from ..records.predictions import Predictions
 from ..records.run import Recording
 from ..search.api import PilotRecord, search_of, updates_within
 from ..search.forecast import Forecast, forecast
@@ -26,7 +31,9 @@ from ..search.pilots import Pilot
 from ..text import count
 from ..tracking.trackers import Trackers
 from ..training import balance
+from ..training import evaluate as evaluation
 from ..training.loop import Charges, Event, Update, train
+from ..training.outputs import Outputs
 from ..training.setup import TrainingSetup
 from ..training.signals import StopRequest
 from ..training.state import TrainState
@@ -43,7 +50,7 @@ class Fit:
     Args:
         state: what is trained; a run under way in it is given up.
         train, valid: the batches; None where nothing is held out.
-        evaluate: measures the state on `valid`.
+        evaluate: measures the state on `valid`, and keeps what the model gives in `keep`.
         setup: what the batches and the loss of the state come from.
         plan: what the fit is to do.
         history: where it is kept in memory.
@@ -61,13 +68,14 @@ class Fit:
     """
 
     def __init__(
-        self, state: TrainState, train: Batches, valid: Batches | None, evaluate: Callable[[], dict[str, float]],
+        self, state: TrainState, train: Batches, valid: Batches | None, evaluate: Callable[..., dict[str, float]],
         setup: TrainingSetup, plan: Plan, history: History, notes: list[str], note: Callable[..., None],
         extends: Extended | None, tracking: Trackers,
     ):  # fmt: skip
         self._tracking, self._searched = tracking, dict[str, Any]()
         self._config: Mapping[str, Any] = {"budget": str(plan.whole)}
-        self._state, self._train, self._valid, self._evaluate = state, train, valid, evaluate
+        self._state, self._train, self._valid, self._measure = state, train, valid, evaluate
+        self._outputs, self._kept = Outputs(), None  # of the last evaluation, and what it measured
         self._setup, self._history, self._notes, self._note, self._extends = setup, history, notes, note, extends
         self.plan = plan
         self.forecast: Forecast | None = None
@@ -136,6 +144,13 @@ class Fit:
         named = {"model": self._config["model"]} if self._config.get("model") else {}
         several = {"ranks": world} if (world := self._state.runtime.ranks.world) > 1 else {}
         return {**self.plan.resolved(), **self._setup.resolved(self._state), **named, **several}
+
+    def _evaluate(self) -> dict[str, float]:
+        """What is measured on the validation data; in a run with a folder, what the model gives is kept."""
+        if self._recording is None:
+            return self._measure()
+        self._kept = self._measure(keep=self._outputs)
+        return self._kept
 
     def kept(self) -> AbstractContextManager[None]:
         """A block after an error within which what can be kept in the folder is."""
@@ -207,7 +222,43 @@ class Fit:
             return result
         units = Units.of(self._setup.batching, self._state.loss)
         foreseen = self.forecast.to_dict() if self.forecast and self._pilots else None
-        return self._recording.finished(result, self._state, units.metadata(), self._notes[before:], foreseen)
+        result = self._recording.finished(result, self._state, units.metadata(), self._notes[before:], foreseen)
+        self._record_predictions(self._recording, result)
+        return result
+
+    @property
+    def _looked(self) -> Looked:
+        """The validation data and the model, to be looked into."""
+        state, setup = self._state, self._setup
+        return Looked(
+            state.model, cast(Batches, self._valid), setup.held_out, state.loss, state.runtime, state.averaged,
+            getattr(setup.source, "columns", None), not state.is_sharded,
+        )  # fmt: skip
+
+    def seconds_to_record(self) -> float:
+        """About how long it takes to record predictions at the end, in a run by time that will have a folder."""
+        ranks, budget = self._state.runtime.ranks, self.plan.whole.seconds
+        if budget is None or self._valid is None:
+            return 0.0
+        samples = samples_in_all(self._valid) or 0
+        again = 0.0  # where the best weights are not the last ones
+        if self._keeper:
+            again = evaluation.seconds(self._state.model, self._valid, self._state.loss, self._state.runtime)
+        return again + ranks.from_main(lambda: seconds_to_record(self._looked, samples, budget))
+
+    def _record_predictions(self, recording: Recording, result: Result) -> None:
+        """Write what the model predicts for the validation data into the folder of the run.
+
+        That is of the last evaluation; only where that was of other weights than the run ends with, of one more.
+        """
+        if self._valid is None:
+            return
+        state, ranks = self._state, self._state.runtime.ranks
+        if ranks.broadcast(self._kept != result.valid):
+            self._evaluate()
+        made = predictions_of(self._outputs, state.loss, "valid", names_in(self._setup.source), ranks)
+        if isinstance(made, Predictions):
+            ranks.from_main(lambda: record(recording.folder, made, self._looked, self.plan.whole.seconds))
 
     def _measured(self, result: Result) -> Result:
         """The result with what is measured at the end, also where that was asked for after the end of an epoch."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,8 @@ from ..data.label_sets import has_label_sets
 from ..data.splits import Split, Stream
 from ..data.table_columns import target_names
 from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, TrainingError
+from ..interpretation.made import names_in, predictions_of
+from ..interpretation.recorded import record
 from ..learner import Learner
 from ..models import build
 from ..models.pretrained import configuration
@@ -30,6 +32,7 @@ from ..records import run as runs
 from ..records.extension import settings_of
 from ..records.files import RUN, differing, plain, write_jsonl
 from ..records.history import History, Result
+from ..records.predictions import Predictions
 from ..records.progress import notes
 from ..records.read import comparable, main_value
 from ..schedules.budget import Budget
@@ -38,6 +41,7 @@ from ..search.forecast import Forecast, Needed, target_of
 from ..text import listed
 from ..training.metrics import Perplexity
 from ..training.options import BEFORE, seconds_of
+from ..training.outputs import Outputs
 from ..training.ranks import Ranks
 from ..training.runtime import Runtime
 from ..training.sharing import considerate
@@ -113,7 +117,7 @@ def _run(
     if settings:
         learner = ready.with_settings(settings)
         learner.verbose = verbose
-    tests = Tests(learner, test_data, job.test_flips)
+    tests = Tests(learner, test_data, job.test_flips, names_in(ready.data))
     after = 0.0 if budget.seconds is None else _seconds_after(tests, report, began + budget.seconds)
     after = ranks.broadcast(after)
     stack.enter_context(learner.tracking)  # the test too is to be logged
@@ -129,7 +133,7 @@ def _run(
         raise
     result = replace(fitted, **(tested := tests.measured()), folder=None)
     learner.tracking.tested(**tested)
-    RUN.update(folder, result=result.to_dict(), **_needed(folder, result, reach))
+    tests.record(folder, result=result.to_dict(), **_needed(folder, result, reach))
     if report:
         draw(folder, FIGURE, partial(learner.history.plot, title=f"{job.data}, {job.policy}, {job.budget}"))
     return replace(result, folder=folder)
@@ -142,13 +146,26 @@ class Tests:
     learner: Learner
     data: Split | Stream | None
     flips: bool
+    names: Sequence[str] | None = None
+    outputs: Outputs = field(default_factory=Outputs)
 
     def measured(self) -> dict[str, dict[str, float] | None]:
         """``test`` and, with flips, ``flipped``."""
         if self.data is None:
             return {"test": None}
         flipped = {"flipped": self.learner.evaluate(self.data, flips=True)} if self.flips else {}
-        return {"test": self.learner.evaluate(self.data), **flipped}
+        return {"test": self.learner.evaluate(self.data, keep=self.outputs), **flipped}
+
+    def record(self, folder: Path, **fields: Any) -> None:
+        """Write `fields` into the record of the run, and what the model predicts for the test set into its folder.
+
+        Which samples those are is not shown, so that nothing is chosen by them.
+        """
+        RUN.update(folder, **fields)
+        state = self.learner.state
+        made = predictions_of(self.outputs, state.loss, "test", self.names, state.runtime.ranks)
+        if isinstance(made, Predictions):
+            state.runtime.ranks.from_main(lambda: record(folder, made))
 
     def seconds(self) -> float:
         """About how long that takes: with flips three passes through the model in place of one."""

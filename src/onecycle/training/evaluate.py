@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from .losses import shape
 from .means import RunningMeans, UpdateMeans
 from .metrics import SharedMeter, read_meters
 from .objectives import Loss, Supervised, loss_module
+from .outputs import Outputs
 from .runtime import Runtime, generators, weights_dtype
 from .sharded import explained
 from .step import compute
@@ -28,12 +29,18 @@ from .step import compute
 NO_BATCHES = "there are no batches to evaluate on"
 
 
-def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runtime | None = None) -> dict[str, float]:
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: Loss,
+    runtime: Runtime | None = None,
+    keep: Outputs | None = None,
+) -> dict[str, float]:
     """Mean loss and metrics over all samples of `batches`, in evaluation mode and without gradients.
 
     Means are weighted by samples, so that a ragged last batch counts for what it is. Meters of `loss` (torchmetrics)
     are reset, fed and read. Without a `runtime`, batches go to the device that the model is on, in float32. The modes
-    of the modules and the gradients are left as they were.
+    of the modules and the gradients are left as they were. What the model gives is kept in `keep`, after its `begin`.
 
     >>> from onecycle import Supervised
     >>> evaluate(nn.Identity(), [(torch.zeros(3, 1), torch.ones(3, 1))], Supervised(nn.functional.mse_loss))
@@ -52,31 +59,41 @@ def evaluate(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runt
             meter.to(runtime.device)
         meter.reset()
     if ranks.world > 1:
-        return _evaluated_together(model, batches, loss, runtime)
+        return _evaluated_together(model, batches, loss, runtime, keep)
     means = RunningMeans()
-    with evaluating(runtime, model, *([] if of_loss is None else [of_loss])):
+    with evaluating(runtime, model, *([] if of_loss is None else [of_loss])), _watching(keep, model):
         for i, batch in enumerate(batches):
             batch = runtime.move(batch)
             part = compute(loss, model, batch, runtime)
+            if keep is not None:
+                keep.take(batch)
             means.add(i, 0.0, UpdateMeans(part.loss, part.metrics, samples_in(batch), part.weights))
     if not means.pending:
         raise DataError(NO_BATCHES)
     return {**means.means(strict=False), **read_meters(meters)}
 
 
-def _evaluated_together(model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runtime) -> dict[str, float]:
+def _watching(keep: Outputs | None, model: nn.Module) -> AbstractContextManager[None]:
+    return nullcontext() if keep is None else keep.watching(model)
+
+
+def _evaluated_together(
+    model: nn.Module, batches: Iterable[Any], loss: Loss, runtime: Runtime, keep: Outputs | None
+) -> dict[str, float]:
     """`evaluate` on several ranks: each computes its part of each batch, and feeds it to its meters."""
     ranks, means = runtime.ranks, RunningMeans()
     shared = {name: SharedMeter(meter, ranks) for name, meter in getattr(loss, "meters", {}).items()}
     loss = replace(loss, meters=shared) if shared else loss  # type: ignore[type-var]
     modules = [model, *([] if (of_loss := loss_module(loss)) is None else [of_loss])]
     ranks.align(buffer for module in modules for buffer in module.buffers())
-    with evaluating(runtime, *modules):
+    with evaluating(runtime, *modules), _watching(keep, model):
         for i, batch in enumerate(batches):
             (part,) = ranks.parts([runtime.move(batch)], least=0)
             for meter in shared.values():
                 meter.counts = part.samples > 0 and (part.factor == 1 or ranks.is_main)
             made = compute(loss, model, part.batch, runtime)
+            if keep is not None:
+                keep.take(part.batch, part.samples > 0 and (part.factor == 1 or ranks.is_main))
             weights = {name: weight * part.factor for name, weight in made.weights.items()}
             means.add(i, 0.0, UpdateMeans(made.loss, made.metrics, part.samples, weights))  # type: ignore[arg-type]
     if not means.pending:

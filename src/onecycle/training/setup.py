@@ -46,6 +46,7 @@ class TrainingSetup:
         train, valid: batches.
         batching: how other data are batched alike.
         source: the data of `onecycle.load`, where they are such.
+        held_out: what `valid` was made of.
         measured: the names of what an evaluation measures.
         chosen: the optimizer.
 
@@ -60,6 +61,7 @@ class TrainingSetup:
     def __init__(self, model: nn.Module, options: TrainingOptions, runtime: Runtime, note: Callable[..., None]):
         self.model, self.options, self.runtime, self._note = model, options, runtime, note
         self.source: Data | None = None
+        self.held_out: Any = None
         self.measured: set[str] = set()
         self._units_known = False  # by the model, which was trained in them
         self._positions: dict[nn.Parameter, float] = {}  # of a sample, by weight, where a batch was tried
@@ -97,6 +99,7 @@ class TrainingSetup:
                 f"each epoch leaves out {unused} of {count(samples or 0, 'training sample')}, others every time: the "
                 "batches are of one size"
             )
+        self.held_out = valid
         self.valid = None if valid is None else self.batching.batches(valid, training=False)
         if isinstance(untransformed(self.valid), OneShotBatches):
             raise DataError(
