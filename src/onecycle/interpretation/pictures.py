@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SIDE = 112  # of the longer side in pixels; smaller images stay as they are
 TINY = 64  # of images that are shown by their pixels, without loss
@@ -18,8 +21,10 @@ def is_picture(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) >= 4
 
 
-def thumbnail(image: Tensor) -> Image.Image:
+def thumbnail(image: Tensor) -> Image:
     """An image [c, h, w] as a small picture; numbers that are no uint8 are stretched from the least to the largest."""
+    from PIL import Image
+
     pixels = np.ascontiguousarray(image.detach().cpu().numpy().transpose(1, 2, 0))
     if pixels.dtype != np.uint8:
         pixels = pixels.astype(np.float64)
@@ -30,7 +35,7 @@ def thumbnail(image: Tensor) -> Image.Image:
     return made
 
 
-def encoded(picture: Image.Image) -> tuple[str, bytes]:
+def encoded(picture: Image) -> tuple[str, bytes]:
     """The end of a file's name, and its bytes: PNG for tiny pictures, JPEG for others."""
     file = io.BytesIO()
     if max(picture.size) <= TINY:
@@ -40,8 +45,10 @@ def encoded(picture: Image.Image) -> tuple[str, bytes]:
     return ".jpg", file.getvalue()
 
 
-def with_heat(picture: Image.Image, heat: Tensor) -> Image.Image:
+def with_heat(picture: Image, heat: Tensor) -> Image:
     """The picture in grey, and over it in colours from red to yellow where `heat` [h, w] in 0 to 1 is."""
+    from PIL import Image
+
     width, height = picture.size
     factor = max(1, HEAT // max(picture.size)) if max(picture.size) <= TINY else 1
     size = (width * factor, height * factor)
