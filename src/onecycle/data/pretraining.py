@@ -100,7 +100,10 @@ class Fitted:
             )
         if known.mean:
             mean, std = (each if len(each) == channels else each[:1] * channels for each in (known.mean, known.std))
-            data = replace(data, mean=mean, std=std)
+            seen = None
+            if data.mean:
+                seen = (data.mean * (channels // here), data.std * (channels // here))
+            data = replace(data, mean=mean, std=std, seen=seen)
             said.append(f"normalised by the mean {listed(map(number, mean))} and std {listed(map(number, std))}")
         if known.interpolation not in ("", "bilinear"):
             said.append(f"resized bilinearly, where that was {known.interpolation}")

@@ -110,6 +110,7 @@ class Data:
         fit: how images of another size were brought to this one: "crop", "pad" or "squash".
         columns: what the columns of a table became; None for all else.
         pretrained: how the model was pretrained that they were prepared for; None where they are for any.
+        seen: mean and std of the training images themselves, where `mean` and `std` are those of pretraining.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Data:
     fit: str = "crop"
     columns: TableColumns | TextTokens | None = None
     pretrained: Any = None
+    seen: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __repr__(self) -> str:
         sizes = {name: getattr(self, name) for name in ("train", "valid", "test")}

@@ -35,6 +35,8 @@ class Job(TrainingOptions):
         model_options: keywords of the model, such as ``{"dropout": 0.2}``.
         pretrained: whether the model begins with its pretrained weights, and the data become what it was pretrained on;
             None: those of ``hf:`` do. See `onecycle.models.pretrained.configuration`.
+        lora: the rank of the changes that are trained in place of a pretrained model's own weights, see
+            `onecycle.models.lora.add_lora`; None: all weights are.
         budget: what `Budget.parse` reads.
         lr_max: the peak learning rate: a number; "auto", from pilots inside the budget, see `search`, where it is large
             enough for some that can tell, else the optimizer's; or "default", the optimizer's, which goes with the
@@ -73,6 +75,12 @@ class Job(TrainingOptions):
         None,
         "Begin with the model's pretrained weights, with the image size and the normalisation that go with them; by "
         "default models of hf: do.",
+        "Model",
+    )
+    lora: int | None = option(
+        None,
+        "Of a pretrained model, train its head and a change of this rank of each linear layer, such as 8, in place of "
+        "all weights (needs peft).",
         "Model",
     )
     budget: str = option("10 epochs", 'Instead of --epochs: a time such as 90s, 5m or 1h, or "500 updates".', SCHEDULE)
@@ -138,6 +146,7 @@ class Job(TrainingOptions):
             model=unless_none(word, "model", self.model, "a name, or package.module:callable"),
             model_options=unless_none(keywords, "model_options", self.model_options, '{"dropout": 0.2}'),
             pretrained=unless_none(flag, "pretrained", self.pretrained),
+            lora=unless_none(whole, "lora", self.lora, what="the rank of the change of a layer"),
             budget=self.budget if isinstance(self.budget, str) else str(budget),
             lr_max=self.lr_max if isinstance(self.lr_max, str) else peak_number(self.lr_max),
             balance=flag("balance", self.balance),
@@ -165,6 +174,10 @@ class Job(TrainingOptions):
             raise ConfigError(
                 "pretrained is for a model with weights of its own: name it, model=... (--model), such as timm:NAME or "
                 "hf:OWNER/NAME"
+            )
+        if self.lora is not None and not self.with_weights:
+            raise ConfigError(
+                f"lora={self.lora} changes a pretrained model: give pretrained (--pretrained), or no lora"
             )
 
     def _check_schedule(self) -> None:

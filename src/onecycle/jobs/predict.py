@@ -62,6 +62,7 @@ class TrainedModel:
     scale: Scale | None = field(default=None, repr=False)  # of the targets
     fitted: bool = field(default=True, repr=False)  # images were brought to one size
     verbose: bool = field(default=True, repr=False)
+    seen: tuple[Sequence[float], Sequence[float]] | None = field(default=None, repr=False)  # mean and std of training
 
     @property
     def label_sets(self) -> bool:
@@ -191,9 +192,8 @@ class TrainedModel:
         if self.kind != "image":
             return ()
         known = self.batching.normalise
-        if not isinstance(known, ImageTransform):
-            known = ImageTransform((), ())
-        return unlike_training(files, images, self.fit, known.mean, known.std)
+        mean, std = self.seen or ((known.mean, known.std) if isinstance(known, ImageTransform) else ((), ()))
+        return unlike_training(files, images, self.fit, mean, std)
 
     @property
     def _accepted(self) -> Accepted:
@@ -289,6 +289,7 @@ def load_run(
         Scale.of(scales.get("targets")),
         bool(record["facts"]) or classes is not None,
         verbose,
+        known.get("seen"),
     )
 
 
@@ -355,7 +356,7 @@ def _described(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     if facts := record["facts"]:
         job = Job.recorded(record["config"])
         recipe = {"name": job.model, "input_shape": facts["input_shape"], "classes": facts["outputs"]}
-        recipe |= {"architecture": facts.get("architecture")}
+        recipe |= {"architecture": facts.get("architecture"), "lora": job.lora}
         activation = "" if facts["classes"] is None else "sigmoid" if facts.get("label_sets") else "softmax"
         known = {"form": "free", "class_axis": -1 if facts["kind"] == "text" else 1, "activation": activation}
         return {**facts, **known, "fit": job.fit, "model": {**recipe, "options": job.own_model_options}}
@@ -379,7 +380,7 @@ def _built(folder: Path, recipe: Mapping[str, Any] | None, columns: TableColumns
     shape, options = tuple(recipe["input_shape"]), recipe["options"]
     return build(
         recipe["name"], input_shape=shape, classes=recipe["classes"], columns=columns,
-        architecture=recipe.get("architecture"), **options,
+        architecture=recipe.get("architecture"), lora=recipe.get("lora"), **options,
     )  # fmt: skip
 
 

@@ -230,7 +230,7 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
         return build(
             name, input_shape=data.input_shape, classes=_outputs(data), columns=data.columns, images=images, seed=seed,
             pretrained=job.with_weights, labels=data.classes if job.with_weights else None,
-            architecture=getattr(data.pretrained, "architecture", None), **job.own_model_options,
+            architecture=getattr(data.pretrained, "architecture", None), lora=job.lora, **job.own_model_options,
         )  # fmt: skip
 
     learner = Learner(anew(job.seed), data, metrics=_metrics(data), verbose=verbose, **job.learner_keywords())
@@ -355,11 +355,9 @@ def _facts(data: Data) -> dict[str, Any]:
 
 
 def _pretraining(data: Data) -> dict[str, Any]:
-    """What it takes to make a model again that only its files describe, and which of them these were."""
-    known = data.pretrained
-    if known is None or known.architecture is None:
-        return {}
-    return {"architecture": known.architecture, **({"revision": known.revision} if known.revision else {})}
+    """What the images were, and what it takes to make a model again that only its files describe, at which revision."""
+    said = {name: getattr(data.pretrained, name, None) for name in ("architecture", "revision")}
+    return {name: value for name, value in {"seen": data.seen, **said}.items() if value is not None}
 
 
 def free_folder(job: Job) -> Path:

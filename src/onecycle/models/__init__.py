@@ -16,6 +16,7 @@ from ..errors import ConfigError, did_you_mean
 from .external import from_timm, imported_maker
 from .fast import FastCNN, fast_cnn
 from .hugging_face import from_hub
+from .lora import add_lora
 from .pretrained import configuration, without_weights
 from .resnet import resnet9, resnet20, resnet56, resnet110, wrn22
 from .small import lenet, mlp, small_cnn
@@ -63,6 +64,7 @@ def build(
     pretrained: bool = False,
     labels: Sequence[str] | None = None,
     architecture: Mapping[str, Any] | None = None,
+    lora: int | None = None,
     **options: Any,
 ) -> nn.Module:
     """A freshly initialised model on the CPU: the same weights for the same seed.
@@ -87,6 +89,7 @@ def build(
     `onecycle.models.pretrained.configuration` for what it takes. A callable of yours gets that as an argument
     ``pretrained``. The head of a model of ``hf:`` is kept where its own classes are `labels`, the names of the classes,
     in whatever order. `architecture` is what its configuration has as such: with it nothing but the weights is read.
+    With `lora`, a rank, low-rank changes of the linear layers are trained in place of them, see `add_lora`.
 
     Options: ``dropout`` (a probability, default 0, before the last layer; in ``char-transformer`` everywhere; in
     ``tabular`` after each layer, default 0.1); ``hidden`` widths of ``mlp``; ``width`` of ``fast-cnn``, default 16;
@@ -129,11 +132,14 @@ def build(
         else:
             front = TextFront(columns) if hasattr(columns, "vocabulary") else TableFront(columns)  # type: ignore[arg-type]
             model = nn.Sequential(front, make(input_shape=(front.width,), classes=classes, **weights, **options))
+        if lora is not None:
+            add_lora(model, whole("lora", lora, what="the rank of the change of a layer"), name)
     if images is not None and isinstance(model, FastCNN):
         model.patches.whiten_(images)
     # For `onecycle.load_run`, which makes it again.
     recipe = {"name": name, "input_shape": shape, "classes": classes, "options": options}
-    model.recipe = recipe if architecture is None else {**recipe, "architecture": architecture}  # type: ignore[assignment]
+    recipe |= {key: value for key, value in (("architecture", architecture), ("lora", lora)) if value is not None}
+    model.recipe = recipe  # type: ignore[assignment]
     return model
 
 

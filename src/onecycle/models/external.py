@@ -102,6 +102,8 @@ def _call(
         raise ConfigError(f"model {name!r}: calling it with ({given}) failed with {in_words(error)}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {name!r} must return a torch.nn.Module, it returned {type(model).__name__}")
+    if getattr(maker, "pretrained_cfg", None) and not hasattr(model, "pretrained_cfg"):
+        model.pretrained_cfg = dict(maker.pretrained_cfg)  # type: ignore[attr-defined]
     return model
 
 

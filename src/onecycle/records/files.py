@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import CheckpointError, did_you_mean
+from ..text import listed
 
 # In the folder of a run, the short runs before it, a line each.
 PILOTS = "pilots.jsonl"
@@ -138,9 +139,23 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         before, now = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             lines += [f"{key}.{line}" for line in differing(before, now)]
+        elif key == "classes" and (change := _names_changed(before, now)) is not None:
+            lines.append(f"{key}: {change}")
         elif before != now:
             lines.append(f"{key}: {before!r}, now {now!r}")
     return lines
+
+
+def _names_changed(before: Any, now: Any) -> str | None:
+    """Which names of two lists are in one of them alone; None where these are no such lists, or have the same names."""
+    if not all(isinstance(one, list) and one and all(isinstance(name, str) for name in one) for one in (before, now)):
+        return None
+    said = {
+        "no longer": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+    }
+    changes = [f"{listed(map(repr, names), most=5)} {word}" for word, names in said.items() if names]
+    return f"{', '.join(changes)} ({len(before)}, now {len(now)})" if changes else None
 
 
 def plain(data: Any) -> Any:
