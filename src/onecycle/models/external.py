@@ -27,11 +27,6 @@ def from_timm(
     A pretrained one gets a new head, also where its own has as many classes.
     """
     timm, channels = timm_library(name), image_channels(f"timm:{name}", input_shape)
-    known = timm.list_models()
-    if name.partition(".")[0] not in known:
-        near = difflib.get_close_matches(name, known, n=5)
-        hint = did_you_mean(name, near) + ", ..." if near else "nothing is named like it"
-        raise ConfigError(f"unknown timm model {name!r}: {hint} (timm.list_models() names all {len(known)})")
     weights = {"pretrained": True} if pretrained else {}
     try:
         model = timm.create_model(name, **{"in_chans": channels, "num_classes": classes, **weights, **options})
@@ -54,9 +49,10 @@ def _download(timm: Any, name: str) -> str:
 
 
 def timm_library(name: str) -> Any:
-    """The package timm, which the model `name` needs.
+    """The package timm, which has the model `name`.
 
     Raises:
+        ConfigError: it has no such model.
         MissingDependency: it is not installed, or cannot be imported.
     """
     try:
@@ -68,6 +64,11 @@ def timm_library(name: str) -> Any:
             f"model timm:{name}: the installed timm cannot be imported ({in_words(error)}); "
             "mend it with: pip install --upgrade timm torchvision"
         ) from error
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        near = difflib.get_close_matches(name, known, n=5)
+        hint = did_you_mean(name, near) + ", ..." if near else "nothing is named like it"
+        raise ConfigError(f"unknown timm model {name!r}: {hint} (timm.list_models() names all {len(known)})")
     return timm
 
 

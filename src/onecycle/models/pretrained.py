@@ -9,7 +9,6 @@ from typing import Any, Self
 from ..checks import is_number, is_whole
 from ..errors import ConfigError
 from .external import found, timm_library
-from .hub import in_words
 from .hugging_face import found_at
 
 SOURCES = "timm:NAME, hf:OWNER/NAME, hf:FOLDER, or package.module:callable"
@@ -122,8 +121,8 @@ def _of_timm(name: str, model: str) -> PretrainedConfig:
     timm = timm_library(model)
     try:
         known = timm.get_pretrained_cfg(model, allow_unregistered=False)
-    except Exception as error:
-        raise ConfigError(f"timm knows no weights {model!r}: {in_words(error)}") from error
+    except RuntimeError:  # of an unknown tag
+        known = None
     values = {} if known is None else known.to_dict()
     if known is None or not known.has_weights:
         having = [one for one in timm.list_pretrained() if one.partition(".")[0] == model.partition(".")[0]]
