@@ -12,7 +12,7 @@ import pytest
 import onecycle
 from onecycle.commands.app import main
 from onecycle.errors import DataError
-from onecycle.jobs.predict import predict_files
+from onecycle.jobs.predictions import predict_files
 
 
 @pytest.fixture(autouse=True)

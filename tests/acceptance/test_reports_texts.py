@@ -13,7 +13,7 @@ import torch
 import onecycle
 from onecycle.commands.app import main
 from onecycle.errors import ConfigError, DataError
-from onecycle.jobs.predict import predict_files
+from onecycle.jobs.predictions import predict_files
 
 pytest.importorskip("tokenizers")
 

@@ -32,7 +32,7 @@ from onecycle.experiments.options import Placement
 from onecycle.experiments.plan import Speed
 from onecycle.experiments.spec import Spec
 from onecycle.jobs.job import Job
-from onecycle.jobs.predict import predict_files
+from onecycle.jobs.predictions import predict_files
 from onecycle.jobs.run import job_of, run
 from onecycle.records.files import RUN
 

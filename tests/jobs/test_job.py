@@ -29,7 +29,8 @@ from onecycle import (
 from onecycle.errors import MissingDependency
 from onecycle.fits import run as fit
 from onecycle.jobs import run as job_run
-from onecycle.jobs.predict import load_run, predict_files
+from onecycle.jobs.predict import load_run
+from onecycle.jobs.predictions import predict_files
 from onecycle.jobs.run import job_of
 from onecycle.optim.build import RECIPES
 from onecycle.records import run as runs

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from onecycle import CheckpointError, ConfigError, DataError, Job, Learner, build_model, load, load_run, run
 from onecycle.commands.app import main
-from onecycle.jobs.predict import TrainedModel, predict_files
+from onecycle.jobs.predict import TrainedModel
+from onecycle.jobs.predictions import predict_files
 from onecycle.records.files import RUN
 
 
@@ -56,7 +57,8 @@ def test_a_run_of_a_job():
     assert repr(trained) == "TrainedModel(SmallCNN, kind=image, input_shape=(3, 8, 8), classes=2)"
     rows = predict_files("run", ["pets"])
     assert [row["file"] for row in rows] == files_of()
-    assert torch.equal(trained.predict("pets").max(1).values, torch.tensor([row["probability"] for row in rows]))
+    calibrated = trained.predict("pets", calibrated=True)
+    assert torch.equal(calibrated.max(1).values, torch.tensor([row["probability"] for row in rows]))
 
 
 def test_a_run_begun_in_python():
@@ -163,13 +165,13 @@ def test_a_folder_as_csv(capsys):
     capsys.readouterr()
     (Path("pets") / "cat" / "notes.txt").write_text("none")
     out, err = said(capsys, "pets", "--out", "preds.csv", "--top-k", "2")
-    assert out == "written: preds.csv (20 rows)\n"
+    assert out.startswith("written: preds.csv (20 rows, ")
     assert err == "note: left out 1 file: 1 that is no image (.txt)\n"
     with open("preds.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["file", "class", "probability", "class_2", "probability_2"]
     assert [row["file"] for row in rows] == files_of()
-    for row, shares in zip(rows, load_run("run").predict("pets").tolist(), strict=True):
+    for row, shares in zip(rows, load_run("run").predict("pets", calibrated=True).tolist(), strict=True):
         assert (float(row["probability"]), float(row["probability_2"])) == (max(shares), min(shares))
         assert {row["class"], row["class_2"]} == {"cat", "dog"}
 
@@ -242,6 +244,6 @@ def test_a_table_as_a_frame():
     run(Job("table.csv", target="y", budget="1 epochs", batch_size=16), "run", report=False)
     trained = load_run("run")
     by_file = predict_files("run", ["table.csv"])
-    got = trained.predict(frame.drop(columns="y"))
+    got = trained.predict(frame.drop(columns="y"), calibrated=True)
     assert got.max(1).values.tolist() == pytest.approx([row["probability"] for row in by_file])
     assert [trained.classes[i] for i in got.argmax(1)] == [row["class"] for row in by_file]

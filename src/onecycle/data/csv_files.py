@@ -58,8 +58,23 @@ def read_cells(path: Path) -> Cells:
         with pa.input_stream(str(path), compression="detect") as stream:
             raw = stream.read()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    return cells_of(raw, path, path.name, tabs=path.name.lower().endswith((".tsv", ".tsv.gz")))
+        raise unreadable(path, error) from error
+    return cells_of(raw, path, path.name, tabs=of_tabs(path))
+
+
+def of_tabs(path: Path) -> bool:
+    """Whether the name of a file says that tabs separate its values."""
+    return path.name.lower().endswith((".tsv", ".tsv.gz"))
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """The error about a file that the system, or what unpacks it, cannot read."""
+    return DataError(f"{path} cannot be read: {error}.")
+
+
+def not_text(place: str | Path) -> DataError:
+    """The error about bytes that are no text."""
+    return DataError(f"{place} is not text that can be read. Save it as UTF-8.")
 
 
 def cells_of(raw: bytes, place: str | Path, name: str = "", *, tabs: bool = False) -> Cells:
@@ -75,13 +90,20 @@ def cells_of(raw: bytes, place: str | Path, name: str = "", *, tabs: bool = Fals
     """
     decoded = decoded_text(raw)
     if decoded is None:
-        raise DataError(f"{place} is not text that can be read. Save it as UTF-8.")
-    text, encoding = decoded
+        raise not_text(place)
+    return cells_in(*decoded, place, name, tabs=tabs)
+
+
+def cells_in(
+    text: str, encoding: str, place: str | Path, name: str = "", *, tabs: bool = False, separator: str | None = None
+) -> Cells:
+    """The cells of separated values, which were in this `encoding`; None: what separates them is found out."""
     announced = re.match(r'"?sep=(.)"?\r?\n', text)  # as Excel writes and reads it
     text = text[announced.end() :] if announced else text
     if not text.partition("\n")[0].strip():
         raise DataError(f"{place} has nothing in its first line. Put the names of its columns there.")
-    separator = announced[1] if announced else separator_of(text, tabs=tabs)
+    if separator is None:
+        separator = str(announced[1]) if announced else separator_of(text, tabs=tabs)
     table, literal = _with_literal_quotes(_parsed(place, text, separator), text, separator)
     header, table = [str(column[0].as_py()).strip() for column in table.columns], table.slice(1)
     kept = [i for i, name in enumerate(header) if name or any(map(str.strip, table.column(i).to_pylist()))]
@@ -163,11 +185,7 @@ def decoded_text(raw: bytes) -> tuple[str, str] | None:
     >>> decoded_text("\u00e9".encode("latin-1")), decoded_text("no".encode("utf-16")), decoded_text(b"no\\0")
     (('\u00e9', 'latin-1'), ('no', 'utf-16'), None)
     """
-    marked = next((name for mark, name in MARKS.items() if raw.startswith(mark)), None)
-    head = raw[: 2**12]
-    if marked is None and head.count(0) > len(head) // 4:
-        marked = "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
-    for encoding in (marked,) if marked else ("utf-8", "cp1252", "latin-1"):
+    for encoding in encodings_of(raw):
         try:
             text = raw.decode(encoding)
         except UnicodeDecodeError:
@@ -178,6 +196,15 @@ def decoded_text(raw: bytes) -> tuple[str, str] | None:
             encoding = "latin-1"
         return text, encoding
     return None
+
+
+def encodings_of(head: bytes) -> tuple[str, ...]:
+    """The encodings that a text with these first bytes may have, the first that decodes all of it is its own."""
+    marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
+    head = head[: 2**12]
+    if marked is None and head.count(0) > len(head) // 4:
+        marked = "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+    return (marked,) if marked else ("utf-8", "cp1252", "latin-1")
 
 
 def without_rows(path: str | Path) -> DataError:

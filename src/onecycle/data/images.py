@@ -55,14 +55,16 @@ ORIENTATION = 0x0112  # of Exif: which way up an image is, 1 where it is as it i
 Item = str | Path | bytes  # a path or the encoded image itself
 
 
-def decode_many(items: Sequence[Item], shape: Sequence[int], fit: str = "crop") -> tuple[Tensor, dict[int, str]]:
-    """All images as uint8 [n, *shape], and {index: reason} of those that do not decode."""
+def decode_many(
+    items: Sequence[Item], shape: Sequence[int], fit: str = "crop", workers: int | None = None
+) -> tuple[Tensor, dict[int, str]]:
+    """All images as uint8 [n, *shape], and {index: reason} of those that do not decode; `workers` as of `each`."""
     images = np.zeros((len(items), *shape), np.uint8)
 
     def one(index: int) -> None:
         images[index] = decode(items[index], shape, fit)
 
-    bad = each(one, len(items))
+    bad = each(one, len(items), workers)
     return torch.from_numpy(images), bad
 
 
@@ -266,13 +268,13 @@ def _convert(image: Any, mode: str) -> Any:
     return image if image.mode == mode else image.convert(mode)
 
 
-def each(work: Callable[[int], None], n: int) -> dict[int, str]:
-    """Call `work` for 0..n-1 in a thread for each core: Pillow decodes without the interpreter's lock.
+def each(work: Callable[[int], None], n: int, workers: int | None = None) -> dict[int, str]:
+    """Call `work` for 0..n-1 in so many threads, one for each core at default: Pillow decodes without the GIL.
 
     Returns {index: why it failed}, by index.
     """
     failed: dict[int, str] = {}
-    threads = max(2, min(THREADS, cores()))
+    threads = workers or max(2, min(THREADS, cores()))
     chunk = max(1, min(CHUNK, n // (4 * threads)))  # else few images would be decoded in one of them
 
     def several(start: int) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import glob
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,9 +24,29 @@ from .npz import as_inputs, load_arrays
 from .splits import check_finite
 
 ARRAYS = (".npy", ".npz")
-CHUNK = 1024  # files that are read at once
+CHUNK = 1024  # files that are read at once, at most
+MEMORY = 2**25  # bytes of samples that are
 FEW = 8  # fewer images may differ by chance
 Batch = tuple[list[str], Tensor, dict[str, str]]
+Part = TypeVar("Part")
+
+
+def matching(paths: Sequence[str | Path]) -> list[str | Path]:
+    """The paths, and in place of a pattern such as ``photos/*.jpg`` or ``**/*.png`` the files that match, sorted.
+
+    Raises:
+        DataError: a pattern that no file matches.
+    """
+    found: list[str | Path] = []
+    for path in paths:
+        pattern = os.path.expanduser(path)
+        if os.path.lexists(pattern) or not glob.has_magic(pattern):
+            found.append(path)
+        elif matches := sorted(glob.glob(pattern, recursive=True)):
+            found += matches
+        else:
+            raise DataError(f"no file matches {str(path)!r}: give the path of a file, or a pattern that some match")
+    return found
 
 
 def input_files(paths: Sequence[str | Path], kind: str = "image") -> tuple[list[Path], tuple[str, ...]]:
@@ -54,35 +79,55 @@ def input_files(paths: Sequence[str | Path], kind: str = "image") -> tuple[list[
     return files, tuple(notes)
 
 
-def read_batches(files: Sequence[Path], kind: str, input_shape: tuple[int, ...], fit: str = "crop") -> Iterator[Batch]:
-    """Read images or arrays, `CHUNK` files at a time: the name of each sample, the samples, and {image: why not}.
+def read_batches(
+    files: Sequence[Path], kind: str, input_shape: tuple[int, ...], fit: str = "crop", workers: int | None = None
+) -> Iterator[Batch]:
+    """Read images or arrays, some files at a time: the name of each sample, the samples, and {image: why not}.
 
+    They are `CHUNK` files, or so many whose images take about `MEMORY`; `workers` threads decode them.
     Samples are as in `read_inputs`. Raises DataError for arrays that cannot be used, and for all but images where the
     model takes no arrays.
     """
-    for start in range(0, len(files), CHUNK):
-        part = files[start : start + CHUNK]
-        arrays = {path: _array(path, kind, input_shape) for path in part if path.suffix.lower() in ARRAYS}
-        others = [path for path in part if path not in arrays]
-        if others and kind == "array":
-            raise DataError(
-                f"{others[0]} is not a .npy or .npz file, and the model was trained on arrays. Give arrays."
-            )
-        images, failed = decode_many(others, input_shape, fit) if others else (torch.empty(0), {})
-        bad = {str(others[index]): why for index, why in failed.items()}
-        decoded = iter(images)
-        names, samples = [], []
-        for path in part:
-            if path in arrays:
-                n = len(arrays[path])
-                names += [str(path)] if n == 1 else [f"{path}[{i}]" for i in range(n)]
-                samples.append(arrays[path])
-                continue
-            image = next(decoded)
-            if str(path) not in bad:
-                names.append(str(path))
-                samples.append(image[None])
-        yield names, torch.cat(samples) if samples else torch.empty(0, *input_shape), bad
+    size = samples_at_once(input_shape)
+    group: list[tuple[list[str], Tensor | Path]] = []
+    samples = 0
+    for path in files:
+        if path.suffix.lower() in ARRAYS:
+            parts: Iterable[tuple[list[str], Tensor | Path]] = _array(path, kind, input_shape, size)
+        elif kind == "array":
+            raise DataError(f"{path} is not a .npy or .npz file, and the model was trained on arrays. Give arrays.")
+        else:
+            parts = [([str(path)], path)]
+        for names, part in parts:
+            group.append((names, part))
+            samples += len(names)
+            if samples >= size:
+                yield _decoded(group, input_shape, fit, workers)
+                group, samples = [], 0
+    if group:
+        yield _decoded(group, input_shape, fit, workers)
+
+
+def samples_at_once(input_shape: Sequence[int]) -> int:
+    """How many samples of a shape are read at once."""
+    return max(1, min(CHUNK, MEMORY // math.prod(input_shape)))
+
+
+def _decoded(
+    group: Sequence[tuple[list[str], Tensor | Path]], shape: tuple[int, ...], fit: str, workers: int | None
+) -> Batch:
+    """A group of arrays and of paths of images as one batch."""
+    paths = [part for _, part in group if isinstance(part, Path)]
+    images, failed = decode_many(paths, shape, fit, workers) if paths else (torch.empty(0), {})
+    bad = {str(paths[index]): why for index, why in failed.items()}
+    decoded = iter(images)
+    names, samples = [], []
+    for names_of, part in group:
+        made = next(decoded)[None] if isinstance(part, Path) else part
+        if names_of[0] not in bad:
+            names += names_of
+            samples.append(made)
+    return names, torch.cat(samples) if samples else torch.empty(0, *shape), bad
 
 
 def read_inputs(paths: Sequence[str | Path], *, kind: str, input_shape: tuple[int, ...], fit: str = "crop") -> Tensor:
@@ -109,6 +154,20 @@ def read_inputs(paths: Sequence[str | Path], *, kind: str, input_shape: tuple[in
     if bad := {name: why for _, _, failed in read for name, why in failed.items()}:
         raise undecodable(bad)
     return torch.cat([samples for _, samples, _ in read])
+
+
+def ahead(parts: Iterator[Part]) -> Iterator[Part]:
+    """The parts, each made in a thread while the one before it is used.
+
+    >>> list(ahead(iter("abc")))
+    ['a', 'b', 'c']
+    """
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(next, parts, end)
+        while (part := made.result()) is not end:
+            made = pool.submit(next, parts, end)
+            yield part  # type: ignore[misc]
 
 
 def unlike_training(
@@ -152,16 +211,29 @@ def _brief(value: float) -> str:
     return number(value, 2)
 
 
-def _array(path: Path, kind: str, shape: tuple[int, ...]) -> Tensor:
-    arrays = load_arrays(path)
+def _array(path: Path, kind: str, shape: tuple[int, ...], size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """The samples of a file of arrays, `size` of them at a time, and their names."""
+    arrays = _mapped(path) or load_arrays(path)
     array = arrays.get("x", next(iter(arrays.values())) if len(arrays) == 1 else None)
     if array is None:
         raise DataError(f"{path} has the keys {listed(sorted(arrays))}. Store the samples under x.")
     if kind == "image" and array.dtype != "uint8":
         raise DataError(f"{path} is {array.dtype}. Images are uint8, 0 to 255.")
     single = array.shape in (shape, shape[1:], (*shape[1:], shape[0])) if kind == "image" else array.shape == shape
-    read_as, inputs = as_inputs(array[None] if single else array, str(path))
-    if read_as != kind or tuple(inputs.shape[1:]) != shape:
-        raise DataError(f"{path} has shape {list(array.shape)}; needed is {list(shape)}, or a batch of that.")
-    check_finite(inputs, f"values in {path}")
-    return inputs
+    all_of_it = array[None] if single else array
+    n = len(all_of_it) if all_of_it.ndim else 0
+    for start in range(0, max(1, n), size):
+        part = np.array(all_of_it[start : start + size] if all_of_it.ndim else all_of_it)
+        read_as, inputs = as_inputs(part, str(path))
+        if read_as != kind or tuple(inputs.shape[1:]) != shape:
+            raise DataError(f"{path} has shape {list(array.shape)}; needed is {list(shape)}, or a batch of that.")
+        check_finite(inputs, f"values in {path}")
+        yield [str(path)] if n == 1 else [f"{path}[{i}]" for i in range(start, start + len(inputs))], inputs
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray] | None:
+    """The array of a ``.npy``, whose numbers are read where they are used; None of others, and of damaged ones."""
+    try:
+        return {"x": np.load(path, mmap_mode="r", allow_pickle=False)} if path.suffix.lower() == ".npy" else None
+    except (OSError, ValueError, EOFError):
+        return None  # it is said what is wrong where all of it is read

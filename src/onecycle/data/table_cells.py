@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,15 @@ _WORDS = Notation("words")
 
 @dataclass(frozen=True, eq=False)
 class Typed:
-    """A table whose cells have types, what was decided of its columns of words, and notes on that."""
+    """A table whose cells have types, what was decided of its columns of words, and notes on that.
+
+    Of a further table, `commas` says which columns of numbers were read with decimal commas, for what follows in it.
+    """
 
     table: Any
     notations: dict[str, Notation]
     notes: tuple[str, ...] = ()
+    commas: Mapping[str, bool] = field(default_factory=dict)
 
 
 def typed(
@@ -224,6 +228,7 @@ def _as_known(
     commas = _with_commas(cells, separator)
     sign = _decimal_comma(cells[name] for name in words if known.get(name, _WORDS).kind == "numbers")
     made, notations, notes, otherwise = dict(columns), dict(known), [], []
+    read: dict[str, bool] = {}
     for name, column in columns.items():
         notation = known.get(name, _WORDS)
         if name in words:
@@ -233,6 +238,8 @@ def _as_known(
                 notation = replace(notation, comma=sign)
                 otherwise.append(name)
             made[name], said = _read(name, words[name], notation, place, allow)
+            if notation.kind == "numbers":
+                read[name] = bool(notation.comma)
             if said:
                 notations[name] = replace(known[name], lenient=True)
             notes += said
@@ -240,7 +247,7 @@ def _as_known(
             made[name] = column.cast(pa.string())  # to the last digit
     if otherwise:
         notes.append(f"a {'comma' if sign else 'point'} in decimal numbers, unlike in training: {listed(otherwise)}")
-    return Typed(pa.table(list(made.values()), names=list(made)), notations, tuple(notes))
+    return Typed(pa.table(list(made.values()), names=list(made)), notations, tuple(notes), read)
 
 
 def _decided_column(

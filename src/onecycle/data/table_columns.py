@@ -223,15 +223,19 @@ class TableColumns:
 
     def unlike(self, rows: Tensor) -> tuple[str, ...]:
         """Notes on what is unlike the training rows in `rows` that `encode` gave: unknown words, numbers far off."""
+        return strange_notes(self.strange(rows), len(rows))
+
+    def strange(self, rows: Tensor) -> dict[str, int]:
+        """How many values of `rows` are unlike those of the training rows, by what about them is."""
         numbers, codes = rows[:, : len(self.numbers)], rows[:, rows.shape[1] - len(self.categories) :]
         strange: dict[str, int] = {}
         for column, each in zip(self.categories, codes.T, strict=True):
             if column.words and (unknown := int((each == UNKNOWN).sum())):
-                strange[f"of {column.name} unknown, or rare, in training"] = unknown
+                strange[f"value of {column.name} unknown, or rare, in training"] = unknown
         for column, each in zip(self.numbers, numbers.T, strict=True):
             if far := int((each.abs() > squeezed(np.float64(FAR))).sum()):
-                strange[f"of {column.name} far from all that was seen in training"] = far
-        return tuple(f"{n} of {count(len(rows), 'value')} {what}" for what, n in strange.items())
+                strange[f"value of {column.name} far from all that was seen in training"] = far
+        return strange
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -252,6 +256,16 @@ class TableColumns:
             tuple(CategoryColumn(**{**each, "values": tuple(each["values"])}) for each in values["categories"]),
             tuple(values.get("day_first", ())),
         )
+
+
+def strange_notes(strange: Mapping[str, int], rows: int) -> tuple[str, ...]:
+    """Notes on what the method `strange` of columns has found in so many rows.
+
+    >>> strange_notes({"value of x unknown, or rare, in training": 3}, 20)
+    ('3 of 20 values of x unknown, or rare, in training',)
+    """
+    words = ((n, *what.partition(" ")[::2]) for what, n in strange.items())
+    return tuple(f"{n} of {count(rows, unit)} {what}" for n, unit, what in words)
 
 
 def squeezed(z: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .splits import Encoded, RawData, Split, Stream
 from .table_cells import Notation, Typed, compute, numbers_of, typed
 from .table_columns import TableColumns, plain_column
 from .table_folders import TableFolder
+from .table_parts import cell_parts, parquet_parts, reading_parquet, with_more
 from .text_folders import TextFolder, read_texts
 from .text_tokens import TextTokens, text_column
 
@@ -233,18 +234,17 @@ def as_table(
         raise DataError(
             f"The table has values that cannot be read: {error}. Give each column values of one kind."
         ) from error
-    return Typed(made.table, made.notations, (*notes, *made.notes))
+    return replace(made, notes=(*notes, *made.notes))
 
 
 def _of_file(path: Path) -> Any:
     if not path.is_file():
-        raise DataError(f"{path} does not exist, or is no file. Give a .csv, .tsv or .parquet file.")
-    if path.suffix.lower() != ".parquet":
-        return read_cells(path)
-    table = _read_parquet(path)
-    if table.num_rows == 0:
-        raise without_rows(path)
-    return table
+        raise _no_file(path)
+    return read_cells(path) if path.suffix.lower() != ".parquet" else _read_parquet(path)
+
+
+def _no_file(path: Path) -> DataError:
+    return DataError(f"{path} does not exist, or is no file. Give a .csv, .tsv or .parquet file.")
 
 
 def _of_frame(frame: Any) -> Any:
@@ -267,13 +267,13 @@ def _of_frame(frame: Any) -> Any:
 
 
 def _read_parquet(path: Path) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file that can be read: {error}. Fetch it again.") from error
+    with reading_parquet(path):
+        table = pq.read_table(path)
+    if table.num_rows == 0:
+        raise without_rows(path)
+    return table
 
 
 # The target
@@ -482,20 +482,59 @@ def read_rows(
     Raises:
         DataError: files that cannot be read, or that lack a column.
     """
+    parts = list(rows_of(files, columns, tell))
+    counts = dict.fromkeys(range(len(files)), 0)
+    for place, _, rows in parts:
+        counts[place] += len(rows)
+    return torch.cat([rows for _, _, rows in parts]), list(counts.values())
+
+
+def rows_of(
+    files: Sequence[str | Path],
+    columns: TableColumns | TextTokens,
+    tell: Callable[[Sequence[str]], None] = lambda names: None,
+) -> Iterator[tuple[int, bool, Tensor]]:
+    """What `read_rows` gives, part by part: the place of a file among `files`, whether it has more rows, and rows.
+
+    Texts of small files are read together with those that follow. At the end `tell` gets the names of all columns.
+
+    Raises:
+        DataError: as `read_rows`, where the part in question is read.
+    """
     if not files:
         raise DataError("No files to predict on. Give at least one.")
-    tables = [_rows_of(Path(file).expanduser(), columns) for file in files]
-    encoded = [columns.encode(table, str(file)) for table, file in zip(tables, files, strict=True)]
-    tell(list(dict.fromkeys(name for table in tables for name in table.column_names)))
-    return torch.cat(encoded), [len(part) for part in encoded]
+    names: dict[str, None] = {}
+    for place, file in enumerate(map(Path, files)):
+        path, known = file.expanduser(), columns.notations
+        if isinstance(columns, TextTokens) and path.suffix.lower() == ".txt" and path.is_file():
+            yield place, False, columns.encode(_as_row(path, columns.column), str(file))
+            names[columns.column] = None
+            continue
+        for part, more in with_more(table_parts(path)):
+            made = as_table(part, known, place=str(file))
+            known = {name: replace(one, comma=made.commas.get(name, one.comma)) for name, one in known.items()}
+            names |= dict.fromkeys(made.table.column_names)
+            yield place, more, columns.encode(made.table, str(file))
+    tell(list(names))
 
 
-def _rows_of(file: Path, columns: TableColumns | TextTokens) -> Any:
+def table_parts(path: Path) -> Iterator[Any]:
+    """The rows of a table file, part by part as `as_table` takes them: what fits into memory easily is one part.
+
+    Raises:
+        DataError: a file that is missing, or cannot be read.
+    """
+    if not path.is_file():
+        raise _no_file(path)
+    if path.suffix.lower() != ".parquet":
+        return cell_parts(path)
+    return parquet_parts(path)
+
+
+def _as_row(path: Path, column: str) -> Any:
     import pyarrow as pa
 
-    if isinstance(columns, TextTokens) and file.suffix.lower() == ".txt" and file.is_file():
-        return pa.table({columns.column: read_texts([file])})
-    return as_table(file, columns.notations, place=str(file)).table
+    return pa.table({column: read_texts([path])})
 
 
 def columns_of(known: Mapping[str, Any]) -> TableColumns | TextTokens | None:

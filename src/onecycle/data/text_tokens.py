@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import DataError, MissingDependency
 from ..text import count, listed
 from .table_cells import Notation, compute
-from .table_columns import LONG_TEXT, plain_column, plain_target, target_names
+from .table_columns import LONG_TEXT, plain_column, plain_target, strange_notes, target_names
 
 VOCABULARY = 8000
 LONGEST = 256
@@ -109,14 +109,18 @@ class TextTokens:
 
     def unlike(self, rows: Tensor) -> tuple[str, ...]:
         """A note on texts that are mostly unknown characters, in `rows` that `encode` gave."""
+        return strange_notes(self.strange(rows), len(rows))
+
+    def strange(self, rows: Tensor) -> dict[str, int]:
+        """How many texts of `rows` are mostly unknown characters, by those words."""
         code, own = SPECIAL.index("[UNK]"), 1
         if self.source:  # whose tokens around a text are no part of it
             word = json.loads(self.tokenizer)["model"].get("unk_token")
             code, own = self._tokenizer.token_to_id(word) if word else None, len(self._tokenizer.encode("").ids)
         if code is None:
-            return ()
+            return {}
         strange = int((2 * (rows == code).sum(1) > (rows != self.pad).sum(1) - own).sum())
-        return (f"{strange} of {count(len(rows), 'text')} mostly of characters unknown in training",) * bool(strange)
+        return {"text mostly of characters unknown in training": strange} if strange else {}
 
     def standalone(self) -> str:
         """The tokenizer's JSON that begins, cuts off and pads by itself: its ids for a text are what `encode` gives."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..data.table_columns import CategoryColumn, NumberColumn, TableColumns
 from ..data.text_tokens import TextTokens
 from ..errors import ConfigError
-from ..jobs.predict import LIKELY, TrainedModel, check_top
+from ..jobs.named import LIKELY, check_top
+from ..jobs.predict import TrainedModel
 from .description import data_name, model_name
 from .questions import accepted
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,28 @@ from ..checks import whole
 from ..data.batch_settings import BatchSettings
 from ..data.batches import ImageTransform
 from ..data.images import Item, decode, undecodable
-from ..data.inputs import CHUNK, input_files, read_batches, unlike_training
+from ..data.inputs import ahead, input_files, matching, read_batches, samples_at_once, unlike_training
 from ..data.standardise import InputTransform, Scale
-from ..data.table_columns import TableColumns
-from ..data.tables import columns_of, read_rows
+from ..data.table_columns import TableColumns, strange_notes
+from ..data.tables import columns_of, rows_of
 from ..data.text_tokens import TextTokens
-from ..errors import CheckpointError, ConfigError, DataError, OneCycleError
+from ..errors import CheckpointError, DataError, OneCycleError
 from ..models import build
 from ..records.checkpoint import latest, load_weights
 from ..records.files import RUN
 from ..records.progress import notes
+from ..records.read import number
 from ..text import count
 from ..training.evaluate import predict
 from ..training.losses import Form
 from ..training.probe import described
 from ..training.runtime import Runtime, weights_dtype
-from ..training.sharing import considerate
 from .job import Job
+from .named import check_named, named
 from .samples import Accepted, unused
 
-LIKELY = 0.5  # the probability above which a label is said
+AT_ONCE, AT_ONCE_THERE = 2**18, 2**24  # values of a batch that is predicted, on the CPU and on an accelerator
+LARGEST = 4096  # samples of one, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,9 @@ class TrainedModel:
         input_shape: of one sample, None where that is not known.
         fit: how images of other proportions are brought to that shape.
         columns: of a table, else None.
+        temperature: what scores are divided by to calibrate probabilities, fitted on the validation split (Guo et al.,
+            "On Calibration of Modern Neural Networks", 1706.04599); None where the run has none.
+        notes: what there is to say of the weights: that they are those of a checkpoint, as of a run that still trains.
         verbose: print notes on what is unlike the training data, and on what is done to inputs.
     """
 
@@ -61,6 +67,8 @@ class TrainedModel:
     runtime: Runtime = field(repr=False)
     scale: Scale | None = field(default=None, repr=False)  # of the targets
     fitted: bool = field(default=True, repr=False)  # images were brought to one size
+    temperature: float | None = field(default=None, repr=False)  # that calibrates, where the run has one
+    notes: tuple[str, ...] = field(default=(), repr=False)  # on its weights
     verbose: bool = field(default=True, repr=False)
     seen: tuple[Sequence[float], Sequence[float]] | None = field(default=None, repr=False)  # mean and std of training
 
@@ -74,57 +82,122 @@ class TrainedModel:
         said = "".join(f", {name}={value}" for name, value in known.items() if value is not None)
         return f"TrainedModel({type(self.model).__name__}{said})"
 
-    def predict(self, inputs: Any) -> Tensor:
+    @property
+    def calibratable(self) -> bool:
+        """Whether it gives probabilities, which a temperature may calibrate."""
+        return self.form.activation in ("softmax", "sigmoid")
+
+    def predict(self, inputs: Any, *, calibrated: bool = False) -> Tensor:
         """Predictions, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.
 
         `inputs` are what `Learner.predict` takes, prepared as in training (images as uint8 are normalised, those of
         another size are brought to that of training); or paths: of images, of a folder of them, of arrays in ``.npy``
-        and ``.npz`` files, of tables; or a data frame, or a column for each name in a dictionary.
+        and ``.npz`` files, of tables, and patterns such as ``photos/*.jpg``; or a data frame, or a column for each name
+        in a dictionary. With `calibrated`, probabilities are those at the run's `temperature`, where it has one.
 
         Raises:
             DataError: what the model does not take; files that are missing or cannot be read; images that do not
                 decode are listed.
         """
-        said: list[str] = []
-        paths = _paths(inputs)
+        said = list(self.notes)
+        paths = paths_of(inputs)
         if paths is not None:
-            outputs = torch.cat([outputs for _, outputs in self.of_files(paths, say=said.append)])
+            parts = self.of_files(paths, calibrated=calibrated, say=said.append)
+            outputs = torch.cat([outputs for _, outputs in parts])
         else:
             samples = self._accepted.samples(inputs, said.append)
             if self.kind == "image" and isinstance(samples, tuple) and samples[0].dtype == torch.uint8:
                 said += self._unlike([], samples[0])
-            outputs = self._predicted(samples, described(samples[0] if isinstance(samples, tuple) else samples))
+            given = described(samples[0] if isinstance(samples, tuple) else samples)
+            outputs = self._predicted(samples, given, calibrated)
         if said and self.verbose:
             notes(said)
         return outputs
 
-    def of_files(
-        self, paths: Sequence[str | Path], *, skip_damaged: bool = False, say: Callable[[str], None] = lambda note: None
-    ) -> Iterator[tuple[list[str], Tensor]]:
-        """The names of the samples in files and the predictions for them, as many at a time as fit into memory.
+    def predictions(
+        self,
+        inputs: str | Path | Sequence[str | Path],
+        *,
+        top_k: int = 1,
+        calibrated: bool = True,
+        skip_damaged: bool = False,
+        workers: int | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The predictions for files, one dictionary a sample, as they come: of any number, few are in memory at once.
 
-        With `skip_damaged`, images that do not decode are left out; that and what is unlike the training data is told
-        to `say`.
+        Args:
+            inputs: paths, as `predict` takes them.
+            top_k: name so many classes, the likeliest first.
+            calibrated: probabilities at the run's temperature, where it has one.
+            skip_damaged: leave out images that do not decode.
+            workers: threads that decode images; None: one for each core.
+            say: is told what is to be noted, at default printed; some of it after the last sample.
+
+        Each has ``file``, and ``class`` and ``probability`` (with `top_k` also ``class_2``, ``probability_2`` and so
+        on), or ``output`` where there are no classes. Where a sample may have several labels, ``labels`` has those of
+        more than one half, ";" between them, and ``probability_LABEL`` that of each.
+
+        Raises:
+            ConfigError: a `top_k` above the number of classes, or where there are none.
+            DataError: what `predict` refuses.
+        """
+        parts = self.named_parts(
+            paths_of(inputs) or [], top_k=top_k, calibrated=calibrated, skip_damaged=skip_damaged, workers=workers,
+            say=say or (lambda note: notes([note] if self.verbose else [])),
+        )  # fmt: skip
+        for columns in parts:
+            for values in zip(*columns.values(), strict=True):
+                yield dict(zip(columns, values, strict=True))
+
+    def named_parts(
+        self, paths: Sequence[str | Path], *, top_k: int = 1, say: Callable[[str], None] = lambda note: None,
+        **options: Any,
+    ) -> Iterator[dict[str, list[Any]]]:  # fmt: skip
+        """The `predictions` part by part, as columns of values; `options` are those of `of_files`."""
+        check_named(self, top_k)
+        for note in self.notes:
+            say(note)
+        for names, outputs in self.of_files(paths, say=say, **options):
+            yield {"file": names, **named(self, outputs, top_k)}
+
+    def of_files(
+        self, paths: Sequence[str | Path], *, calibrated: bool = False, skip_damaged: bool = False,
+        workers: int | None = None, say: Callable[[str], None] = lambda note: None,
+    ) -> Iterator[tuple[list[str], Tensor]]:  # fmt: skip
+        """The names of the samples in files and the predictions for them, part by part.
+
+        A part is what is read at once, see `onecycle.data.inputs` and `onecycle.data.table_parts`; the next one is read
+        meanwhile. With `skip_damaged`, images that do not decode are left out; that and what is unlike the training
+        data is told to `say`.
         """
         shape = self.input_shape
         if self.columns is None and (self.kind not in ("image", "array") or shape is None):
             raise self._accepted.refused(f"files such as {next(iter(paths), 'none')}", "give tensors")
+        if workers is not None:
+            whole("workers", workers, what="the number of threads that decode images")
+        paths = matching(paths)
         self._accepted.check_files(paths)
         if self.columns is not None:
-            yield self._of_tables(paths, self.columns, say)
-            return
-        shape = shape or ()
+            yield from self._of_tables(paths, self.columns, calibrated, say)
+        else:
+            yield from self._of_arrays(paths, shape or (), calibrated, skip_damaged, workers, say)
+
+    def _of_arrays(
+        self, paths: Sequence[str | Path], shape: tuple[int, ...], calibrated: bool, skip_damaged: bool,
+        workers: int | None, say: Callable[[str], None],
+    ) -> Iterator[tuple[list[str], Tensor]]:  # fmt: skip
         files, left_out = input_files(paths, self.kind)
         for note in left_out:
             say(note)
         bad: dict[str, str] = {}
-        for i, (names, samples, failed) in enumerate(read_batches(files, self.kind, shape, self.fit)):
+        for i, (names, samples, failed) in enumerate(ahead(read_batches(files, self.kind, shape, self.fit, workers))):
             bad |= failed
             if not names or (bad and not skip_damaged):
                 continue  # read on: all that are damaged are listed
-            for note in self._unlike(files[:CHUNK], samples) if i == 0 else ():
+            for note in self._unlike(files[: samples_at_once(shape)], samples) if i == 0 else ():
                 say(note)
-            yield names, self._predicted(samples)
+            yield names, self._predicted(samples, calibrated=calibrated, many=True)
         if bad and not skip_damaged:
             raise undecodable(bad)
         if bad:
@@ -175,18 +248,29 @@ class TrainedModel:
         """The predictions, as `predict` has them, for what `samples` or `images` gave."""
         return self._predicted(samples)
 
-    def _of_tables(
-        self, paths: Sequence[str | Path], columns: TableColumns | TextTokens, say: Callable[[str], None]
-    ) -> tuple[list[str], Tensor]:
-        def tell(names: Sequence[str]) -> None:
-            for note in unused(names, columns):
-                say(note)
+    def _many(self, samples: Tensor) -> BatchSettings:
+        """The batches where only their speed counts: larger than those of training where samples are small."""
+        most = AT_ONCE if self.runtime.device.type == "cpu" else AT_ONCE_THERE
+        size = min(LARGEST, most // max(1, samples[0].numel()))
+        return replace(self.batching, evaluated=max(2 * self.batching.batch_size, size))
 
-        rows, counts = read_rows(paths, columns, tell)
-        for note in columns.unlike(rows):
+    def _of_tables(
+        self,
+        paths: Sequence[str | Path],
+        columns: TableColumns | TextTokens,
+        calibrated: bool,
+        say: Callable[[str], None],
+    ) -> Iterator[tuple[list[str], Tensor]]:
+        strange: Counter[str] = Counter()
+        named, seen = [], Counter[int]()
+        for place, more, rows in ahead(rows_of(paths, columns, named.extend)):
+            strange.update(columns.strange(rows))
+            file, start = str(paths[place]), seen[place]
+            seen[place] += len(rows)
+            names = [file] if seen[place] == 1 and not more else [f"{file}[{start + i}]" for i in range(len(rows))]
+            yield names, self._predicted(rows, calibrated=calibrated, many=True)
+        for note in (*unused(named, columns), *strange_notes(strange, seen.total())):
             say(note)
-        named = zip(map(str, paths), counts, strict=True)
-        return [file if n == 1 else f"{file}[{i}]" for file, n in named for i in range(n)], self._predicted(rows)
 
     def _unlike(self, files: Sequence[Item], images: Tensor) -> tuple[str, ...]:
         if self.kind != "image":
@@ -200,12 +284,16 @@ class TrainedModel:
         normalised = isinstance(self.batching.normalise, ImageTransform)
         return Accepted(self.kind, self.input_shape, self.columns, self.fit, self.fitted, normalised)
 
-    def _predicted(self, inputs: Any, given: str = "") -> Tensor:
+    def _predicted(self, inputs: Any, given: str = "", calibrated: bool = False, many: bool = False) -> Tensor:
+        batching = self._many(inputs) if many else self.batching
         if hasattr(inputs, "shape"):
             inputs, given = (inputs,), described(inputs)
         try:
-            batches = self.batching.batches(self._of_models_type(inputs), training=False)
-            outputs = self.form.predict(predict(self.model, batches.epoch(0), self.runtime))
+            batches = batching.batches(self._of_models_type(inputs), training=False)
+            outputs = predict(self.model, batches.epoch(0), self.runtime)
+            if calibrated and self.calibratable and self.temperature is not None:
+                outputs = outputs / self.temperature
+            outputs = self.form.predict(outputs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the model raises for inputs that it is not made for
@@ -225,7 +313,7 @@ class TrainedModel:
         return inputs if dtype is None or codes else (inputs[0].to(dtype), *inputs[1:])
 
 
-def _paths(inputs: Any) -> list[str | Path] | None:
+def paths_of(inputs: Any) -> list[str | Path] | None:
     """Paths as a list; None for what is none."""
     if isinstance(inputs, str | Path):
         return [inputs]
@@ -267,7 +355,7 @@ def load_run(
     known = _described(folder, record)
     columns = columns_of(known)
     model = model or _built(folder, known["model"], columns)
-    _load_weights(model, folder)
+    said = _load_weights(model, folder, record)
     resolved = record["resolved"]
     runtime = Runtime.choose(device, resolved.get("precision") or "fp32")
     runtime = Runtime(runtime.device, runtime.precision, any(isinstance(m, nn.Conv2d) for m in model.modules()))
@@ -288,67 +376,11 @@ def load_run(
         runtime,
         Scale.of(scales.get("targets")),
         bool(record["facts"]) or classes is not None,
+        number((record.get("calibration") or {}).get("temperature")),
+        said,
         verbose,
         known.get("seen"),
     )
-
-
-@considerate()
-def predict_files(
-    folder: str | Path,
-    files: Sequence[str | Path],
-    *,
-    top_k: int = 1,
-    skip_damaged: bool = False,
-    say: Callable[[str], None] = lambda note: None,
-) -> list[dict[str, Any]]:
-    """The class of each image, or the outputs for each row of arrays or tables, by the model of the run in `folder`.
-
-    Of a folder among `files`, all images are taken. Returns one dictionary a sample: ``file``, and ``class`` and
-    ``probability`` (with `top_k` also ``class_2``, ``probability_2`` and so on), or ``output`` where there are no
-    classes. Where a sample may have several labels, ``labels`` has those of more than one half, ";" between them, and
-    ``probability_LABEL`` that of each. With `skip_damaged` images that do not decode are left out; `say` is told that,
-    and in what images are unlike those of training.
-
-    Raises:
-        CheckpointError: no run, or no weights there.
-        ConfigError: a `top_k` above the number of classes, or where there are none.
-        DataError: files that cannot be read.
-    """
-    trained = load_run(folder)
-    check_top(top_k, trained.classes)
-    if trained.label_sets and top_k > 1:
-        raise ConfigError(f"top_k = {top_k}: this run gives each sample several labels, and all of them are named")
-    return [
-        {"file": name, **_prediction(trained, outputs, top_k)}
-        for names, batch in trained.of_files(files, skip_damaged=skip_damaged, say=say)
-        for name, outputs in zip(names, batch, strict=True)
-    ]
-
-
-def _prediction(trained: TrainedModel, outputs: Tensor, top_k: int) -> dict[str, Any]:
-    """The outputs for one sample as the fields of a record: the outputs, the labels, or the best classes."""
-    if trained.classes is None or trained.kind == "text":
-        return {"output": outputs.tolist()}
-    if trained.label_sets:
-        shares = dict(zip(trained.classes, outputs.tolist(), strict=True))
-        labels = [label for label, share in shares.items() if share > LIKELY]
-        return {"labels": ";".join(labels), **{f"probability_{label}": share for label, share in shares.items()}}
-    best = outputs.topk(top_k, -1)
-    fields: dict[str, Any] = {}
-    for rank, (label, probability) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True), 1):
-        end = "" if rank == 1 else f"_{rank}"
-        fields |= {f"class{end}": trained.classes[label], f"probability{end}": probability}
-    return fields
-
-
-def check_top(top_k: int, classes: Sequence[str] | None) -> None:
-    """Raise a ConfigError for a number of classes to name that a run with these `classes` does not have."""
-    whole("top_k", top_k, what="the number of classes to name for each sample")
-    if classes is None and top_k > 1:
-        raise ConfigError(f"top_k = {top_k}: this run has no classes to choose among. Leave it out")
-    if classes is not None and top_k > len(classes):
-        raise ConfigError(f"top_k = {top_k}: this run has {count(len(classes), 'class')}. Give at most that")
 
 
 def _described(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -384,14 +416,16 @@ def _built(folder: Path, recipe: Mapping[str, Any] | None, columns: TableColumns
     )  # fmt: skip
 
 
-def _load_weights(model: nn.Module, folder: Path) -> None:
+def _load_weights(model: nn.Module, folder: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Load the weights of the end of a run, or of its last checkpoint; and notes on those."""
     weights = folder / "model.safetensors"
     if weights.exists():
         load_weights(model, weights)
-        return
+        return ()
     saved = latest(folder / "checkpoints")
     if saved is None:
-        raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: train it first")
+        begun = "is in its first updates yet: wait" if record["status"] == "running" else "train it first"
+        raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: {begun}")
     try:
         model.load_state_dict({**saved["model"], **(saved.get("averages") or {})})
     except (RuntimeError, KeyError) as error:
@@ -399,3 +433,4 @@ def _load_weights(model: nn.Module, folder: Path) -> None:
             f"the weights in {folder} are of another model: {error}. Give the one that was trained, load_run(..., "
             "model=...)"
         ) from error
+    return (f"{folder} has not come to its end ({record['status']}): the weights are those of its last checkpoint",)
