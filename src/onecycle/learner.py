@@ -29,6 +29,8 @@ from .records import run as runs
 from .records.checkpoint import load_weights, read_metadata, save_weights
 from .records.files import RUN
 from .records.history import History, Observer, Result
+from .records.progress import NoteBlock
+from .records.progress import notes as show
 from .schedules.budget import Budget
 from .schedules.policy import Policy
 from .search.api import SHARE
@@ -105,6 +107,7 @@ class Learner:
                 "fit_one_cycle(10, momentum=(0.95, 0.85))"
             )
         self.notes: list[str] = []
+        self._block: NoteBlock | None = None  # the notes that are printed before it trains
         self.history = History()
         self._ended: extensions.Extended | None = None  # what an extension goes on from
         self._forecast: Forecast | None = None  # of the last fit
@@ -273,6 +276,7 @@ class Learner:
                 with fit.kept():
                     fit.search(search)
                     fit.track()
+                    self._all_said(folder)
                     watchers = [*fit.watchers, *self._progress(stack, fit.plan.budget), *observers]
                     watch(fit.events, watchers, self.history.measured(), stop)
                     self.history.check_trained(stop.reason)
@@ -555,13 +559,19 @@ class Learner:
 
     def _note(self, *notes: str) -> None:
         self.notes += notes
-        self._say(*notes)
+        if self.verbose:
+            self._block = self._block or NoteBlock()
+            self._block.add(*notes)
 
     def _say(self, *notes: str) -> None:
         if self.verbose:
-            from .records.progress import notes as show
-
             show(notes)
+
+    def _all_said(self, folder: Path | None) -> None:
+        """The notes of the beginning are over: of those that were not printed it is said where they are."""
+        if self._block is not None:
+            here = "learn.notes has them" if folder is None else f"in {folder}/run.json and on its page, or --verbose"
+            self._block.close(here)
 
 
 def _one_of_two(epochs: float | None, budget: Any) -> Any:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cyclopts import App, CycloptsError
 
-from ..errors import Interrupted, OneCycleError
+from ..errors import ConfigError, Interrupted, OneCycleError
 from ..training.launched import accelerate_started_one, is_main_rank, world_asked
 from .printing import degraded_output
 
+# What all commands take: see `_as_loud`, and the traceback of an error.
+OF_ALL = ("--quiet", "--verbose", "--debug")
 # Each is a function in the module of its name, which is imported where it is asked for.
 COMMANDS = (
-    "check", "profile", "train", "search", "predict", "export", "serve", "compare", "reproduce", "report", "runs",
-    "policy", "data",
+    "init", "check", "profile", "train", "search", "predict", "export", "serve", "compare", "reproduce", "report",
+    "runs", "watch", "policy", "data", "doctor",
 )  # fmt: skip
+PIPE = 13  # the number of SIGPIPE, which Windows has no name for
 # Those that several ranks of a launcher do together, and those that are not for them; all others the main rank does.
 TOGETHER, BY_ITSELF = ("train", "search", "check"), ("compare", "reproduce", "profile")
 
@@ -30,7 +34,9 @@ def command_line(asked: str | None = None) -> App:
     """All commands. What help there is beside its first line, the one that is `asked` for has."""
     app = App(
         name="onecycle",
-        help="Train PyTorch models well in a fraction of the usual epochs, with the 1cycle policy.",
+        help="Train PyTorch models well in a fraction of the usual epochs, with the 1cycle policy.\n\n"
+        "All commands have --quiet (results, warnings and errors alone), --verbose (all notes, however many) and "
+        "--debug (the traceback of an error).",
         help_format="plaintext",  # there is no markup in it, and what reads that takes long to import
         version_flags=["--version"],
         result_action="return_value",  # `main` ends the process, and says how to go on after a Ctrl-C
@@ -60,19 +66,24 @@ def first_line(command: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; exit code 2 for anything that cannot be used, 130 after Ctrl-C, 143 after SIGTERM."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    asked = {word for word in words if word in OF_ALL}
+    words, debug = [word for word in words if word not in OF_ALL], "--debug" in asked
     with degraded_output(), of_rank(words):
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _show_warning
-                command_line(words[0] if words else None)(words, exit_on_error=False, print_error=False)
+                warnings.showwarning = partial(_show_warning, sys.stderr)
+                with _as_loud(asked):
+                    command_line(words[0] if words else None)(words, exit_on_error=False, print_error=False)
+                    sys.stdout.flush()
         except (OneCycleError, CycloptsError) as error:
             if debug:
                 raise
             if not getattr(error, "silent", isinstance(error, CycloptsError) and not is_main_rank()):
                 print(f"error: {of_which(error)}{error}", file=sys.stderr)
             sys.exit(2)
+        except BrokenPipeError:  # whoever read what was printed has had enough, such as head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + PIPE)
         except KeyboardInterrupt as stop:
             if not getattr(stop, "silent", False):
                 print(str(stop) or "stopped", file=sys.stderr)
@@ -118,5 +129,29 @@ def of_which(error: Exception) -> str:
     return "" if rank is None else f"rank {rank} of {world_asked()}: "
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+@contextmanager
+def _as_loud(asked: Collection[str]) -> Iterator[None]:
+    """Within the block notes and progress are printed as was asked for: none of them, or all notes there are.
+
+    Raises:
+        ConfigError: both.
+    """
+    if {"--quiet", "--verbose"} <= set(asked):
+        raise ConfigError("give --quiet or --verbose, one of them")
+    before = os.environ.get("ONECYCLE_NOTES")
+    if "--verbose" in asked:
+        os.environ["ONECYCLE_NOTES"] = "all"
+    try:
+        if "--quiet" in asked:
+            with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+                yield
+        else:
+            yield
+    finally:
+        if "--verbose" in asked:
+            os.environ.pop("ONECYCLE_NOTES")
+            os.environ.update({} if before is None else {"ONECYCLE_NOTES": before})
+
+
+def _show_warning(stream: TextIO, message: Warning | str, *_: Any) -> None:
+    print(f"warning: {message}", file=stream, flush=True)

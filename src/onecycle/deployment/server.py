@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -160,7 +160,7 @@ def _is_free(family: int, address: Any, port: int) -> bool:
     return True
 
 
-def _print(line: str) -> None:
+def said_at_once(line: str) -> None:
     print(line, flush=True)  # whoever waits for it in a pipe goes on
 
 
@@ -173,7 +173,7 @@ def serve(
     limits: Limits = LIMITS,
     hosts: tuple[str, ...] = (),
     device: str | None = None,
-    say: Callable[[str], None] = _print,
+    say: Callable[[str], None] = said_at_once,
     note: Callable[[str], None] = lambda note: None,
 ) -> None:
     """Serve the model of the run in `folder` until Ctrl-C or SIGTERM.
@@ -196,17 +196,26 @@ def serve(
     """
     with listening(host, port) as connection:
         app = application(folder, model=model, limits=limits, hosts=(*hosts, host, socket.gethostname()), device=device)
-        config = uvicorn.Config(
-            app, loop="asyncio", http=_Connection, ws="none", lifespan="on", log_config=None, log_level="critical",
-            access_log=False, proxy_headers=False, server_header=False, h11_max_incomplete_event_size=HEAD,
-            timeout_keep_alive=IDLE, timeout_graceful_shutdown=GRACE,
-        )  # fmt: skip
-        server = _Server(config)
         at = connection.getsockname()[1]
         shown = "127.0.0.1" if host in ALL_INTERFACES else f"[{host}]" if ":" in host else host
         if host in ALL_INTERFACES:
             note("it listens at all interfaces: whoever reaches this machine may ask it")
         say(f"serving {folder} at http://{shown}:{at}/ (Ctrl-C stops it)")
-        asyncio.run(server.serve(sockets=[connection]))
+        answer_at(connection, app)
+
+
+def answer_at(connection: socket.socket, app: Any, *, lifespan: Literal["on", "off"] = "on") -> None:
+    """Answer by an ASGI application at a socket that listens, until Ctrl-C or SIGTERM.
+
+    Raises:
+        Interrupted: it was stopped.
+    """
+    config = uvicorn.Config(
+        app, loop="asyncio", http=_Connection, ws="none", lifespan=lifespan, log_config=None, log_level="critical",
+        access_log=False, proxy_headers=False, server_header=False, h11_max_incomplete_event_size=HEAD,
+        timeout_keep_alive=IDLE, timeout_graceful_shutdown=GRACE,
+    )  # fmt: skip
+    server = _Server(config)
+    asyncio.run(server.serve(sockets=[connection]))
     if server.stopped_by is not None:
         raise Interrupted("stopped", signal=server.stopped_by)

@@ -113,7 +113,7 @@ def application(
     handlers: dict[Any, Any] = {HTTPException: _unknown, RequestRefused: _refused}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=answering)
     app.router.redirect_slashes = False
-    app.add_middleware(_Guard, hosts=tuple(host.lower() for host in hosts))
+    app.add_middleware(HostGuard, hosts=tuple(host.lower() for host in hosts))
     return app
 
 
@@ -292,7 +292,7 @@ class _Lingering(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-class _Guard:
+class HostGuard:
     """Lets through what is called by a name that it has, and from no page of elsewhere; and no traceback out."""
 
     def __init__(self, app: Any, hosts: tuple[str, ...]):
@@ -368,11 +368,11 @@ def _page(about: dict[str, Any]) -> tuple[bytes, str]:
     for mark, text in (("{{style}}", style), ("{{script}}", script), ("{{about}}", data)):
         html = html.replace(mark, text)
     policy = (
-        f"default-src 'none'; script-src {_hashed(script)}; style-src {_hashed(style)}; img-src 'self' blob: data:; "
+        f"default-src 'none'; script-src {hashed(script)}; style-src {hashed(style)}; img-src 'self' blob: data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return html.encode(), policy
 
 
-def _hashed(text: str) -> str:
+def hashed(text: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -107,23 +107,23 @@ class LiveTable(Lines):
             self._live.start()
         standing = Text(f"{self._standing}  {words}".strip(), no_wrap=True, overflow="ellipsis")
         cells = interim(rows, self._axes) if self._label == "run" else best_so_far(rows, self._axes)
-        self._live.update(Group(*_table(cells, self._live.console.height - 5), standing), refresh=True)
+        self._live.update(Group(*table(cells, self._live.console.height - 5), standing), refresh=True)
 
 
-def _table(cells: Sequence[Mapping[str, str]], most: int) -> list[Table | str]:
+def table(cells: Sequence[Mapping[str, str]], most: int) -> list[Table | str]:
     """The cells, as many as there is room for, in the columns that are not empty."""
     from rich.table import Table
 
     if not cells:
         return []
     columns = [name for name in cells[0] if any(cell[name] for cell in cells)]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:  # where it is narrow the titles are folded, the cells are not
-        table.add_column(column, min_width=max(len(cell[column]) for cell in cells))
+        made.add_column(column, min_width=max(len(cell[column]) for cell in cells))
     shown = cells[-max(1, most) :]
     for cell in shown:
-        table.add_row(*(cell[name] for name in columns))
-    return [table] if len(shown) == len(cells) else [f"... {len(cells) - len(shown)} more", table]
+        made.add_row(*(cell[name] for name in columns))
+    return [made] if len(shown) == len(cells) else [f"... {len(cells) - len(shown)} more", made]
 
 
 def interim(runs: Sequence[Mapping[str, Any]], axes: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..training.state import TrainState
 
 Observer = Callable[[Event], None]
+FLUSH_EVERY = 1.0  # seconds after which what was recorded is brought to where others can read it
 
 
 @dataclass(frozen=True, repr=False)
@@ -291,10 +292,14 @@ class Recorder:
         self._steps = self._open("steps.jsonl")
         self._epochs = self._open("epochs.jsonl")
         self._pending: list[Event] = []
+        self._flushed = 0.0
 
     def __call__(self, event: Event) -> None:
         self._pending.append(event)
         if isinstance(event, EpochEnd):
+            self.flush()
+        elif event.is_read and event.seconds - self._flushed >= FLUSH_EVERY:
+            self._flushed = event.seconds
             self.flush()
         elif len(self._pending) >= LOOK_EVERY and event.is_read:
             self._write()

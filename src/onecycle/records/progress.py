@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,8 @@ WEIGHT = 0.3
 # Columns of the bar itself, at least and at most.
 BAR = (6, 40)
 GAP = "  "
+# Lines of the notes at the start of a run, at most, and the variable of the environment that lifts it.
+MOST, NOTES = 5, "ONECYCLE_NOTES"
 # Columns of the line in a notebook, whose width is not known.
 NOTEBOOK = 100
 
@@ -246,6 +249,42 @@ def notes(lines: Iterable[str], stream: TextIO | None = None) -> None:
     """
     for line in lines:
         print(f"note: {line}", file=sys.stderr if stream is None else stream, flush=True)
+
+
+class NoteBlock:
+    """Notes that are printed as they come, `MOST` lines of them before a run trains; those beyond are counted.
+
+    The environment's ``ONECYCLE_NOTES=all``, which the commands' ``--verbose`` sets, has all of them printed.
+
+    >>> block = NoteBlock(sys.stdout)
+    >>> block.add("one", "two", "three", "four", "five", "six")
+    note: one
+    note: two
+    note: three
+    note: four
+    >>> block.close("learn.notes has them")
+    note: and 2 more: learn.notes has them
+    >>> block.add("stopped after 20 updates")
+    note: stopped after 20 updates
+    """
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream
+        self._said, self._held = 0, list[str]()
+        self._closed = False
+
+    def add(self, *lines: str) -> None:
+        """Print notes, as far as there is room for them."""
+        room = len(lines) if self._closed or os.environ.get(NOTES) == "all" else max(0, MOST - 1 - self._said)
+        notes(lines[:room], self._stream)
+        self._said += len(lines[:room])
+        self._held += lines[room:]
+
+    def close(self, where: str) -> None:
+        """Say how many notes were not printed and `where` they are; what comes later is printed as it comes."""
+        last = self._held if len(self._held) == 1 else [f"and {len(self._held)} more: {where}"] if self._held else []
+        notes(last, self._stream)
+        self._held, self._closed = [], True
 
 
 def _epoch_fields(event: EpochEnd, epochs: float | None) -> list[tuple[int, str]]:
