@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,11 +16,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .data.arrays import as_tensor
+from .data.batches import first_batch
 from .data.by_number import samples_in_all
 from .errors import ConfigError, DataError
 from .fits.plan import Rates, planned
 from .fits.run import Fit, began_at
+from .fits.stages import Stage, StagedFit, fine_tuning
+from .fits.trained import Trained
 from .optim import build as optimizers
+from .optim import layers
+from .optim.choice import AUTO, OptimizerChoice
 from .profiling.api import BUDGET, profile_of
 from .profiling.result import Profile
 from .range_test.api import RangeTest, range_test_of
@@ -37,7 +43,7 @@ from .search.api import SHARE
 from .search.forecast import Forecast
 from .text import count, html_table, listed
 from .tracking.trackers import Trackers
-from .training import batch_norm, norms, outputs, sharded
+from .training import batch_norm, norms, outputs, probe, sharded
 from .training import compiled as compiling
 from .training import evaluate as evaluation
 from .training import objectives as tasks
@@ -151,20 +157,51 @@ class Learner:
         if given.shard and of_loss is not None and any(True for _ in of_loss.parameters()):
             sharded.shard(ranks, self.runtime.device, of_loss, optimizer=of_it, small=True)
         chosen = self._setup.choose_optimizer()
-        built, notes = optimizers.build_optimizer(
-            chosen.optimizer, self.model, momentum=cast(float | None, given.momentum), beside=of_loss,
-            weight_decay=given.weight_decay, by_adamw=chosen.left,
-        )  # fmt: skip
+        built, notes = self._built(of_loss)
         if given.compile and compiled is None:
             compiled = compiling.compiled(self.model, built, given.compile, self.train, self.runtime)
-        self._still: list[nn.Module] = []  # norms in evaluation mode since `freeze`
-        layers = optimizers.layers_of(self.model, built, layer_groups)
-        self._rates = Rates.of(built, layers, chosen.optimizer, self._setup.samples_per_update)
+        self._still: list[nn.Module] = []  # in evaluation mode since `freeze`
+        if layer_groups is not None:
+            layers.layers_of(self.model, built, layer_groups)  # so that an error comes now
+        self._deep = False  # whether layer groups are as for fine-tuning
+        make = partial(self._layers, layer_groups)
+        self._rates = Rates.of(built, make, chosen.optimizer, self._setup.samples_per_update)
         self.state = TrainState(
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             compiled, average=given.average, norm_statistics=given.norm_statistics, rescue=given.rescue,
         )  # fmt: skip
         self._note(*([chosen.note] if chosen.note else []), *notes)
+
+    def _built(self, of_loss: nn.Module | None) -> tuple[torch.optim.Optimizer, list[str]]:
+        """The optimizer that was chosen, over the model and the module of the loss, and notes."""
+        given, chosen = self.options, self._setup.chosen
+        return optimizers.build_optimizer(
+            chosen.optimizer, self.model, momentum=cast(float | None, given.momentum), beside=of_loss,
+            weight_decay=given.weight_decay, by_adamw=chosen.left,
+        )  # fmt: skip
+
+    def _without_muon(self) -> None:
+        """Have AdamW in place of Muon, where that was chosen here: weights that others pretrained were not by Muon.
+
+        Source: Liu et al., 2502.16982, section 3.5.
+        """
+        if self.options.optimizer != AUTO or self._setup.chosen.optimizer != "muon" or self.options.shard:
+            return
+        self._setup.chosen = OptimizerChoice("adamw")
+        built, notes = self._built(tasks.loss_module(self.state.loss))
+        self.state.take_optimizer(built)
+        self._rates = Rates.of(built, self._rates.layers, "adamw", self._setup.samples_per_update)
+        self._note('optimizer "adamw", for fine-tuning; optimizer="muon" is the other', *notes)
+
+    def _layers(self, given: Sequence[nn.Module] | None) -> list[list[nn.Parameter]]:
+        """The layer groups, the input's first."""
+        return layers.layers_of(self.model, self.optimizer, given, lambda: self._run_order, deep=self._deep)
+
+    @cached_property
+    def _run_order(self) -> layers.RunOrder:
+        """The order in which the modules of the model are run."""
+        batch = self.runtime.move(probe.few(first_batch(self.train)))
+        return probe.run_order(self.model, self.state.loss, batch, self.runtime)
 
     def __repr__(self) -> str:
         return f"Learner({', '.join(f'{name}: {value}' for name, value in self._about())})"
@@ -209,6 +246,9 @@ class Learner:
         after: float = 0.0,
         extends: extensions.Extended | None = None,
         search: float = SHARE,
+        spread: float = 1.0,
+        part: Trained | None = None,
+        fall_back: Mapping[str, float] | None = None,
         **options: Any,
     ) -> Result:
         """Train by `policy` up to the peak `lr_max` inside `budget`; each call is a run of its own.
@@ -249,29 +289,26 @@ class Learner:
         """
         if resume and out is None:
             raise ConfigError("resume=True needs out, the folder of the run to go on with")
-        whole, ranks = Budget.parse(budget), self.runtime.ranks
+        ranks = self.runtime.ranks
         resume = ranks.broadcast(resume)  # where the script asks whether there is a folder, the main rank's answer
-        asked = {"budget": whole, "policy": policy, "lr_max": lr_max, "options": options, "a folder": out is not None}
-        ranks.check_same({name: in_words(value) for name, value in asked.items()})
         folder, resume = (None, False) if out is None else runs.placed(Path(out), resume, ranks)
         began = began_at(began, folder if resume and facts is None else None)  # a job counts it
-        plan = planned(
-            whole, policy, lr_max, self._rates, self._updates_per_epoch, options=options,
-            layers=() if extends is None else extends.layers, search=search, resumed=folder if resume else None,
-        )  # fmt: skip
-        fit = Fit(
-            self.state, self.train, self.valid, self.evaluate, self._setup, plan, self.history, self.notes, self._note,
-            extends, self.tracking,
+        trained = self._whole if part is None else part
+        fit = self._planned(
+            trained, budget, policy, lr_max, folder, resume=resume, search=search, extends=extends, spread=spread,
+            fall_back=fall_back, **options,
         )  # fmt: skip
         with self.tracking:
             with ExitStack() as stack:
                 stop = stack.enter_context(stop_requests(ranks))
                 stop.observed = ranks.any(bool(observers := list(observers)))
-                ending = self._seconds_at_end(whole) + (fit.seconds_to_record() if folder is not None else 0.0)
+                ending = self._seconds_at_end(trained, fit.plan.whole)
+                ending += fit.seconds_to_record() if folder is not None else 0.0
                 fit.begin(stop, began, ending, after)
                 self.tracking.check(folder, resume)
                 if folder is not None:
                     fit.record(folder, stack, resume=resume, config=config, facts=facts)
+                fit.remember()
                 self._ended = self._forecast = None
                 with fit.kept():
                     fit.search(search)
@@ -281,8 +318,37 @@ class Learner:
                     watch(fit.events, watchers, self.history.measured(), stop)
                     self.history.check_trained(stop.reason)
             result = fit.end()
-        self._ended, self._forecast = fit.ended(result), fit.forecast
+        self._ended = fit.ended(result) if trained.state is self.state else None
+        self._forecast = fit.forecast
         return result
+
+    @property
+    def _whole(self) -> Trained:
+        return Trained(self.state, self.train, self.valid, self.evaluate, self._rates, self.model)
+
+    def _planned(
+        self, trained: Trained, budget: Any, policy: Any, lr_max: Any, folder: Path | None, *, resume: bool = False,
+        extends: extensions.Extended | None = None, search: float = SHARE, spread: float = 1.0,
+        fall_back: Mapping[str, float] | None = None, **options: Any,
+    ) -> Fit:  # fmt: skip
+        """A fit of what is `trained`, planned; see `Fit` for what it may `fall_back` to."""
+        whole = Budget.parse(budget)
+        asked = {
+            "budget": whole,
+            "policy": policy,
+            "lr_max": lr_max,
+            "options": options,
+            "a folder": folder is not None,
+        }
+        self.runtime.ranks.check_same({name: in_words(value) for name, value in asked.items()})
+        plan = planned(
+            whole, policy, lr_max, trained.rates, updates_per_epoch(trained.train, self.state.accumulate),
+            options=options, spread=spread, layers=() if extends is None else extends.layers, search=search,
+            resumed=folder if resume else None,
+        )  # fmt: skip
+        return Fit(
+            trained, self._setup, plan, self.history, self.notes, self._note, extends, self.tracking, fall_back
+        )  # fmt: skip
 
     def fit_one_cycle(
         self,
@@ -348,8 +414,63 @@ class Learner:
             extends = replace(extends, layers=(), lr_max=lr_max if isinstance(lr_max, int | float) else None)
         elif lowered:
             lr_max = extends.peak(limit.total_updates(self._updates_per_epoch))
+        if extends.layers and len(extends.layers) != len(self._rates.layers()):
+            self._deep = True  # as those of a run that was fine-tuned
         self._note(extends.goes_on(limit, self._updates_per_epoch, lowered))
         return self.fit(limit, policy, lr_max, out=out, resume=resume, extends=extends, **keywords)
+
+    @considerate()
+    @together
+    def fine_tune(
+        self,
+        epochs: float | None = None,
+        lr_max: float | slice | str = "auto",
+        freeze_epochs: float = 1.0,
+        *,
+        budget: Any = None,
+        method: str = "auto",
+        policy: str = "one_cycle",
+        stages: Sequence[Stage | Mapping[str, Any]] | None = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        **keywords: Any,
+    ) -> Result:
+        """Train the head of a pretrained model first, for `freeze_epochs`, and then all of it, each by one cycle.
+
+        The features of a frozen body are computed once, where the head takes one tensor and the data are samples: the
+        head is then trained for `EPOCHS` (20) epochs of them for each epoch asked for, without augmentation.
+
+        Args:
+            lr_max: the peak of the last stage, as for `fit`.
+            freeze_epochs: of the head alone; 0 for none.
+            method: "head" trains nothing else; "discriminative" all, at peaks that fall by a factor of 100 from the
+                last layer group, `lr_max`, to the first; "full" all at `lr_max`; "auto" is "discriminative", and ends
+                with the weights that the head came to where those have no larger validation loss.
+            stages: others, in place of all these: see `Stage`.
+            out: a folder for the run; the stages before the last one are runs in its folder ``stages``.
+            keywords: the other arguments of `fit`, for the last stage.
+
+        Source: Howard & Ruder, 1801.06146, section 3; ``fine_tune`` of fastai is "discriminative".
+
+        Raises:
+            ConfigError: stages that cannot be trained; and as `fit`.
+            CheckpointError, Interrupted, NonFiniteLoss: as `fit`.
+        """
+        given = stages is not None
+        if given and (epochs, lr_max, freeze_epochs, budget, method, policy) != _NOT_GIVEN:
+            raise ConfigError("stages have budgets, peaks and layers of their own: leave out the other arguments")
+        if self.state.step:
+            raise ConfigError("fine_tune begins with a learner as new, and this one was trained before")
+        self._without_muon()
+        self._deep, staged = True, StagedFit(self, fall_back=method == "auto" and not given)
+        made = [Stage.of(stage) for stage in stages or ()] if given else fine_tuning(
+            _one_of_two(epochs, budget), freeze_epochs, method, lr_max, policy, cached=staged.caches
+        )  # fmt: skip
+        if not made:
+            raise ConfigError("stages is empty: give one at least, such as {'budget': '3 epochs', 'train': 'head'}")
+        ranks = self.runtime.ranks
+        folder, resume = (None, False) if out is None else runs.placed(Path(out), ranks.broadcast(resume), ranks)
+        return staged.fit(made, folder, resume=resume, **keywords)
 
     def _extended(self, run: str | Path | None, resumed: Path | None) -> extensions.Extended:
         """What is gone on from, with this learner brought to its end; `resumed` is an extension that was stopped."""
@@ -454,13 +575,17 @@ class Learner:
         """The names of what an evaluation measures, as far as the data could be looked at."""
         return frozenset(self._setup.measured)
 
-    def freeze(self, layers: int | None = None) -> None:
-        """Do not train the first `layers` layer groups; by default all but the last. `unfreeze` undoes it.
+    def freeze(self, first: int | None = None) -> None:
+        """Do not train the `first` so many layer groups; by default all but the last. `unfreeze` undoes it.
 
-        Batch norms within them keep their statistics: they are in evaluation mode until `unfreeze`.
+        They are in evaluation mode until `unfreeze`: their batch norms keep their statistics, and drop nothing out.
         """
-        before, groups = {p: p.requires_grad for p in self.model.parameters()}, self._rates.layers
-        optimizers.freeze(groups, len(groups) - 1 if layers is None else layers)
+        groups = self._rates.layers()
+        self._freeze(groups, len(groups) - 1 if first is None else first)
+
+    def _freeze(self, groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:
+        before = {p: p.requires_grad for p in self.model.parameters()}
+        layers.freeze(groups, count)
         try:
             optimizers.check_steps(self.optimizer, self.model)
             optimizers.check_clip(self.state.clip, self.model)
@@ -468,11 +593,11 @@ class Learner:
             for parameter, trained in before.items():
                 parameter.requires_grad_(trained)
             raise
-        for norm in self._still:
-            norm.train()
-        self._still = [norm for norm in optimizers.norms_of_frozen_layers(self.model) if norm.training]
-        for norm in self._still:
-            norm.eval()
+        for module in self._still:
+            module.training = True
+        self._still = [module for module in layers.frozen_modules(self.model) if module.training]
+        for module in self._still:
+            module.training = False
 
     def unfreeze(self) -> None:
         """Train every layer group."""
@@ -525,9 +650,13 @@ class Learner:
     def _updates_per_epoch(self) -> int | None:
         return updates_per_epoch(self.train, self.state.accumulate)
 
-    def _seconds_at_end(self, budget: Budget) -> float:
+    def _seconds_at_end(self, trained: Trained, budget: Budget) -> float:
         """What follows the last update of a time budget."""
-        return self.evaluation_seconds() + norms.seconds(self.state, self.train) if budget.seconds else 0.0
+        state, valid = trained.state, trained.valid
+        if budget.seconds is None:
+            return 0.0
+        measuring = 0.0 if valid is None else evaluation.seconds(state.model, valid, state.loss, self.runtime)
+        return measuring + norms.seconds(state, trained.train)
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -572,6 +701,9 @@ class Learner:
         if self._block is not None:
             here = "learn.notes has them" if folder is None else f"in {folder}/run.json and on its page, or --verbose"
             self._block.close(here)
+
+
+_NOT_GIVEN = (None, "auto", 1.0, None, "auto", "one_cycle")  # of the arguments of `fine_tune`
 
 
 def _one_of_two(epochs: float | None, budget: Any) -> Any:

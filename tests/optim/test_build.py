@@ -10,15 +10,9 @@ from torch import nn
 from training_makers import CPU, TASK, blobs, differing, seeded_net, sgd, weights
 
 from onecycle import ConfigError, Policy, TrainState, one_cycle, train
-from onecycle.optim.build import (
-    RECIPES,
-    build_optimizer,
-    layer_factors,
-    layer_groups,
-    layers_of,
-    split_by_layer,
-)
+from onecycle.optim.build import RECIPES, build_optimizer
 from onecycle.optim.groups import bind, write
+from onecycle.optim.layers import layer_factors, layer_groups, layers_of, split_by_layer
 
 WEIGHTS = {"0.0.weight", "2.weight"}
 

@@ -67,6 +67,7 @@ KINDS = {
     "compile": bool | Literal[COMPILE_MODES],  # type: ignore[valid-type]
     "model_options": dict[str, str],
     "policy_options": dict[str, str],
+    "stages": Annotated[str, Parameter(metavar="FILE.json")],
 }
 Options = TypeVar("Options")
 
@@ -206,6 +207,16 @@ def momentum(given: Any) -> Any:
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
+def _stages(given: Any) -> Any:
+    """The stages in a file; those of a TOML file as they are."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(Path(given).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the stages in {given}: {error}") from error
+
+
 def _policy(given: Any) -> Any:
     """A name, or the policy in a file."""
     if not isinstance(given, str) or not given.lower().endswith(".json"):
@@ -233,6 +244,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "augment": _names,
     "leave_out": _names,
     "policy": _policy,
+    "stages": _stages,
     "model_options": _values,
     "policy_options": _values,
 }

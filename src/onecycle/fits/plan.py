@@ -12,9 +12,10 @@ from typing import Any, Self
 from torch import nn
 from torch.optim import Optimizer
 
-from ..checks import one_of, share
+from ..checks import number, one_of, share
 from ..errors import ConfigError
-from ..optim.build import RECIPES, TYPICAL, layer_factors, split_by_layer
+from ..optim.build import RECIPES, TYPICAL
+from ..optim.layers import layer_factors, split_by_layer
 from ..range_test.api import kind_of
 from ..records.files import RUN
 from ..schedules.budget import Budget
@@ -35,20 +36,21 @@ class Rates:
 
     Args:
         optimizer: whose they are.
-        layers: its layer groups, the input's first.
+        layers: makes its layer groups, the input's first.
         default: its default peak; None for an optimizer of somebody's own.
         middle: the peak that pilots are about: the default, or the rate that one of somebody's own begins with.
     """
 
     optimizer: Optimizer
-    layers: Sequence[Sequence[nn.Parameter]]
+    layers: Callable[[], Sequence[Sequence[nn.Parameter]]]
     default: float | None
     middle: float
 
     @classmethod
     def of(
-        cls, optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], asked: Any, samples: int | None
-    ) -> Self:
+        cls, optimizer: Optimizer, layers: Callable[[], Sequence[Sequence[nn.Parameter]]], asked: Any,
+        samples: int | None,
+    ) -> Self:  # fmt: skip
         """Those of an optimizer as it is built, which was `asked` for by name or otherwise.
 
         `samples` are those of an update, None where that is not known.
@@ -56,6 +58,12 @@ class Rates:
         default = RECIPES[asked].peak(samples) if isinstance(asked, str) else None
         first = max(float(group["lr"]) for group in optimizer.param_groups)
         return cls(optimizer, layers, default, default or first or TYPICAL[kind_of(optimizer)].lr_max)
+
+    def scaled(self, factor: float) -> Self:
+        """The same, where the default peak is to be so many times that."""
+        if self.default is None:
+            return self
+        return replace(self, default=self.default * factor, middle=self.middle * factor)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class Plan:
 
 def planned(
     whole: Budget, policy: AsPolicy, lr_max: Any, rates: Rates, per_epoch: int | None, *, options: Mapping[str, Any],
-    layers: tuple[float, ...] = (), search: float, resumed: Path | None = None,
+    layers: tuple[float, ...] = (), spread: float = 1.0, search: float, resumed: Path | None = None,
 ) -> Plan:  # fmt: skip
     """Plan a fit from the arguments of `Learner.fit`; `layers` are the factors of layer groups that it goes on with.
 
@@ -118,6 +126,11 @@ def planned(
         ConfigError: a policy, a peak or a share that cannot be used.
         CheckpointError: the folder of the run that is `resumed` holds none.
     """
+    number("spread", spread, least=1, what="the last layer group's peak over the first's")
+    if spread != 1:
+        if isinstance(lr_max, slice) or not isinstance(policy, str):
+            raise ConfigError(f"spread={spread:g} is for one peak of a preset, which lr_max is not here: leave it out")
+        _, layers = layer_factors(slice(1 / spread, 1.0), len(rates.layers()))
     shape = _shape(policy, lr_max, options, rates, layers)
     peak, spent = _known_peak(policy, lr_max, rates, search, resumed)
     return Plan(whole, per_epoch, shape, rates, peak, spent)
@@ -135,9 +148,9 @@ def _shape(
         return lambda peak, updates: resolve(policy, updates)
     one_of("preset", policy, PRESETS)
     if isinstance(lr_max, slice):
-        _, layers = layer_factors(lr_max, len(rates.layers))
+        _, layers = layer_factors(lr_max, len(rates.layers()))
     if layers:
-        split_by_layer(rates.optimizer, rates.layers, layers)
+        split_by_layer(rates.optimizer, rates.layers(), layers)
 
     def shape(peak: float, updates: int | None) -> Policy:
         made = preset(policy, peak, updates, **options)
@@ -154,7 +167,7 @@ def _known_peak(
     if not isinstance(policy, str):
         return math.nan, 0
     if isinstance(lr_max, slice):
-        return layer_factors(lr_max, len(rates.layers))[0], 0
+        return layer_factors(lr_max, len(rates.layers()))[0], 0
     if lr_max in ("auto", "default") and resumed is not None:
         return peak_recorded(RUN.read(resumed)["resolved"])
     if lr_max == "auto" and search > 0:

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from .. import text
 from ..data.batches import Batches
 from ..data.by_number import samples_in_all
 from ..data.loaders import read_again
 from ..interpretation.looked import Looked
 from ..interpretation.made import names_in, predictions_of
 from ..interpretation.recorded import record, seconds_to_record
-from ..records.best import KeepBest
+from ..records.best import KeepBest, measure_in
 from ..records.extension import Extended, ended
 from ..records.files import RUN
 from ..records.history import History, Observer, Result
@@ -36,27 +37,28 @@ from ..training.loop import Charges, Event, Update, train
 from ..training.outputs import Outputs
 from ..training.setup import TrainingSetup
 from ..training.signals import StopRequest
-from ..training.state import TrainState
 from ..training.units import Units
 from .plan import Plan
+from .trained import Trained
 
 # A run of fewer updates says so.
 FEW = 100
+# What a fit is judged by that may fall back to what it began with.
+LOSS = "loss"
 
 
 class Fit:
-    """A fit of `state` by a `plan`, whose methods follow each other as they stand here.
+    """A fit by a `plan`, whose methods follow each other as they stand here.
 
     Args:
-        state: what is trained; a run under way in it is given up.
-        train, valid: the batches; None where nothing is held out.
-        evaluate: measures the state on `valid`, and keeps what the model gives in `keep`.
+        trained: what is; a run under way in its state is given up.
         setup: what the batches and the loss of the state come from.
         plan: what the fit is to do.
         history: where it is kept in memory.
         notes: those of the learner, a live list that `note` adds to.
         extends: what it goes on from.
         tracking: where it is logged beside its folder.
+        fall_back: what was measured before, which it goes back to if it ends no better; None: it does not.
 
     Attributes:
         plan: with the peak that pilots found, after `search`.
@@ -68,14 +70,16 @@ class Fit:
     """
 
     def __init__(
-        self, state: TrainState, train: Batches, valid: Batches | None, evaluate: Callable[..., dict[str, float]],
-        setup: TrainingSetup, plan: Plan, history: History, notes: list[str], note: Callable[..., None],
-        extends: Extended | None, tracking: Trackers,
+        self, trained: Trained, setup: TrainingSetup, plan: Plan, history: History, notes: list[str],
+        note: Callable[..., None], extends: Extended | None, tracking: Trackers,
+        fall_back: Mapping[str, float] | None = None,
     ):  # fmt: skip
+        state, valid = trained.state, trained.valid
         self._tracking, self._searched = tracking, dict[str, Any]()
         self._config: Mapping[str, Any] = {"budget": str(plan.whole)}
-        self._state, self._train, self._valid, self._measure = state, train, valid, evaluate
+        self._state, self._train, self._valid, self._measure = state, trained.train, valid, trained.evaluate
         self._outputs, self._kept = Outputs(), None  # of the last evaluation, and what it measured
+        self._model, self._fall_back = trained.model, None if valid is None else fall_back
         self._setup, self._history, self._notes, self._note, self._extends = setup, history, notes, note, extends
         self.plan = plan
         self.forecast: Forecast | None = None
@@ -120,8 +124,8 @@ class Fit:
         prediction = None  # the configuration and the facts of a job say it
         if facts is None:
             batching = self._setup.batching
-            about = (self._setup.source, self._train, batching.normalise, self._state.loss)
-            prediction = needed_to_predict(self._state.model, *about)
+            about = (self._setup.source, self._setup.train, batching.normalise, self._state.loss)
+            prediction = needed_to_predict(self._model, *about)
         if resume:
             before = len(self._history.steps)
             self._recording = Recording.resume(folder, self._state, stack, **asked)
@@ -155,6 +159,11 @@ class Fit:
     def kept(self) -> AbstractContextManager[None]:
         """A block after an error within which what can be kept in the folder is."""
         return self._recording.kept() if self._recording else nullcontext()
+
+    def remember(self) -> None:
+        """Keep the weights of before the first update, where it may fall back to them."""
+        if self._fall_back is not None and not self._state.updates:
+            KeepBest(self._state, self._setup.options.keep_best or LOSS).take(self._fall_back, 0, 0)
 
     def search(self, share: float) -> None:
         """Find the peak by pilots, where the plan has none; those of before the run was broken off are not made again.
@@ -212,7 +221,7 @@ class Fit:
         if self._stop.reason is not None:
             self._note(f"stopped after {count(result.updates, 'update')}: {self._stop.reason}")
         self._state.take_averages()
-        result = self._beside_baseline(self._with_best(self._measured(result)))
+        result = self._beside_baseline(self._or_before(self._with_best(self._measured(result))))
         self._foresee(result)
         self._tracking.ended(
             result.to_dict(), self.forecast.to_dict() if self.forecast else None,
@@ -222,7 +231,9 @@ class Fit:
             return result
         units = Units.of(self._setup.batching, self._state.loss)
         foreseen = self.forecast.to_dict() if self.forecast and self._pilots else None
-        result = self._recording.finished(result, self._state, units.metadata(), self._notes[before:], foreseen)
+        result = self._recording.finished(
+            result, self._state, self._model, units.metadata(), self._notes[before:], foreseen
+        )  # fmt: skip
         self._record_predictions(self._recording, result)
         return result
 
@@ -231,19 +242,25 @@ class Fit:
         """The validation data and the model, to be looked into."""
         state, setup = self._state, self._setup
         return Looked(
-            state.model, cast(Batches, self._valid), setup.held_out, state.loss, state.runtime, state.averaged,
+            self._model, cast(Batches, setup.valid), setup.held_out, state.loss, state.runtime, state.averaged,
             getattr(setup.source, "columns", None), not state.is_sharded,
         )  # fmt: skip
+
+    @property
+    def _keeps_predictions(self) -> bool:
+        """Whether predictions are recorded: of a run of the whole model, with validation data."""
+        return self._valid is not None and self._model is self._setup.model
 
     def seconds_to_record(self) -> float:
         """About how long it takes to record predictions at the end, in a run by time that will have a folder."""
         ranks, budget = self._state.runtime.ranks, self.plan.whole.seconds
-        if budget is None or self._valid is None:
+        if budget is None or not self._keeps_predictions:
             return 0.0
-        samples = samples_in_all(self._valid) or 0
+        samples = samples_in_all(cast(Batches, self._valid)) or 0
         again = 0.0  # where the best weights are not the last ones
         if self._keeper:
-            again = evaluation.seconds(self._state.model, self._valid, self._state.loss, self._state.runtime)
+            held_out = cast(Batches, self._valid)
+            again = evaluation.seconds(self._state.model, held_out, self._state.loss, self._state.runtime)
         return again + ranks.from_main(lambda: seconds_to_record(self._looked, samples, budget))
 
     def _record_predictions(self, recording: Recording, result: Result) -> None:
@@ -251,7 +268,7 @@ class Fit:
 
         That is of the last evaluation; only where that was of other weights than the run ends with, of one more.
         """
-        if self._valid is None:
+        if not self._keeps_predictions:
             return
         state, ranks = self._state, self._state.runtime.ranks
         if ranks.broadcast(self._kept != result.valid):
@@ -281,6 +298,18 @@ class Fit:
                 result = replace(result, valid=kept[0])
                 self._note(kept[1])
         return result
+
+    def _or_before(self, result: Result) -> Result:
+        """The result, or where it is no better than what it began with, that and the weights of then."""
+        best, name = self._state.best, LOSS
+        if self._fall_back is None or self._keeper or best is None or result.valid is None:
+            return result
+        now, then = (text.measure(name, valid[name]) for valid in (result.valid, best["valid"]))
+        if measure_in(result.valid, name) > measure_in(best["valid"], name):
+            return result
+        KeepBest(self._state, name).restore()
+        self._note(f"kept: the weights that this began with: validation {name} {now}, and {then} before")
+        return replace(result, valid=best["valid"])
 
     def _beside_baseline(self, result: Result) -> Result:
         """The result with what is reached without learning, and a note where it is not better than that."""

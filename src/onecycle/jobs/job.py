@@ -8,8 +8,9 @@ from dataclasses import KW_ONLY, asdict, dataclass, fields
 from os import PathLike
 from typing import Any, Self
 
-from ..checks import flag, keywords, names, plain_data, share, unless_none, whole, word
+from ..checks import flag, keywords, names, number, one_of, plain_data, share, unless_none, whole, word
 from ..errors import CheckpointError, ConfigError
+from ..fits.stages import METHODS, Stage
 from ..records.files import plain
 from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
@@ -20,6 +21,7 @@ from ..training.options import BEFORE, TrainingOptions, option
 SCHEDULE = "Schedule"
 DEFAULTS = ("auto", "default")
 AUTO_MODEL = "auto"
+OFF = "off"  # no fine-tuning
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Job(TrainingOptions):
             enough for some that can tell, else the optimizer's; or "default", the optimizer's, which goes with the
             samples of an update with AdamW and Adam.
         search: the share of the budget that pilots may take, where the peak is "auto"; 0 for none.
+        fine_tune: how a pretrained model is trained, see `Learner.fine_tune`: "auto", "head", "discriminative" or
+            "full"; "off": at once, as any other; None: "auto" with pretrained weights, else "off".
+        freeze_epochs: of the head alone before, a part of the budget; None: 1, or half of a budget of less than 2.
+        stages: others, in place of these and of the budget, each as `Stage.of` takes it.
         policy: a preset's name, or a policy as `Policy.to_dict` gives it, which has its own peak.
         balance: whether pilots try weight decay, dropout, batch size and label smoothing too, those that are left at
             their defaults.
@@ -82,6 +88,22 @@ class Job(TrainingOptions):
         "Of a pretrained model, train its head and a change of this rank of each linear layer, such as 8, in place of "
         "all weights (needs peft).",
         "Model",
+    )
+    fine_tune: str | None = option(
+        None,
+        "How a pretrained model is trained: head, on features that are computed once; discriminative, the head first "
+        "and then all at rates that fall towards the input; full, at one rate; auto, as discriminative unless the head "
+        "alone is as good; or off, all at once. By default auto with pretrained weights.",
+        SCHEDULE,
+    )
+    freeze_epochs: float | None = option(
+        None, "Epochs of the budget in which the head alone is fine-tuned first; by default 1.", SCHEDULE
+    )
+    stages: Sequence[Mapping[str, Any]] = option(
+        (),
+        "Stages of your own, in place of these: a .json file of "
+        '[{"train": "head", "budget": "1 epochs"}, {"budget": "5 epochs", "lr_max": [1e-5, 1e-3]}].',
+        SCHEDULE,
     )
     budget: str = option("10 epochs", 'Instead of --epochs: a time such as 90s, 5m or 1h, or "500 updates".', SCHEDULE)
     policy: str | Mapping[str, Any] = option(
@@ -149,6 +171,9 @@ class Job(TrainingOptions):
             lora=unless_none(whole, "lora", self.lora, what="the rank of the change of a layer"),
             budget=self.budget if isinstance(self.budget, str) else str(budget),
             lr_max=self.lr_max if isinstance(self.lr_max, str) else peak_number(self.lr_max),
+            fine_tune=unless_none(one_of, "fine_tune", self.fine_tune, (*METHODS, OFF)),
+            freeze_epochs=unless_none(number, "freeze_epochs", self.freeze_epochs, least=0, what="epochs of the head"),
+            stages=tuple(Stage.of(stage).to_dict() for stage in self.stages),
             balance=flag("balance", self.balance),
             search=share("search", self.search, of="the budget"),
             policy_options=unless_none(keywords, "policy_options", self.policy_options, '{"peak_at": 0.3}'),
@@ -170,6 +195,7 @@ class Job(TrainingOptions):
             self._keep(policy=keywords("policy", self.policy, '{"lr": 0.1}, or is the name of a preset'))
         self._keep(**{field.name: plain_data(field.name, getattr(self, field.name)) for field in fields(self)})
         self._check_schedule()
+        self._check_tuning()
         if self.pretrained and self.model in (None, AUTO_MODEL):
             raise ConfigError(
                 "pretrained is for a model with weights of its own: name it, model=... (--model), such as timm:NAME or "
@@ -178,6 +204,27 @@ class Job(TrainingOptions):
         if self.lora is not None and not self.with_weights:
             raise ConfigError(
                 f"lora={self.lora} changes a pretrained model: give pretrained (--pretrained), or no lora"
+            )
+
+    def _check_tuning(self) -> None:
+        tuned = {"fine_tune": self.fine_tune, "freeze_epochs": self.freeze_epochs, "stages": self.stages}
+        asked = listed([name for name, value in tuned.items() if value not in (None, (), OFF)], "and")
+        if not asked:
+            return
+        if self.stages and (self.fine_tune or self.freeze_epochs is not None or isinstance(self.lr_max, float)):
+            raise ConfigError(
+                "stages have peaks and layers of their own: leave out fine_tune, freeze_epochs and lr_max"
+            )
+        if self.stages and self.budget != type(self).budget:
+            raise ConfigError(f"stages have budgets of their own: leave out the budget; received {self.budget!r}")
+        if not isinstance(self.policy, str) or self.extend is not None:
+            other = "a policy of your own" if self.extend is None else "an extension"
+            raise ConfigError(f"{asked} cannot be had with {other}: leave one of them out")
+        if self.lora is not None:
+            raise ConfigError(f"{asked} and lora={self.lora}, which trains head and changes at once: leave one out")
+        if self.balance:
+            raise ConfigError(
+                f"{asked} and balance: pilots of weight decay, dropout, ... are for whole runs; leave one out"
             )
 
     def _check_schedule(self) -> None:
@@ -236,6 +283,16 @@ class Job(TrainingOptions):
         if self.pretrained is not None:
             return self.pretrained
         return bool((self.model_options or {}).get("pretrained")) or (self.model or "").startswith("hf:")
+
+    @property
+    def tuning(self) -> str:
+        """How the model is fine-tuned, "off" where it is not.
+
+        >>> Job("photos", model="timm:resnet18", pretrained=True).tuning, Job("photos").tuning
+        ('auto', 'off')
+        """
+        plain = self.extend is not None or not isinstance(self.policy, str) or self.lora is not None
+        return self.fine_tune or ("auto" if self.with_weights and not plain else OFF)
 
     @property
     def own_model_options(self) -> dict[str, Any]:

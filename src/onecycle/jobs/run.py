@@ -21,6 +21,7 @@ from ..data.label_sets import has_label_sets
 from ..data.splits import Split, Stream
 from ..data.table_columns import target_names
 from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, TrainingError
+from ..fits.stages import HEAD
 from ..interpretation.made import names_in, predictions_of
 from ..interpretation.recorded import record
 from ..learner import Learner
@@ -39,6 +40,7 @@ from ..schedules.budget import Budget
 from ..schedules.policy import Policy
 from ..search.forecast import Forecast, Needed, target_of
 from ..text import listed
+from ..training.loop import updates_per_epoch
 from ..training.metrics import Perplexity
 from ..training.options import BEFORE, seconds_of
 from ..training.outputs import Outputs
@@ -47,7 +49,7 @@ from ..training.runtime import Runtime
 from ..training.sharing import considerate
 from .afford import NET, affordable, as_chosen
 from .drawing import draw, write_page
-from .job import AUTO_MODEL, Job, asked_for, completed
+from .job import AUTO_MODEL, OFF, Job, asked_for, completed
 from .search import dropouts, search_balance, seconds_before
 
 FIGURE = "curves.png"
@@ -122,10 +124,9 @@ def _run(
     after = ranks.broadcast(after)
     stack.enter_context(learner.tracking)  # the test too is to be logged
     try:
-        begin = learner.fit if job.extend is None else partial(learner.extend, run=job.extend)
-        fitted = begin(
-            budget=budget, policy=policy, lr_max=lr_max, out=folder, resume=resume, config=config, facts=facts,
-            began=began, after=after, search=job.search, **options,
+        fitted = _fitting(job, learner, budget, policy, lr_max)(
+            out=folder, resume=resume, config=config, facts=facts, began=began, after=after, search=job.search,
+            **options,
         )  # fmt: skip
     except (TrainingError, Interrupted):
         if report:
@@ -137,6 +138,28 @@ def _run(
     if report:
         draw(folder, FIGURE, partial(learner.history.plot, title=f"{job.data}, {job.policy}, {job.budget}"))
     return replace(result, folder=folder)
+
+
+def _fitting(
+    job: Job, learner: Learner, budget: Budget, policy: str | Policy, lr_max: float | str
+) -> Callable[..., Result]:
+    """What fits as the job says: at once, on from a finished run, or in stages, which share its budget."""
+    asked = {"budget": budget, "policy": policy, "lr_max": lr_max}
+    if job.extend is not None:
+        return partial(learner.extend, run=job.extend, **asked)
+    if job.stages:
+        return partial(learner.fine_tune, stages=job.stages)
+    if job.tuning == OFF:
+        return partial(learner.fit, **asked)
+    per_epoch = updates_per_epoch(learner.train, learner.state.accumulate)
+    updates, first = budget.total_updates(per_epoch), job.freeze_epochs
+    epochs = math.inf if updates is None or not per_epoch else updates / per_epoch
+    first = 0.0 if job.tuning == HEAD else min(1.0, epochs / 2) if first is None else first
+    if first >= epochs:
+        raise ConfigError(f"freeze_epochs={first:g} leave nothing of {budget} for the rest: give fewer, or more in all")
+    if first and updates is not None and per_epoch:
+        asked["budget"] = Budget(updates=max(1, updates - round(first * per_epoch)))
+    return partial(learner.fine_tune, freeze_epochs=first, method=job.tuning, **asked)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .. import text
-from ..checks import is_number, number, one_of, unless_none
+from ..checks import number, one_of, unless_none
 from ..data.batch_settings import BATCH_SIZE
 from ..errors import ConfigError
 from .muon import Muon, inner_matrices, weights_of
@@ -166,102 +166,6 @@ def muon_groups(
     return [group for group in groups if group["params"]]
 
 
-def layers_of(
-    model: nn.Module, optimizer: Optimizer, given: Sequence[nn.Module] | None = None
-) -> list[list[nn.Parameter]]:
-    """The layer groups: the user's, those of an optimizer that came with several groups, or the model's children.
-
-    Raises:
-        ConfigError: modules that do not hold all of the model.
-    """
-    if given is None:
-        groups = optimizer.param_groups
-        by_the_user = len(groups) > 1 and not any("lr_ratio" in group for group in groups)
-        return [group["params"] for group in groups] if by_the_user else layer_groups(model)
-    layers = [list(module.parameters()) for module in given]
-    held = {id(p) for layer in layers for p in layer}
-    missing = [name for name, p in model.named_parameters() if id(p) not in held]
-    if missing:
-        raise ConfigError(f"layer_groups must hold all of the model; {missing[0]} is in none of them")
-    return layers
-
-
-def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters by the model's children, from the input on; a single child is looked into.
-
-    Each parameter is in one group only; those that belong to no child come first.
-    """
-    children = [child for child in model.children() if any(True for _ in child.parameters())]
-    direct = list(model.parameters(recurse=False))
-    if len(children) == 1 and not direct:
-        return layer_groups(children[0])
-    seen: set[int] = set()
-    groups = []
-    for params in [direct, *(list(child.parameters()) for child in children)]:
-        fresh = [p for p in params if id(p) not in seen]
-        seen.update(map(id, fresh))
-        if fresh:
-            groups.append(fresh)
-    return groups
-
-
-def split_by_layer(
-    optimizer: Optimizer, layers: Sequence[Sequence[nn.Parameter]], factors: Sequence[float] | None = None
-) -> None:
-    """Split parameter groups in place, so that each is of one layer; its number is the group's key ``layer``.
-
-    Parameters of no layer count as the last's. Groups that have been split stay as they are. Updates are the same, bit
-    for bit: a group's settings are those of the group that it came from.
-
-    Raises:
-        ConfigError: `factors`, where they are given, are not one for each layer.
-    """
-    if factors is not None and len(factors) != len(layers):
-        raise ConfigError(f"the policy has factors for {len(factors)} layers, and the model {len(layers)} layer groups")
-    layer_of = {id(p): i for i, layer in enumerate(layers) for p in layer}
-    split = []
-    for group in optimizer.param_groups:
-        parts: dict[int, list[nn.Parameter]] = {}
-        for parameter in group["params"]:
-            parts.setdefault(layer_of.get(id(parameter), len(layers) - 1), []).append(parameter)
-        split += [group] if "layer" in group else [{**group, "params": p, "layer": i} for i, p in parts.items()]
-    optimizer.param_groups[:] = split
-
-
-def layer_factors(peaks: slice, layers: int) -> tuple[float, tuple[float, ...]]:
-    """The largest peak of ``slice(a, b)`` and each layer's share of it, from a to b in equal ratios.
-
-    ``slice(b)`` gives all but the last a tenth, as in fastai. Source: Howard & Ruder, 1801.06146, section 3.2.
-
-    >>> layer_factors(slice(0.01, 1.0), 3), layer_factors(slice(0.5), 3)
-    ((1.0, (0.01, 0.1, 1.0)), (0.5, (0.1, 0.1, 1.0)))
-
-    Raises:
-        ConfigError: not 0 < a <= b.
-    """
-    low, high, last = peaks.start, peaks.stop, layers - 1
-    if not is_number(high) or high <= 0 or not (low is None or (is_number(low) and 0 < low <= high)):
-        raise ConfigError(f"lr_max=slice(a, b) takes 0 < a <= b, the first and last layers' peaks; received {peaks}")
-    if low is None:
-        return float(high), (0.1,) * last + (1.0,)
-    return float(high), tuple((low / high) ** ((last - i) / max(1, last)) for i in range(layers))
-
-
-def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:
-    """Do not train the first `count` layers, and train the others.
-
-    Raises:
-        ConfigError: none would be left to train.
-    """
-    last = len(layers) - 1
-    if not 0 <= count <= last:
-        raise ConfigError(f"layers to freeze are 0 to {last}, so that one is left to train; received {count!r}")
-    for i, layer in enumerate(layers):
-        for parameter in layer:
-            parameter.requires_grad_(i >= count)
-            parameter.grad = None
-
-
 _TAKE_SPARSE = (torch.optim.SGD, torch.optim.SparseAdam, torch.optim.Adagrad)
 
 
@@ -315,28 +219,6 @@ def _decays_or_fuses(optimizer: Optimizer) -> bool:
 
 def _parameters(module: nn.Module | None) -> list[nn.Parameter]:
     return [] if module is None else list(module.parameters())
-
-
-def norms_of_frozen_layers(model: nn.Module) -> list[nn.Module]:
-    """The modules with running statistics all of whose parameters are frozen; without any, those of what holds it.
-
-    >>> model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False)), nn.Linear(2, 1))
-    >>> freeze(layer_groups(model), 1)
-    >>> norms_of_frozen_layers(model) == [model[0][1]]
-    True
-    """
-    frozen: list[nn.Module] = []
-
-    def visit(module: nn.Module, around: bool) -> None:
-        parameters = list(module.parameters())
-        still = not any(p.requires_grad for p in parameters) if parameters else around
-        if still and getattr(module, "running_mean", None) is not None:
-            frozen.append(module)
-        for child in module.children():
-            visit(child, still)
-
-    visit(model, False)
-    return frozen
 
 
 def _arguments(make: Any, named: Recipe | None, momentum: float | None, groups: list[dict[str, Any]]) -> dict[str, Any]:

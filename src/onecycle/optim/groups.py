@@ -29,7 +29,7 @@ def bind(policy: Policy, optimizer: Optimizer) -> None:
     if count and not all(group.get("layer") in range(count) for group in optimizer.param_groups):
         raise ConfigError(
             f"a policy with factors for {count} layers needs parameter groups with a key layer, 0 to {count - 1}: "
-            "see onecycle.optim.build.split_by_layer"
+            "see onecycle.optim.layers.split_by_layer"
         )
     for name in policy.schedules:
         _unshare(optimizer, name)

@@ -76,8 +76,9 @@ class KeepBest:
         with torch.no_grad():
             for module, tensors in zip(self._state.modules, best["modules"], strict=True):
                 module.load_state_dict(tensors, strict=False)
-        said, epoch = text.measure(self._name, best["valid"][self._name]), best["epoch"] + 1
-        note = f"kept: the weights of update {best['step']}, epoch {epoch}: validation {self._name} {said}"
+        said = text.measure(self._name, best["valid"][self._name])
+        when = f"update {best['step']}, epoch {best['epoch'] + 1}" if best["step"] else "before the first update"
+        note = f"kept: the weights of {when}: validation {self._name} {said}"
         return best["valid"], note
 
 

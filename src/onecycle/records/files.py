@@ -18,6 +18,8 @@ from ..text import listed
 
 # In the folder of a run, the short runs before it, a line each.
 PILOTS = "pilots.jsonl"
+# And a folder of the stages before the last, where there were several.
+STAGES = "stages"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ TRIAL = ".trial"  # what is written into the folder of a run to see whether it c
 TRACKED = ("tensorboard", "wandb")  # folders of trackers, which stay where a run did not get to its first update
 RUN = Kind(
     "run.json", 2, "run", ("status", "config", "resolved", "facts"),
-    mend="go on with it through --resume {folder}, or give another --out", leftovers=(TRIAL, *TRACKED),
+    mend="go on with it through --resume {folder}, or give another --out", leftovers=(TRIAL, STAGES, *TRACKED),
 )  # fmt: skip
 CHECK = Kind("check.json", 1, "check", shared=True)
 PROFILE = Kind("profile.json", 1, "profile", ("result",), shared=True)

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..errors import CheckpointError, ConfigError, Interrupted, NonFiniteLoss
 from ..text import count
 from ..training.launched import launch, restarts
@@ -308,12 +310,15 @@ class Recording:
             raise told from error
 
     def finished(
-        self, result: Result, state: TrainState, metadata: Mapping[str, str], notes: Iterable[str],
+        self, result: Result, state: TrainState, model: nn.Module, metadata: Mapping[str, str], notes: Iterable[str],
         forecast: Mapping[str, Any] | None = None,
     ) -> Result:  # fmt: skip
-        """The result of the run with its folder, after the weights, the result and the `forecast` are written there."""
-        model = in_one_piece(state.model, state.runtime.ranks)
-        state.runtime.ranks.from_main(lambda: save_weights(model, self.folder / "model.safetensors", metadata))
+        """The result of the run with its folder, after the weights, the result and the `forecast` are written there.
+
+        The weights are those of `model`, which that of the state may be a part of.
+        """
+        kept = in_one_piece(model, state.runtime.ranks)
+        state.runtime.ranks.from_main(lambda: save_weights(kept, self.folder / "model.safetensors", metadata))
         rescues = map(str, self.history.rescues())  # those before a kill too
         said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *rescues, *notes]))
         RUN.update(
@@ -342,9 +347,7 @@ class Recording:
 
     def broken_off(self, error: BaseException) -> None:
         """Record how the run stands after an error, where that can be written."""
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        with suppress(CheckpointError):
-            RUN.update(self.folder, status=status, error=str(error) or type(error).__name__)
+        broken_off(self.folder, error)
 
     def _is_empty(self) -> bool:
         """Whether the run was begun by this call, and nothing was tried in it yet."""
@@ -355,3 +358,10 @@ class Recording:
         """In words, where the last checkpoint is."""
         saved = checkpoint.checkpoints(self.folder / "checkpoints")
         return f"The last good checkpoint is {saved[-1]}" if saved else "There is no checkpoint yet"
+
+
+def broken_off(folder: Path, error: BaseException) -> None:
+    """Record how the run in `folder` stands after an error, where that can be written."""
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    with suppress(CheckpointError):
+        RUN.update(folder, status=status, error=str(error) or type(error).__name__)

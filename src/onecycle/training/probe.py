@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..data.batches import Batches, ListBatches, first_batch, last_batch_size
 from ..data.standardise import untransformed
 from ..errors import DataError, OneCycleError
+from ..optim.layers import RunOrder
 from ..optim.muon import weights_of
 from .evaluate import described, evaluating, in_words
 from .objectives import Loss, Supervised, loss_module, means_of, pair
@@ -211,6 +212,24 @@ def positions_of(model: nn.Module, batch: Any, runtime: Runtime) -> dict[nn.Para
     except Exception:  # it is for the training to meet
         return {}
     return counted.of_a_sample(batch)
+
+
+def run_order(model: nn.Module, loss: Loss, batch: Any, runtime: Runtime) -> RunOrder:
+    """The order in which the modules of the model are run for a batch, without a trace; none where that fails."""
+    of_loss = loss_module(loss)
+
+    def run() -> None:
+        if isinstance(loss, Supervised):
+            outputs_of(model, pair(batch)[0], runtime)
+        else:
+            with evaluating(runtime, model, *([] if of_loss is None else [of_loss])), runtime.autocast():
+                loss(model, batch)
+
+    try:
+        with untouched([], [model]):
+            return RunOrder.of(model, run)
+    except Exception:  # it is for the training to meet
+        return RunOrder({})
 
 
 # In the names of functions that multiply with a weight.

@@ -365,6 +365,19 @@ class TrainState:
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
         self.begun, self.means = None, RunningMeans()
 
+    def take_optimizer(self, optimizer: Optimizer) -> None:
+        """Have another optimizer, before the first update."""
+        plain_settings(optimizer)
+        check_same_model(optimizer, *self.modules)
+        self.optimizer = optimizer
+        vars(self).pop("beside_optimizer", None)
+
+    def begin_anew(self) -> None:
+        """Keep the weights alone: what the optimizer knows, and how far training was, is as before the first update."""
+        self.end_run()
+        self.optimizer.state.clear()
+        self.at = Position()
+
     def check_finite(self) -> None:
         """Read what is pending, and look at every weight.
 

@@ -1,0 +1,190 @@
+"""What a fit trains: all of a model on its data, or its head alone on the features that a frozen body gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from ..data.batches import Batches, DatasetBatches, TensorBatches, first_batch
+from ..data.by_number import samples_in_all
+from ..data.standardise import untransformed
+from ..optim.build import build_optimizer
+from ..optim.layers import RunOrder, head_of
+from ..training import evaluate as evaluation
+from ..training.objectives import Supervised, loss_module, pair
+from ..training.outputs import Outputs
+from ..training.probe import few
+from ..training.setup import TrainingSetup
+from ..training.state import TrainState
+from .plan import Rates
+
+# Bytes that the features of all samples may take.
+MOST = 2**31
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a fit trains.
+
+    Args:
+        state: what is trained.
+        train, valid: the batches; None where nothing is held out.
+        evaluate: measures the state on `valid`, and keeps what the model gives in `keep`.
+        rates: of its optimizer.
+        model: what the weights at the end are of; the state's model may be a part of it.
+    """
+
+    state: TrainState
+    train: Batches
+    valid: Batches | None
+    evaluate: Callable[..., dict[str, float]]
+    rates: Rates
+    model: nn.Module
+
+
+def classifier_of(model: nn.Module) -> str | None:
+    """The name of the module that a pretrained model's configuration calls its classifier, where it has one."""
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    return name if isinstance(name, str) else None
+
+
+@dataclass(frozen=True)
+class HeadAlone:
+    """The head of a model, which can be trained on what its body gives for each sample.
+
+    Args:
+        head: the module.
+        state, setup: of the whole model.
+    """
+
+    head: nn.Module
+    state: TrainState
+    setup: TrainingSetup
+
+    @classmethod
+    def of(cls, state: TrainState, setup: TrainingSetup, order: RunOrder) -> Self | str:
+        """That of the model of `state`, whose modules are run in this `order`; or in words why it has none."""
+        head, loss = head_of(state.model, order, classifier_of(state.model)), state.loss
+        of_loss = loss_module(loss)
+        if head is None:
+            return "its outputs are not those of one module, called once"
+        if not isinstance(loss, Supervised) or (of_loss is not None and any(True for _ in of_loss.parameters())):
+            return "the loss is not of outputs and targets alone"
+        if not isinstance(setup.chosen.optimizer, str):
+            return "the optimizer is one of your own"
+        if state.runtime.ranks.world > 1 or setup.options.shard:
+            return "there are several ranks"
+        parts = [_samples(batches) for batches in (setup.train, setup.valid) if batches is not None]
+        if any(part is None for part in parts):
+            return "the samples come in batches of your own"
+        first = state.runtime.move(few(first_batch(setup.train)))
+        given = _given_alone(state.model, head, first, state)
+        if given is None:
+            return "its head does not take one tensor alone"
+        samples = sum(len(part[0] if isinstance(part, tuple) else part) for part in parts)
+        if (size := given.nbytes // len(given) * samples) > MOST:
+            return f"the features would take {size / 2**30:.1f} GB"
+        return cls(head, state, setup)
+
+    @property
+    def size(self) -> int:
+        """The number of its parameters."""
+        return sum(p.numel() for p in self.head.parameters())
+
+    @property
+    def left_out(self) -> list[str]:
+        """What there would be in a training of the whole model, and is not for features that are computed once."""
+        inside, batching = set(self.head.modules()), self.setup.batching
+        before = [m for m in self.state.model.modules() if isinstance(m, _DropoutNd) and m not in inside and m.p]
+        augmented = getattr(batching.augment, "augment", None) is not None
+        return ["augmentation"] * augmented + ["the dropout before it"] * bool(before)
+
+    def trained(self, saved: nn.Module) -> Trained:
+        """What a fit of it trains, the features computed now; the weights at its end are of `saved`.
+
+        The body is in evaluation mode, and the samples are as they are measured, without augmentation. The head has an
+        optimizer of its own, of the kind of the whole model's.
+        """
+        setup, state, options = self.setup, self.state, self.setup.options
+        batching = replace(setup.batching, normalise=None, augment=None)
+        train = batching.batches(self.features(setup.train), training=True)
+        valid = None if setup.valid is None else batching.batches(self.features(setup.valid), training=False)
+        built, _ = build_optimizer(
+            setup.chosen.optimizer, self.head, momentum=cast(float | None, options.momentum),
+            weight_decay=options.weight_decay,
+        )  # fmt: skip
+        alone = TrainState(
+            self.head, built, state.loss, state.runtime, options.seed, options.accumulate, options.clip,
+            average=options.average, rescue=options.rescue,
+        )  # fmt: skip
+        rates = Rates.of(
+            built, lambda: [list(self.head.parameters())], setup.chosen.optimizer, setup.samples_per_update
+        )  # fmt: skip
+
+        def evaluate(keep: Outputs | None = None) -> dict[str, float]:
+            held_out = cast(Batches, valid)
+            if keep is not None:
+                keep.begin(samples_in_all(held_out))
+            with alone.averaged():
+                return evaluation.evaluate(
+                    self.head, alone.runtime.epoch(held_out, 0), alone.loss, alone.runtime, keep
+                )  # fmt: skip
+
+        return Trained(alone, train, valid, evaluate, rates, saved)
+
+    def features(self, batches: Batches) -> tuple[Tensor, Tensor]:
+        """What the head is given for each sample, in order, and the targets: computed up to there, in evaluation."""
+        known = self.setup.batching.batches(_samples(batches), training=False)
+        given, targets = list[Tensor](), list[Tensor]()
+
+        def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            given.append(inputs[0])
+            raise _Reached
+
+        hook = self.head.register_forward_pre_hook(take)
+        try:
+            with evaluation.evaluating(self.state.runtime, self.state.model):
+                for batch in known.epoch(0):
+                    inputs, target = pair(self.state.runtime.move(batch))
+                    with suppress(_Reached), self.state.runtime.autocast():
+                        self.state.model(inputs)
+                    targets.append(target)
+        finally:
+            hook.remove()
+        return torch.cat(given), torch.cat(targets)
+
+
+class _Reached(Exception):
+    """The head was reached."""
+
+
+def _given_alone(model: nn.Module, head: nn.Module, batch: Any, state: TrainState) -> Tensor | None:
+    """What `head` is given for a batch, where the model's outputs are its outputs for one tensor, and nothing else."""
+    calls = list[tuple[Any, Any, Any]]()
+    hook = head.register_forward_hook(lambda _, *call: calls.append(call), with_kwargs=True)  # type: ignore[arg-type]
+    try:
+        with evaluation.evaluating(state.runtime, model), state.runtime.autocast():
+            outputs = model(pair(batch)[0])
+            hook.remove()
+            ((inputs, keywords, output),) = calls
+            (given,) = inputs
+            alone = output is outputs and not keywords and isinstance(given, Tensor) and len(given) == len(outputs)
+            return given if alone and torch.equal(head(given), outputs) else None
+    except Exception:  # of several calls or inputs; or it is for the training to meet
+        return None
+    finally:
+        hook.remove()
+
+
+def _samples(batches: Batches) -> Any:
+    """The samples of batches that can be read in their order; None where they come in batches of somebody's own."""
+    plain = untransformed(batches)
+    if isinstance(plain, TensorBatches):
+        return plain.tensors if len(plain.tensors) == 2 else None
+    return plain.dataset if isinstance(plain, DatasetBatches) else None

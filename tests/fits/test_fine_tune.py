@@ -1,0 +1,222 @@
+"""Fine-tuning in stages: the head on features, then all layers; broken off anywhere and resumed to the bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from training_makers import blobs, differing, weights
+
+import onecycle
+from onecycle import ConfigError, Interrupted, Learner
+from onecycle.fits.stages import METHODS, Stage, fine_tuning
+from onecycle.records.files import RUN
+
+DATA, VALID = blobs(96), blobs(45, seed=1)
+
+
+def net(dropout: float = 0.0) -> nn.Sequential:
+    """One that has been trained, but for its head."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU())
+        model = nn.Sequential(body, nn.Dropout(dropout), nn.Linear(12, 3))
+        Learner(model, DATA, batch_size=8, verbose=False, device="cpu").fit(3, lr_max=0.02)
+        model[2].reset_parameters()
+    return model
+
+
+def learner(model: nn.Module | None = None, train=DATA, valid=VALID, **options) -> Learner:
+    options = {"batch_size": 8, "verbose": False, "device": "cpu", "optimizer": "adamw", **options}
+    return Learner(net() if model is None else model, train, valid, **options)
+
+
+def test_the_head_on_features_is_trained_as_it_is_within_the_frozen_model():
+    alone, within = learner(), learner()
+    alone.fine_tune(stages=[Stage("4 epochs", "head", 0.01)])
+    within.freeze()
+    within.fit(4, lr_max=0.01)
+    for name, tensor in alone.model.state_dict().items():
+        torch.testing.assert_close(tensor, within.model.state_dict()[name], rtol=1e-4, atol=1e-5)
+    assert [round(e["valid_loss"], 5) for e in alone.history.epochs] == [
+        round(e["valid_loss"], 5) for e in within.history.epochs
+    ]
+
+
+def test_the_body_is_as_it_was_after_the_head_alone():
+    learn = learner()
+    before = weights(learn.model)
+    learn.fine_tune(2, method="head")
+    assert set(differing(before, weights(learn.model))) == {"2.weight", "2.bias"}
+
+
+def test_features_are_computed_once_for_each_sample():
+    seen = []
+    model = net()
+    learn = learner(model)
+    model[0].register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    learn.fine_tune(10, method="head")
+    assert sum(seen) < 2 * (len(DATA[0]) + len(VALID[0])), "beside those that it is looked at by"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods(method):
+    learn = learner()
+    result = learn.fine_tune(3, method=method)
+    notes = "\n".join(learn.notes)
+    assert ("stage 2 of 2" in notes) == (method != "head")
+    assert ("rise 100 times" in notes) == (method in ("auto", "discriminative"))
+    assert result.valid == learn.evaluate()
+    assert result.valid["accuracy"] > 0.8
+
+
+def test_peaks_rise_from_the_first_layer_group_to_the_last():
+    learn = learner()
+    learn.fine_tune(2, 0.01, method="discriminative")
+    rates = {group["layer"]: group["lr"] for group in learn.optimizer.param_groups}
+    assert sorted(rates) == [0, 1, 2, 3], "linear, norm, linear, head"
+    assert [rates[layer] / rates[3] for layer in range(4)] == pytest.approx([1e-2, 1e-2 ** (2 / 3), 1e-2 ** (1 / 3), 1])
+
+
+def test_it_falls_back_to_the_head_where_the_rest_is_no_better():
+    learn = learner()
+    result = learn.fine_tune(1, 30.0)
+    head = learner()
+    only = head.fine_tune(stages=[Stage("20 epochs", "head")])
+    assert result.valid == pytest.approx(only.valid)
+    assert differing(weights(learn.model), weights(head.model)) == []
+    assert any("kept: the weights that this began with" in note for note in learn.notes)
+
+
+def test_keep_best_counts_what_it_began_with():
+    learn = learner(keep_best="loss")
+    learn.fine_tune(1, 30.0)
+    assert any("kept: the weights of before the first update" in note for note in learn.notes)
+
+
+@pytest.mark.parametrize("k", [3, 40, 239, 240, 241, 250, 275])
+def test_broken_off_anywhere_and_resumed_to_the_bit(tmp_path, k):
+    """In the head's 240 updates or in the 36 of all layers, by a signal."""
+    whole = learner()
+    whole.fine_tune(3, out=tmp_path / "whole")
+    cut = learner()
+    step, made = type(cut.optimizer).step, []
+
+    def counted(self, *args, **keywords):
+        made.append(1)
+        if len(made) == k:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *args, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(torch.optim.AdamW, "step", counted)
+        cut.fine_tune(3, out=tmp_path / "cut")
+    assert RUN.read(tmp_path / "cut")["status"] == "interrupted"
+    resumed = learner()
+    result = resumed.fine_tune(3, out=tmp_path / "cut", resume=True)
+    assert differing(weights(whole.model), weights(resumed.model)) == []
+    assert result.valid == whole.evaluate()
+    assert RUN.read(tmp_path / "cut")["status"] == "finished"
+
+
+def test_the_folder_of_a_run_has_its_stages_and_predicts(tmp_path):
+    for method in ("auto", "head"):
+        learn = learner()
+        learn.fine_tune(2, method=method, out=tmp_path / method)
+        trained = onecycle.load_run(tmp_path / method, model=net(), verbose=False)
+        torch.testing.assert_close(trained.predict(VALID[0]), learn.predict(VALID[0]))
+    assert RUN.read(tmp_path / "auto" / "stages" / "1-head")["status"] == "finished"
+    assert not (tmp_path / "head" / "stages").exists()
+
+
+def test_a_run_that_was_fine_tuned_is_extended(tmp_path):
+    learn = learner()
+    learn.fine_tune(2, method="discriminative", out=tmp_path / "first")
+    again = learner()
+    assert again.extend(1, run=tmp_path / "first", out=tmp_path / "more").valid["accuracy"] > 0.8
+    assert again.state.step == 24 + 12
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "options", "why"),
+    [
+        (None, DataLoader(TensorDataset(*DATA), 8, shuffle=True), {}, "batches of your own"),
+        (None, DATA, {"loss": lambda model, batch: model(batch[0]).square().mean()}, "outputs and targets alone"),
+    ],
+    ids=["loader", "loss"],
+)
+def test_without_features_the_head_is_trained_within_the_model(model, train, options, why):
+    valid = None if "loss" in options else VALID
+    learn = learner(model, train, valid, **options)
+    before = weights(learn.model)
+    learn.fine_tune(stages=[{"budget": "2 epochs", "train": "head"}])
+    moved = set(differing(before, weights(learn.model)))
+    assert moved == {"2.weight", "2.bias"} and not learn.model[0][1].training
+    if "loss" not in options:
+        assert learn.evaluate()["accuracy"] > 0.4
+
+
+def test_an_optimizer_of_ones_own_and_stages_without_features():
+    model = net()
+    learn = learner(model, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3))
+    learn.fine_tune(
+        stages=[Stage("2 epochs", "head", 1e-3), Stage("2 epochs", 2, 1e-3), Stage("2 epochs", lr_max=(1e-5, 1e-3))]
+    )
+    assert any("as the optimizer is one of your own" in note for note in learn.notes)
+    assert any("the last 2 layer groups" in note for note in learn.notes)
+    assert learn.state.step == 24 and all(p.requires_grad for p in model.parameters())
+
+
+def test_what_features_leave_out_is_said():
+    learn = learner(net(dropout=0.3))
+    learn.fine_tune(1)
+    assert any("computed once, without the dropout before it" in note for note in learn.notes)
+
+
+def test_adamw_in_place_of_muon_where_that_was_chosen():
+    learn = learner(optimizer="auto")
+    learn.fine_tune(1)
+    assert isinstance(learn.optimizer, torch.optim.AdamW)
+    muon = learner(optimizer="muon")
+    muon.fine_tune(1)
+    assert type(muon.optimizer).__name__ == "Muon"
+
+
+def test_stages_are_plain_data():
+    for stage in (*fine_tuning("5 epochs"), Stage(3, 2, (1e-5, 1e-3), options={"peak_at": 0.3})):
+        assert Stage.of(json.loads(json.dumps(stage.to_dict()))).to_dict() == stage.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": "head"}, r'a stage is \{"budget": "3 epochs"'),
+        ({"budget": "1 epochs", "trains": "head"}, "did you mean train"),
+        ({"budget": "1 epochs", "train": "body"}, "unknown train 'body'"),
+        ({"budget": "1 epochs", "lr_max": -1}, "lr_max.*above 0.*received -1"),
+        ({"budget": "1 epochs", "lr_max": [1e-3, 1e-5]}, "0 < a <= b"),
+        ({"budget": "1 epochs", "lr_max": [1e-5, 1e-3], "spread": 10}, "leave out spread"),
+        ({"budget": "soon"}, "cannot read the budget 'soon'"),
+        ({"budget": "1 epochs", "train": 9}, "train=9 of a stage: the model has 4 layer groups"),
+    ],
+)
+def test_stages_that_cannot_be_trained(given, message):
+    with pytest.raises(ConfigError, match=message):
+        learner().fine_tune(stages=[given])
+
+
+def test_arguments_that_do_not_go_together():
+    with pytest.raises(ConfigError, match="leave out the other arguments"):
+        learner().fine_tune(3, stages=[Stage(1)])
+    with pytest.raises(ConfigError, match="stages is empty"):
+        learner().fine_tune(stages=[])
+    with pytest.raises(ConfigError, match="unknown method 'heads': did you mean head"):
+        learner().fine_tune(3, method="heads")
+    learn = learner()
+    learn.fit(1)
+    with pytest.raises(ConfigError, match="was trained before"):
+        learn.fine_tune(1)

@@ -1,0 +1,105 @@
+"""Jobs that are fine-tuned in stages: their options, their budget, and a run of them that is killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from training_makers import differing
+
+from onecycle import ConfigError, Job, run
+from onecycle.jobs.run import job_of
+from onecycle.records.files import RUN, read_jsonl
+
+SMALL = {"model": "small-cnn", "limit": 200, "optimizer": "adamw"}
+
+
+def weights_in(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_budget_has_all_stages(tmp_path):
+    job = Job("digits", budget="3 epochs", fine_tune="discriminative", **SMALL)
+    result = run(job, tmp_path / "run", report=False)
+    per_epoch = round(result.updates / result.epochs)
+    assert result.updates == 2 * per_epoch, "one epoch of three is the head's"
+    assert result.test is not None and job_of(tmp_path / "run") == job
+    head = RUN.read(tmp_path / "run" / "stages" / "1-head")
+    assert head["result"]["epochs"] == 20 and head["status"] == "finished"
+
+
+def test_a_short_budget_is_shared(tmp_path):
+    result = run(Job("digits", budget="1 epochs", fine_tune="full", **SMALL), tmp_path / "run", report=False)
+    assert result.epochs == pytest.approx(0.5, abs=0.05)
+
+
+def test_head_alone(tmp_path):
+    result = run(Job("digits", budget="1 epochs", fine_tune="head", **SMALL), tmp_path / "run", report=False)
+    assert result.epochs == 20 and not (tmp_path / "run" / "stages").exists()
+
+
+def test_a_time_budget(tmp_path):
+    result = run(Job("digits", budget="5s", fine_tune="auto", **SMALL), tmp_path / "run", report=False)
+    assert result.updates >= 1 and RUN.read(tmp_path / "run" / "stages" / "1-head")["status"] == "finished"
+
+
+@pytest.mark.parametrize("killed_in", ["stages/1-head", "."])
+def test_killed_in_either_stage_and_resumed_to_the_bit(tmp_path, killed_in):
+    job = {"data": "digits", "budget": "4 epochs", "fine_tune": "auto", **SMALL}
+    run(Job.from_dict(job), tmp_path / "whole", report=False)
+    script = (
+        "import os, signal, sys, json\n"
+        "from pathlib import Path\n"
+        "folder = Path(sys.argv[2], sys.argv[3], 'checkpoints').resolve()\n"
+        "from onecycle import Job, run\n"
+        "from onecycle.records import history\n"
+        "called = history.Checkpointer.__call__\n"
+        "def call(self, event):\n"
+        "    called(self, event)\n"
+        "    if self._folder.resolve() == folder and event.step >= 7:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "history.Checkpointer.__call__ = call\n"
+        "run(Job.from_dict(json.loads(sys.argv[1])), sys.argv[2], report=False)\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps(job), str(tmp_path / "cut"), killed_in]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    assert RUN.read(tmp_path / "cut")["status"] == "running"
+    result = run(job_of(tmp_path / "cut"), tmp_path / "cut", resume=True, report=False)
+    assert differing(weights_in(tmp_path / "whole"), weights_in(tmp_path / "cut")) == []
+    assert len(read_jsonl(tmp_path / "cut" / "steps.jsonl")) == result.updates
+
+
+def test_stages_of_ones_own(tmp_path):
+    stages = [{"budget": "2 epochs", "train": "head"}, {"budget": "1 epochs", "lr_max": [1e-5, 1e-3]}]
+    job = Job("digits", stages=stages, **SMALL)
+    assert run(job, tmp_path / "run", report=False).epochs == 1
+    assert job_of(tmp_path / "run").stages == job.stages
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fine_tune": "heads"}, "did you mean head"),
+        ({"fine_tune": "auto", "balance": True}, "fine_tune and balance"),
+        ({"fine_tune": "full", "policy": {"lr": 0.1}}, "fine_tune cannot be had with a policy of your own"),
+        ({"freeze_epochs": -1}, "freeze_epochs"),
+        ({"fine_tune": "full", "lora": 8, "pretrained": True, "model": "timm:resnet18"}, "fine_tune and lora=8"),
+        ({"stages": [{"budget": "1 epochs"}], "fine_tune": "full"}, "stages have peaks and layers of their own"),
+        ({"stages": [{"budget": "1 epochs"}], "budget": "3 epochs"}, "stages have budgets of their own"),
+        ({"stages": [{"train": "head"}]}, r'a stage is \{"budget"'),
+    ],
+)
+def test_options_that_cannot_be_used(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Job("digits", **options)
+
+
+def test_too_many_epochs_for_the_head(tmp_path):
+    job = Job("digits", budget="2 epochs", fine_tune="full", freeze_epochs=2, **SMALL)
+    with pytest.raises(ConfigError, match="freeze_epochs=2 leave nothing of 2 epochs for the rest"):
+        run(job, tmp_path / "run", report=False)
