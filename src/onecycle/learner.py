@@ -23,6 +23,9 @@ from .fits.plan import Rates, planned
 from .fits.run import Fit, began_at
 from .fits.stages import Stage, StagedFit, fine_tuning
 from .fits.trained import Trained
+from .interpretation.api import Interpretation
+from .interpretation.looked import Looked
+from .interpretation.made import names_in, predictions_of
 from .optim import build as optimizers
 from .optim import layers
 from .optim.choice import AUTO, OptimizerChoice
@@ -552,6 +555,29 @@ class Learner:
         with self.state.averaged():
             model = evaluation.Mirrored(self.model) if flips else self.model
             return evaluation.evaluate(model, self.runtime.epoch(batches, 0), self.state.loss, self.runtime, keep)
+
+    @together
+    def interpret(self, data: Any = None) -> Interpretation:
+        """What the model gets wrong on `data`, by default the validation data, how sure it is, and what it goes by.
+
+        That takes one evaluation. On data that the model was trained on it is better than it is elsewhere, and so are
+        its labels.
+
+        Raises:
+            ConfigError: no data, or a loss that does not say what outputs and targets are.
+
+        >>> x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+        >>> learn = Learner(nn.Linear(3, 2), (x, (x[:, 0] > 0).long()), verbose=False)
+        >>> learn.interpret((x[:8], (x[:8, 0] > 0).long())).confusion.accuracy.n
+        8
+        """
+        kept, ranks = outputs.Outputs(), self.runtime.ranks
+        self.evaluate(data, keep=kept)
+        setup, split = self._setup, "valid" if data is None else "the data given"
+        batches = cast(Any, self.valid if data is None else setup.batching.batches(data, training=False))
+        made = predictions_of(kept, self.state.loss, split, names_in(setup.source), ranks)
+        looked = Looked.of(self.model, self.state, setup, batches, setup.held_out if data is None else data)
+        return Interpretation.of(made, looked, "computed now")
 
     def predict(self, inputs: Any) -> Any:
         """Predictions for `inputs`, [n, ...] on the CPU: probabilities for a classifier, else the model's outputs.

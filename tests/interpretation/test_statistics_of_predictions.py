@@ -33,7 +33,7 @@ def test_the_confusion_matrix_has_true_classes_in_its_rows():
     confusion = Confusion.of(PETS)
     assert confusion.counts.tolist() == [[2, 1, 0], [0, 2, 0], [0, 0, 1]]
     assert (confusion.accuracy.hits, confusion.accuracy.n) == (5, 6)
-    assert [str(pair) for pair in confusion.pairs()] == ["1 of 3 of cat is taken for dog (33.3 %)"]
+    assert [str(pair) for pair in confusion.pairs()] == ["cat taken for dog: 1 of 3 (33.3 %)"]
 
 
 def test_scores_by_class_are_those_of_their_definitions():

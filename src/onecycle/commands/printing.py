@@ -120,10 +120,10 @@ def check_lines(result: Mapping[str, Any], width: int | None = None, *, ascii: b
 
     verdict, cost = result["verdict"], result["cost"]
     lines = [result["title"], *range_text(result, max(24, min(PLOT, width or 80)), ascii=ascii), ""]
-    lines += _wrapped([f"{ANSWERS[verdict['answer']]} (score {verdict['score']:.2f} of 1)."], width)
-    lines += _wrapped([f"- {reason}" for reason in verdict["reasons"]], width, "  ")
-    lines += _wrapped([f"- next: {advice}" for advice in verdict["advice"]], width, "  ")
-    lines += ["", *_wrapped([*_landmarks(result), *_sharpness(result)], width, "        ")]
+    lines += wrapped([f"{ANSWERS[verdict['answer']]} (score {verdict['score']:.2f} of 1)."], width)
+    lines += wrapped([f"- {reason}" for reason in verdict["reasons"]], width, "  ")
+    lines += wrapped([f"- next: {advice}" for advice in verdict["advice"]], width, "  ")
+    lines += ["", *wrapped([*_landmarks(result), *_sharpness(result)], width, "        ")]
     if cost:
         share = ""
         if "share" in cost:
@@ -132,9 +132,9 @@ def check_lines(result: Mapping[str, Any], width: int | None = None, *, ascii: b
             )
         updates, measured = text.count(cost["updates"], "update"), text.count(cost["evaluations"], "measurement")
         spent = f"{updates} and {measured} in {text.duration(cost['seconds'])}"
-        lines += _wrapped([f"It took {spent}{share}. Everything is as before."], width)
+        lines += wrapped([f"It took {spent}{share}. Everything is as before."], width)
     if folder := result.get("folder"):
-        lines += _wrapped([f"The check is in {folder}", *page_line(folder)], width)
+        lines += wrapped([f"The check is in {folder}", *page_line(folder)], width)
     return lines + (["", "To train:", *command_lines(result["command"], width)] if result.get("command") else [])
 
 
@@ -213,6 +213,7 @@ def _sharpness(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _wrapped(lines: Iterable[str], width: int | None, indent: str = "") -> list[str]:
+def wrapped(lines: Iterable[str], width: int | None, indent: str = "") -> list[str]:
+    """Lines no wider than `width`, where it is known; those that go on begin with the `indent`."""
     wide = 10**6 if width is None else max(24, width)
     return [part for line in lines for part in textwrap.wrap(line, wide, subsequent_indent=indent)]

@@ -24,7 +24,7 @@ from .options import (
     settings,
     source,
 )
-from .printing import going_on, page_line, print_json, terminal_width
+from .printing import going_on, page_line, print_json, terminal_width, wrapped
 
 SCHEDULE = GROUPS["Schedule"]
 
@@ -89,5 +89,7 @@ def train(
         print_json(result.to_dict())
         return
     from ..records.progress import summary
+    from ..report.draw_predictions import predictions_text
 
-    print(*summary(result.to_dict(), width=terminal_width()), *page_line(folder), sep="\n")
+    looked = wrapped(predictions_text(folder), terminal_width(), "  ")
+    print(*summary(result.to_dict(), width=terminal_width()), *looked, *page_line(folder), sep="\n")

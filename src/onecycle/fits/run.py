@@ -240,11 +240,8 @@ class Fit:
     @property
     def _looked(self) -> Looked:
         """The validation data and the model, to be looked into."""
-        state, setup = self._state, self._setup
-        return Looked(
-            self._model, cast(Batches, setup.valid), setup.held_out, state.loss, state.runtime, state.averaged,
-            getattr(setup.source, "columns", None), not state.is_sharded,
-        )  # fmt: skip
+        setup = self._setup
+        return Looked.of(self._model, self._state, setup, cast(Batches, setup.valid), setup.held_out)
 
     @property
     def _keeps_predictions(self) -> bool:

@@ -103,10 +103,9 @@ class ConfusedPair:
     of: int
 
     def __str__(self) -> str:
-        """In words: ``7 of 39 of cat are taken for dog (17.9 %)``."""
-        are = "is" if self.count == 1 else "are"
+        """In words: ``cat taken for dog: 7 of 39 (17.9 %)``."""
         share = percent(self.count / self.of, 1)
-        return f"{self.count:,} of {self.of:,} of {self.true} {are} taken for {self.predicted} ({share})"
+        return f"{self.true} taken for {self.predicted}: {self.count:,} of {self.of:,} ({share})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +116,7 @@ class Confusion:
     >>> print(confusion.accuracy)
     83.3 % [43.6, 97.0] (5 of 6)
     >>> print(*confusion.pairs())
-    1 of 4 of cat is taken for dog (25.0 %)
+    cat taken for dog: 1 of 4 (25.0 %)
     """
 
     counts: np.ndarray

@@ -20,6 +20,8 @@ from ..errors import ConfigError
 from ..records.predictions import Predictions
 from ..training.evaluate import evaluating, predict
 from ..training.runtime import Runtime
+from ..training.setup import TrainingSetup
+from ..training.state import TrainState
 from .heat_maps import heat_maps
 from .importance import REPEATS, ColumnImportance, permutation_importance, places_of
 from .made import outputs_as
@@ -49,6 +51,14 @@ class Looked:
     averaged: Callable[[], AbstractContextManager[None]]
     columns: Any = None
     whole: bool = True
+
+    @classmethod
+    def of(cls, model: nn.Module, state: TrainState, setup: TrainingSetup, batches: Batches, data: Any) -> Looked:
+        """Of a `model` that is trained in a `state`, and `batches` of `data` that its `setup` made."""
+        columns = getattr(setup.source, "columns", None)
+        return cls(
+            model, batches, data, state.loss, state.runtime, state.averaged, columns, not state.is_sharded
+        )  # fmt: skip
 
     def about(self, number: int) -> dict[str, Any]:
         """What is known of the sample with this number."""

@@ -42,6 +42,11 @@ class PredictedSample:
     picture: Path | None = None
     heat_map: Path | None = None
 
+    @property
+    def short_name(self) -> str:
+        """The last two parts of a path, such as ``bees/1.jpg``; any other name as it is."""
+        return "/".join(self.name.replace("\\", "/").split("/")[-2:])
+
     def __str__(self) -> str:
         about = f" [{self.text}]" if self.text else f" [{_cells(self.row)}]" if self.row else ""
         return f"{self.name}: {self.said}, and it is {self.true} ({self.why}){about}"

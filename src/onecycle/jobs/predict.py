@@ -20,7 +20,8 @@ from ..data.standardise import InputTransform, Scale
 from ..data.table_columns import TableColumns, strange_notes
 from ..data.tables import columns_of, rows_of
 from ..data.text_tokens import TextTokens
-from ..errors import CheckpointError, DataError, OneCycleError
+from ..errors import CheckpointError, ConfigError, DataError, OneCycleError
+from ..interpretation.api import Interpretation
 from ..models import build
 from ..records.checkpoint import latest, load_weights
 from ..records.files import RUN
@@ -71,6 +72,7 @@ class TrainedModel:
     notes: tuple[str, ...] = field(default=(), repr=False)  # on its weights
     verbose: bool = field(default=True, repr=False)
     seen: tuple[Sequence[float], Sequence[float]] | None = field(default=None, repr=False)  # mean and std of training
+    folder: Path | None = field(default=None, repr=False)
 
     @property
     def label_sets(self) -> bool:
@@ -113,6 +115,19 @@ class TrainedModel:
         if said and self.verbose:
             notes(said)
         return outputs
+
+    def interpret(self, data: Any = None) -> Interpretation:
+        """What the run gets wrong, see `onecycle.jobs.interpret.interpret_run`.
+
+        Raises:
+            ConfigError: a model that `load_run` did not make.
+            OneCycleError: as there.
+        """
+        from .interpret import interpret_run
+
+        if self.folder is None:
+            raise ConfigError("only the model of a run can be looked into: load_run(folder).interpret()")
+        return interpret_run(self.folder, data, verbose=self.verbose)
 
     def predictions(
         self,
@@ -380,6 +395,7 @@ def load_run(
         said,
         verbose,
         known.get("seen"),
+        folder,
     )
 
 

@@ -21,6 +21,7 @@ from ..text import in_markdown
 from .content import compared, groups, notices, profile_changes, profile_facts, summary, title, verdict_of
 from .draw_comparison import draw_comparison, run_keys
 from .draw_forecast import draw_forecasts
+from .draw_predictions import looked_into
 from .draw_profile import draw_profile
 from .draw_range_test import draw_test
 from .draw_run import draw_runs
@@ -223,11 +224,13 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
     ]
     common, each = origins(records)
     runs, foreseen = draw_runs(plots, mates), draw_forecasts(plots, records.runs)
+    predictions, damage = looked_into(plots, records.runs)
     few = len(records.runs) == 1 or sum(len(run.epochs) for run in records.runs) <= EPOCHS
     return {
         "title": title(records),
         "summary": summary(records, mates),
-        "notices": notices(records),
+        "notices": [*notices(records), *damage],
+        "predictions": predictions,
         "comparisons": comparisons,
         "tests": tests,
         "profiles": profiles,
