@@ -100,7 +100,7 @@ def timed(variants: dict[str, Callable[[], Any]], samples: int, rounds: int) -> 
 def images(place: Path, n: int, rounds: int) -> None:
     root = photos(place / "photos", n)
     run(
-        Job(str(root), model="resnet9", budget="2 updates", lr_max=0.01, image_size=64, limit=128),
+        Job(str(root), model="resnet9", budget="2 updates", lr_max=0.01, image_size=64, limit=64),
         place / "images",
         report=False,
     )
