@@ -313,10 +313,10 @@ class Learner:
                     fit.record(folder, stack, resume=resume, config=config, facts=facts)
                 fit.remember()
                 self._ended = self._forecast = None
+                self._all_said(folder)
                 with fit.kept():
                     fit.search(search)
                     fit.track()
-                    self._all_said(folder)
                     watchers = [*fit.watchers, *self._progress(stack, fit.plan.budget), *observers]
                     watch(fit.events, watchers, self.history.measured(), stop)
                     self.history.check_trained(stop.reason)
@@ -419,7 +419,7 @@ class Learner:
             lr_max = extends.peak(limit.total_updates(self._updates_per_epoch))
         if extends.layers and len(extends.layers) != len(self._rates.layers()):
             self._deep = True  # as those of a run that was fine-tuned
-        self._note(extends.goes_on(limit, self._updates_per_epoch, lowered))
+        self._note(extends.goes_on(limit, self._updates_per_epoch, lowered), chief=True)
         return self.fit(limit, policy, lr_max, out=out, resume=resume, extends=extends, **keywords)
 
     @considerate()
@@ -712,11 +712,11 @@ class Learner:
             raise ConfigError("there is no fit to forecast from: fit first, to its end")
         return self._forecast
 
-    def _note(self, *notes: str) -> None:
+    def _note(self, *notes: str, chief: bool = False) -> None:
         self.notes += notes
         if self.verbose:
             self._block = self._block or NoteBlock()
-            self._block.add(*notes)
+            self._block.add(*notes, chief=chief)
 
     def _say(self, *notes: str) -> None:
         if self.verbose:

@@ -35,7 +35,7 @@ def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_block_has_five_lines_and_what_is_beyond_is_counted_and_recorded(talkative, capsys):
     main([*TRAIN, "--out", "run"])
-    lines = noted(capsys.readouterr().err)
+    lines = noted(capsys.readouterr().err)[:5]  # what pilots found comes after them
     all_of_them = RUN.read("run")["notes"]
     assert len(lines) == 5 and lines[:4] == [f"note: {note}" for note in all_of_them[:4]]
     more = len([note for note in all_of_them if "odd" in note]) - 4
@@ -72,11 +72,23 @@ def test_a_learner_in_python_says_where_the_others_are(capsys):
     assert len(noted(err)) == 5 and err.count("more: learn.notes has them") == 1
 
 
-def test_a_single_note_beyond_is_printed(capsys):
+@pytest.mark.parametrize(("letters", "said"), [("abc", "abc"), ("abcde", "abcde"), ("abcdef", "abcd")])
+def test_room_that_is_left_is_filled(letters, said, capsys):
     block = NoteBlock()
-    block.add(*"abcde")
+    block.add(*letters)
     block.close("nowhere")
-    assert capsys.readouterr().err.splitlines() == [f"note: {letter}" for letter in "abcde"]
+    more = ["note: and 2 more: nowhere"] if said != letters else []
+    assert capsys.readouterr().err.splitlines() == [*(f"note: {letter}" for letter in said), *more]
+
+
+def test_where_a_run_goes_on_is_said_among_the_five(talkative, capsys, monkeypatch):
+    main([*TRAIN, "--out", "run", "--quiet"])
+    from onecycle.records.files import RUN as record
+
+    record.update("run", status="interrupted", result=None)
+    main(["train", "--resume", "run", "--no-report"])
+    lines = noted(capsys.readouterr().err)[:5]
+    assert any("goes on after 2 updates" in line for line in lines) and "more:" in lines[4]
 
 
 def test_a_run_without_a_voice_keeps_its_notes():

@@ -130,9 +130,9 @@ class Fit:
             before = len(self._history.steps)
             self._recording = Recording.resume(folder, self._state, stack, **asked)
             if note := self._recording.other_ranks:
-                self._note(note)
+                self._note(note, chief=True)
             if done := len(self._history.steps) - before:
-                self._note(f"{folder} goes on after {count(done, 'update')}, from its last good checkpoint")
+                self._note(f"{folder} goes on after {count(done, 'update')}, from its last good checkpoint", chief=True)
             self._note(*read_again(self._train, self._state.at.epoch, self._state.at.batch))
         else:
             extends = None if self._extends is None else self._extends.to_dict()

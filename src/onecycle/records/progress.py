@@ -254,18 +254,20 @@ def notes(lines: Iterable[str], stream: TextIO | None = None) -> None:
 class NoteBlock:
     """Notes that are printed as they come, `MOST` lines of them before a run trains; those beyond are counted.
 
-    The environment's ``ONECYCLE_NOTES=all``, which the commands' ``--verbose`` sets, has all of them printed.
+    A line is kept for a `chief` note, such as where a run goes on, and one for the count. The environment's
+    ``ONECYCLE_NOTES=all``, which the commands' ``--verbose`` sets, has all of them printed.
 
     >>> block = NoteBlock(sys.stdout)
     >>> block.add("one", "two", "three", "four", "five", "six")
     note: one
     note: two
     note: three
-    note: four
+    >>> block.add("runs/a goes on after 20 updates", chief=True)
+    note: runs/a goes on after 20 updates
     >>> block.close("learn.notes has them")
-    note: and 2 more: learn.notes has them
-    >>> block.add("stopped after 20 updates")
-    note: stopped after 20 updates
+    note: and 3 more: learn.notes has them
+    >>> block.add("stopped after 40 updates")
+    note: stopped after 40 updates
     """
 
     def __init__(self, stream: TextIO | None = None):
@@ -273,17 +275,20 @@ class NoteBlock:
         self._said, self._held = 0, list[str]()
         self._closed = False
 
-    def add(self, *lines: str) -> None:
+    def add(self, *lines: str, chief: bool = False) -> None:
         """Print notes, as far as there is room for them."""
-        room = len(lines) if self._closed or os.environ.get(NOTES) == "all" else max(0, MOST - 1 - self._said)
+        every = chief or self._closed or os.environ.get(NOTES) == "all"
+        room = len(lines) if every else max(0, MOST - 2 - self._said)
         notes(lines[:room], self._stream)
         self._said += len(lines[:room])
         self._held += lines[room:]
 
     def close(self, where: str) -> None:
-        """Say how many notes were not printed and `where` they are; what comes later is printed as it comes."""
-        last = self._held if len(self._held) == 1 else [f"and {len(self._held)} more: {where}"] if self._held else []
-        notes(last, self._stream)
+        """Fill the room that is left, and say how many more there are and `where`; what comes later is printed."""
+        held, room = self._held, max(1, MOST - self._said)
+        shown = held if len(held) <= room else held[: room - 1]
+        more = len(held) - len(shown)
+        notes([*shown, *([f"and {more} more: {where}"] if more else [])], self._stream)
         self._held, self._closed = [], True
 
 
