@@ -21,7 +21,7 @@ from .data.by_number import samples_in_all
 from .errors import ConfigError, DataError
 from .fits.plan import Rates, planned
 from .fits.run import Fit, began_at
-from .fits.stages import Stage, StagedFit, fine_tuning
+from .fits.staged import StagedFit
 from .fits.trained import Trained
 from .interpretation.api import Interpretation
 from .interpretation.looked import Looked
@@ -42,6 +42,7 @@ from .records.progress import NoteBlock
 from .records.progress import notes as show
 from .schedules.budget import Budget
 from .schedules.policy import Policy
+from .schedules.stages import Stage, fine_tuning
 from .search.api import SHARE
 from .search.forecast import Forecast
 from .text import count, html_table, listed

@@ -85,7 +85,7 @@ def test_every_option_reaches_its_setting(training):
         "--no-standardise", "--average", "0.99", "--evaluate-every",
         "50", "--keep-best", "loss", "--norm-statistics", "running", "--class-weights", "balanced",
         "--no-rescue", "--test-flips", "--timeout", "1m", "--sync-batchnorm", "--shard", "--track", "none",
-        "--no-report", "--out", "here", "--json",
+        "--no-report", "--out", "here", "--json", "--no-pretrained",
     ])  # fmt: skip
     job, out, resume, verbose, report = training[0]
     assert vars(job) == {
@@ -100,8 +100,29 @@ def test_every_option_reaches_its_setting(training):
         "average": 0.99, "test_flips": True, "evaluate_every": 50, "keep_best": "loss",
         "norm_statistics": "running", "class_weights": "balanced", "rescue": False,
         "timeout": "1m", "sync_batchnorm": True, "shard": True, "track": ("none",),
+        "pretrained": False, "lora": None, "fine_tune": None, "freeze_epochs": None, "stages": (),
     }  # fmt: skip
     assert (out, resume, verbose, report) == (Path("here"), False, False, False)
+
+
+def test_the_options_of_pretrained_models(training, tmp_path):
+    """They do not go together with those above, nor with each other."""
+    model = ["train", "photos", "--model", "timm:resnet18", "--pretrained"]
+    main([*model, "--lora", "8"])
+    main([*model, "--fine-tune", "full", "--freeze-epochs", "0.5"])
+    file = tmp_path / "stages.json"
+    file.write_text('[{"train": "head", "budget": "2 epochs", "lr_max": [1e-5, 1e-3]}]')
+    main([*model, "--stages", str(file)])
+    low_rank, tuned, staged = (job for job, *_ in training)
+    assert (low_rank.lora, low_rank.pretrained, low_rank.tuning) == (8, True, "off")
+    assert (tuned.fine_tune, tuned.freeze_epochs) == ("full", 0.5)
+    assert staged.stages[0]["lr_max"] == [1e-5, 1e-3] and staged.stages[0]["train"] == "head"
+
+
+def test_stages_that_cannot_be_read(training, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--stages", str(tmp_path / "none.json")])
+    assert "cannot read the stages in" in capsys.readouterr().err
 
 
 def test_without_options_the_job_is_the_default(training, tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from training_makers import blobs, differing, weights
 
 import onecycle
 from onecycle import ConfigError, Interrupted, Learner
-from onecycle.fits.stages import METHODS, Stage, fine_tuning
 from onecycle.records.files import RUN
+from onecycle.schedules.stages import METHODS, Stage, fine_tuning
 
 DATA, VALID = blobs(96), blobs(45, seed=1)
 

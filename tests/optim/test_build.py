@@ -12,7 +12,8 @@ from training_makers import CPU, TASK, blobs, differing, seeded_net, sgd, weight
 from onecycle import ConfigError, Policy, TrainState, one_cycle, train
 from onecycle.optim.build import RECIPES, build_optimizer
 from onecycle.optim.groups import bind, write
-from onecycle.optim.layers import layer_factors, layer_groups, layers_of, split_by_layer
+from onecycle.optim.layers import layer_groups, layers_of, split_by_layer
+from onecycle.schedules.policy import layer_factors
 
 WEIGHTS = {"0.0.weight", "2.weight"}
 

@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from ..checks import number, one_of, share
 from ..errors import ConfigError
 from ..optim.build import RECIPES, TYPICAL
-from ..optim.layers import layer_factors, split_by_layer
+from ..optim.layers import split_by_layer
 from ..range_test.api import kind_of
 from ..records.files import RUN
 from ..schedules.budget import Budget
-from ..schedules.policy import Policy
+from ..schedules.policy import Policy, layer_factors
 from ..schedules.presets import PRESETS, preset
 from ..search.api import Search, peak_recorded
 from ..training.loop import resolve

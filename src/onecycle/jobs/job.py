@@ -10,11 +10,11 @@ from typing import Any, Self
 
 from ..checks import flag, keywords, names, number, one_of, plain_data, share, unless_none, whole, word
 from ..errors import CheckpointError, ConfigError
-from ..fits.stages import METHODS, Stage
 from ..records.files import plain
 from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import peak_number, preset
+from ..schedules.stages import METHODS, Stage
 from ..text import listed
 from ..training.options import BEFORE, TrainingOptions, option
 

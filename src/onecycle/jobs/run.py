@@ -21,7 +21,6 @@ from ..data.label_sets import has_label_sets
 from ..data.splits import Split, Stream
 from ..data.table_columns import target_names
 from ..errors import CheckpointError, ConfigError, Interrupted, MissingDependency, TrainingError
-from ..fits.stages import HEAD
 from ..interpretation.made import names_in, predictions_of
 from ..interpretation.recorded import record
 from ..learner import Learner
@@ -38,6 +37,7 @@ from ..records.progress import notes
 from ..records.read import comparable, main_value
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
+from ..schedules.stages import HEAD
 from ..search.forecast import Forecast, Needed, target_of
 from ..text import listed
 from ..training.loop import updates_per_epoch

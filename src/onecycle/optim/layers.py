@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ..checks import is_number
 from ..errors import ConfigError
 
 # A child that holds more than this share of a model's parameters gives its place to its children, where asked for.
@@ -166,25 +165,6 @@ def split_by_layer(
             parts.setdefault(layer_of.get(id(parameter), len(layers) - 1), []).append(parameter)
         split += [group] if "layer" in group else [{**group, "params": p, "layer": i} for i, p in parts.items()]
     optimizer.param_groups[:] = split
-
-
-def layer_factors(peaks: slice, layers: int) -> tuple[float, tuple[float, ...]]:
-    """The largest peak of ``slice(a, b)`` and each layer's share of it, from a to b in equal ratios.
-
-    ``slice(b)`` gives all but the last a tenth, as in fastai. Source: Howard & Ruder, 1801.06146, section 3.2.
-
-    >>> layer_factors(slice(0.01, 1.0), 3), layer_factors(slice(0.5), 3)
-    ((1.0, (0.01, 0.1, 1.0)), (0.5, (0.1, 0.1, 1.0)))
-
-    Raises:
-        ConfigError: not 0 < a <= b.
-    """
-    low, high, last = peaks.start, peaks.stop, layers - 1
-    if not is_number(high) or high <= 0 or not (low is None or (is_number(low) and 0 < low <= high)):
-        raise ConfigError(f"lr_max=slice(a, b) takes 0 < a <= b, the first and last layers' peaks; received {peaks}")
-    if low is None:
-        return float(high), (0.1,) * last + (1.0,)
-    return float(high), tuple((low / high) ** ((last - i) / max(1, last)) for i in range(layers))
 
 
 def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
-from ..checks import number, unwrapped
+from ..checks import is_number, number, unwrapped
 from ..errors import ConfigError
 from ..text import number as in_words
 from .piecewise import Piecewise, Schedule, constant
@@ -148,3 +148,22 @@ def _as_schedule(name: str, value: Any) -> Schedule:
     if isinstance(unwrapped(value), Real) and not isinstance(unwrapped(value), bool):
         return constant(float(value))
     raise ConfigError(f"the schedule of {name} is a number, a Piecewise or a function of progress; received {value!r}")
+
+
+def layer_factors(peaks: slice, layers: int) -> tuple[float, tuple[float, ...]]:
+    """The largest peak of ``slice(a, b)`` and each layer's share of it, from a to b in equal ratios.
+
+    ``slice(b)`` gives all but the last a tenth, as in fastai. Source: Howard & Ruder, 1801.06146, section 3.2.
+
+    >>> layer_factors(slice(0.01, 1.0), 3), layer_factors(slice(0.5), 3)
+    ((1.0, (0.01, 0.1, 1.0)), (0.5, (0.1, 0.1, 1.0)))
+
+    Raises:
+        ConfigError: not 0 < a <= b.
+    """
+    low, high, last = peaks.start, peaks.stop, layers - 1
+    if not is_number(high) or high <= 0 or not (low is None or (is_number(low) and 0 < low <= high)):
+        raise ConfigError(f"lr_max=slice(a, b) takes 0 < a <= b, the first and last layers' peaks; received {peaks}")
+    if low is None:
+        return float(high), (0.1,) * last + (1.0,)
+    return float(high), tuple((low / high) ** ((last - i) / max(1, last)) for i in range(layers))

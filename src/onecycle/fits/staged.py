@@ -1,142 +1,30 @@
-"""Fine-tuning in stages: the head of a pretrained model first, then more of it, each stage a run of its own.
-
-Source: Howard & Ruder, 1801.06146, sections 3.2 and 3.3; ``fine_tune`` of fastai is two such stages.
-"""
+"""Fits in stages: each begins with the weights that the one before came to."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import nn
 
-from ..checks import is_whole, number, one_of
-from ..errors import ConfigError, did_you_mean
-from ..optim.layers import layer_factors
+from ..errors import ConfigError
 from ..records.checkpoint import checkpoints, load_weights
 from ..records.extension import WEIGHTS
 from ..records.files import RUN, STAGES
 from ..records.history import Result
 from ..records.run import broken_off
-from ..schedules.budget import Budget
-from ..schedules.presets import PRESETS
+from ..schedules.stages import ALL, HEAD, Stage
 from ..text import count, listed
 from .trained import HeadAlone
 
-HEAD, ALL = "head", "all"
-METHODS = ("auto", "head", "discriminative", "full")
-# Discriminative rates: the peak of the last layer group over that of the first.
-SPREAD = 100.0
 # The default peak of what was pretrained, as a share of that of a model from scratch: the geometric mean over the layer
 # groups. Of AdamW 1e-4, as in fine-tuning of transformers.
 SHARE = 1 / 70
-# A head on features that are computed once is trained for so many epochs of them where one of the model is asked for:
-# they cost next to nothing.
-EPOCHS = 20
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A run over some of the layers.
-
-    Args:
-        budget: of it, as `Budget.parse` takes it.
-        train: "head", "all", or how many of the last layer groups.
-        lr_max: the peak, or "auto", see `Learner.fit`; a pair of numbers is spread over the layer groups, from the
-            input's to the output's.
-        spread: the peak of the last layer group over that of the first, in equal ratios between.
-        policy: the name of a preset.
-        options: keywords of the preset.
-
-    Raises:
-        ConfigError: a value that cannot be used.
-
-    >>> Stage("3 epochs", train="head").name
-    'head'
-    """
-
-    budget: Any
-    train: str | int = ALL
-    lr_max: Any = "auto"
-    spread: float = 1.0
-    policy: str = "one_cycle"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        Budget.parse(self.budget)
-        if not is_whole(self.train):
-            one_of("train", self.train, (HEAD, ALL), ", or a number of layer groups")
-        number("spread", self.spread, least=1, what="the last layer group's peak over the first's")
-        one_of("preset", self.policy, PRESETS)
-        peaks: Any = self.lr_max
-        if isinstance(peaks, list | tuple) and len(peaks) == 2:
-            object.__setattr__(self, "lr_max", peaks := slice(*peaks))
-        if isinstance(peaks, slice):
-            layer_factors(peaks, 2)
-            if self.spread != 1:
-                raise ConfigError(f"lr_max={peaks} is spread over the layers already: leave out spread")
-        elif not isinstance(peaks, str) or peaks not in ("auto", "default"):
-            number("lr_max", peaks, above=0, what='the peak, or a pair of them, "auto" or "default"')
-
-    @property
-    def name(self) -> str:
-        """What is trained, as the name of a folder."""
-        return self.train if isinstance(self.train, str) else f"last-{self.train}"
-
-    @classmethod
-    def of(cls, given: Any) -> Self:
-        """One that is given as such, or as plain data.
-
-        Raises:
-            ConfigError: neither, or an unknown key.
-        """
-        if isinstance(given, cls):
-            return given
-        known = [f.name for f in fields(cls)]
-        if not isinstance(given, Mapping) or "budget" not in given:
-            raise ConfigError(f'a stage is {{"budget": "3 epochs", "train": "head", ...}}; received {given!r}')
-        for name in given:
-            if name not in known:
-                raise ConfigError(f"a stage has no {name!r}: {did_you_mean(str(name), known)}")
-        return cls(**given)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, which `of` takes."""
-        values = {**asdict(replace(self, lr_max="auto")), "budget": str(Budget.parse(self.budget))}
-        peaks = self.lr_max
-        return {**values, "lr_max": [peaks.start, peaks.stop] if isinstance(peaks, slice) else peaks}
-
-
-def fine_tuning(
-    budget: Any, freeze_epochs: float = 1.0, method: str = "auto", lr_max: Any = "auto", policy: str = "one_cycle", *,
-    cached: bool = False,
-) -> tuple[Stage, ...]:  # fmt: skip
-    """The stages of fine-tuning: the head for `freeze_epochs`, then by `method`, whose last stage has the `budget`.
-
-    "head" trains nothing else; "discriminative" trains all at rates that fall towards the input by `SPREAD`, "full" at
-    one rate. "auto" is discriminative, and goes back to where the head ended if that is no better. Where features are
-    `cached`, the head is trained for `EPOCHS` epochs of them for each one asked for, and for so many in a time budget.
-
-    >>> [(stage.name, stage.budget, stage.spread) for stage in fine_tuning("5 epochs")]
-    [('head', '1 epochs', 1.0), ('all', '5 epochs', 100.0)]
-
-    Raises:
-        ConfigError: a value that cannot be used.
-    """
-    one_of("method", method, METHODS)
-    number("freeze_epochs", freeze_epochs, least=0, what="the epochs of the head alone")
-    if method == HEAD:
-        whole = Budget.parse(budget)
-        longer = Budget(epochs=EPOCHS * (whole.epochs or 1)) if cached and whole.updates is None else whole
-        return (Stage(longer, HEAD, lr_max, policy=policy),)
-    spread = 1.0 if method == "full" or isinstance(lr_max, slice | list | tuple) else SPREAD
-    first = [Stage(f"{freeze_epochs * (EPOCHS if cached else 1):g} epochs", HEAD)] * bool(freeze_epochs)
-    return (*first, Stage(budget, ALL, lr_max, spread, policy))
 
 
 class StagedFit:
