@@ -7,7 +7,7 @@ READY := .venv/.ready
 HOSTS := .venv-hosts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test hosts lint bench clean
+.PHONY: help demo test hosts lint site bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -44,6 +44,10 @@ lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+site: $(READY) ## build the pages of docs/ as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "It begins at site/index.html"
+
 bench: $(READY) ## measure speed and quality (bench/RESULTS.md has the last numbers)
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/cost.py
@@ -51,5 +55,5 @@ bench: $(READY) ## measure speed and quality (bench/RESULTS.md has the last numb
 	$(BIN)/python bench/defaults.py
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf .venv $(HOSTS) build dist bench/out .*_cache .hypothesis src/*.egg-info
+	rm -rf .venv $(HOSTS) build dist site bench/out .*_cache .hypothesis src/*.egg-info
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
