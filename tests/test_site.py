@@ -1,4 +1,4 @@
-"""The pages of docs/ as a site: each with the parts that GitHub shows, links whole, and nothing asked of other hosts."""
+"""The pages of docs/ as a site: each with what GitHub shows, its links whole, and nothing asked of other hosts."""
 
 from __future__ import annotations
 
