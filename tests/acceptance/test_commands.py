@@ -80,7 +80,8 @@ def test_train_from_an_empty_machine(capsys):
     assert [line.split()[0] for line in table[1:4]] == ["train", "valid", "test"]
     assert re.fullmatch(r"valid: always saying '\d' gives accuracy 1\d\.\d\d %", table[4])
     assert table[5].startswith("40 updates (2 epochs) in ")
-    assert table[6] == "The run is in runs/digits-1"
+    assert table[6].startswith("validation: accuracy ")
+    assert table[-1] == "The run is in runs/digits-1"
     main(["train", "--epochs", "1"])
     assert RUN.read("runs/digits-2")["status"] == "finished"
 

@@ -154,6 +154,15 @@ def going_on(command: Sequence[str], record: Path) -> Iterator[None]:
         raise
 
 
+def result_lines(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """What a run came to: its closing table, what its predictions say, and where it and its page are."""
+    from ..records.progress import summary
+    from ..report.draw_predictions import predictions_text
+
+    looked = wrapped(predictions_text(folder), terminal_width(), "  ")
+    return [*summary(result, width=terminal_width(), more=looked), *page_line(folder)]
+
+
 def page_line(folder: str | Path) -> list[str]:
     """Where the page about a folder is; nothing where it has none.
 

@@ -23,7 +23,7 @@ from .options import (
     settings,
     source,
 )
-from .printing import going_on, page_line, print_json, print_table, terminal_width
+from .printing import going_on, print_json, print_table, result_lines
 
 SCHEDULE = GROUPS["Schedule"]
 
@@ -82,7 +82,6 @@ def search(
     if json:
         print_json({**result.to_dict(), "search": searched, **({} if needed is None else {"needed": needed})})
         return
-    from ..records.progress import summary
     from ..records.read import read_run
     from ..report.tables import pilots_table
 
@@ -90,6 +89,6 @@ def search(
         made = pilots_table(read_run(folder, folder.name))
         print_table(made.columns, [[cell.text for cell in row] for row in made.rows])
         print()
-    print(*summary(result.to_dict(), width=terminal_width()), *page_line(folder), sep="\n")
+    print(*result_lines(result.to_dict(), folder), sep="\n")
     if needed is not None:
         print(needed["line"])

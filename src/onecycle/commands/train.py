@@ -24,7 +24,7 @@ from .options import (
     settings,
     source,
 )
-from .printing import going_on, page_line, print_json, terminal_width, wrapped
+from .printing import going_on, print_json, result_lines
 
 SCHEDULE = GROUPS["Schedule"]
 
@@ -88,8 +88,4 @@ def train(
     if json:
         print_json(result.to_dict())
         return
-    from ..records.progress import summary
-    from ..report.draw_predictions import predictions_text
-
-    looked = wrapped(predictions_text(folder), terminal_width(), "  ")
-    print(*summary(result.to_dict(), width=terminal_width()), *looked, *page_line(folder), sep="\n")
+    print(*result_lines(result.to_dict(), folder), sep="\n")

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -178,8 +178,10 @@ class Progress:
         self._live.update(line, refresh=True)
 
 
-def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | None = None) -> list[str]:
-    """The closing table of a result, as lines no wider than `width`.
+def summary(
+    result: Mapping[str, Any], *, unit: str = "samples", width: int | None = None, more: Sequence[str] = ()
+) -> list[str]:
+    """The closing table of a result, as lines no wider than `width`, and `more` lines before that of its folder.
 
     >>> result = {
     ...     "train": {"loss": 0.0123, "accuracy": 0.9987}, "valid": {"loss": 0.0456, "accuracy": 0.99}, "test": None,
@@ -209,7 +211,7 @@ def summary(result: Mapping[str, Any], *, unit: str = "samples", width: int | No
     )
     for line in (without_learning(result), rescued(result), said):
         lines += textwrap.wrap(line, width) if width else [line] if line else []
-    return lines + ([f"The run is in {result['folder']}"] if result.get("folder") else [])
+    return [*lines, *more, *([f"The run is in {result['folder']}"] if result.get("folder") else [])]
 
 
 def rescued(result: Mapping[str, Any]) -> str:
