@@ -4,6 +4,7 @@ The blocks of one page share a temporary directory, and its Python blocks one na
 block the lines that start with `$ onecycle` run (a trailing backslash continues them) and must exit with 0. The
 comment ``<!-- skip: reason -->`` before a block leaves it out; the reason shows in the test report. The comment
 ``<!-- needs: lightning -->`` does so where no module of that name (or of one of several, with commas) is installed.
+Data that a reader has are made for a page that says ``<!-- given: photos -->``: they stand for the reader's own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from onecycle.commands.app import main
 
@@ -26,7 +29,34 @@ FENCE = re.compile(
     r"^```(?P<language>python|console|sh)\n(?P<text>.*?)^```$",
     re.M | re.S,
 )
+GIVEN = re.compile(r"^<!-- given: (.+?) -->$", re.M)
 COMMAND = re.compile(r"^\$ onecycle (.*)$", re.M)
+
+
+def photos() -> None:
+    """24 images of each of two classes, one darker than the other."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("ants", "bees")):
+        folder = Path("photos") / name
+        folder.mkdir(parents=True)
+        for index in range(24):
+            pixels = rng.integers(0, 100, (32, 32, 3)) + 150 * number
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+
+
+def penguins() -> None:
+    """120 rows with the columns of the penguins, gaps too."""
+    rng = np.random.default_rng(0)
+    lines = ["species,island,bill_length_mm,bill_depth_mm,flipper_length_mm,body_mass_g,sex"]
+    for index in range(120):
+        number = index % 3
+        measures = [f"{middle + number * step + rng.normal():.1f}" for middle, step in ((38, 5), (18, -1), (190, 9))]
+        mass = "" if index == 7 else str(3500 + 500 * number)
+        lines.append(",".join([("Adelie", "Chinstrap", "Gentoo")[number], "Biscoe", *measures, mass, "FEMALE"]))
+    Path("penguins.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+STAND_INS = {"photos": photos, "penguins.csv": penguins}
 
 
 @dataclass(frozen=True)
@@ -89,6 +119,8 @@ def whole(page: Path):
 @pytest.mark.parametrize("page", [*map(whole, PAGES), *LEFT_OUT])
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in GIVEN.findall(page.read_text(encoding="utf-8")):
+        STAND_INS[name]()
     namespace = {"__name__": "__main__"}
     for block in FOUND[page]:
         if not block.skip:
