@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, ConfigError, did_you_mean
 from .options import Flag
+from .printing import print_table, terminal_width, wrapped
+
+if TYPE_CHECKING:
+    from ..records.read import RecordedRun
 
 FIGURES = ("png", "svg", "pdf")
+# Columns of a ranking that no terminal is too narrow for.
+NEEDED = ("place", "run", "n", "95 % interval")
 
 
 def report(
@@ -19,14 +27,17 @@ def report(
     open: Flag = False,
     self_contained: Flag = False,
 ) -> None:
-    """Write one page about runs, range tests, comparisons and profiles, which works offline.
+    """Write one page about runs, range tests, comparisons and profiles, which works offline; rank several runs.
+
+    Several runs are ranked by their validation metric, with the settings in which they differ; the page that has that
+    too is written where --out names it.
 
     Parameters
     ----------
     folders
         Of runs, range tests, comparisons, profiles and reproductions.
     out
-        The page. Default: report.html in the first folder.
+        The page. Default: report.html in the first folder; of several runs none.
     format
         Draw the figures of each run, range test, comparison or profile beside its records instead, for print: png,
         svg or pdf.
@@ -45,12 +56,21 @@ def report(
     if format is not None:
         print(*(f"drawn in {path}" for folder in folders for path in draw(folder, format)), sep="\n")
         return
+    from ..records.read import read
     from ..report.page import markdown as words
     from ..report.page import page
 
     if markdown:
         print(words(folders))
         return
+    if len(runs := read(folders).runs) > 1:
+        print_rankings(runs)
+        if out is None:
+            if open or self_contained:
+                raise ConfigError("a page about several runs goes where --out says: add --out FILE.html")
+            print("\nFor a page with their curves: add --out FILE.html")
+            return
+        print()
     written = page(folders, out or first / "report.html", inline=self_contained or None)
     print(f"written: {written}")
     if open:
@@ -72,6 +92,22 @@ def _refuse_ignored(format: str | None, markdown: bool, out: Path | None, open: 
             f"with {instead} no page is written, and {' and '.join(ignored)} would be ignored: give {instead} alone, "
             "or leave it out"
         )
+
+
+def print_rankings(runs: Sequence[RecordedRun]) -> None:
+    """Several runs on the terminal: ranked, with the settings in which they differ, and what is to be known of them."""
+    from ..records.read import Records
+    from ..report.content import notices
+    from ..report.ranking import ranking_table, rankings
+
+    (ranked, left), width = rankings(runs), terminal_width()
+    for ranking in ranked:
+        table = ranking_table(ranking)
+        print(*wrapped([ranking.sentence], width), sep="\n")
+        least = [name for name in reversed(table.columns) if name not in NEEDED and not name.startswith("valid ")]
+        print_table(table.columns, [[cell.text for cell in row] for row in table.rows], least=least)
+        print(*wrapped([table.note], width), "", sep="\n")
+    print(*wrapped([*left, *notices(Records(runs=list(runs)))], width), sep="\n")
 
 
 def _parts(folder: Path) -> list[Path]:

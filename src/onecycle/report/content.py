@@ -37,7 +37,7 @@ ANSWERS = {
 SENTENCES, BEST = 12, 3
 # Facts that decide whether two measures are of the same thing; the mean and the spread of the pixels follow the seed.
 FACTS = ("kind", "input_shape", "outputs", "classes", "samples")
-DATA = ("data", "target", "valid", "test", "limit", "image_size", "fit", *(f"facts.{name}" for name in FACTS))
+DATA = ("data", "target", "valid", "test", "limit", *(f"facts.{name}" for name in FACTS))
 # Columns of a comparison that are no axis of it: what was measured, and where it is.
 MEASURED = ("seed", "lr_max", "seconds", "status", "error", "run", "updates", "samples_per_second", "created")
 SPLITS = {"test": "test", "flipped": "mirrored test", "valid": "validation"}
@@ -356,16 +356,25 @@ def shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def differences(runs: Sequence[RecordedRun]) -> list[str]:
-    """Sentences about data or models that differ, so that the runs' measures can't be compared."""
+    """Sentences about data that differ, so that the runs' measures can't be compared."""
     if len(runs) < 2:
         return []
     known = [run for run in runs if run.facts]
     said = [f"{run.name} was begun in Python and does not say what its data were." for run in runs if not run.facts]
-    for what, keys in (("data", DATA), ("model", ("model",))):
-        if differing := [line for key in keys if (line := _values(known, key))]:
-            lines = "; ".join(differing)
-            said.append(f"These runs differ in their {what}, so their measures can't be compared: {lines}.")
+    if differing := [line for key in DATA if (line := _values(known, key))]:
+        said.append(f"These runs differ in their data, so their measures can't be compared: {'; '.join(differing)}.")
     return said
+
+
+def measured_on(run: RecordedRun) -> dict[str, Any]:
+    """What decides whether the measures of two runs are of the same data.
+
+    The size that images are brought to is a setting of the run. One begun in Python says no more than what it predicts.
+    """
+    if run.facts:
+        asked = _asked(run)
+        return {key: asked.get(key) for key in DATA}
+    return {key: part(run.record, "prediction").get(key) for key in ("kind", "classes", "form")}
 
 
 def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -416,7 +425,8 @@ def _goodness(group: Group) -> float:
 
 
 def _asked(run: RecordedRun) -> dict[str, Any]:
-    return flat({**run.config, "facts": run.facts})
+    facts = {k: v for k, v in run.facts.items() if k != "input_shape" or run.facts.get("kind") != "image"}
+    return flat({**run.config, "facts": facts})
 
 
 def _varies(name: str, records: Sequence[Mapping[str, Any]]) -> bool:

@@ -25,6 +25,7 @@ from .draw_predictions import looked_into
 from .draw_profile import draw_profile
 from .draw_range_test import draw_test
 from .draw_run import draw_runs
+from .ranking import ranking_table, rankings
 from .spec import MARKS, Plots
 from .tables import (
     PAGE,
@@ -100,7 +101,9 @@ def markdown(folders: Sequence[str | Path]) -> str:
     lines = [f"# {in_markdown(title(records))}", ""]
     lines += [f"- {in_markdown(sentence)}" for sentence in summary(records, groups(records.runs))]
     lines += [f"- **Note:** {in_markdown(notice)}" for notice in notices(records)]
-    tables = [runs_table(records.runs)] if len(records.runs) > 1 else []
+    ranked, left = rankings(records.runs)
+    lines += [f"- {in_markdown(sentence)}" for sentence in (*(one.sentence for one in ranked), *left)]
+    tables = [ranking_table(one) for one in ranked] or ([runs_table(records.runs)] if len(records.runs) > 1 else [])
     for comparison in records.comparisons:
         tables += [speed_up_table(comparison), comparison_table(comparison)]
     for table in tables:
@@ -225,6 +228,7 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
     common, each = origins(records)
     runs, foreseen = draw_runs(plots, mates), draw_forecasts(plots, records.runs)
     predictions, damage = looked_into(plots, records.runs)
+    ranked, unranked = rankings(records.runs)
     few = len(records.runs) == 1 or sum(len(run.epochs) for run in records.runs) <= EPOCHS
     return {
         "title": title(records),
@@ -234,6 +238,8 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
         "comparisons": comparisons,
         "tests": tests,
         "profiles": profiles,
+        "ranked": [(one.sentence, ranking_table(one)) for one in ranked],
+        "unranked": unranked,
         "recorded": bool(records.runs),
         "runs": runs,
         "table": runs_table(records.runs, at) if len(records.runs) > 1 else None,

@@ -18,6 +18,8 @@ from .content import bounded, command, flat, interval_of, shared, speed_ups, var
 PAGE = "report.html"
 # Longer texts in cells, and longer lists, are cut.
 WIDEST = 300
+# Of so many epochs at the end a table has a row each.
+LAST = 50
 GAP = "-"
 # Columns of a comparison's table that come first, and those of a speed-up that are put in words.
 FIRST = ("run", "status", "error")
@@ -87,9 +89,9 @@ def runs_table(runs: Sequence[RecordedRun], at: Path | None = None) -> Table:
 
 
 def epochs_table(run: RecordedRun) -> Table:
-    """A row an epoch: losses, metrics, the learning rate and the time."""
+    """A row an epoch, of many the last: losses, metrics, the learning rate and the time."""
     rows, fits = [], {row.get("fit") for row in run.epochs}
-    for row in run.epochs:
+    for row in run.epochs[-LAST:]:
         fit, epoch = (None if number(row.get(name)) is None else row[name] + 1 for name in ("fit", "epoch"))
         row = comparable(row)
         measures = [name for name in row if name.startswith(("train_", "valid_"))]
@@ -97,8 +99,12 @@ def epochs_table(run: RecordedRun) -> Table:
         first = {"fit": fit if len(fits) > 1 else None, "epoch": epoch}
         rows.append(first | {name: row.get(name) for name in (*measures, "lr", "seconds")})
     without = any("train_loss_unsmoothed" in row for row in run.epochs)
-    note = "The training loss is without label smoothing, as the validation loss is." if without else ""
-    return replace(table(f"Epochs of {run.name}", rows), note=note)
+    notes = ["The training loss is without label smoothing, as the validation loss is."] if without else []
+    if (left := len(run.epochs) - len(rows)) > 0:
+        notes.insert(
+            0, f"The last of {len(run.epochs):,}: {text.count(left, 'epoch')} before them are in epochs.jsonl."
+        )
+    return replace(table(f"Epochs of {run.name}", rows), note=" ".join(notes))
 
 
 def pilots_table(run: RecordedRun) -> Table:
@@ -222,7 +228,7 @@ def table(caption: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     names = dict.fromkeys(name for row in rows for name in row)
     names = [name for name in names if any(row.get(name) not in (None, "") for row in rows)]
     columns = [NAMES.get(name, name).replace("_", " ") for name in names]
-    return Table(caption, columns, [[_cell(name, row.get(name)) for name in names] for row in rows])
+    return Table(caption, columns, [[cell(name, row.get(name)) for name in names] for row in rows])
 
 
 def origins(records: Records) -> tuple[dict[str, list[tuple[str, str]]], list[Origin]]:
@@ -312,7 +318,8 @@ def _cut(words: str) -> str:
     return words if len(words) <= WIDEST else words[: WIDEST - 1] + "…"
 
 
-def _cell(name: str, value: Any) -> TableCell:
+def cell(name: str, value: Any) -> TableCell:
+    """A recorded value of this name."""
     if number(value) is None:
         return TableCell(GAP if value is None else _cut(_text(value)))
     if name == "seconds":
