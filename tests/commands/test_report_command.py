@@ -136,6 +136,22 @@ def test_report_writes_a_page_figures_or_markdown(capsys):
     assert not Path("runs/adamw/forecast.png").exists()
 
 
+def test_several_runs_are_ranked_and_a_page_is_written_where_asked(tmp_path, capsys, monkeypatch):
+    folders = [write_run(tmp_path / name, optimizer=name) for name in ("sgd", "adam")]
+    (tmp_path / "plotly-1.min.js").write_text("")  # which RUNS/* names too
+    text = said(capsys, "report", *map(str, (*folders, tmp_path / "plotly-1.min.js")))
+    assert text.startswith("By validation accuracy sgd is first of 2: 80.00 %")
+    assert [line.split()[0] for line in text.splitlines()[1:4]] == ["run", "sgd", "adam"]
+    assert "optimizer" in text and "model" not in text and "add --out FILE.html" in text
+    assert not list(tmp_path.glob("**/report.html"))
+    text = said(capsys, "report", *map(str, folders), "--out", str(tmp_path / "p.html"))
+    assert "is first of 2" in text and text.splitlines()[-1] == f"written: {tmp_path / 'p.html'}"
+    assert "Ranked by validation accuracy" in (tmp_path / "p.html").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["report", *map(str, folders), "--open"])
+    assert "add --out FILE.html" in capsys.readouterr().err
+
+
 def test_a_forecast_is_drawn_for_print(tmp_path, capsys):
     expected = [{"factor": f, "updates": 8 * f, "value": 0.8, "low": 0.7, "high": 0.9} for f in (1, 2)]
     folder = write_run(tmp_path / "a", forecast={"measure": "accuracy", "expected": expected})

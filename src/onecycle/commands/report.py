@@ -52,6 +52,7 @@ def report(
     if not folders:
         raise ConfigError("name at least one folder of a run, a range test or a comparison: onecycle report RUN...")
     _refuse_ignored(format, markdown, out, open, self_contained)
+    folders = tuple(folder for folder in folders if not _is_script(folder)) or folders
     first, folders = folders[0], tuple(part for folder in folders for part in _parts(folder))
     if format is not None:
         print(*(f"drawn in {path}" for folder in folders for path in draw(folder, format)), sep="\n")
@@ -108,6 +109,11 @@ def print_rankings(runs: Sequence[RecordedRun]) -> None:
         print_table(table.columns, [[cell.text for cell in row] for row in table.rows], least=least)
         print(*wrapped([table.note], width), "", sep="\n")
     print(*wrapped([*left, *notices(Records(runs=list(runs)))], width), sep="\n")
+
+
+def _is_script(path: Path) -> bool:
+    """Whether it is the script that the pages in a folder share, which ``runs/*`` names too."""
+    return path.name.startswith("plotly-") and path.suffix == ".js" and path.is_file()
 
 
 def _parts(folder: Path) -> list[Path]:
