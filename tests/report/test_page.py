@@ -894,5 +894,5 @@ def test_a_page_that_cannot_be_written(tmp_path):
 def test_the_summary_in_markdown(tmp_path):
     text = markdown([write_run(tmp_path / "a", seed=1), write_run(tmp_path / "b", seed=2, optimizer="muon")])
     assert text.startswith("# 2 runs: mlp on digits, 4 epochs\n\n- a: test accuracy 90.00 %")
-    assert "| run | optimizer | seed |" in text
+    assert "| run | place | valid accuracy |" in text
     assert "    onecycle train digits --seed 2\n" in text
