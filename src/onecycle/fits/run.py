@@ -20,7 +20,7 @@ from ..interpretation.made import names_in, predictions_of
 from ..interpretation.recorded import record, seconds_to_record
 from ..records.best import KeepBest, measure_in
 from ..records.extension import Extended, ended
-from ..records.files import RUN
+from ..records.files import RUN, SUMMARY
 from ..records.history import History, Observer, Result
 from ..records.origin import origin
 from ..records.prediction import needed_to_predict
@@ -140,8 +140,14 @@ class Fit:
                 folder, self._state, stack, notes=self._notes, prediction=prediction, say=self._note, extends=extends,
                 **asked,
             )  # fmt: skip
+            self._summarise(folder)
         self._record = PilotRecord.kept_in(self._recording)
         self._pilots = self._record.before
+
+    def _summarise(self, folder: Path) -> None:
+        """Write what model and data are into the folder of the run; of one that trains a part of its model nothing."""
+        if self._model is self._setup.model:
+            self._state.runtime.ranks.from_main(lambda: SUMMARY.write(folder, self._setup.summary()) and None)
 
     def _resolved(self) -> dict[str, Any]:
         """What the options came to, as plain data; the model by the name that the configuration has for it."""

@@ -114,6 +114,8 @@ RUN = Kind(
     "run.json", 2, "run", ("status", "config", "resolved", "facts"),
     mend="go on with it through --resume {folder}, or give another --out", leftovers=(TRIAL, STAGES, *TRACKED),
 )  # fmt: skip
+# What the model and the data of a run are, written once at its beginning.
+SUMMARY = Kind("summary.json", 1, "summary", ("model", "data"), shared=True)
 CHECK = Kind("check.json", 1, "check", shared=True)
 PROFILE = Kind("profile.json", 1, "profile", ("result",), shared=True)
 COMPARISON = Kind("compare.json", 1, "comparison", ("config", "status", "table", "summary"))

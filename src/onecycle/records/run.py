@@ -20,7 +20,7 @@ from ..training.sharded import Weights, held_by_main, in_one_piece
 from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import save_weights
-from .files import PILOTS, RUN, differing, plain, read_jsonl, write_jsonl
+from .files import PILOTS, RUN, SUMMARY, differing, plain, read_jsonl, write_jsonl
 from .history import Checkpointer, History, Observer, Recorder, Result, named
 from .origin import origin
 
@@ -340,7 +340,7 @@ class Recording:
         elif isinstance(error, NonFiniteLoss):
             error.args = (f"{error}. {self.last_good()}",)
         if isinstance(error, ConfigError) and self._is_empty():  # so that the folder is free for the call once mended
-            for name in (RUN.file, "steps.jsonl", "epochs.jsonl"):
+            for name in (RUN.file, SUMMARY.file, "steps.jsonl", "epochs.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
             return
         self.broken_off(error)

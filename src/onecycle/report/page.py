@@ -27,6 +27,7 @@ from .draw_range_test import draw_test
 from .draw_run import draw_runs
 from .ranking import ranking_table, rankings
 from .spec import MARKS, Plots
+from .summaries import summaries
 from .tables import (
     PAGE,
     comparison_table,
@@ -228,16 +229,18 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
     common, each = origins(records)
     runs, foreseen = draw_runs(plots, mates), draw_forecasts(plots, records.runs)
     predictions, damage = looked_into(plots, records.runs)
+    summed, unread = summaries(records.runs)
     ranked, unranked = rankings(records.runs)
     few = len(records.runs) == 1 or sum(len(run.epochs) for run in records.runs) <= EPOCHS
     return {
         "title": title(records),
         "summary": summary(records, mates),
-        "notices": [*notices(records), *damage],
+        "notices": [*notices(records), *damage, *unread],
         "predictions": predictions,
         "comparisons": comparisons,
         "tests": tests,
         "profiles": profiles,
+        "summed": summed,
         "ranked": [(one.sentence, ranking_table(one)) for one in ranked],
         "unranked": unranked,
         "recorded": bool(records.runs),

@@ -20,6 +20,7 @@ from ..data.loaders import is_of_a_rank
 from ..data.shards import LEAST, can_be_cut, fingerprint, samples_in
 from ..data.splits import Data
 from ..data.standardise import InputTransform, scale_of, scaling_note, untransformed
+from ..data.summary import data_summary
 from ..errors import ConfigError, DataError
 from ..models.tabular import TableFront
 from ..optim.choice import AUTO, OptimizerChoice, choose
@@ -34,6 +35,7 @@ from .objectives import Loss, pair
 from .options import TrainingOptions
 from .runtime import Runtime
 from .state import TrainState
+from .summary import model_summary
 from .units import Units
 
 LABEL_METRICS = ("accuracy", "f1")  # of several labels a sample: most are 0, so that accuracy alone says little
@@ -311,6 +313,13 @@ class TrainingSetup:
             "norm_statistics": self.options.norm_statistics if norms.trained(self.model) else None,
             **({"scales": scales} if (scales := self._scales(loss)) else {}),
         }
+
+    def summary(self) -> dict[str, Any]:
+        """What the model and the data are, as plain data: see `model_summary` and `data_summary`."""
+        batch = self.runtime.move(self._first(probe.FEW))
+        self._first.forget()
+        data = None if self.source is None else data_summary(self.source)
+        return {"model": model_summary(self.model, batch, self.runtime), "data": data}
 
     def _scales(self, loss: Loss) -> dict[str, Any]:
         """The scales of inputs and targets, and the type that inputs are cast to, as plain data."""
