@@ -42,7 +42,7 @@ from .records.progress import NoteBlock
 from .records.progress import notes as show
 from .schedules.budget import Budget
 from .schedules.policy import Policy
-from .schedules.stages import Stage, fine_tuning
+from .schedules.stages import HEAD, Stage, fine_tuning
 from .search.api import SHARE
 from .search.forecast import Forecast
 from .text import count, html_table, listed
@@ -161,10 +161,11 @@ class Learner:
         if given.shard and of_loss is not None and any(True for _ in of_loss.parameters()):
             sharded.shard(ranks, self.runtime.device, of_loss, optimizer=of_it, small=True)
         chosen = self._setup.choose_optimizer()
-        built, notes = self._built(of_loss)
+        built, self._of_optimizer = self._built(of_loss)
         if given.compile and compiled is None:
             compiled = compiling.compiled(self.model, built, given.compile, self.train, self.runtime)
         self._still: list[nn.Module] = []  # in evaluation mode since `freeze`
+        self._given_layers = layer_groups
         if layer_groups is not None:
             layers.layers_of(self.model, built, layer_groups)  # so that an error comes now
         self._deep = False  # whether layer groups are as for fine-tuning
@@ -174,15 +175,16 @@ class Learner:
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             compiled, average=given.average, norm_statistics=given.norm_statistics, rescue=given.rescue,
         )  # fmt: skip
-        self._note(*([chosen.note] if chosen.note else []), *notes)
+        self._note(*self._of_optimizer)
 
     def _built(self, of_loss: nn.Module | None) -> tuple[torch.optim.Optimizer, list[str]]:
         """The optimizer that was chosen, over the model and the module of the loss, and notes."""
         given, chosen = self.options, self._setup.chosen
-        return optimizers.build_optimizer(
+        built, notes = optimizers.build_optimizer(
             chosen.optimizer, self.model, momentum=cast(float | None, given.momentum), beside=of_loss,
             weight_decay=given.weight_decay, by_adamw=chosen.left,
         )  # fmt: skip
+        return built, [*([chosen.note] if chosen.note else []), *notes]
 
     def _without_muon(self) -> None:
         """Have AdamW in place of Muon, where that was chosen here: weights that others pretrained were not by Muon.
@@ -195,6 +197,8 @@ class Learner:
         built, notes = self._built(tasks.loss_module(self.state.loss))
         self.state.take_optimizer(built)
         self._rates = Rates.of(built, self._rates.layers, "adamw", self._setup.samples_per_update)
+        for note in self._of_optimizer:
+            self.notes.remove(note)
         self._note('optimizer "adamw", for fine-tuning; optimizer="muon" is the other', *notes)
 
     def _layers(self, given: Sequence[nn.Module] | None) -> list[list[nn.Parameter]]:
@@ -466,7 +470,12 @@ class Learner:
         if self.state.step:
             raise ConfigError("fine_tune begins with a learner as new, and this one was trained before")
         self._without_muon()
-        self._deep, staged = True, StagedFit(self, fall_back=method == "auto" and not given)
+        self._deep, staged = True, StagedFit(self, fall_back=method == "auto" and not given, shared=not given)
+        if not given and not staged.caches and len(self._rates.layers()) == 1:
+            if method == HEAD:
+                raise ConfigError("the model has one layer group, and no head to be trained alone: give layer_groups")
+            freeze_epochs = 0.0
+            self._note("no stage of the head: the model has one layer group")
         made = [Stage.of(stage) for stage in stages or ()] if given else fine_tuning(
             _one_of_two(epochs, budget), freeze_epochs, method, lr_max, policy, cached=staged.caches
         )  # fmt: skip
@@ -482,6 +491,8 @@ class Learner:
             if self._ended is None:
                 raise ConfigError("there is nothing to extend: fit first, or give run=FOLDER, that of a finished run")
             return self._ended
+        if RUN.exists(run or "") and RUN.read(run or "")["resolved"].get("optimizer") == "adamw":
+            self._without_muon()  # as a run that was fine-tuned
         self._ended = extends = extensions.prepare(self.state, self.resolved, run, resumed, self.load)
         for records in extensions.records_before(extends):
             self.history.begin_fit()

@@ -220,3 +220,110 @@ def test_arguments_that_do_not_go_together():
     learn.fit(1)
     with pytest.raises(ConfigError, match="was trained before"):
         learn.fine_tune(1)
+
+
+def test_a_head_that_shares_weights_is_trained_within_the_model():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mix, self.out = nn.Linear(4, 4, bias=False), nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+            self.out.weight = self.embed.weight
+
+        def forward(self, x):
+            return self.out(self.mix(self.embed(x)).relu())
+
+    learn = learner(Tied())
+    result = learn.fine_tune(2)
+    assert any("shares weights with what comes before" in note for note in learn.notes)
+    assert result.valid == pytest.approx(learn.evaluate())
+
+
+def test_what_was_frozen_before_stays_so():
+    model = net()
+    model[0][0].requires_grad_(False)
+    before = weights(model)
+    learn = learner(model)
+    learn.fine_tune(3, method="full")
+    moved = set(differing(before, weights(model)))
+    assert "0.3.weight" in moved and not moved & {"0.0.weight", "0.0.bias"}
+    assert any("80 parameters were frozen before, and stay so" in note for note in learn.notes)
+
+
+def test_features_of_several_shapes():
+    class Trimmed(nn.Module):
+        """Whose head pools over as much of the inputs as the longest of a batch has."""
+
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(1, 8), nn.Sequential(Pooled(), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.head(self.body(x[:, : int((x != 0).sum(1).max()), None]))
+
+    class Pooled(nn.Module):
+        def forward(self, x):
+            return x.mean(1)
+
+    x = 1 + torch.arange(96.0)[:, None] / 8 > torch.arange(12.0)[None]
+    learn = learner(Trimmed(), (x.float(), DATA[1]), (x[:45].float(), VALID[1]), standardise=False)
+    learn.fine_tune(1)
+    assert any("the features of batches differ in their shapes" in note for note in learn.notes)
+
+
+def test_samples_that_are_drawn_anew_are_not_kept():
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self):
+            return 96
+
+        def __getitem__(self, i):
+            return DATA[0][i] + 0.1 * torch.randn(4), DATA[1][i]
+
+    learn = learner(net(), Noisy())
+    learn.fine_tune(1)
+    assert any("the samples are others each time that they are read" in note for note in learn.notes)
+
+
+def test_layer_groups_of_ones_own_say_what_the_head_is():
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    learn = learner(model, layer_groups=[model[0], nn.ModuleList([model[2], model[4]])])
+    before = weights(model)
+    learn.fine_tune(stages=[Stage("2 epochs", "head")])
+    assert set(differing(before, weights(model))) == {"2.weight", "2.bias", "4.weight", "4.bias"}
+
+
+def test_a_model_of_one_layer_group_has_no_head():
+    learn = learner(nn.Linear(4, 3))
+    learn.fine_tune(1)
+    assert any("no stage of the head" in note for note in learn.notes)
+    with pytest.raises(ConfigError, match="one layer group, and no head"):
+        learner(nn.Linear(4, 3)).fine_tune(1, method="head")
+
+
+def test_a_time_budget_holds_for_the_head_too():
+    x = torch.randn(30_000, 4)
+    data = x, (x[:, 0] > 0).long()
+    for method in ("auto", "head"):
+        learn = learner(net(), data, VALID)
+        asked = 20 * 30_000 // 8
+        learn.fine_tune(budget="2s", method=method)
+        made = [len(learn.history.steps)]
+        assert made[0] < asked / 4, "far fewer than 20 epochs"
+
+
+def test_each_stage_of_ones_own_has_its_time():
+    learn = learner()
+    learn.fine_tune(stages=[{"budget": "1s", "train": "head"}, {"budget": "1s"}])
+    assert learn.state.step > 3
+
+
+def test_notes_are_of_the_optimizer_in_use():
+    learn = learner(optimizer="auto")
+    learn.fine_tune(1)
+    assert sum("weight decay" in note for note in learn.notes) == 1
+
+
+def test_a_run_of_the_default_optimizer_is_extended(tmp_path):
+    learner(optimizer="auto").fine_tune(2, out=tmp_path / "first")
+    again = learner(optimizer="auto")
+    again.extend(1, run=tmp_path / "first")
+    assert isinstance(again.optimizer, torch.optim.AdamW)

@@ -85,7 +85,11 @@ def test_stages_of_ones_own(tmp_path):
     ("options", "message"),
     [
         ({"fine_tune": "heads"}, "did you mean head"),
-        ({"fine_tune": "auto", "balance": True}, "fine_tune and balance"),
+        ({"fine_tune": "auto", "balance": True}, "balance .onecycle search. is for a run in one stage"),
+        ({"model": "timm:resnet18", "pretrained": True, "balance": True}, "--fine-tune off"),
+        ({"freeze_epochs": 3}, 'fine_tune is "off" here'),
+        ({"freeze_epochs": 3, "fine_tune": "head"}, 'fine_tune is "head" here'),
+        ({"stages": [{"budget": "1 epochs"}], "policy": "cosine"}, "stages have policies of their own"),
         ({"fine_tune": "full", "policy": {"lr": 0.1}}, "fine_tune cannot be had with a policy of your own"),
         ({"freeze_epochs": -1}, "freeze_epochs"),
         ({"fine_tune": "full", "lora": 8, "pretrained": True, "model": "timm:resnet18"}, "fine_tune and lora=8"),
@@ -103,3 +107,20 @@ def test_too_many_epochs_for_the_head(tmp_path):
     job = Job("digits", budget="2 epochs", fine_tune="full", freeze_epochs=2, **SMALL)
     with pytest.raises(ConfigError, match="freeze_epochs=2 leave nothing of 2 epochs for the rest"):
         run(job, tmp_path / "run", report=False)
+
+
+def test_a_part_of_a_model_is_not_extended(tmp_path):
+    from onecycle.jobs.extend import extension_of
+
+    run(Job("digits", budget="1 epochs", fine_tune="head", **SMALL), tmp_path / "run", report=False)
+    with pytest.raises(ConfigError, match="trained a part of its model"):
+        extension_of(tmp_path / "run", {"budget": "1 epochs"})
+
+
+def test_stages_are_no_runs_of_their_own(tmp_path, capsys):
+    from onecycle.commands.app import main
+
+    run(Job("digits", budget="2 epochs", fine_tune="full", **SMALL), tmp_path / "run", report=False)
+    main(["runs", str(tmp_path), "--json"])
+    assert "stages" not in capsys.readouterr().out
+    assert "--stages" not in Job("digits", stages=[{"budget": "1 epochs"}]).command()

@@ -76,11 +76,16 @@ def listing(folders: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
 
 def _below(root: Path, whole: Kind, files: set[str]) -> Iterator[Path]:
     """The folders with one of `files` in `root` and below; what is inside of a `whole` is left out."""
+    from ..records.files import RUN as OF_RUN
+    from ..records.files import STAGES
+
     for place, folders, names in os.walk(root):
         if files & set(names):
             yield Path(place)
         if whole.file in names and Path(place) != root:
             folders.clear()
+        if OF_RUN.file in names and STAGES in folders:
+            folders.remove(STAGES)  # of that run
 
 
 def _read(kind: Kind, folder: Path, describe: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,18 @@ from ..records.extension import WEIGHTS
 from ..records.files import RUN, STAGES
 from ..records.history import Result
 from ..records.run import broken_off
+from ..schedules.budget import Budget
 from ..schedules.stages import ALL, HEAD, Stage
+from ..search.api import updates_within
 from ..text import count, listed
-from .trained import HeadAlone
+from ..training.loop import updates_per_epoch
+from .trained import FeaturesDiffer, HeadAlone, Trained
 
 # The default peak of what was pretrained, as a share of that of a model from scratch: the geometric mean over the layer
 # groups. Of AdamW 1e-4, as in fine-tuning of transformers.
 SHARE = 1 / 70
+# Of what is left of a time budget, what the stages before the last may take each.
+PART = 1 / 4
 
 
 class StagedFit:
@@ -33,14 +38,23 @@ class StagedFit:
     Each begins with the weights that the one before came to, and otherwise as new: with an optimizer and draws that
     know of no other stage. So a run that is resumed needs nothing but the weights of a stage that is over.
 
+    What is frozen when they begin stays so.
+
     Args:
         learner: one as new.
         fall_back: go back to what came before the last stage, where that is no better.
+        shared: whether a time budget is that of all stages, and not of the last alone.
     """
 
-    def __init__(self, learner: Any, *, fall_back: bool):
-        self._learner, self._fall_back = learner, fall_back
+    def __init__(self, learner: Any, *, fall_back: bool, shared: bool):
+        self._learner, self._fall_back, self._shared = learner, fall_back, shared
+        self._frozen = [p for p in learner.model.parameters() if not p.requires_grad]
         self._head = HeadAlone.of(learner.state, learner._setup, learner._run_order)
+        groups = learner._rates.layers()
+        if learner._given_layers and isinstance(self._head, HeadAlone) and set(groups[-1]) != set(self._head.held):
+            self._head = "your last layer group is another than the module that makes the outputs"
+        if self._frozen:
+            learner._note(f"{count(sum(p.numel() for p in self._frozen), 'parameter')} were frozen before, and stay so")
 
     @property
     def caches(self) -> bool:
@@ -55,20 +69,29 @@ class StagedFit:
             Interrupted, CheckpointError, NonFiniteLoss: see `Learner.fit`.
         """
         *before, last = stages
+        began, seconds = keywords.pop("began", None) or time.perf_counter(), Budget.parse(last.budget).seconds
         if not before:
-            return self._fit(last, out, resume=resume, model=self._learner.model, **keywords)
-        began, fall_back = keywords.pop("began", None) or time.perf_counter(), dict[str, float]()
+            left = None if seconds is None or last.train != HEAD else seconds
+            return self._fit(last, out, resume=resume, model=self._learner.model, left=left, began=began, **keywords)
         if out is not None and not resume:
             self._begin(last, out, **keywords)
+        fall_back: Mapping[str, float] | None = None
+        folders = [None if out is None else out / STAGES / f"{i}-{stage.name}" for i, stage in enumerate(before, 1)]
         if out is None or not checkpoints(out / "checkpoints"):
             with _told(out):
-                for i, stage in enumerate(before, 1):
+                for i, (stage, folder) in enumerate(zip(before, folders, strict=True), 1):
                     self._learner._note(f"stage {i} of {len(stages)}: {self._what(stage)}")
-                    result, seconds = self._made(stage, None if out is None else out / STAGES / f"{i}-{stage.name}")
-                    fall_back, began = result.valid or {}, began - seconds
+                    left = None
+                    if seconds is not None and self._shared:
+                        left = PART * (seconds - (time.perf_counter() - began))
+                    result, spent = self._made(stage, folder, left)
+                    fall_back, began = result.valid, began - spent
+        elif folders[-1] is not None:
+            fall_back = RUN.read(folders[-1])["result"]["valid"]
         self._learner._note(f"stage {len(stages)} of {len(stages)}: {self._what(last)}")
-        more = {"fall_back": fall_back} if self._fall_back and self._learner.valid is not None else {}
-        return self._fit(last, out, resume=out is not None, model=self._learner.model, began=began, **more, **keywords)
+        more: dict[str, Any] = {"fall_back": fall_back} if self._fall_back else {}
+        more |= {"began": began} if self._shared else {}
+        return self._fit(last, out, resume=out is not None, model=self._learner.model, **more, **keywords)
 
     def _what(self, stage: Stage) -> str:
         """What is trained in a stage, in words."""
@@ -90,12 +113,12 @@ class StagedFit:
             planned = self._learner._planned(whole, last.budget, last.policy, last.lr_max, out, spread=last.spread)
             planned.record(out, stack, resume=False, config=config, facts=facts)
 
-    def _made(self, stage: Stage, folder: Path | None) -> tuple[Result, float]:
+    def _made(self, stage: Stage, folder: Path | None, left: float | None) -> tuple[Result, float]:
         """What a stage before the last came to, and the seconds that it took in a process before this one."""
         begun = folder is not None and RUN.exists(folder)
         record = RUN.read(folder) if folder is not None and begun else {}
         if folder is None or record.get("status") != "finished":
-            result = self._fit(stage, folder, resume=begun, model=None)
+            result = self._fit(stage, folder, resume=begun, model=None, left=left)
             self._learner.state.begin_anew()
             return result, 0.0
         if stage.train == HEAD and isinstance(self._head, HeadAlone):
@@ -104,23 +127,62 @@ class StagedFit:
             self._learner.load(folder / WEIGHTS)
         return Result(**record["result"], folder=folder), record["result"]["seconds"]
 
-    def _fit(self, stage: Stage, out: Path | None, *, resume: bool, model: nn.Module | None, **keywords: Any) -> Result:
-        """Fit what the stage is of; the weights at its end are those of `model`, None: of what is trained alone."""
-        learner, trained = self._learner, self._learner._whole
+    def _fit(
+        self, stage: Stage, out: Path | None, *, resume: bool, model: nn.Module | None, left: float | None = None,
+        **keywords: Any,
+    ) -> Result:  # fmt: skip
+        """Fit what the stage is of, in not more than the seconds that are `left`.
+
+        The weights at its end are those of `model`, None: of what is trained alone.
+        """
+        learner, trained, began = self._learner, self._learner._whole, time.perf_counter()
         groups = learner._rates.layers()
-        if stage.train == HEAD and isinstance(self._head, HeadAlone):
-            held = set(self._head.head.parameters())
+        head = self._head_on_features() if stage.train == HEAD else None
+        if head is not None and isinstance(self._head, HeadAlone):
+            held = set(self._head.held)
             groups = [[p for p in learner.model.parameters() if (p in held) is last] for last in (False, True)]
-            learner._freeze(groups, 1)
-            trained = self._head.trained(model or self._head.head)
+            self._freeze(groups, 1)
+            trained = replace(head, model=model or head.model)
         else:
-            learner._freeze(groups, _frozen(stage, len(groups)))
+            self._freeze(groups, _frozen(stage, len(groups)))
             if stage.train != HEAD:
                 trained = replace(trained, rates=trained.rates.scaled(SHARE * math.sqrt(stage.spread)))
+        budget = stage.budget
+        if left is not None:
+            spent = time.perf_counter() - began
+            known = RUN.read(out)["resolved"].get("updates") if resume and out is not None else None
+            budget = Budget(updates=known or self._updates(trained, budget, max(left - spent, 1e-3)))
+            keywords.pop("began", None)
         return learner.fit(
-            stage.budget, stage.policy, stage.lr_max, out=out, resume=resume, spread=stage.spread, part=trained,
+            budget, stage.policy, stage.lr_max, out=out, resume=resume, spread=stage.spread, part=trained,
             **{**stage.options, **keywords},
         )  # fmt: skip
+
+    def _head_on_features(self) -> Trained | None:
+        """The head with its features, computed now; None where it is to be trained with what is before it."""
+        if not isinstance(self._head, HeadAlone):
+            return None
+        try:
+            return self._head.trained(self._head.head)
+        except FeaturesDiffer as error:
+            self._head = str(error)
+            self._learner._note(f"the head is trained with what is frozen before it, as {error}")
+            return None
+
+    def _freeze(self, groups: Sequence[Sequence[nn.Parameter]], first: int) -> None:
+        self._learner._freeze(groups, first)
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
+    def _updates(self, trained: Trained, budget: Any, seconds: float) -> int:
+        """The updates of a budget, or as many as about fit into so many seconds, at least one."""
+        per_epoch = updates_per_epoch(trained.train, trained.state.accumulate)
+        within = updates_within(trained.state, trained.train, Budget(seconds=seconds), 0.0)
+        asked = Budget.parse(budget).total_updates(per_epoch)
+        made = max(1, within if asked is None else min(asked, within))
+        if asked is not None and made < asked:
+            self._learner._note(f"{count(made, 'update')} of {asked:,} fit into the time that this stage may take")
+        return made
 
 
 def _frozen(stage: Stage, groups: int) -> int:

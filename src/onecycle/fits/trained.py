@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
@@ -72,6 +72,7 @@ class HeadAlone:
         """That of the model of `state`, whose modules are run in this `order`; or in words why it has none."""
         head, loss = head_of(state.model, order, classifier_of(state.model)), state.loss
         of_loss = loss_module(loss)
+        parts = [_samples(batches) for batches in (setup.train, setup.valid) if batches is not None]
         if head is None:
             return "its outputs are not those of one module, called once"
         if not isinstance(loss, Supervised) or (of_loss is not None and any(True for _ in of_loss.parameters())):
@@ -80,22 +81,38 @@ class HeadAlone:
             return "the optimizer is one of your own"
         if state.runtime.ranks.world > 1 or setup.options.shard:
             return "there are several ranks"
-        parts = [_samples(batches) for batches in (setup.train, setup.valid) if batches is not None]
         if any(part is None for part in parts):
             return "the samples come in batches of your own"
-        first = state.runtime.move(few(first_batch(setup.train)))
-        given = _given_alone(state.model, head, first, state)
+        made = cls(head, state, setup)
+        return made._unfit(parts) or made
+
+    def _unfit(self, parts: Sequence[Any]) -> str:
+        """Why features of these samples cannot be computed once, in words; "" where they can."""
+        setup, model, head = self.setup, self.state.model, self.head
+        given = _given_alone(model, head, self.state.runtime.move(few(first_batch(setup.train))), self.state)
         if given is None:
             return "its head does not take one tensor alone"
         samples = sum(len(part[0] if isinstance(part, tuple) else part) for part in parts)
         if (size := given.nbytes // len(given) * samples) > MOST:
             return f"the features would take {size / 2**30:.1f} GB"
-        return cls(head, state, setup)
+        inside = set(head.modules())
+        held = {id(tensor) for module in inside for tensor in _tensors(module)}
+        if any(id(tensor) in held for module in model.modules() if module not in inside for tensor in _tensors(module)):
+            return "its head shares weights with what comes before it"
+        for data in parts:
+            if not isinstance(data, tuple) and not _reads_alike(setup.batching.batches(data, training=False)):
+                return "the samples are others each time that they are read"
+        return ""
+
+    @property
+    def held(self) -> list[nn.Parameter]:
+        """Its parameters."""
+        return list(self.head.parameters())
 
     @property
     def size(self) -> int:
         """The number of its parameters."""
-        return sum(p.numel() for p in self.head.parameters())
+        return sum(p.numel() for p in self.held)
 
     @property
     def left_out(self) -> list[str]:
@@ -124,7 +141,7 @@ class HeadAlone:
             average=options.average, rescue=options.rescue,
         )  # fmt: skip
         rates = Rates.of(
-            built, lambda: [list(self.head.parameters())], setup.chosen.optimizer, setup.samples_per_update
+            built, lambda: [self.held], setup.chosen.optimizer, setup.samples_per_update
         )  # fmt: skip
 
         def evaluate(keep: Outputs | None = None) -> dict[str, float]:
@@ -139,7 +156,11 @@ class HeadAlone:
         return Trained(alone, train, valid, evaluate, rates, saved)
 
     def features(self, batches: Batches) -> tuple[Tensor, Tensor]:
-        """What the head is given for each sample, in order, and the targets: computed up to there, in evaluation."""
+        """What the head is given for each sample, in order, and the targets: computed up to there, in evaluation.
+
+        Raises:
+            FeaturesDiffer: in their shapes from batch to batch, or they take too much memory.
+        """
         known = self.setup.batching.batches(_samples(batches), training=False)
         given, targets = list[Tensor](), list[Tensor]()
 
@@ -155,9 +176,17 @@ class HeadAlone:
                     with suppress(_Reached), self.state.runtime.autocast():
                         self.state.model(inputs)
                     targets.append(target)
+                    if given[-1].shape[1:] != given[0].shape[1:] or len(given[-1]) != len(target):
+                        raise FeaturesDiffer("the features of batches differ in their shapes")
+                    if sum(part.nbytes for part in given) > MOST:
+                        raise FeaturesDiffer(f"the features would take more than {MOST / 2**30:.0f} GB")
         finally:
             hook.remove()
         return torch.cat(given), torch.cat(targets)
+
+
+class FeaturesDiffer(Exception):
+    """Features cannot be kept; in words why."""
 
 
 class _Reached(Exception):
@@ -180,6 +209,17 @@ def _given_alone(model: nn.Module, head: nn.Module, batch: Any, state: TrainStat
         return None
     finally:
         hook.remove()
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a module itself."""
+    return [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
+
+
+def _reads_alike(batches: Batches) -> bool:
+    """Whether the first samples are the same in two epochs, in which they are read in their order."""
+    first, again = (next(iter(batches.epoch(epoch))) for epoch in (0, 1))
+    return all(torch.equal(a, b) for a, b in zip(few(first), few(again), strict=True))
 
 
 def _samples(batches: Batches) -> Any:

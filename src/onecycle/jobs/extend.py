@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError
 from ..records.extension import finished_run
 from ..records.files import RUN, differing, plain
+from ..schedules.stages import ALL, HEAD
 from .job import Job
 from .run import job_of
 
@@ -35,6 +36,11 @@ def extension_of(folder: str | Path, values: Mapping[str, Any]) -> Job:
             f"by Learner(model, data).extend(epochs, run={str(folder)!r})"
         )
     before = job_of(folder)
+    if before.tuning == HEAD or any(stage["train"] != ALL for stage in before.stages[-1:]):
+        raise ConfigError(
+            f"{folder} trained a part of its model, and an extension trains all of it: fine-tune anew, with "
+            "--fine-tune auto and a larger budget"
+        )
     if "budget" not in values:
         raise ConfigError(f"say for how long {folder} is to go on: give --epochs, or a --budget such as 10m")
     fixed = {name: value for name, value in values.items() if name not in FREE}

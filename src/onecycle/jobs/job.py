@@ -14,7 +14,7 @@ from ..records.files import plain
 from ..schedules.budget import SHARE, Budget
 from ..schedules.policy import Policy
 from ..schedules.presets import peak_number, preset
-from ..schedules.stages import METHODS, Stage
+from ..schedules.stages import HEAD, METHODS, Stage
 from ..text import listed
 from ..training.options import BEFORE, TrainingOptions, option
 
@@ -209,12 +209,18 @@ class Job(TrainingOptions):
     def _check_tuning(self) -> None:
         tuned = {"fine_tune": self.fine_tune, "freeze_epochs": self.freeze_epochs, "stages": self.stages}
         asked = listed([name for name, value in tuned.items() if value not in (None, (), OFF)], "and")
+        if self.balance and (self.stages or self.tuning != OFF):
+            raise ConfigError(
+                "balance (onecycle search) is for a run in one stage, and a pretrained model is fine-tuned in several: "
+                'leave out balance, that is onecycle train, which finds the peak too, or give fine_tune="off" '
+                "(--fine-tune off)"
+            )
         if not asked:
             return
         if self.stages and (self.fine_tune or self.freeze_epochs is not None or isinstance(self.lr_max, float)):
-            raise ConfigError(
-                "stages have peaks and layers of their own: leave out fine_tune, freeze_epochs and lr_max"
-            )
+            raise ConfigError("stages have peaks and layers of their own: leave out fine_tune, freeze_epochs, lr_max")
+        if self.stages and (self.policy != "one_cycle" or self.policy_options):
+            raise ConfigError("stages have policies of their own: leave out policy and policy_options")
         if self.stages and self.budget != type(self).budget:
             raise ConfigError(f"stages have budgets of their own: leave out the budget; received {self.budget!r}")
         if not isinstance(self.policy, str) or self.extend is not None:
@@ -222,9 +228,10 @@ class Job(TrainingOptions):
             raise ConfigError(f"{asked} cannot be had with {other}: leave one of them out")
         if self.lora is not None:
             raise ConfigError(f"{asked} and lora={self.lora}, which trains head and changes at once: leave one out")
-        if self.balance:
+        if self.freeze_epochs is not None and self.tuning in (OFF, HEAD):
             raise ConfigError(
-                f"{asked} and balance: pilots of weight decay, dropout, ... are for whole runs; leave one out"
+                f"freeze_epochs={self.freeze_epochs:g} is for a head before other layers, and fine_tune is "
+                f'"{self.tuning}" here: leave it out, or give pretrained or fine_tune="auto"'
             )
 
     def _check_schedule(self) -> None:
@@ -316,6 +323,8 @@ class Job(TrainingOptions):
             if field.name == "lr_max":
                 peak = value if lr_max is None else lr_max
                 words += ["--lr-max", peak if isinstance(peak, str) else f"{peak:.2g}"]
+            elif field.name == "budget" and self.stages:
+                continue  # which are in a file
             elif field.name == "budget":
                 epochs = Budget.parse(value).epochs
                 words += ["--budget", value] if epochs is None else ["--epochs", f"{epochs:g}"]
@@ -324,6 +333,7 @@ class Job(TrainingOptions):
                 and value is not None
                 and value != getattr(plain, field.name)
                 and not (field.name == "policy" and isinstance(value, Mapping))
+                and field.name != "stages"
             ):
                 words += _option(field.name, value)
         return shlex.join(words)

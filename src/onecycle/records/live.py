@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .files import COMPARISON, PILOTS, RUN
+from .files import COMPARISON, PILOTS, RUN, STAGES
 from .read import comparable, items, main_value, number, part
 
 TAIL = 2**16  # bytes of the end of a file of lines that tell how it stands
@@ -104,7 +104,8 @@ class Follower:
 def _below(root: Path) -> Iterator[tuple[str, Path]]:
     """The folders of runs and comparisons in `root` and below."""
     for place, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != "checkpoints" and not name.startswith("."))
+        within = ("checkpoints", *[STAGES] * (RUN.file in names))
+        folders[:] = sorted(name for name in folders if name not in within and not name.startswith("."))
         if RUN.file in names:
             yield "run", Path(place)
         if COMPARISON.file in names:

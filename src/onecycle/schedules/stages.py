@@ -104,7 +104,7 @@ def fine_tuning(
 
     "head" trains nothing else; "discriminative" trains all at rates that fall towards the input by `SPREAD`, "full" at
     one rate. "auto" is discriminative, and goes back to where the head ended if that is no better. Where features are
-    `cached`, the head is trained for `EPOCHS` epochs of them for each one asked for, and for so many in a time budget.
+    `cached`, the head is trained for `EPOCHS` epochs of them for each one asked for.
 
     >>> [(stage.name, stage.budget, stage.spread) for stage in fine_tuning("5 epochs")]
     [('head', '1 epochs', 1.0), ('all', '5 epochs', 100.0)]
@@ -116,8 +116,9 @@ def fine_tuning(
     number("freeze_epochs", freeze_epochs, least=0, what="the epochs of the head alone")
     if method == HEAD:
         whole = Budget.parse(budget)
-        longer = Budget(epochs=EPOCHS * (whole.epochs or 1)) if cached and whole.updates is None else whole
+        longer = Budget(epochs=EPOCHS * whole.epochs) if cached and whole.epochs else whole
         return (Stage(longer, HEAD, lr_max, policy=policy),)
     spread = 1.0 if method == "full" or isinstance(lr_max, slice | list | tuple) else SPREAD
-    first = [Stage(f"{freeze_epochs * (EPOCHS if cached else 1):g} epochs", HEAD)] * bool(freeze_epochs)
+    epochs = freeze_epochs * (EPOCHS if cached else 1)
+    first = [Stage(f"{epochs:g} epochs", HEAD)] if freeze_epochs else []
     return (*first, Stage(budget, ALL, lr_max, spread, policy))
