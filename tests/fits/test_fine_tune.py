@@ -255,7 +255,8 @@ def test_features_of_several_shapes():
 
         def __init__(self):
             super().__init__()
-            self.body, self.head = nn.Linear(1, 8), nn.Sequential(Pooled(), nn.Linear(8, 3))
+            self.body = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 8))
+            self.head = nn.Sequential(Pooled(), nn.Linear(8, 3))
 
         def forward(self, x):
             return self.head(self.body(x[:, : int((x != 0).sum(1).max()), None]))

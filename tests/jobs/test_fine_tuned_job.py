@@ -122,5 +122,5 @@ def test_stages_are_no_runs_of_their_own(tmp_path, capsys):
 
     run(Job("digits", budget="2 epochs", fine_tune="full", **SMALL), tmp_path / "run", report=False)
     main(["runs", str(tmp_path), "--json"])
-    assert "stages" not in capsys.readouterr().out
+    assert "/stages/" not in capsys.readouterr().out
     assert "--stages" not in Job("digits", stages=[{"budget": "1 epochs"}]).command()
