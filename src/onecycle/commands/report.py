@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, ConfigError, did_you_mean
+from ..text import fitted, listed
 from .options import Flag
 from .printing import print_table, terminal_width, wrapped
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 FIGURES = ("png", "svg", "pdf")
 # Columns of a ranking that no terminal is too narrow for.
-NEEDED = ("place", "run", "n", "95 % interval")
+NEEDED = ("run", "95 % interval")
 
 
 def report(
@@ -105,9 +106,14 @@ def print_rankings(runs: Sequence[RecordedRun]) -> None:
     for ranking in ranked:
         table = ranking_table(ranking)
         print(*wrapped([ranking.sentence], width), sep="\n")
-        least = [name for name in reversed(table.columns) if name not in NEEDED and not name.startswith("valid ")]
-        print_table(table.columns, [[cell.text for cell in row] for row in table.rows], least=least)
-        print(*wrapped([table.note], width), "", sep="\n")
+        settings = [name.replace("_", " ") for name in ranking.names]
+        others = [name for name in table.columns if name not in (*settings, *NEEDED) and not name.startswith("valid ")]
+        cells = [table.columns, *([cell.text for cell in row] for row in table.rows)]
+        shown = cells if width is None else fitted(cells, width, [*others, *reversed(settings)])
+        print_table(shown[0], shown[1:])
+        dropped = [name for name in table.columns if name not in shown[0]]
+        notes = [f"Left out, as the terminal is narrow: {listed(dropped)}. A page has all of it."] if dropped else []
+        print(*wrapped([*notes, table.note], width), "", sep="\n")
     print(*wrapped([*left, *notices(Records(runs=list(runs)))], width), sep="\n")
 
 
