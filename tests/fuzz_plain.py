@@ -194,17 +194,23 @@ def optimizer_of(given: dict[str, Any], options: Mapping[str, Any], criterion: A
 def freeze(model: nn.Module, optimizer: Any) -> None:
     """Train the last layer alone: the last child, or the last group of an optimizer that came with several.
 
-    Norms without anything to be trained around them keep their statistics.
+    What is frozen as a whole is in evaluation mode: its norms keep their statistics, and nothing is dropped out.
     """
     groups = [group["params"] for group in getattr(optimizer, "param_groups", ())]
     layers = groups if len(groups) > 1 else layers_of(model)
     for p in [p for layer in layers for p in layer]:
         p.requires_grad_(any(p is q for q in layers[-1]))
-    for holder in model.modules():
-        for part in (holder, *holder.children()):
-            still = list(part.parameters()) or list(holder.parameters())
-            if getattr(part, "running_mean", None) is not None and not any(p.requires_grad for p in still):
-                part.eval()
+    frozen_parts(model, False)
+
+
+def frozen_parts(module: nn.Module, around: bool) -> None:
+    """Put into evaluation mode what has no parameter to be trained; what has none at all goes by what is `around`."""
+    parameters = list(module.parameters())
+    still = not any(p.requires_grad for p in parameters) if parameters else around
+    if still:
+        module.training = False
+    for part in module.children():
+        frozen_parts(part, still)
 
 
 def layers_of(model: nn.Module) -> list[list[nn.Parameter]]:

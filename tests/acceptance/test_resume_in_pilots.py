@@ -138,7 +138,7 @@ def test_what_reads_runs_copes_with_one_that_has_no_peak_yet(broken_off, capsys)
     assert [(one["status"], one["lr_max"], one["error"]) for one in listed] == [("running", None, None)]
     main(["runs", "."])
     assert "running" in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor a checkpoint: train it first"):
+    with pytest.raises(CheckpointError, match="nor a checkpoint: it is in its first updates yet, wait"):
         load_run(folder)
     main(["report", str(folder), "--out", "page.html"])
     page = Path("page.html").read_text(encoding="utf-8")

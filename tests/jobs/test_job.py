@@ -78,7 +78,7 @@ def test_what_a_run_leaves_in_its_folder():
     assert found == [
         "checkpoints/step-00000005/manifest.json", "checkpoints/step-00000005/state.pt", "epochs.jsonl",
         "model.safetensors", "predictions/predictions.json", "predictions/test.npz", "predictions/valid.npz",
-        "run.json", "steps.jsonl",
+        "run.json", "steps.jsonl", "summary.json",
     ]  # fmt: skip
     record = RUN.read("run")
     assert record["status"] == "finished"
@@ -318,7 +318,7 @@ def test_predictions_are_those_of_the_learner():
     learn.load("run/model.safetensors")
     expected = learn.predict(data.test.inputs)
     np.savez("test.npz", x=data.test.inputs.numpy())
-    rows = predict_files("run", ["test.npz"])
+    rows = predict_files("run", ["test.npz"], calibrated=False)
     assert [row["probability"] for row in rows] == pytest.approx(expected.max(1).values.tolist(), abs=1e-6)
     assert [row["class"] for row in rows] == [str(i) for i in expected.argmax(1).tolist()]
 

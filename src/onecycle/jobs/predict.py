@@ -440,7 +440,7 @@ def _load_weights(model: nn.Module, folder: Path, record: Mapping[str, Any]) -> 
         return ()
     saved = latest(folder / "checkpoints")
     if saved is None:
-        begun = "is in its first updates yet: wait" if record["status"] == "running" else "train it first"
+        begun = "it is in its first updates yet, wait" if record["status"] == "running" else "train it first"
         raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: {begun}")
     try:
         model.load_state_dict({**saved["model"], **(saved.get("averages") or {})})

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .checkpoint import remove
-from .files import sync_folder
+from .files import STAGES, sync_folder
 
 
 def archive(folder: Path, name: Path) -> bytes:
@@ -27,7 +27,7 @@ def archive(folder: Path, name: Path) -> bytes:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as files:
         files.writestr("run.json", renamed((folder / "run.json").read_text(encoding="utf-8"), folder, name))
-        for pattern in ("checkpoints/step-*/*", "*"):
+        for pattern in ("checkpoints/step-*/*", "predictions/**/*", f"{STAGES}/**/*", "*"):
             for path in folder.glob(pattern):
                 if path.is_file() and not path.name.startswith(".") and path.name != "run.json":
                     files.writestr(path.relative_to(folder).as_posix(), path.read_bytes())
