@@ -23,6 +23,7 @@ from onecycle.records.files import RUN
 from onecycle.records.predictions import PREDICTIONS, read_predictions
 from onecycle.training import outputs as outputs_module
 from onecycle.training.outputs import Outputs
+from onecycle.training.probe import FEW
 
 
 class Counted(nn.Module):
@@ -218,7 +219,6 @@ import torch, numpy as np
 from ranks_cases import data, net
 from onecycle import Learner
 from onecycle.records.predictions import read_predictions
-from onecycle.training.probe import FEW
 x, y = data()
 learn = Learner(net(), (x, y), (x[:37], y[:37]), batch_size=5, verbose=False, seed=1)
 learn.fit(1, lr_max=0.05, out={folder!r})
