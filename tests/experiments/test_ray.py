@@ -119,7 +119,15 @@ def test_a_comparison_on_a_cluster_equals_the_one_in_process(cluster: Any):
     run = Path("there/runs/step-1-seed1")
     record = json.loads((run / "run.json").read_text())
     assert record["command"] == sys.argv and record["hardware"]["threads"] == 1
-    files = ["checkpoints", "epochs.jsonl", "model.safetensors", "run.json", "steps.jsonl", "summary.json"]
+    files = [
+        "checkpoints",
+        "epochs.jsonl",
+        "model.safetensors",
+        "predictions",
+        "run.json",
+        "steps.jsonl",
+        "summary.json",
+    ]
     assert sorted(path.name for path in run.iterdir()) == files
 
 
