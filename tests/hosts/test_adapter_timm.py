@@ -22,6 +22,7 @@ if (spec := find_spec("timm")) is None or spec.submodule_search_locations is Non
     pytest.skip("could not find timm", allow_module_level=True)
 if find_spec("torchvision") is None:
     sys.modules["timm"] = ModuleType("timm")
+    sys.modules["timm"].__spec__ = spec
     sys.modules["timm"].__path__ = list(spec.submodule_search_locations)
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
