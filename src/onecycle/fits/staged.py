@@ -137,12 +137,12 @@ class StagedFit:
         """
         learner, trained, began = self._learner, self._learner._whole, time.perf_counter()
         groups = learner._rates.layers()
-        head = self._head_on_features() if stage.train == HEAD else None
-        if head is not None and isinstance(self._head, HeadAlone):
-            held = set(self._head.held)
+        alone = self._head_on_features() if stage.train == HEAD else None
+        if alone is not None:
+            held = set(alone.model.parameters())
             groups = [[p for p in learner.model.parameters() if (p in held) is last] for last in (False, True)]
             self._freeze(groups, 1)
-            trained = replace(head, model=model or head.model)
+            trained = replace(alone, model=model or alone.model)
         else:
             self._freeze(groups, _frozen(stage, len(groups)))
             if stage.train != HEAD:
@@ -163,7 +163,7 @@ class StagedFit:
         if not isinstance(self._head, HeadAlone):
             return None
         try:
-            return self._head.trained(self._head.head)
+            return self._head.trained()
         except FeaturesDiffer as error:
             self._head = str(error)
             self._learner._note(f"the head is trained with what is frozen before it, as {error}")

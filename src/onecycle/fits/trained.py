@@ -122,8 +122,8 @@ class HeadAlone:
         augmented = getattr(batching.augment, "augment", None) is not None
         return ["augmentation"] * augmented + ["the dropout before it"] * bool(before)
 
-    def trained(self, saved: nn.Module) -> Trained:
-        """What a fit of it trains, the features computed now; the weights at its end are of `saved`.
+    def trained(self) -> Trained:
+        """What a fit of it trains, the features computed now.
 
         The body is in evaluation mode, and the samples are as they are measured, without augmentation. The head has an
         optimizer of its own, of the kind of the whole model's.
@@ -140,9 +140,7 @@ class HeadAlone:
             self.head, built, state.loss, state.runtime, options.seed, options.accumulate, options.clip,
             average=options.average, rescue=options.rescue,
         )  # fmt: skip
-        rates = Rates.of(
-            built, lambda: [self.held], setup.chosen.optimizer, setup.samples_per_update
-        )  # fmt: skip
+        rates = Rates.of(built, lambda: [self.held], setup.chosen.optimizer, setup.samples_per_update)
 
         def evaluate(keep: Outputs | None = None) -> dict[str, float]:
             held_out = cast(Batches, valid)
@@ -153,7 +151,7 @@ class HeadAlone:
                     self.head, alone.runtime.epoch(held_out, 0), alone.loss, alone.runtime, keep
                 )  # fmt: skip
 
-        return Trained(alone, train, valid, evaluate, rates, saved)
+        return Trained(alone, train, valid, evaluate, rates, self.head)
 
     def features(self, batches: Batches) -> tuple[Tensor, Tensor]:
         """What the head is given for each sample, in order, and the targets: computed up to there, in evaluation.
@@ -162,7 +160,7 @@ class HeadAlone:
             FeaturesDiffer: in their shapes from batch to batch, or they take too much memory.
         """
         known = self.setup.batching.batches(_samples(batches), training=False)
-        given, targets = list[Tensor](), list[Tensor]()
+        given, targets, size = list[Tensor](), list[Tensor](), 0
 
         def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             given.append(inputs[0])
@@ -178,7 +176,8 @@ class HeadAlone:
                     targets.append(target)
                     if given[-1].shape[1:] != given[0].shape[1:] or len(given[-1]) != len(target):
                         raise FeaturesDiffer("the features of batches differ in their shapes")
-                    if sum(part.nbytes for part in given) > MOST:
+                    size += given[-1].nbytes
+                    if size > MOST:
                         raise FeaturesDiffer(f"the features would take more than {MOST / 2**30:.0f} GB")
         finally:
             hook.remove()
