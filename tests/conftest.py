@@ -101,3 +101,19 @@ def cluster() -> Iterator[Any]:
                 warnings.simplefilter("ignore")
                 ray.shutdown()
                 made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """The system's Chromium, without a window."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
+    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next((path for name in names if (path := shutil.which(name))), None)
+    if chromium is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

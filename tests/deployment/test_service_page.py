@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
 from service_makers import Served, digit, encoded
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 def test_the_page_needs_nothing_from_elsewhere(people):
@@ -18,19 +14,6 @@ def test_the_page_needs_nothing_from_elsewhere(people):
     assert not re.search(r"(src|href)=[\"'](?!data:)", page) and "@import" not in page and "{{" not in page
     policy = people.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
-    )
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

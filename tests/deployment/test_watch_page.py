@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from onecycle.records.files import RUN
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 WORDS = ["-m", "onecycle", "watch", "runs", "--web", "--port", "0"]
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -65,19 +62,6 @@ def test_a_stop_is_a_good_end(root, tmp_path):
     served = Served(WORDS, root, tmp_path / "log")
     status, _ = served.stop(signal.SIGINT)
     assert status == 0 and (tmp_path / "log").read_text() == ""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
-    )
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
