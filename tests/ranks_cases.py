@@ -516,3 +516,36 @@ def recorded(folder: str, *, die: int | None = None, resume: bool = False, world
 
     learner.fit_one_cycle(4, 0.05, out="run", resume=resume, observers=[look])
     return {**told(learner), "seen": sorted(path.name for path in Path.cwd().iterdir())}
+
+
+def fine_tuned(
+    folder: str = "", *, die: int | None = None, resume: bool = False, loader: bool = False, **keywords: Any
+) -> dict[str, Any]:
+    """The head, then all layers, in a folder that only rank 0 has; `die` kills rank 1 in this update of all stages.
+
+    With a `loader` of one's own the head is trained with what is before it.
+    """
+    if folder:
+        os.chdir(Path(folder) / f"disk-{RANK}")
+    x, y = data()
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.Tanh())
+    model = nn.Sequential(body, nn.Linear(32, CLASSES))
+    train: Any = DataLoader(TensorDataset(x, y), 20, shuffle=True) if loader else (x, y)
+    options = {} if loader else {"batch_size": 20}
+    learner = Learner(model, train, (x[:41], y[:41]), optimizer="adamw", sync_batchnorm=True, verbose=False, **options)
+    made: list[int] = []
+    step = torch.optim.AdamW.step
+
+    def counted(self: Any, *given: Any, **more: Any) -> Any:
+        made.append(1)
+        if RANK == 1 and len(made) == die:
+            time.sleep(0.3)  # so that the checkpoint of the epoch before is written
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *given, **more)
+
+    torch.optim.AdamW.step = counted  # type: ignore[method-assign]
+    out = {"out": "run", "resume": resume} if folder else {}
+    result = learner.fine_tune(**{"epochs": 3, "lr_max": 0.01, "method": "discriminative", **keywords}, **out)
+    return {**told(learner), "result": result.valid, "updates": len(made), "trained": len(learner.history.steps),
+            "seen": sorted(path.name for path in Path.cwd().iterdir()) if folder else []}  # fmt: skip

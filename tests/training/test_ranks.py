@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from typing import Any
 
 import pytest
@@ -230,6 +231,37 @@ def test_only_the_main_rank_writes_and_a_run_goes_on_with_any_number_of_ranks(tm
         assert len(said) == (world != 2), resumed["notes"]
         assert all(f"was trained by 2 ranks and is by {world} rank" in note for note in said)
         assert len(resumed["losses"]) == len(whole[0]["losses"]) and resumed["samples"] == whole[0]["samples"]
+
+
+@pytest.mark.parametrize("given", ["", "loader=True", "method='head', epochs=1"])
+def test_any_number_of_ranks_fine_tune_as_one(given):
+    assert_as_one(f"fine_tuned({given})", (2,))
+
+
+def test_any_number_of_ranks_fall_back_to_the_head():
+    leave = ("digest", "notes", "losses", "epochs")  # of a run that is lost roundings grow
+    assert_as_one("fine_tuned(lr_max=30.0, method='auto', epochs=1)", (2,), leave)
+
+
+def test_a_time_budget_of_stages_is_shared_alike_on_all_ranks():
+    told = alike("fine_tuned(epochs=None, budget='2s')", 2)
+    assert told["updates"] > 2 and any("on features that are computed once" in note for note in told["notes"])
+
+
+def test_a_stage_of_ranks_that_was_killed_is_found_on_the_main_ranks_disk(tmp_path):
+    """In the head's 120 updates, and in the 18 of all layers, each from its last checkpoint on."""
+    for rank in range(2):
+        (tmp_path / f"disk-{rank}").mkdir()
+    whole = case(f"fine_tuned({str(tmp_path)!r})", 2)
+    assert [one["seen"] for one in whole] == [["run"], []] and whole[0]["updates"] == 138
+    assert whole[0]["digest"] == whole[1]["digest"]
+    for die, left in ((67, 137), (132, 17)):
+        shutil.rmtree(tmp_path / "disk-0" / "run")
+        ends = run(["-c", f"import ranks_cases; ranks_cases.fine_tuned({str(tmp_path)!r}, die={die})"], 2)
+        assert ends[1].returncode == -9 and "rank 1 of 2 does not answer" in ends[0].stderr
+        resumed = case(f"fine_tuned({str(tmp_path)!r}, resume=True)", 2)
+        assert [one["digest"] for one in resumed] == [one["digest"] for one in whole]
+        assert all(0 < one["updates"] <= left for one in resumed), "of 138"
 
 
 def test_what_a_launcher_says_is_looked_at(monkeypatch):

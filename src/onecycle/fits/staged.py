@@ -23,6 +23,7 @@ from ..schedules.stages import ALL, HEAD, Stage
 from ..search.api import updates_within
 from ..text import count, listed
 from ..training.loop import updates_per_epoch
+from ..training.ranks import Ranks
 from .trained import FeaturesDiffer, HeadAlone, Trained
 
 # The default peak of what was pretrained, as a share of that of a model from scratch: the geometric mean over the layer
@@ -48,6 +49,7 @@ class StagedFit:
 
     def __init__(self, learner: Any, *, fall_back: bool, shared: bool):
         self._learner, self._fall_back, self._shared = learner, fall_back, shared
+        self._ranks: Ranks = learner.runtime.ranks
         self._frozen = [p for p in learner.model.parameters() if not p.requires_grad]
         self._head = HeadAlone.of(learner.state, learner._setup, learner._run_order)
         groups = learner._rates.layers()
@@ -77,17 +79,17 @@ class StagedFit:
             self._begin(last, out, **keywords)
         fall_back: Mapping[str, float] | None = None
         folders = [None if out is None else out / STAGES / f"{i}-{stage.name}" for i, stage in enumerate(before, 1)]
-        if out is None or not checkpoints(out / "checkpoints"):
+        if out is None or not self._ranks.from_main(lambda: bool(checkpoints(out / "checkpoints"))):
             with _told(out):
                 for i, (stage, folder) in enumerate(zip(before, folders, strict=True), 1):
                     self._learner._note(f"stage {i} of {len(stages)}: {self._what(stage)}")
                     left = None
                     if seconds is not None and self._shared:
-                        left = PART * (seconds - (time.perf_counter() - began))
+                        left = self._ranks.broadcast(PART * (seconds - (time.perf_counter() - began)))
                     result, spent = self._made(stage, folder, left)
                     fall_back, began = result.valid, began - spent
         elif folders[-1] is not None:
-            fall_back = RUN.read(folders[-1])["result"]["valid"]
+            fall_back = self._ranks.from_main(lambda: RUN.read(folders[-1]))["result"]["valid"]
         self._learner._note(f"stage {len(stages)} of {len(stages)}: {self._what(last)}")
         more: dict[str, Any] = {"fall_back": fall_back} if self._fall_back else {}
         more |= {"began": began} if self._shared else {}
@@ -115,14 +117,18 @@ class StagedFit:
 
     def _made(self, stage: Stage, folder: Path | None, left: float | None) -> tuple[Result, float]:
         """What a stage before the last came to, and the seconds that it took in a process before this one."""
-        begun = folder is not None and RUN.exists(folder)
-        record = RUN.read(folder) if folder is not None and begun else {}
+        ranks, record = self._ranks, dict[str, Any]()
+        if folder is not None:  # on the main rank's disk, as all that was made before
+            record = ranks.from_main(lambda: RUN.read(folder) if RUN.exists(folder) else {})
         if folder is None or record.get("status") != "finished":
-            result = self._fit(stage, folder, resume=begun, model=None, left=left)
+            placed = None if folder is None else ranks.folder(folder, resume=bool(record))
+            result = self._fit(stage, placed, resume=bool(record), model=None, left=left)
             self._learner.state.begin_anew()
             return result, 0.0
         if stage.train == HEAD and isinstance(self._head, HeadAlone):
-            load_weights(self._head.head, folder / WEIGHTS)
+            head = self._head.head
+            ranks.from_main(lambda: load_weights(head, folder / WEIGHTS))
+            ranks.align((*head.parameters(), *head.buffers()))
         else:
             self._learner.load(folder / WEIGHTS)
         return Result(**record["result"], folder=folder), record["result"]["seconds"]

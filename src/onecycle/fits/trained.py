@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ..data.batches import Batches, DatasetBatches, TensorBatches, first_batch
 from ..data.by_number import samples_in_all
+from ..data.shards import Part
 from ..data.standardise import untransformed
 from ..optim.build import build_optimizer
 from ..optim.layers import RunOrder, head_of
@@ -20,6 +21,7 @@ from ..training import evaluate as evaluation
 from ..training.objectives import Supervised, loss_module, pair
 from ..training.outputs import Outputs
 from ..training.probe import few
+from ..training.ranks import Ranks
 from ..training.setup import TrainingSetup
 from ..training.state import TrainState
 from .plan import Rates
@@ -79,12 +81,12 @@ class HeadAlone:
             return "the loss is not of outputs and targets alone"
         if not isinstance(setup.chosen.optimizer, str):
             return "the optimizer is one of your own"
-        if state.runtime.ranks.world > 1 or setup.options.shard:
-            return "there are several ranks"
+        if setup.options.shard:
+            return "the model is in shards"
         if any(part is None for part in parts):
             return "the samples come in batches of your own"
         made = cls(head, state, setup)
-        return made._unfit(parts) or made
+        return state.runtime.ranks.broadcast(made._unfit(parts)) or made
 
     def _unfit(self, parts: Sequence[Any]) -> str:
         """Why features of these samples cannot be computed once, in words; "" where they can."""
@@ -156,32 +158,45 @@ class HeadAlone:
     def features(self, batches: Batches) -> tuple[Tensor, Tensor]:
         """What the head is given for each sample, in order, and the targets: computed up to there, in evaluation.
 
+        Of several ranks each computes its part of each batch, and has those of the others.
+
         Raises:
             FeaturesDiffer: in their shapes from batch to batch, or they take too much memory.
         """
-        known = self.setup.batching.batches(_samples(batches), training=False)
-        given, targets, size = list[Tensor](), list[Tensor](), 0
+        known, runtime = self.setup.batching.batches(_samples(batches), training=False), self.state.runtime
+        reached, made, size = list[Any](), list[tuple[Tensor, Tensor]](), 0
 
         def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            given.append(inputs[0])
+            reached[:] = inputs
             raise _Reached
 
         hook = self.head.register_forward_pre_hook(take)
         try:
-            with evaluation.evaluating(self.state.runtime, self.state.model):
-                for batch in known.epoch(0):
-                    inputs, target = pair(self.state.runtime.move(batch))
-                    with suppress(_Reached), self.state.runtime.autocast():
+            with evaluation.evaluating(runtime, self.state.model):
+                for batch in runtime.epoch(known, 0):
+                    (part,) = runtime.ranks.parts([runtime.move(batch)], least=0)
+                    inputs, target = pair(part.batch)
+                    with suppress(_Reached), runtime.autocast():
                         self.state.model(inputs)
-                    targets.append(target)
-                    if given[-1].shape[1:] != given[0].shape[1:] or len(given[-1]) != len(target):
-                        raise FeaturesDiffer("the features of batches differ in their shapes")
-                    size += given[-1].nbytes
-                    if size > MOST:
-                        raise FeaturesDiffer(f"the features would take more than {MOST / 2**30:.0f} GB")
+                    for one in _of_all(part, (reached[0], target), runtime.ranks):
+                        made.append(one)
+                        size += one[0].nbytes
+                        if one[0].shape[1:] != made[0][0].shape[1:] or len(one[0]) != len(one[1]):
+                            raise FeaturesDiffer("the features of batches differ in their shapes")
+                        if size > MOST:
+                            raise FeaturesDiffer(f"the features would take more than {MOST / 2**30:.0f} GB")
         finally:
             hook.remove()
-        return torch.cat(given), torch.cat(targets)
+        features, targets = (runtime.move(torch.cat(tensors)) for tensors in zip(*made, strict=True))
+        return features, targets
+
+
+def _of_all(part: Part, made: tuple[Tensor, Tensor], ranks: Ranks) -> list[tuple[Tensor, Tensor]]:
+    """What the ranks made of their parts of a batch, in the order of its samples; of several ranks on the CPU."""
+    if ranks.world == 1:
+        return [made]
+    mine = (made[0].cpu(), made[1].cpu()) if ranks.counts(part) else None
+    return [one for one in ranks.gather(mine) if one is not None]
 
 
 class FeaturesDiffer(Exception):

@@ -90,10 +90,10 @@ def _evaluated_together(
         for i, batch in enumerate(batches):
             (part,) = ranks.parts([runtime.move(batch)], least=0)
             for meter in shared.values():
-                meter.counts = part.samples > 0 and (part.factor == 1 or ranks.is_main)
+                meter.counts = ranks.counts(part)
             made = compute(loss, model, part.batch, runtime)
             if keep is not None:
-                keep.take(part.batch, part.samples > 0 and (part.factor == 1 or ranks.is_main))
+                keep.take(part.batch, ranks.counts(part))
             weights = {name: weight * part.factor for name, weight in made.weights.items()}
             means.add(i, 0.0, UpdateMeans(made.loss, made.metrics, part.samples, weights))  # type: ignore[arg-type]
     if not means.pending:
