@@ -126,7 +126,7 @@ class Ranks:
         return [batch if isinstance(batch, Part) else shards.part(batch) for batch in batches]
 
     def counts(self, part: Part) -> bool:
-        """Whether what this rank makes of a part is counted: of a batch that all compute whole on the main rank alone."""
+        """Whether what this rank makes of a part is counted: of what all compute whole, that of the main rank alone."""
         return part.samples > 0 and (part.factor == 1 or self.is_main)
 
     def sum(self, tensor: Tensor) -> Tensor:
