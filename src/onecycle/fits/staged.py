@@ -88,8 +88,9 @@ class StagedFit:
                         left = self._ranks.broadcast(PART * (seconds - (time.perf_counter() - began)))
                     result, spent = self._made(stage, folder, left)
                     fall_back, began = result.valid, began - spent
-        elif folders[-1] is not None:
-            fall_back = self._ranks.from_main(lambda: RUN.read(folders[-1]))["result"]["valid"]
+        else:
+            ended = folders[-1] or out
+            fall_back = self._ranks.from_main(lambda: RUN.read(ended))["result"]["valid"]
         self._learner._note(f"stage {len(stages)} of {len(stages)}: {self._what(last)}")
         more: dict[str, Any] = {"fall_back": fall_back} if self._fall_back else {}
         more |= {"began": began} if self._shared else {}
