@@ -120,6 +120,7 @@ class Learner:
         self._block: NoteBlock | None = None  # the notes that are printed before it trains
         self.history = History()
         self._ended: extensions.Extended | None = None  # what an extension goes on from
+        self._of_part = False  # whether the last fit trained the head alone
         self._forecast: Forecast | None = None  # of the last fit
         self.runtime = Runtime.choose(given.device, cast(str, given.precision), seconds_of(given.timeout))
         self.verbose = verbose and self.runtime.ranks.is_main
@@ -317,7 +318,7 @@ class Learner:
                 if folder is not None:
                     fit.record(folder, stack, resume=resume, config=config, facts=facts)
                 fit.remember()
-                self._ended = self._forecast = None
+                self._ended, self._forecast, self._of_part = None, None, False
                 self._all_said(folder)
                 with fit.kept():
                     fit.search(search)
@@ -326,7 +327,8 @@ class Learner:
                     watch(fit.events, watchers, self.history.measured(), stop)
                     self.history.check_trained(stop.reason)
             result = fit.end()
-        self._ended = fit.ended(result) if trained.state is self.state else None
+        self._of_part = trained.state is not self.state
+        self._ended = None if self._of_part else fit.ended(result)
         self._forecast = fit.forecast
         return result
 
@@ -404,7 +406,8 @@ class Learner:
             keywords: the other arguments of `fit`.
 
         Raises:
-            ConfigError: nothing to go on from, no budget or two, or no peak; and as `fit`.
+            ConfigError: nothing to go on from, or a training of a part of the model; no budget or two, or no peak; and
+                as `fit`.
             CheckpointError: a `run` that is not finished, or of another model, other data or options; and as `fit`.
         """
         limit, ranks = Budget.parse(_one_of_two(epochs, budget)), self.runtime.ranks
@@ -449,7 +452,8 @@ class Learner:
         head is then trained for `EPOCHS` (20) epochs of them for each epoch asked for, without augmentation.
 
         Args:
-            lr_max: the peak of the last stage, as for `fit`.
+            lr_max: the peak of the last stage, as for `fit`; with an optimizer of your own, which has no default peak,
+                that of the head too.
             freeze_epochs: of the head alone; 0 for none.
             method: "head" trains nothing else; "discriminative" all, at peaks that fall by a factor of 100 from the
                 last layer group, `lr_max`, to the first; "full" all at `lr_max`; "auto" is "discriminative", and ends
@@ -479,6 +483,10 @@ class Learner:
         made = [Stage.of(stage) for stage in stages or ()] if given else fine_tuning(
             _one_of_two(epochs, budget), freeze_epochs, method, lr_max, policy, cached=staged.caches
         )  # fmt: skip
+        if not given and self._rates.default is None and lr_max not in ("auto", "default") and made[0].lr_max == "auto":
+            peak = lr_max.stop if isinstance(lr_max, slice) else lr_max
+            made = [replace(made[0], lr_max=peak), *made[1:]]
+            self._note(f"the head's peak is {peak:g} too: an optimizer of your own has no default peak here")
         if not made:
             raise ConfigError("stages is empty: give one at least, such as {'budget': '3 epochs', 'train': 'head'}")
         ranks = self.runtime.ranks
@@ -488,6 +496,8 @@ class Learner:
     def _extended(self, run: str | Path | None, resumed: Path | None) -> extensions.Extended:
         """What is gone on from, with this learner brought to its end; `resumed` is an extension that was stopped."""
         if run is None and resumed is None:
+            if self._of_part:
+                raise extensions.of_a_part("the fit before")
             if self._ended is None:
                 raise ConfigError("there is nothing to extend: fit first, or give run=FOLDER, that of a finished run")
             return self._ended

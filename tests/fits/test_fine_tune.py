@@ -328,3 +328,40 @@ def test_a_run_of_the_default_optimizer_is_extended(tmp_path):
     again = learner(optimizer="auto")
     again.extend(1, run=tmp_path / "first")
     assert isinstance(again.optimizer, torch.optim.AdamW)
+
+
+def test_what_trained_a_part_of_its_model_is_not_extended_to_all_of_it(tmp_path):
+    head = learner()
+    head.fine_tune(1, method="head", out=tmp_path / "head")
+    with pytest.raises(ConfigError, match="the fit before trained a part of its model"):
+        head.extend(1)
+    learner().fine_tune(stages=[Stage("1 epochs", "head"), Stage("2 epochs", 1, 0.01)], out=tmp_path / "last")
+    for folder in ("head", "last"):
+        with pytest.raises(ConfigError, match=f"{folder} trained a part of its model, and an extension trains all"):
+            learner().extend(1, run=tmp_path / folder)
+    again = learner()
+    again.freeze()
+    before = weights(again.model)
+    again.extend(1, run=tmp_path / "last")
+    assert set(differing(before, weights(again.model))) == {"2.weight", "2.bias"}
+
+
+def test_stages_of_layers_that_are_not_there_are_refused_before_the_first(tmp_path):
+    learn = learner()
+    with pytest.raises(ConfigError, match="train=9 of a stage: the model has 4 layer groups"):
+        learn.fine_tune(stages=[Stage("1 epochs", "head"), Stage("1 epochs", 9)], out=tmp_path / "run")
+    assert not learn.history.steps and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lr_max", [0.01, slice(1e-4, 0.01)])
+def test_an_optimizer_class_of_ones_own_has_one_peak_for_head_and_rest(tmp_path, lr_max):
+    class Mine(torch.optim.SGD):
+        pass
+
+    learn = learner(optimizer=Mine)
+    learn.fine_tune(2, lr_max, out=tmp_path / "run")
+    assert "the head's peak is 0.01 too: an optimizer of your own has no default peak here" in learn.notes
+    peaks = [RUN.read(tmp_path / folder)["resolved"]["lr_max"] for folder in ("run", "run/stages/1-head")]
+    assert peaks == [0.01, 0.01] and learn.state.step == 24
+    with pytest.raises(ConfigError, match="give lr_max: an optimizer of your own has no default peak here"):
+        learner(optimizer=Mine).fine_tune(2)

@@ -71,6 +71,8 @@ class StagedFit:
             Interrupted, CheckpointError, NonFiniteLoss: see `Learner.fit`.
         """
         *before, last = stages
+        for stage in stages:
+            _frozen(stage, len(self._learner._rates.layers()))
         began, seconds = keywords.pop("began", None) or time.perf_counter(), Budget.parse(last.budget).seconds
         if not before:
             left = None if seconds is None or last.train != HEAD else seconds
@@ -111,7 +113,8 @@ class StagedFit:
 
     def _begin(self, last: Stage, out: Path, *, config: Any = None, facts: Any = None, **keywords: Any) -> None:
         """Begin the run that the last stage is to be, so that it can be resumed from here on."""
-        whole = self._learner._whole
+        whole, groups = self._learner._whole, self._learner._rates.layers()
+        self._freeze(groups, _frozen(last, len(groups)))
         with ExitStack() as stack:
             planned = self._learner._planned(whole, last.budget, last.policy, last.lr_max, out, spread=last.spread)
             planned.record(out, stack, resume=False, config=config, facts=facts)

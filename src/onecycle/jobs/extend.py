@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError
-from ..records.extension import finished_run
+from ..records.extension import finished_run, of_a_part
 from ..records.files import RUN, differing, plain
 from ..schedules.stages import ALL, HEAD
 from .job import Job
@@ -37,10 +37,7 @@ def extension_of(folder: str | Path, values: Mapping[str, Any]) -> Job:
         )
     before = job_of(folder)
     if before.tuning == HEAD or any(stage["train"] != ALL for stage in before.stages[-1:]):
-        raise ConfigError(
-            f"{folder} trained a part of its model, and an extension trains all of it: fine-tune anew, with "
-            "--fine-tune auto and a larger budget"
-        )
+        raise of_a_part(folder)
     if "budget" not in values:
         raise ConfigError(f"say for how long {folder} is to go on: give --epochs, or a --budget such as 10m")
     fixed = {name: value for name, value in values.items() if name not in FREE}

@@ -106,7 +106,7 @@ def prepare(
     An extension that is `resumed` says itself what that is, and where it has a checkpoint nothing is brought anywhere.
 
     Raises:
-        ConfigError: the state was trained before.
+        ConfigError: the state was trained before, or the run trained less of the model.
         CheckpointError: the run is not finished, has been changed since, or came from another model, data or options.
     """
     if state.step:
@@ -182,14 +182,26 @@ def _check_finished(folder: Path, record: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{folder} has no {WEIGHTS}, which an extension begins with: restore it, or train anew")
 
 
+def of_a_part(what: object) -> ConfigError:
+    """That `what` is to be extended trained a part of its model alone."""
+    return ConfigError(
+        f"{what} trained a part of its model, and an extension trains all of it: fine-tune anew, with "
+        'fine_tune="auto" (--fine-tune auto) and a larger budget; in Python a model with the same layers frozen is '
+        "extended by run=FOLDER"
+    )
+
+
 def _check_alike(folder: str | Path, resolved: Mapping[str, Any]) -> None:
     """Check that the options of a learner came to what those of the run in `folder` came to, which it is to go on from.
 
     Raises:
+        ConfigError: a run of a part of the model, and the learner trains more of it.
         CheckpointError: they came to something else; it is named.
     """
     of_schedule = ("lr_max", "updates", "schedule")
     record = RUN.read(folder)
+    if record["resolved"].get("frozen", 0) > resolved.get("frozen", 0):
+        raise of_a_part(folder)
     lines = options_differing(record, resolved, leave=of_schedule, more=("optimizer",))
     if lines := lines or other_optimizer(record, resolved):
         raise CheckpointError(

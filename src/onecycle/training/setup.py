@@ -294,6 +294,7 @@ class TrainingSetup:
         first = next((group for group in groups if group.get("momentum") or "betas" in group), groups[0])
         momentum = first.get("momentum") or (first["betas"][0] if "betas" in first else 0.0)
         name, left = self.chosen.optimizer, len(self.chosen.left)
+        frozen = sum(p.numel() for p in self.model.parameters() if not p.requires_grad)
         return {
             "optimizer": name if isinstance(name, str) else type(state.optimizer).__name__,
             **({"matrices_by_adamw": left} if left else {}),
@@ -307,6 +308,7 @@ class TrainingSetup:
             "smoothing": getattr(loss, "smoothing", 0.0),
             "model": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters()),
+            **({"frozen": frozen} if frozen else {}),
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
             **({"shards": self.runtime.ranks.world} if self.options.shard else {}),
