@@ -8,7 +8,17 @@ import os
 import pytest
 
 from onecycle import CheckpointError
-from onecycle.records.files import CHECK, RUN, Kind, differing, read_jsonl, write_json, write_jsonl
+from onecycle.records.files import (
+    CHECK,
+    COMPARISON,
+    RUN,
+    Kind,
+    differing,
+    read_jsonl,
+    records_below,
+    write_json,
+    write_jsonl,
+)
 
 NOTE = Kind("note.json", 3, "note", ("text", "author"))
 RECORD = {"text": "é", "author": None}
@@ -162,3 +172,21 @@ def test_lines_that_cannot_be_read(tmp_path):
     (tmp_path / "steps.jsonl").mkdir()
     with pytest.raises(CheckpointError, match=r"steps.jsonl cannot be read"):
         read_jsonl(tmp_path / "steps.jsonl", print)
+
+
+def test_folders_of_records_are_found_but_for_what_is_a_runs_own(tmp_path):
+    made = {
+        "b": RUN, "b/stages/1-head": RUN, "b/checkpoints/step-1": RUN, "a/c": RUN, "a/stages/x": RUN, ".hidden": RUN,
+        "d": COMPARISON, "d/runs/one": RUN, "e": CHECK,
+    }  # fmt: skip
+    for folder, kind in made.items():
+        kind.path(tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
+        kind.path(tmp_path / folder).write_text("{}")
+
+    def found(root, *kinds, **options):
+        return [str(path.relative_to(tmp_path)) for path, _ in records_below(root, *kinds, **options)]
+
+    assert found(tmp_path, RUN, COMPARISON) == ["a/c", "a/stages/x", "b", "d", "d/runs/one"]
+    assert found(tmp_path, RUN, COMPARISON, CHECK, within=False) == ["a/c", "a/stages/x", "b", "d", "e"]
+    assert found(tmp_path / "d", RUN, within=False) == ["d/runs/one"]
+    assert dict(records_below(tmp_path / "d", RUN, COMPARISON))[tmp_path / "d"] == [COMPARISON]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,33 +58,19 @@ def listing(folders: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     Raises:
         CheckpointError: no such folder.
     """
-    from ..records.files import CHECK, COMPARISON
+    from ..records.files import CHECK, COMPARISON, records_below
     from ..records.files import RUN as OF_RUN
 
     for folder in folders:
         if not folder.is_dir():
             raise CheckpointError(f"there is no folder {folder}: name one that holds runs")
     kinds = {"runs": (OF_RUN, _run), "comparisons": (COMPARISON, _comparison), "checks": (CHECK, _check)}
-    files = {kind.file for kind, _ in kinds.values()}
-    holding = sorted({path for folder in folders for path in _below(folder, COMPARISON, files)})
+    asked = [kind for kind, _ in kinds.values()]
+    holding = sorted({path for folder in folders for path, _ in records_below(folder, *asked, within=False)})
     return {
         name: [_read(kind, path, describe) for path in holding if kind.exists(path)]
         for name, (kind, describe) in kinds.items()
     }
-
-
-def _below(root: Path, whole: Kind, files: set[str]) -> Iterator[Path]:
-    """The folders with one of `files` in `root` and below; what is inside of a `whole` is left out."""
-    from ..records.files import RUN as OF_RUN
-    from ..records.files import STAGES
-
-    for place, folders, names in os.walk(root):
-        if files & set(names):
-            yield Path(place)
-        if whole.file in names and Path(place) != root:
-            folders.clear()
-        if OF_RUN.file in names and STAGES in folders:
-            folders.remove(STAGES)  # of that run
 
 
 def _read(kind: Kind, folder: Path, describe: Any) -> dict[str, Any]:

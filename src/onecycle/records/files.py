@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,21 @@ PROFILE = Kind("profile.json", 1, "profile", ("result",), shared=True)
 COMPARISON = Kind("compare.json", 1, "comparison", ("config", "status", "table", "summary"))
 REPRODUCTION = Kind("reproduction.json", 1, "reproduction", ("protocol",))
 CHECKPOINT = Kind("manifest.json", 1, "checkpoint")
+
+
+def records_below(root: str | Path, *kinds: Kind, within: bool = True) -> Iterator[tuple[Path, list[Kind]]]:
+    """The folders in `root` and below that hold records of these `kinds`, in order, and which.
+
+    Checkpoints, hidden folders and the stages of a run are none; nor is what lies in a comparison below `root`, unless
+    it is asked for what is `within`.
+    """
+    for place, folders, names in os.walk(root):
+        if held := [kind for kind in kinds if kind.file in names]:
+            yield Path(place), held
+        left = ("checkpoints", *[STAGES] * (RUN.file in names))
+        folders[:] = sorted(name for name in folders if name not in left and not name.startswith("."))
+        if not within and COMPARISON.file in names and Path(place) != Path(root):
+            folders.clear()
 
 
 def runs_before(record: Mapping[str, Any]) -> list[Path]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .files import COMPARISON, PILOTS, RUN, STAGES
+from .files import COMPARISON, PILOTS, RUN, records_below
 from .read import comparable, items, main_value, number, part
 
 TAIL = 2**16  # bytes of the end of a file of lines that tell how it stands
@@ -84,7 +84,8 @@ class Follower:
         """
         if not self.root.is_dir():
             raise CheckpointError(f"there is no folder {self.root}: name one that holds runs, or will")
-        found = [one for kind, place in _below(self.root) if (one := self._standing(kind, place)) is not None]
+        below = [(kind.what, place) for place, held in records_below(self.root, RUN, COMPARISON) for kind in held]
+        found = [one for kind, place in below if (one := self._standing(kind, place)) is not None]
         return sorted(found, key=lambda one: (one.state != RUNNING, one.kind == "run", one.age))
 
     def _standing(self, kind: str, place: Path) -> Standing | None:
@@ -99,17 +100,6 @@ class Follower:
             before = version, _read(kind, name, place, version)
             self._known[place] = before
         return _aged(before[1], max(0.0, time.time() - at))
-
-
-def _below(root: Path) -> Iterator[tuple[str, Path]]:
-    """The folders of runs and comparisons in `root` and below."""
-    for place, folders, names in os.walk(root):
-        within = ("checkpoints", *[STAGES] * (RUN.file in names))
-        folders[:] = sorted(name for name in folders if name not in within and not name.startswith("."))
-        if RUN.file in names:
-            yield "run", Path(place)
-        if COMPARISON.file in names:
-            yield "comparison", Path(place)
 
 
 def _version(place: Path) -> tuple[str, float]:
