@@ -230,3 +230,12 @@ def test_killed_and_resumed_it_keeps_the_peak_that_it_found(capsys, monkeypatch)
     assert cut == whole and len(cut) == RUN.read("whole")["resolved"]["updates"]
     for key in ("train", "valid", "test", "lr_max", "updates"):
         assert RUN.read("cut")["result"][key] == RUN.read("whole")["result"][key]
+
+
+def test_a_test_is_no_guide_to_stages(capsys):
+    main(["check", "digits", *QUICK, "--updates", "40", "--repeats", "1", "--fine-tune", "full", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert "--fine-tune full --epochs 10 --lr-max auto" in told["command"]
+    assert any("no guide to fine-tuning in stages" in note for note in told["notes"])
+    said = refused(capsys, "check", "digits", "--stages", "stages.json")
+    assert "Unknown option: --stages" in said

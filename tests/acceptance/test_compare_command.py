@@ -221,3 +221,36 @@ def test_columns_that_are_left_out_are_a_list_and_no_axis(capsys):
     assert (config["settings"]["leave_out"], config["axes"]) == (["id", "2"], {})
     main([*words, "--leave-out", "id"])
     assert json.loads(capsys.readouterr().out)["config"]["settings"]["leave_out"] == ["id"]
+
+
+NET = """from torch import nn
+
+
+def net(input_shape, classes, pretrained=False):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, classes))
+
+
+net.pretrained_cfg = {"classifier": "3"}
+"""
+
+
+def test_switches_are_given_as_to_train(capsys):
+    Path("tuned.py").write_text(NET)
+    words = ["compare", "digits", "--model", "tuned:net", "--pretrained", "--limit", "160", "--seeds", "2", "--json"]
+    main([*words, "--fine-tune", "off", "--no-standardise", "--plan"])
+    settings = json.loads(capsys.readouterr().out)["config"]["settings"]
+    expected = {"pretrained": True, "fine_tune": "off", "standardise": False, "limit": 160}
+    assert {name: settings[name] for name in expected} == expected
+    main(["compare", *QUICK, "--set", "standardise=true,false", "--plan", "--json"])
+    assert json.loads(capsys.readouterr().out)["config"]["axes"] == {"standardise": [True, False]}
+
+
+@pytest.mark.parametrize(
+    "more", [["--pretrained"], ["--fine-tune", "full"], ["--set", "freeze_epochs=1", "--fine-tune", "auto"]]
+)
+def test_stages_are_not_compared(capsys, more):
+    Path("tuned.py").write_text(NET)
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", "digits", "--model", "tuned:net", *more])
+    assert 'give fine_tune="off" (--fine-tune off), with which all layers' in capsys.readouterr().err
+    assert not Path("comparisons").exists()

@@ -16,7 +16,10 @@ TEST = GROUPS["Range test"]
 BRAILLE = "\u28ff"  # the dots of a plot
 
 
-@options_of(Job, leave=("data", "budget", "lr_max", "search", "balance", "policy", "policy_options", "extend", "track"))
+UNTESTED = ("data", "budget", "lr_max", "search", "balance", "policy", "policy_options", "stages", "extend", "track")
+
+
+@options_of(Job, leave=UNTESTED)
 class TestedOptions:
     """What of a job counts in a range test."""
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # Fields of a job that a comparison has other words for, or that have no value in one word: those are for --set.
 # (`target` is an accuracy here: the column of a table is ``--set target=NAME``.)
 ELSEWHERE = (
-    "data", "budget", "policy", "policy_options", *DECIDED, "extend", "model_options", "seed", "augment", "compile",
-    "target", "skip_damaged", "track",
+    "data", "budget", "policy", "policy_options", *DECIDED, "freeze_epochs", "stages", "extend", "model_options",
+    "seed", "augment", "compile", "target", "track",
 )  # fmt: skip
 
 
@@ -37,9 +37,6 @@ class AxisOptions:
 
     fraction: Annotated[str | None, Parameter(help="Share of the training data.", group=GROUPS["Data"])] = None
     dropout: Annotated[str | None, Parameter(help="Of the model, where it has one.", group=GROUPS["Model"])] = None
-    skip_damaged: Annotated[
-        bool | None, Parameter(help="Leave out images that do not decode.", negative="", group=GROUPS["Data"])
-    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +90,7 @@ def compare(
     """Compare training policies fairly: each with its own tuned peak, over several seeds, with intervals.
 
     Called again with the same options it goes on with what is missing. An option with several values, separated by
-    commas, is an axis: all combinations are run.
+    commas, is an axis: all combinations are run; of a switch by --set, as in --set standardise=true,false.
 
     Parameters
     ----------

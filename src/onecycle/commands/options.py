@@ -75,16 +75,17 @@ Options = TypeVar("Options")
 def options_of(source: type, leave: Sequence[str] = (), kind: Any = None) -> Callable[[type[Options]], type[Options]]:
     """Make a class a dataclass of options: its own fields, and those of `source`, each None where it is not given.
 
-    The command has no options for the fields in `leave`; `kind` is the type of all options, in place of their own.
+    The command has no options for the fields in `leave`; `kind` is the type of all options but switches, in place of
+    their own.
     """
 
     def add(cls: type[Options]) -> type[Options]:
         hints = get_type_hints(source)
         for one in fields(source):
             if one.name not in leave:
-                cls.__annotations__[one.name] = Annotated[
-                    (kind or _kind(one.name, hints[one.name])) | None, _parameter(one)
-                ]
+                own = _kind(one.name, hints[one.name])
+                of_option = own if kind is None or own is bool else kind
+                cls.__annotations__[one.name] = Annotated[of_option | None, _parameter(one)]
                 setattr(cls, one.name, None)
         return dataclass(frozen=True, kw_only=True)(cls)
 

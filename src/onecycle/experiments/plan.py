@@ -13,7 +13,7 @@ from typing import Any
 from ..data import load
 from ..data.batch_settings import fitting_batch_size
 from ..errors import ConfigError, OneCycleError, TrainingError
-from ..jobs.job import Job
+from ..jobs.job import OFF, Job
 from ..jobs.run import prepare
 from ..schedules.budget import Budget
 from ..schedules.presets import preset
@@ -155,7 +155,13 @@ def check(spec: Spec) -> None:
     if len(set(names)) < len(names):
         raise ConfigError(f"two values of an axis look the same in a folder's name: {', '.join(names)}")
     for condition in planned:
-        job_for(spec, condition, (0.1 if spec.tune else spec.peak(condition.policy)) or 0.0, 0)
+        job = job_for(spec, condition, (0.1 if spec.tune else spec.peak(condition.policy)) or 0.0, 0)
+        if job.stages or job.tuning != OFF:
+            raise ConfigError(
+                "a comparison is of runs in one stage, each by its policy, and a pretrained model is fine-tuned in "
+                'several: give fine_tune="off" (--fine-tune off), with which all layers are trained from the first '
+                "update on"
+            )
 
 
 def measured(spec: Spec) -> dict[Setting, Speed]:

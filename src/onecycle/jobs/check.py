@@ -13,12 +13,13 @@ from ..range_test.plan import EPOCHS, check_plan
 from ..range_test.verdict import judge
 from ..records.curve import Curve
 from ..records.files import CHECK
+from ..records.progress import notes
 from ..schedules.budget import Budget
 from ..training.options import seconds_of
 from ..training.runtime import Runtime
 from ..training.sharing import considerate
 from .drawing import written
-from .job import Job
+from .job import OFF, Job
 from .run import prepare
 
 
@@ -74,9 +75,15 @@ def _checked(job: Job, options: dict[str, Any], folder: Path | None, verbose: bo
     )
     timed = Budget.parse(job.budget).seconds is not None
     named = replace(job, model=ready.config["model"]) if timed else job  # train would take one that suits the time
-    test = replace(
-        test, notes=tuple(ready.learner.notes), folder=folder, command=named.command(lr_max=test.lr_max or "default")
-    )
+    told, peak = list(ready.learner.notes), test.lr_max or "default"
+    if job.stages or job.tuning != OFF:
+        peak = job.lr_max
+        told.append(
+            "the test is of all layers at one rate from the first update on, and no guide to fine-tuning in stages, "
+            "whose peaks pilots choose"
+        )
+        notes(told[-1:] if verbose else [])
+    test = replace(test, notes=tuple(told), folder=folder, command=named.command(lr_max=peak))
     resolved = {"lr_max": test.lr_max, **ready.learner.resolved, "model": ready.config["model"]}
     return written(
         CHECK, test, report, config={**ready.config, **options}, resolved=resolved, facts=ready.facts,
