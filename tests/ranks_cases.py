@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import os
@@ -10,6 +11,7 @@ import signal
 import threading
 import time
 import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -369,6 +371,36 @@ def extended(folder: str) -> dict[str, Any]:
     more.extend(2, run="run", out="more")
     seen = sorted(path.name for path in Path.cwd().iterdir())
     return {**told(more), "loaded": digest(loaded.model) == digest(first.model), "seen": seen}
+
+
+def extension_resumed(folder: str) -> dict[str, Any]:
+    """An extension that is stopped and goes on, of a run in a folder that only rank 0 has."""
+    os.chdir(Path(folder) / f"disk-{RANK}")
+    x, y = data()
+
+    def learner() -> Learner:
+        return Learner(net(), (x, y), (x[:41], y[:41]), optimizer="sgd", batch_size=20, verbose=False)
+
+    def look(event: Any) -> None:
+        if RANK == 1 and isinstance(event, Update) and event.step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    learner().fit_one_cycle(2, 0.05, out="run")
+    whole, cut, more = learner(), learner(), learner()
+    whole.extend(2, run="run", out="whole")
+    with contextlib.suppress(Interrupted):
+        cut.extend(2, run="run", out="cut", observers=[look])
+    more.extend(2, run="run", out="cut", resume=True)
+    return {**told(more), "same": digest(more.model) == digest(whole.model), "stopped": len(cut.history.steps)}
+
+
+def jobs_extended(folder: str) -> dict[str, Any]:
+    """A job and one that extends it, in folders that only rank 0 has."""
+    os.chdir(Path(folder) / f"disk-{RANK}")
+    job = onecycle.Job("digits", model="mlp", limit=200, budget="1 epochs", lr_max=0.05, optimizer="sgd")
+    onecycle.run(job, "run", report=False)
+    more = onecycle.run(replace(job, extend="run", policy="extension", lr_max="auto"), "more", report=False)
+    return {"valid": more.valid, "seen": sorted(path.name for path in Path.cwd().iterdir())}
 
 
 def begun_twice(folder: str) -> dict[str, Any]:

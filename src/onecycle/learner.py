@@ -504,7 +504,7 @@ class Learner:
         if RUN.exists(run or "") and RUN.read(run or "")["resolved"].get("optimizer") == "adamw":
             self._without_muon()  # as a run that was fine-tuned
         self._ended = extends = extensions.prepare(self.state, self.resolved, run, resumed, self.load)
-        for records in extensions.records_before(extends):
+        for records in self.runtime.ranks.from_main(lambda: list(extensions.records_before(extends))):
             self.history.begin_fit()
             self.history.extend(*records)
         return extends

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import onecycle
 from onecycle import Job, load_run, run
 from onecycle.deployment import export
-from onecycle.errors import ConfigError, DataError, MissingDependency
+from onecycle.errors import ConfigError, DataError, Interrupted, MissingDependency
+from onecycle.jobs.extend import extension_of
+from onecycle.jobs.run import job_of
 from onecycle.models import build
 from onecycle.models.pretrained import configuration
+from onecycle.records.history import Checkpointer
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -274,6 +279,69 @@ def test_absent_models_say_where_they_were_sought(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"has no config.json in .*empty, where a model of transformers"):
         configuration(f"hf:{tmp_path / 'empty'}")
+
+
+# Without them
+
+
+def stopped(job: Job, folder: Path, within: str = ".") -> None:
+    """Begin the run of a job, and stop it after the first checkpoint of the stage that is `within`."""
+    called, place = Checkpointer.__call__, (folder / within / "checkpoints").resolve()
+
+    def call(self, event):
+        called(self, event)
+        if self._folder.resolve() == place:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Checkpointer, "__call__", call)
+        run(job, folder, report=False)
+
+
+@pytest.mark.parametrize("kind", ["vit", "bert"])
+def test_a_run_goes_on_and_is_looked_into_without_the_hub(tmp_path, kind, capsys):
+    if kind == "vit":
+        cached(vit(tmp_path / "net"), tmp_path / "cache")
+        job = Job(str(photos(tmp_path / "photos")), model="hf:me/net", budget="3 epochs", lr_max=1e-3, fine_tune="full")
+    else:
+        cached(bert(tmp_path / "net"), tmp_path / "cache")
+        data = str(reviews(tmp_path / "reviews.csv"))
+        job = Job(data, target="label", model="hf:me/net", budget="3 epochs", lr_max=1e-3, fine_tune="off")
+    whole = run(job, tmp_path / "whole", report=False)
+    stopped(job, tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cache")
+    capsys.readouterr()
+    assert len(load_run(tmp_path / "cut", device="cpu").interpret().predictions) == (2 if kind == "vit" else 5)
+    said = capsys.readouterr().err
+    assert "has not come to its end (interrupted): the weights are those of its last checkpoint" in said
+    assert "has kept no predictions: they are computed for its validation data" in said
+    again = run(job_of(tmp_path / "cut"), tmp_path / "cut", resume=True, report=False)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(first[key], second[key]) for key in first) and again.valid == whole.valid
+    more = run(extension_of(tmp_path / "whole", {"budget": "1 epochs"}), tmp_path / "more", report=False)
+    assert more.epochs == 1
+    shutil.rmtree(tmp_path / "whole" / "predictions")
+    looked = load_run(tmp_path / "whole", device="cpu").interpret()
+    assert looked.confusion.accuracy.value == pytest.approx(whole.valid["accuracy"])
+
+
+def test_the_head_on_features_needs_the_weights_before_it(tmp_path):
+    cached(vit(tmp_path / "net"), tmp_path / "cache")
+    job = Job(str(photos(tmp_path / "photos")), model="hf:me/net", budget="3 epochs", lr_max=1e-3)
+    stopped(job, tmp_path / "cut", "stages/1-head")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"model 'hf:me/net' is not on this machine.*hf download me/net"):
+        run(job_of(tmp_path / "cut"), tmp_path / "cut", resume=True, report=False)
+
+
+def test_dropout_is_that_of_training_in_what_was_pretrained_too(tmp_path):
+    folder = bert(tmp_path / "bert")
+    data = onecycle.load(reviews(tmp_path / "reviews.csv"), target="label", pretrained=configuration(f"hf:{folder}"))
+    make = {"input_shape": data.input_shape, "classes": 2, "columns": data.columns}
+    model = build(f"hf:{folder}", pretrained=True, **make)
+    assert all(module.training for module in model.modules())
+    onecycle.Learner(model, data, verbose=False).fit(1, lr_max=1e-4)
+    assert all(module.training for module in model.modules() if isinstance(module, torch.nn.Dropout))
 
 
 # Low-rank changes

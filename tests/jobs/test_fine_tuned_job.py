@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -124,3 +125,37 @@ def test_stages_are_no_runs_of_their_own(tmp_path, capsys):
     main(["runs", str(tmp_path), "--json"])
     assert "/stages/" not in capsys.readouterr().out
     assert "--stages" not in Job("digits", stages=[{"budget": "1 epochs"}]).command()
+
+
+def test_a_run_in_stages_that_were_asked_for_is_extended(tmp_path):
+    from onecycle.jobs.extend import extension_of
+
+    own = [{"budget": "1 epochs", "train": "head"}, {"budget": "1 epochs"}]
+    asked = {"full": {"budget": "2 epochs", "fine_tune": "full", "freeze_epochs": 0.5}, "own": {"stages": own}}
+    for name, options in asked.items():
+        first = run(Job("digits", **options, **SMALL), tmp_path / name, report=False)
+        more = run(extension_of(tmp_path / name, {"budget": "1 epochs"}), tmp_path / f"{name}-more", report=False)
+        assert more.epochs == 1 and more.lr_max < first.lr_max * 1.01
+
+
+@pytest.mark.parametrize("method", ["head", "full"])
+def test_a_run_that_was_broken_off_is_looked_into(tmp_path, method, capsys):
+    from onecycle import load_run
+    from onecycle.errors import CheckpointError
+
+    job = Job("digits", budget="2 epochs", fine_tune=method, **SMALL)
+    whole = run(job, tmp_path / "run", report=False)
+    for name in ("model.safetensors", "predictions"):
+        path = tmp_path / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    RUN.update(tmp_path / "run", status="running")
+    if method == "head":
+        with pytest.raises(CheckpointError, match=r"its checkpoints are of the head alone.*train --resume .*run"):
+            load_run(tmp_path / "run", verbose=False)
+        return
+    looked = load_run(tmp_path / "run").interpret()
+    said = capsys.readouterr().err
+    assert looked.confusion.accuracy.value == pytest.approx(whole.valid["accuracy"])
+    assert looked.heat_map(0).ndim == 2
+    assert "has not come to its end (running): the weights are those of its last checkpoint" in said
+    assert "has kept no predictions: they are computed for its validation data" in said

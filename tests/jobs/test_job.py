@@ -332,7 +332,7 @@ def test_a_run_that_is_not_finished_predicts_from_its_last_checkpoint():
         path.unlink()
     for path in Path("run/checkpoints").iterdir():
         path.rmdir()
-    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor a checkpoint: train it first"):
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor a checkpoint: finish it by onecycle"):
         predict_files("run", [digits_file()])
 
 

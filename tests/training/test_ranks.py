@@ -134,6 +134,21 @@ def test_extensions_and_weights_are_the_main_ranks_files(tmp_path):
     assert first["loaded"] and second["loaded"] and first["digest"] == second["digest"]
 
 
+def test_an_extension_that_was_stopped_goes_on_by_the_main_ranks_files(tmp_path):
+    for rank in range(2):
+        (tmp_path / f"disk-{rank}").mkdir()
+    first, second = case(f"extension_resumed({str(tmp_path)!r})", 2)
+    assert first["digest"] == second["digest"] and first["same"] and second["same"]
+    assert first["stopped"] < len(first["losses"])
+
+
+def test_a_job_is_extended_by_the_main_ranks_files(tmp_path):
+    for rank in range(2):
+        (tmp_path / f"disk-{rank}").mkdir()
+    first, second = case(f"jobs_extended({str(tmp_path)!r})", 2)
+    assert first["valid"] == second["valid"] and first["seen"] == ["more", "run"] and not second["seen"]
+
+
 def test_a_folder_that_was_removed_has_a_new_run_on_all_ranks(tmp_path):
     first, second = case(f"begun_twice({str(tmp_path)!r})", 2)
     assert first == second and first["updates"] == 6

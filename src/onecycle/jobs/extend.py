@@ -51,4 +51,5 @@ def extension_of(folder: str | Path, values: Mapping[str, Any]) -> Job:
     free = {"policy": "extension", "policy_options": None, "lr_max": "auto", **free}
     if isinstance(free["policy"], str) and free["lr_max"] == "auto":
         ended.peak(None)  # where there is none it says so
-    return replace(before, **free, extend=str(folder))
+    once = {"fine_tune": None, "freeze_epochs": None, "stages": ()}  # all layers are trained from its first update on
+    return replace(before, **{**once, **free}, extend=str(folder))

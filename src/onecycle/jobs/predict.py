@@ -23,10 +23,10 @@ from ..data.text_tokens import TextTokens
 from ..errors import CheckpointError, ConfigError, DataError, OneCycleError
 from ..interpretation.api import Interpretation
 from ..models import build
-from ..records.checkpoint import latest, load_weights
 from ..records.files import RUN
 from ..records.progress import notes
 from ..records.read import number
+from ..records.run import load_trained
 from ..text import count
 from ..training.evaluate import predict
 from ..training.losses import Form
@@ -370,7 +370,7 @@ def load_run(
     known = _described(folder, record)
     columns = columns_of(known)
     model = model or _built(folder, known["model"], columns)
-    said = _load_weights(model, folder, record)
+    said = load_trained(model, folder)
     resolved = record["resolved"]
     runtime = Runtime.choose(device, resolved.get("precision") or "fp32")
     runtime = Runtime(runtime.device, runtime.precision, any(isinstance(m, nn.Conv2d) for m in model.modules()))
@@ -430,23 +430,3 @@ def _built(folder: Path, recipe: Mapping[str, Any] | None, columns: TableColumns
         recipe["name"], input_shape=shape, classes=recipe["classes"], columns=columns,
         architecture=recipe.get("architecture"), lora=recipe.get("lora"), **options,
     )  # fmt: skip
-
-
-def _load_weights(model: nn.Module, folder: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Load the weights of the end of a run, or of its last checkpoint; and notes on those."""
-    weights = folder / "model.safetensors"
-    if weights.exists():
-        load_weights(model, weights)
-        return ()
-    saved = latest(folder / "checkpoints")
-    if saved is None:
-        begun = "it is in its first updates yet, wait" if record["status"] == "running" else "train it first"
-        raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: {begun}")
-    try:
-        model.load_state_dict({**saved["model"], **(saved.get("averages") or {})})
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(
-            f"the weights in {folder} are of another model: {error}. Give the one that was trained, load_run(..., "
-            "model=...)"
-        ) from error
-    return (f"{folder} has not come to its end ({record['status']}): the weights are those of its last checkpoint",)

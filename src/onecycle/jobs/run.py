@@ -25,10 +25,11 @@ from ..interpretation.made import names_in, predictions_of
 from ..interpretation.recorded import record
 from ..learner import Learner
 from ..models import build
-from ..models.pretrained import configuration
+from ..models.pretrained import recorded_configuration
 from ..optim.build import recipe
 from ..optim.choice import AUTO
 from ..records import run as runs
+from ..records.checkpoint import checkpoints
 from ..records.extension import settings_of
 from ..records.files import RUN, differing, plain, write_jsonl
 from ..records.history import History, Result
@@ -55,6 +56,7 @@ from .search import dropouts, search_balance, seconds_before
 FIGURE = "curves.png"
 # Figure and page of a real run take so many times as long as those of a tiny one, at most.
 SLOWER = 1.5
+FETCHED = ("hf:", "timm:")  # models whose weights may have to be fetched
 ACCURACY = "accuracy"  # the metric of a forecast, where it is measured
 
 
@@ -98,18 +100,19 @@ def _run(
     folder, resume = runs.placed(asked, resume, ranks)
     if not resume:
         ranks.from_main(lambda: RUN.claim(folder))
-    job, data = _with_model(job, folder if resume else job.extend, began)
+    extended = None if job.extend is None else ranks.folder(Path(job.extend), resume=True)
+    job, data = _with_model(job, folder if resume else extended, began)
     if resume and (result := finished(job, folder, RUN.read(folder))):
         return _asked_later(folder, result, reach, report)
-    ready = prepare(job, verbose, data, reach)
+    ready = prepare(job, verbose, data, reach, _with_weights(job, folder if resume else None, extended, ranks))
     learner, test_data = ready.learner, ready.data.test if test else None
-    config, facts, note = _as_recorded(ready, folder if resume else None, job.extend)
+    config, facts, note = _as_recorded(ready, folder if resume else None, extended)
     notes([note] * bool(note and verbose))
     policy = job.policy if isinstance(job.policy, str) else Policy.from_dict(job.policy)
     options = job.schedule_options if isinstance(policy, str) else {}
     budget, lr_max = Budget.parse(job.budget), job.lr_max
     began -= seconds_before(folder)
-    settings = {} if job.extend is None else settings_of(RUN.read(folder if resume else job.extend))
+    settings = {} if extended is None else settings_of(RUN.read(folder if resume else extended))
     if job.balance and job.extend is None:
         learner.tracking.check(folder, resume)
         about = {"config": config, "facts": facts, "samples": len(ready.data.train), "began": began}
@@ -222,18 +225,24 @@ class Prepared:
     build: Callable[[int], nn.Module]
     config: dict[str, Any]
     facts: dict[str, Any]
+    before: Path | None = None  # the run whose weights come to the model
 
     def with_settings(self, settings: Mapping[str, Any]) -> Learner:
         """A learner for the same data, with the same initial weights, and with these settings: see `BalanceSearch`."""
         others = {name: value for name, value in settings.items() if name != "dropout"}
-        learner = prepare(replace(self.job, **others), data=self.data).learner
+        learner = prepare(replace(self.job, **others), data=self.data, before=self.before).learner
         for layer in dropouts(learner.model) if "dropout" in settings else ():
             layer.p = settings["dropout"]
         return learner
 
 
-def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: float | None = None) -> Prepared:
+def prepare(
+    job: Job, verbose: bool = False, data: Data | None = None, reach: float | None = None, before: Path | None = None
+) -> Prepared:
     """Read the data, where they are not given, and build the model and its learner, which is to `reach` a target.
+
+    Where all weights are to come from the run in the folder `before`, pretrained ones are not looked for, and what that
+    run knows of them is taken from there.
 
     Raises:
         ConfigError: an accuracy is measured, and none can be what is to be reached; or no test images to be mirrored.
@@ -241,25 +250,40 @@ def prepare(job: Job, verbose: bool = False, data: Data | None = None, reach: fl
     """
     _check_optimizer(job)
     if data is None:
-        known = configuration(job.model) if job.model and (job.with_weights or job.model.startswith("hf:")) else None
+        known = None
+        if job.model and (job.with_weights or job.model.startswith("hf:")):
+            facts = {} if before is None else RUN.read(before)["facts"]
+            known = recorded_configuration(job.model, facts)
         data = load(job.data, seed=job.seed, pretrained=known, **job.load_options)
     if job.test_flips and (data.kind != "image" or data.test is None):
         raise ConfigError(f"test_flips mirrors the images of a test split, and {data!r} has none: leave it out")
     name = _default_model(data) if job.model in (None, AUTO_MODEL) else job.model
 
+    weights = job.with_weights and (before is None or not name.startswith(FETCHED))
     images = some_images(data.train, data.mean, data.std) if name == NET else None
 
     def anew(seed: int) -> nn.Module:
         return build(
             name, input_shape=data.input_shape, classes=_outputs(data), columns=data.columns, images=images, seed=seed,
-            pretrained=job.with_weights, labels=data.classes if job.with_weights else None,
+            pretrained=weights, labels=data.classes if weights else None,
             architecture=getattr(data.pretrained, "architecture", None), lora=job.lora, **job.own_model_options,
         )  # fmt: skip
 
     learner = Learner(anew(job.seed), data, metrics=_metrics(data), verbose=verbose, **job.learner_keywords())
     if reach is not None and ACCURACY in learner.measured:
         target_of(ACCURACY, reach, "reach")
-    return Prepared(job, data, learner, anew, {**asked_for(job), "model": name}, plain(_facts(data)))
+    return Prepared(job, data, learner, anew, {**asked_for(job), "model": name}, plain(_facts(data)), before)
+
+
+def _with_weights(job: Job, resumed: Path | None, extended: Path | None, ranks: Ranks) -> Path | None:
+    """The run whose files have all the weights of the model: that which is extended, or one with a checkpoint of them.
+
+    The checkpoints of a head alone have not.
+    """
+    if resumed is None or extended is not None or not job.with_weights:
+        return resumed or extended
+    head = job.tuning == HEAD or any(stage["train"] == HEAD for stage in job.stages[-1:])
+    return resumed if not head and ranks.from_main(lambda: bool(checkpoints(resumed / "checkpoints"))) else None
 
 
 def _metrics(data: Data) -> Any:
@@ -305,7 +329,7 @@ def _facts_as_begun(facts: dict[str, Any], recorded: Mapping[str, Any]) -> dict[
     return {**facts, "columns": {**columns, "numbers": numbers}}
 
 
-def _as_recorded(ready: Prepared, resumed: Path | None, extended: str | None) -> tuple[dict[str, Any], Any, str]:
+def _as_recorded(ready: Prepared, resumed: Path | None, extended: Path | None) -> tuple[dict[str, Any], Any, str]:
     """Configuration and facts of a run as they are kept with it, and a note on those that were kept otherwise once."""
     if resumed is None:
         if extended is not None:
@@ -316,7 +340,7 @@ def _as_recorded(ready: Prepared, resumed: Path | None, extended: str | None) ->
     return config, _facts_as_begun(ready.facts, record["facts"]), note
 
 
-def _check_same_data(extended: str, facts: dict[str, Any]) -> None:
+def _check_same_data(extended: Path, facts: dict[str, Any]) -> None:
     """Check that the data have the facts that those of the run in this folder, which is to be extended, had.
 
     Raises:

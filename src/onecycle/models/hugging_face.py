@@ -130,7 +130,7 @@ def from_hub(
             net = _weights(make, name, config, head) if pretrained else make.from_config(config)
         except OSError as error:
             raise ConfigError(f"the weights of hf:{name} cannot be read: {in_words(error)}") from error
-    net = net.float()
+    net = net.float().train()  # transformers gives what it has read in evaluation mode, without dropout
     if pretrained and kind != POOLED:
         _renew(net, config, head) if order is None else _reorder(net, head, order)
     if kind == IMAGE:

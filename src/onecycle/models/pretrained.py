@@ -112,6 +112,23 @@ def configuration(name: str) -> PretrainedConfig:
     return PretrainedConfig.of(name, getattr(maker, "pretrained_cfg", None) or {})
 
 
+def recorded_configuration(name: str, facts: Mapping[str, Any]) -> PretrainedConfig:
+    """That of the model `name` of a run, by the facts that were kept of its data: nothing is looked up or fetched.
+
+    What does not matter once its weights are those of the run is left open: the labels of its own head, how images
+    were resized.
+    """
+    if "architecture" not in facts:
+        return configuration(name)
+    columns, image = facts.get("columns") or {}, facts["kind"] == "image"
+    statistics = {"mean": facts["mean"], "std": facts["std"]} if "seen" in facts else {}
+    known = PretrainedConfig.of(name, {"input_size": facts["input_shape"] if image else None, **statistics})
+    tokens = None if image else (columns["tokenizer"], columns["pad"], columns["length"])
+    return replace(
+        known, tokenizer=tokens, architecture=facts["architecture"], revision=facts.get("revision")
+    )  # fmt: skip
+
+
 def without_weights(name: str) -> str:
     """What is said where a reference model is asked for its pretrained weights."""
     return f"model {name!r} has no pretrained weights: leave out pretrained, or give {SOURCES}"

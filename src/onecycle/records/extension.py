@@ -111,13 +111,13 @@ def prepare(
     """
     if state.step:
         raise ConfigError("this learner was trained before: give one as new, or leave out run to extend its own fit")
-    extends = finished_run(run or "") if resumed is None else _begun_from(resumed)
+    extends, ranks = finished_run(run or "") if resumed is None else _begun_from(resumed), state.runtime.ranks
     if resumed is not None:
-        if checkpoints(resumed / "checkpoints"):
+        if ranks.from_main(lambda: bool(checkpoints(resumed / "checkpoints"))):
             return extends
-        _check_unchanged(extends)
+        ranks.from_main(lambda: _check_unchanged(extends))
     weights = Path(extends.run or "")
-    _check_alike(weights, resolved)
+    _check_alike(weights, ranks.from_main(lambda: RUN.read(weights)), resolved)
     if any(module.state_dict() for module in state.modules[1:]):
         raise CheckpointError(
             f"the loss has parameters of its own, which {weights / WEIGHTS} does not hold: extend the learner that was "
@@ -191,15 +191,16 @@ def of_a_part(what: object) -> ConfigError:
     )
 
 
-def _check_alike(folder: str | Path, resolved: Mapping[str, Any]) -> None:
+def _check_alike(folder: Path, record: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
     """Check that the options of a learner came to what those of the run in `folder` came to, which it is to go on from.
+
+    `record` is its ``run.json``.
 
     Raises:
         ConfigError: a run of a part of the model, and the learner trains more of it.
         CheckpointError: they came to something else; it is named.
     """
     of_schedule = ("lr_max", "updates", "schedule")
-    record = RUN.read(folder)
     if record["resolved"].get("frozen", 0) > resolved.get("frozen", 0):
         raise of_a_part(folder)
     lines = options_differing(record, resolved, leave=of_schedule, more=("optimizer",))

@@ -19,7 +19,7 @@ from ..training.ranks import ALONE, Ranks
 from ..training.sharded import Weights, held_by_main, in_one_piece
 from ..training.state import TrainState
 from . import checkpoint
-from .checkpoint import save_weights
+from .checkpoint import load_weights, save_weights
 from .files import PILOTS, RUN, SUMMARY, differing, plain, read_jsonl, write_jsonl
 from .history import Checkpointer, History, Observer, Recorder, Result, named
 from .origin import origin
@@ -358,6 +358,36 @@ class Recording:
         """In words, where the last checkpoint is."""
         saved = checkpoint.checkpoints(self.folder / "checkpoints")
         return f"The last good checkpoint is {saved[-1]}" if saved else "There is no checkpoint yet"
+
+
+def load_trained(model: nn.Module, folder: Path) -> tuple[str, ...]:
+    """Load the weights of the end of the run in `folder`, or else of its last checkpoint; and notes on those.
+
+    Raises:
+        CheckpointError: no run there, no weights yet, or weights of another model.
+    """
+    record, weights = RUN.read(folder), folder / "model.safetensors"
+    if weights.exists():
+        load_weights(model, weights)
+        return ()
+    finish = f"onecycle train --resume {folder}" if record["facts"] else "fit(..., resume=True)"
+    saved = checkpoint.latest(folder / "checkpoints")
+    if saved is None:
+        begun = "it is in its first updates yet, wait" if record["status"] == "running" else f"finish it by {finish}"
+        raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: {begun}")
+    if "frozen" in record["resolved"] and len(saved["model"]) < len(model.state_dict()):
+        raise CheckpointError(
+            f"{folder} has not come to its end ({record['status']}), and its checkpoints are of the head alone, made "
+            f"of features: finish it by {finish}"
+        )
+    try:
+        model.load_state_dict({**saved["model"], **(saved.get("averages") or {})})
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"the weights in {folder} are of another model: {error}. Give the one that was trained, load_run(..., "
+            "model=...)"
+        ) from error
+    return (f"{folder} has not come to its end ({record['status']}): the weights are those of its last checkpoint",)
 
 
 def broken_off(folder: Path, error: BaseException) -> None:
