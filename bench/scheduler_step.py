@@ -2,9 +2,10 @@
 
     python bench/scheduler_step.py
 
-An optimizer whose update does nothing is stepped in blocks: alone, with torch's scheduler, with ours, in turns in one
-process, on one thread. The cost of a scheduler is what a block takes beyond that of the optimizer alone, so that what
-it does inside of the optimizer's step (torch's wrapper, our hooks) is in it.
+An optimizer whose update does nothing is stepped in blocks: alone, with torch's scheduler, with ours, with a scheduler of
+torch that leaves its learning rates as they are, and with our count of updates alone; in turns in one process, on one
+thread. The cost of a scheduler is what a block takes beyond that of the optimizer alone, so that what it does inside of
+the optimizer's step (torch's wrapper, our hooks) is in it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,21 @@ import warnings
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.lr_scheduler import OneCycleLR as TorchOneCycleLR
 
 from onecycle import preset
 from onecycle.adapters.torch import OneCycleLR
 
 TOTAL = 10**7
-REPEATS = 41
+REPEATS = 201
+
+
+class Idle(LRScheduler):
+    """What torch's schedulers cost before they compute anything."""
+
+    def get_lr(self):
+        return [group["lr"] for group in self.optimizer.param_groups]
 
 
 def still(cls) -> type:
@@ -56,23 +65,24 @@ def quartiles(values: list[float]) -> str:
 
 
 def compare(kind: str, groups: int, momentum: bool, rates: str) -> None:
-    """Print the microseconds of a step, ours and torch's, and their ratio, block by block."""
-    steps = max(20, 4000 // groups)
+    """Print the microseconds of a step, torch's, ours and of what either does at least, and ratios, block by block."""
+    steps = max(10, 400 // groups)
     peak = 0.1 if rates == "one" else [0.1 * (1 + i / groups) for i in range(groups)]
-    alone, theirs, ours = (optimizer(kind, groups) for _ in range(3))
+    alone, theirs, ours, idle, counted = (optimizer(kind, groups) for _ in range(5))
     their = TorchOneCycleLR(theirs, peak, TOTAL, cycle_momentum=momentum)
     our = OneCycleLR(ours, peak, TOTAL, cycle_momentum=momentum)
+    hooks = OneCycleLR(counted, peak, TOTAL, cycle_momentum=momentum)
+    pairs = (theirs, their), (ours, our), (idle, Idle(idle)), (counted, None)
     rows = []
     for _ in range(REPEATS + 1):
         bare = block(alone, None, steps)
-        rows.append((block(theirs, their, steps) - bare, block(ours, our, steps) - bare))
+        rows.append([1e6 * (block(*pair, steps) - bare) for pair in pairs])
+    hooks.detach()
     rows = rows[1:]
-    torch_us, our_us = ([1e6 * row[i] for row in rows] for i in (0, 1))
-    ratio = quartiles([b / a for a, b in rows])
-    momentum_words = "with" if momentum else "without"
-    print(
-        f"| {kind} | {groups:,} | {momentum_words} | {rates} | {quartiles(torch_us)} | {quartiles(our_us)} | {ratio} |"
-    )
+    cells = [quartiles([row[i] for row in rows]) for i in range(4)]
+    ratios = [quartiles([row[i] / row[0] for row in rows]) for i in (1, 2, 3)]
+    words = [kind, f"{groups:,}", "with" if momentum else "without", rates, *cells, *ratios]
+    print(f"| {' | '.join(words)} |", flush=True)
 
 
 def evaluation() -> None:
@@ -94,8 +104,9 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, Python {platform.python_version()}, n = {REPEATS} blocks each, medians (quartiles)"
     )
-    print("| optimizer | groups | momentum | max_lr | torch, us | ours, us | ours / torch |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    columns = ["optimizer", "groups", "momentum", "max_lr", "torch, us", "ours, us", "idle, us", "our hooks, us"]
+    print(f"| {' | '.join([*columns, 'ours / torch', 'idle / torch', 'hooks / torch'])} |")
+    print("| --- " * 11 + "|")
     for kind in ("sgd", "adamw"):
         for groups in (1, 10, 100, 1000):
             for momentum in (True, False):

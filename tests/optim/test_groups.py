@@ -6,12 +6,14 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from optim_makers import CYCLED, DOWN, column, parameter
 from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from onecycle.errors import ConfigError
 from onecycle.optim.groups import bind, write
-from onecycle.schedules.piecewise import Piecewise
+from onecycle.schedules.piecewise import EASINGS, Piecewise
 from onecycle.schedules.policy import Policy
 
 
@@ -166,3 +168,28 @@ def test_ratios_that_a_foreign_state_lacks_are_made_again():
     optimizer.load_state_dict(foreign)
     write(CYCLED, optimizer, 0)
     assert column(optimizer, "lr") == [0.5, 1]
+
+
+@st.composite
+def policies(draw):
+    """Curves that turn at the same places or at others, by one easing or another, and functions."""
+    several = [sorted(draw(st.sets(st.integers(-2, 12), min_size=1, max_size=4))) for _ in range(2)]
+    names = draw(st.lists(st.sampled_from(sorted(EASINGS)), min_size=2, max_size=2))
+
+    def schedule():
+        if draw(st.integers(0, 4)) == 0:
+            return lambda progress: 1 + progress
+        places = draw(st.sampled_from(several))
+        return Piecewise(tuple((x / 10, draw(st.floats(1e-3, 2.0))) for x in places), draw(st.sampled_from(names)))
+
+    return Policy({name: schedule() for name in ("lr", "momentum", "weight_decay")})
+
+
+@settings(max_examples=200, deadline=None)
+@given(policies(), st.lists(st.floats(-0.5, 1.5), min_size=1, max_size=5))
+def test_what_is_written_is_the_policy_to_the_bit(policy, places):
+    optimizer = SGD([parameter()], lr=0.1, momentum=0.9, weight_decay=0.01)
+    for progress in places:
+        expected = policy(progress)
+        assert write(policy, optimizer, progress) == expected
+        assert {name: optimizer.param_groups[0][name] for name in expected} == expected

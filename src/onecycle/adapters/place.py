@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch.optim import Optimizer
+
 from ..checks import is_number, is_whole, whole
 from ..errors import CheckpointError, ConfigError, warn
+from ..optim.driver import stepped
 from ..schedules.policy import WHOLE_RUN
 from ..text import count, duration
 
@@ -50,30 +53,45 @@ class Place:
     past_end: bool = False  # whether it was said that the end is past
     saved: int | None = None  # the position when the state was saved or loaded last
     handed_over: int | None = None  # the position from which another scheduler goes on, as in SequentialLR
+    groups: int = 0  # the parameter groups that have their values
     onwards: str = ONWARDS  # how to train on from the end
 
     def progress(self) -> float:
         """What share of the curve lies before the next update: from 0 to 1."""
-        left = self.total - 1 - self.stretched_at
+        at, before, position = self.stretched_at, self.stretched_progress, self.position
+        left = self.total - 1 - at
         if left <= 0:
-            return self.stretched_progress
-        if self.position >= self.total:
+            return before
+        if position > left + at:
             return 1.0
-        since = max(0, self.position) - self.stretched_at
-        return self.stretched_progress + since / left * (1 - self.stretched_progress)
+        return before + ((position if position > 0 else 0) - at) / left * (1 - before)
 
     def move_to(self, position: int) -> None:
         """Be at `position`, whatever was before."""
         self.position = self.counted = position
         self.pending, self.updated, self.tentative, self.handed_over = 0, False, False, None
 
-    def step(self) -> bool:
-        """Go on by one, if there was an update since the last step, or none at all so far; whether it did."""
+    def updates(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Count an update: a hook after the steps of the optimizer."""
+        self.pending += stepped(optimizer)
+
+    def step(self) -> float | None:
+        """Go on by one, if there was an update since the last step, or none at all so far; the progress if it did."""
         updates, self.pending, self.handed_over = self.pending, 0, None
         if not updates:
             self.tentative = not self.updated
             self.position += self.tentative
-            return self.tentative
+            return self.progress() if self.tentative else None
+        if updates > 1 or self.counted >= self.total:
+            self._warn_of(updates)
+        self.position = self.counted = position = self.counted + 1
+        self.updated = True
+        if position < self.total and not self.stretched_at:  # as mostly, without a call
+            return position / (self.total - 1)
+        return self.progress()
+
+    def _warn_of(self, updates: int) -> None:
+        """Say once that a step stands for several updates, and that there are more than the total."""
         if updates > 1 and not self.sparse:
             self.sparse = True
             warn(
@@ -87,9 +105,6 @@ class Place:
                 f"stepped past the end of a schedule over {self.total}: the values stay at their last. Give the true "
                 f"number of updates; to go on from the end {self.onwards}"
             )
-        self.counted += 1
-        self.position, self.updated = self.counted, True
-        return True
 
     def take_back(self) -> None:
         """Before the first update: be where the updates are, whatever steps there were."""

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..checks import flag, number, one_of, share, whole
 from ..errors import ConfigError, users_frame, warn
-from ..optim.driver import attach, attached, inner, release, stepped
+from ..optim.driver import attach, attached, inner, release
 from ..optim.groups import bind, write
 from ..schedules import presets
 from ..schedules.policy import WHOLE_RUN, Policy
@@ -62,6 +62,7 @@ class PolicyScheduler(LRScheduler):
     """
 
     _onwards = ONWARDS  # how to train on from the end, said where nothing is left to stretch
+    _others: Sequence[tuple[Policy, Sequence[int]]] = ()  # policies of some groups, by number, and which these are
 
     def __init__(self, optimizer: Optimizer, policy: Policy, total: int, last_epoch: int = -1):
         if not isinstance(policy, Policy):
@@ -140,9 +141,12 @@ class PolicyScheduler(LRScheduler):
         """Go on to the next update, if there was one; or to update `epoch`, counted from 0."""
         if epoch is not None or self._is_initial:
             self._go(self.last_epoch + 1 if epoch is None else whole("epoch", epoch, least=0))
-            return
-        if self._place.step():
-            self._write()
+        elif (progress := self._place.step()) is not None:
+            groups = self.optimizer.param_groups
+            if self._at_work and not self._others and self._place.groups == len(groups):  # as mostly, with fewer calls
+                write(self.policy, self.optimizer, progress, 1.0, groups)
+            else:
+                self._write_at(progress)
 
     def _update_lr(self, epoch: int | None = None) -> None:  # SequentialLR calls it where its next one begins
         self.step(epoch)
@@ -219,14 +223,19 @@ class PolicyScheduler(LRScheduler):
 
     def _hook(self) -> None:
         """Count updates; write values again where the optimizer was loaded or has new groups."""
-        optimizer = inner(self.optimizer)
+        optimizer, place = inner(self.optimizer), self._place
         me: Any = weakref.ref(self)
+
+        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if place.tentative or place.groups != len(optimizer.param_groups):
+                _before(me, optimizer)
+
         self._hooks = (
-            optimizer.register_step_pre_hook(partial(_before, me)),
-            optimizer.register_step_post_hook(partial(_after, me)),
+            optimizer.register_step_pre_hook(before),
+            optimizer.register_step_post_hook(place.updates),
             optimizer.register_load_state_dict_post_hook(partial(_loaded, me)),
         )
-        self._told = weakref.finalize(self, _end, self._place, self._caller, self._hooks)
+        self._told = weakref.finalize(self, _end, place, self._caller, self._hooks)
 
     def _go(self, position: int) -> None:
         self._place.move_to(position)
@@ -237,7 +246,7 @@ class PolicyScheduler(LRScheduler):
         for group in groups:
             group.setdefault("initial_lr", _plain(group["lr"]))
         bind(self.policy, self.optimizer)
-        self._groups = len(groups)
+        self._place.groups = len(groups)
 
     def _rates(self) -> list[float]:
         """The learning rate of each group at this position."""
@@ -266,13 +275,18 @@ class PolicyScheduler(LRScheduler):
         self._place.handed_over = self._place.position
 
     def _write(self) -> None:
-        if self._place.position >= 0 and self._at_work and self._place.handed_over is None:
-            if self._groups != len(self.optimizer.param_groups):
-                self._bind()
+        if self._place.position >= 0 and self._place.handed_over is None:
             self._write_at(self._place.progress())
 
     def _write_at(self, progress: float) -> None:
-        write(self.policy, self.optimizer, progress)
+        if not self._at_work:
+            return
+        groups = self.optimizer.param_groups
+        if self._place.groups != len(groups):
+            self._bind()
+        write(self.policy, self.optimizer, progress, 1.0, groups)
+        for policy, which in self._others:
+            write(policy, self.optimizer, progress, 1.0, [groups[i] for i in which])
 
 
 class OneCycleLR(PolicyScheduler):
@@ -354,11 +368,10 @@ class OneCycleLR(PolicyScheduler):
         self._ratios = [rate / peak for rate in rates]
         self._start_lr = peak / div_factor
         self._cycles = bool(momenta)
-        # One policy for each pair of momenta: most have one.
-        pairs = list(dict.fromkeys(momenta))
-        self._policies = [made(momentum=pair) for pair in pairs or [None]]
-        self._policy_of = [pairs.index(pair) for pair in momenta] if len(pairs) > 1 else []
-        self._start(optimizer, self._policies[0], total, last_epoch)
+        # A policy for each pair of momenta, of which most have one; that of the first is for groups to come too.
+        first, *others = dict.fromkeys(momenta or [None])
+        self._others = [(made(momentum=pair), [i for i, each in enumerate(momenta) if each == pair]) for pair in others]
+        self._start(optimizer, made(momentum=first), total, last_epoch)
 
     @property
     def total_steps(self) -> int:
@@ -373,32 +386,18 @@ class OneCycleLR(PolicyScheduler):
                 group["momentum_ratio"] = 1.0
         super()._bind()
 
-    def _write_at(self, progress: float) -> None:
-        if not self._policy_of:
-            return super()._write_at(progress)
-        which = [*self._policy_of, *[0] * (self._groups - len(self._policy_of))]
-        for k, policy in enumerate(self._policies):
-            groups = [g for g, i in zip(self.optimizer.param_groups, which, strict=True) if i == k]
-            write(policy, self.optimizer, progress, groups=groups)
-
 
 # The hooks hold the scheduler weakly, and read nothing that changes from update to update: torch.compile traces them.
 
 
-def _before(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+def _before(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer) -> None:
     if (me := scheduler()) is None:
         return
     if me._place.tentative:
         me._place.take_back()
-        me._write()
-    elif me._groups != len(optimizer.param_groups):
+    else:
         me._look()
-        me._write()
-
-
-def _after(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    if (me := scheduler()) is not None:
-        me._place.pending += stepped(optimizer)
+    me._write()
 
 
 def _loaded(scheduler: weakref.ref[PolicyScheduler], optimizer: Optimizer) -> None:

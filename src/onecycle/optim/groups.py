@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,27 +71,51 @@ def write(
     """Write the values at `progress` into every parameter group, in place where they are tensors; return them.
 
     The learning rate is `factor` times the policy's. `groups` are those to write into, where it is not all.
+
+    Values are ``policy(progress)`` to the bit. They are computed here, since calls were most of a scheduler's step, and
+    since learning rate and momentum that turn at the same places need one easing between them.
     """
-    values = policy(progress)
-    if factor != 1.0:
-        values["lr"] *= factor
-    layers = policy.layers
-    for name, value in values.items():
-        ratio = f"{name}_ratio"
-        for group in optimizer.param_groups if groups is None else groups:
+    layers, groups = policy.layers, optimizer.param_groups if groups is None else groups
+    values: dict[str, float] = {}
+    i, share = 0, 0.0
+    for name, ratio, function, turns, spans in policy.plan:
+        if function is not None:
+            value = function(progress)
+        else:
+            if turns is not None:
+                starts, segments = turns
+                i = bisect_right(starts, progress)
+                start, width, ease = segments[i]
+                share = ease((progress - start) / width)
+            a, rise, power = spans[i]
+            value = a + rise * share if power is None else a * power**share
+        if factor != 1.0 and name == "lr":
+            value *= factor
+        values[name] = value
+        for group in groups:
             if ratio not in group:
                 bind(policy, optimizer)
             part = value * (layers[group["layer"]] if layers and name == "lr" else group[ratio])
-            if type(before := group.get(name)) is float:  # as most are
+            if name in group and type(group[name]) is float:  # as most are
                 group[name] = part
-            elif before is None and name not in group:
-                if name == "momentum" and "betas" in group:
-                    group["betas"] = _with_first(group["betas"], part)
-            elif isinstance(before, torch.Tensor):
-                before.fill_(part)
             else:
-                group[name] = part
+                _put(group, name, part)
     return values
+
+
+def _put(group: dict[str, Any], name: str, value: float) -> None:
+    """Write one value: into a tensor in place, and momentum where there is none as the first of the betas."""
+    if name in group:
+        if isinstance(group[name], torch.Tensor):
+            group[name].fill_(value)
+        else:
+            group[name] = value
+    elif name == "momentum" and "betas" in group:
+        betas = group["betas"]
+        if type(betas[0]) is not float and isinstance(betas[0], torch.Tensor):
+            betas[0].fill_(value)
+        else:
+            group["betas"] = (value, *betas[1:])
 
 
 def plain_settings(optimizer: Optimizer) -> None:
@@ -141,11 +166,3 @@ def _unshare(optimizer: Optimizer, name: str) -> None:
             if id(first) in seen:
                 group["betas"] = (first.clone(), *group["betas"][1:])
             seen.add(id(first))
-
-
-def _with_first(betas: Any, value: float) -> Any:
-    first = betas[0]
-    if type(first) is not float and isinstance(first, torch.Tensor):
-        first.fill_(value)
-        return betas
-    return (value, *betas[1:])

@@ -5,11 +5,11 @@ Standard library only, so that anything (another framework, a spreadsheet) can u
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import cos, isfinite, pi, sqrt
 from typing import Any
 
 from ..checks import one_of
@@ -19,31 +19,24 @@ Schedule = Callable[[float], float]
 """From progress (0 at the first update, 1 at the last) to a value. Any callable will do."""
 
 
-def _linear(a: float, b: float, t: float) -> float:
-    return a + (b - a) * t
+def _linear(t: float) -> float:
+    return t
 
 
-def _cosine(a: float, b: float, t: float) -> float:
-    return a + (b - a) * (1 - math.cos(math.pi * t)) / 2
+def _cosine(t: float) -> float:
+    return (1 - cos(pi * t)) / 2
 
 
-def _exponential(a: float, b: float, t: float) -> float:
-    return a * (b / a) ** t
+def _hold(t: float) -> float:
+    return 0.0
 
 
-def _one_minus_sqrt(a: float, b: float, t: float) -> float:
-    return a + (b - a) * math.sqrt(t)
-
-
-def _hold(a: float, b: float, t: float) -> float:
-    return a
-
-
-EASINGS: dict[str, Callable[[float, float, float], float]] = {
+# The share of the way from a to b that lies before a share t of the segment; an exponential goes it in powers of b / a.
+EASINGS: dict[str, Callable[[float], float]] = {
     "linear": _linear,
     "cosine": _cosine,
-    "exponential": _exponential,
-    "one-minus-sqrt": _one_minus_sqrt,
+    "exponential": _linear,
+    "one-minus-sqrt": sqrt,
     "hold": _hold,
 }
 
@@ -81,30 +74,40 @@ class Piecewise:
 
     points: tuple[tuple[float, float], ...]
     easing: str | tuple[str, ...] = "linear"
-    _starts: tuple[float, ...] = field(init=False, repr=False, compare=False)
-    _segments: tuple[tuple[Any, ...], ...] = field(init=False, repr=False, compare=False)
+    # The progress of each point, and for each segment its start, width and easing; curves that turn alike share these.
+    turns: tuple[tuple[float, ...], tuple[tuple[Any, ...], ...]] = field(init=False, repr=False, compare=False)
+    # For each segment its first value, how far it goes from there, and for an exponential the ratio of its two values.
+    spans: tuple[tuple[float, float, float | None], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         points = _checked_points(self.points)
         easing = _checked_easing(self.easing)
         names = (easing,) * (len(points) - 1) if isinstance(easing, str) else easing
         _check_segments(points, names)
-        segments = tuple(
-            (p, q - p, a, b, EASINGS[name]) for ((p, a), (q, b)), name in zip(pairwise(points), names, strict=True)
+        starts, values = zip(*points, strict=True)
+        segments = ((p, q - p, EASINGS[name]) for (p, q), name in zip(pairwise(starts), names, strict=True))
+        spans = (
+            (a, b - a, b / a if name == "exponential" else None)
+            for (a, b), name in zip(pairwise(values), names, strict=True)
         )
-        for name, value in (("points", points), ("easing", easing), ("_segments", segments)):
+        # Before the first point and after the last there is a segment that holds.
+        made = {
+            "points": points,
+            "easing": easing,
+            "turns": (starts, ((starts[0], 1.0, _hold), *segments, (starts[-1], 1.0, _hold))),
+            "spans": ((values[0], 0.0, None), *spans, (values[-1], 0.0, None)),
+        }
+        for name, value in made.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_starts", tuple(x for x, _ in points))
 
     def __call__(self, progress: float) -> float:
         """The value at `progress`."""
-        i = bisect_right(self._starts, progress)
-        if i == 0:
-            return self.points[0][1]
-        if i == len(self._starts):
-            return self.points[-1][1]
-        start, width, a, b, ease = self._segments[i - 1]
-        return ease(a, b, (progress - start) / width)
+        starts, segments = self.turns
+        i = bisect_right(starts, progress)
+        start, width, ease = segments[i]
+        a, rise, ratio = self.spans[i]
+        share = ease((progress - start) / width)
+        return a + rise * share if ratio is None else a * ratio**share
 
     @property
     def peak(self) -> float:
@@ -146,7 +149,7 @@ def _checked_points(points: Iterable[Any]) -> tuple[tuple[float, float], ...]:
         ) from None
     if not checked:
         raise ConfigError("a schedule needs at least one point (progress, value); received none")
-    if not all(math.isfinite(v) for point in checked for v in point):
+    if not all(isfinite(v) for point in checked for v in point):
         raise ConfigError(f"points must be finite numbers; received {checked}")
     if any(p[0] >= q[0] for p, q in pairwise(checked)):
         raise ConfigError(f"progress must increase from point to point; received {[x for x, _ in checked]}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,6 +45,9 @@ class Policy:
 
     schedules: Mapping[str, Schedule]
     layers: tuple[float, ...] = ()
+    # For `onecycle.optim.groups.write`, by schedule: its name, the key of a group's ratio, and a function of progress;
+    # or where it is a `Piecewise` its turns, None where it turns as the one before, and its spans.
+    plan: tuple[tuple[Any, ...], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedules, Mapping) or "lr" not in self.schedules:
@@ -53,6 +56,7 @@ class Policy:
         if not isinstance(self.layers, tuple | list):
             raise ConfigError(f"layers are factors of the learning rate, such as (0.1, 1); received {self.layers!r}")
         object.__setattr__(self, "schedules", checked)
+        object.__setattr__(self, "plan", tuple(_plan(checked)))
         object.__setattr__(self, "layers", tuple(number("layers", v, above=0) for v in self.layers))
 
     def __repr__(self) -> str:
@@ -128,6 +132,17 @@ def progress_after(applied: int, updates: int) -> float:
     (0.9, 1.0, 1.0)
     """
     return position(min(applied, updates - 1), updates)
+
+
+def _plan(schedules: Mapping[str, Schedule]) -> Iterator[tuple[Any, ...]]:
+    """What of the schedules is known before any progress."""
+    before = None
+    for name, schedule in schedules.items():
+        if type(schedule) is Piecewise:
+            yield name, name + "_ratio", None, None if schedule.turns == before else schedule.turns, schedule.spans
+            before = schedule.turns
+        else:
+            yield name, name + "_ratio", schedule, None, None
 
 
 def _in_short(schedule: Schedule) -> str:
