@@ -2,10 +2,10 @@
 
     python bench/scheduler_step.py
 
-An optimizer whose update does nothing is stepped in blocks: alone, with torch's scheduler, with ours, with a scheduler of
-torch that leaves its learning rates as they are, and with our count of updates alone; in turns in one process, on one
-thread. The cost of a scheduler is what a block takes beyond that of the optimizer alone, so that what it does inside of
-the optimizer's step (torch's wrapper, our hooks) is in it.
+An optimizer whose update does nothing is stepped in blocks: alone, with torch's scheduler, with ours, with a scheduler
+of torch that leaves its learning rates as they are, and with our count of updates alone; in turns in one process, on
+one thread. The cost of a scheduler is what a block takes beyond that of the optimizer alone, so that what it does
+inside of the optimizer's step (torch's wrapper, our hooks) is in it.
 """
 
 from __future__ import annotations
