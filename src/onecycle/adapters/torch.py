@@ -142,11 +142,7 @@ class PolicyScheduler(LRScheduler):
         if epoch is not None or self._is_initial:
             self._go(self.last_epoch + 1 if epoch is None else whole("epoch", epoch, least=0))
         elif (progress := self._place.step()) is not None:
-            groups = self.optimizer.param_groups
-            if self._at_work and not self._others and self._place.groups == len(groups):  # as mostly, with fewer calls
-                write(self.policy, self.optimizer, progress, 1.0, groups)
-            else:
-                self._write_at(progress)
+            self._write_at(progress)
 
     def _update_lr(self, epoch: int | None = None) -> None:  # SequentialLR calls it where its next one begins
         self.step(epoch)
