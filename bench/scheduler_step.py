@@ -104,9 +104,8 @@ def evaluation() -> None:
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    print(
-        f"torch {torch.__version__}, Python {platform.python_version()}, n = {REPEATS} rounds of {BLOCKS} blocks of each, medians (quartiles)"
-    )
+    rounds = f"n = {REPEATS} rounds of {BLOCKS} blocks of each, medians (quartiles)"
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {rounds}")
     columns = ["optimizer", "groups", "momentum", "max_lr", "torch, us", "ours, us", "idle, us", "our hooks, us"]
     print(f"| {' | '.join([*columns, 'ours / torch', 'idle / torch', 'hooks / torch'])} |")
     print("| --- " * 11 + "|")
