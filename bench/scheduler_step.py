@@ -11,6 +11,7 @@ other work on the machine only adds; rounds are what is repeated.
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
@@ -88,6 +89,33 @@ def compare(kind: str, groups: int, momentum: bool, rates: str) -> None:
     print(f"| {' | '.join(words)} |", flush=True)
 
 
+def by_itself(kind: str, momentum: bool) -> None:
+    """Print what `scheduler.step()` takes without the optimizer's, whose update is counted by hand; one group."""
+    made = [optimizer(kind, 1) for _ in range(3)]
+    schedulers = [
+        make(each, 0.1, TOTAL, cycle_momentum=momentum)
+        for make, each in zip((TorchOneCycleLR, OneCycleLR), made[:2], strict=True)
+    ]
+    schedulers.append(Idle(made[2]))
+    rows = []
+    for _ in range(REPEATS):
+        fastest = [math.inf] * 3
+        for _ in range(20 * BLOCKS):
+            for i, scheduler in enumerate(schedulers):
+                start = time.process_time()
+                for _ in range(100):
+                    if i == 1:
+                        scheduler._place.pending = 1
+                    scheduler.step()
+                fastest[i] = min(fastest[i], (time.process_time() - start) * 1e4)
+        rows.append(fastest)
+    cells = [quartiles([row[i] for row in rows]) for i in range(3)]
+    ratios = [quartiles([row[i] / row[0] for row in rows]) for i in (1, 2)]
+    times = ", ".join(f"{who} {cell} us" for who, cell in zip(("torch", "ours", "idle"), cells, strict=True))
+    words = f"{kind}, {'with' if momentum else 'without'} momentum, step() by itself"
+    print(f"{words}: {times}; ours / torch {ratios[0]}, idle / torch {ratios[1]}", flush=True)
+
+
 def evaluation() -> None:
     """Print the microseconds of a policy's values at a progress."""
     policies = {name: preset(name, 0.1, 1000) for name in ("one_cycle", "torch", "fastai", "wsd")}
@@ -114,6 +142,9 @@ def main() -> None:
             for momentum in (True, False):
                 compare(kind, groups, momentum, "one")
     compare("sgd", 100, True, "one each")
+    for kind in ("sgd", "adamw"):
+        for momentum in (True, False):
+            by_itself(kind, momentum)
     evaluation()
 
 
