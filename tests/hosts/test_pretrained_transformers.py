@@ -158,6 +158,23 @@ def test_the_head_is_kept_where_its_classes_are_those_of_the_data(tmp_path):
         assert torch.allclose(model(images), theirs(images).logits.flip(1), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("values", "crop"),
+    [
+        ({"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}}, 0.8),
+        ({"size": 20, "do_center_crop": True, "crop_size": 16}, 0.8),
+        ({"size": {"shortest_edge": 20}, "do_center_crop": False, "crop_size": 16}, 1.0),
+        ({"size": {"shortest_edge": 16}, "crop_pct": 0.875}, 0.875),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, 1.0),
+        ({}, 1.0),
+    ],
+)
+def test_what_an_image_processor_cuts_off_is_known(tmp_path, values, crop):
+    folder = vit(tmp_path / "vit")
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, **values}))
+    assert configuration(f"hf:{folder}").crop == crop
+
+
 def test_images_that_do_not_fit_say_what_the_net_takes(tmp_path):
     folder = vit(tmp_path / "vit")
     with pytest.raises(ConfigError, match=r"takes images of 3 channels; received \[1, 16, 16\]"):

@@ -150,6 +150,15 @@ def test_images_become_what_the_model_was_trained_on(place, photos):
     assert onecycle.load(photos).mean != data.mean
 
 
+@pytest.mark.parametrize(("crop", "said"), [(0.875, "87.5 %"), (1, None), (None, None)])
+def test_what_evaluation_cut_off_is_said(photos, crop, said):
+    known = PretrainedConfig.of("x", {"input_size": (3, 16, 16), "crop_pct": crop})
+    note = onecycle.load(photos, pretrained=known).notes[-1]
+    assert (f"their shorter side is taken whole, where that was its middle {said}" in note) == (said is not None)
+    with pytest.raises(ConfigError, match=r"has crop_pct=1.5, which is a share of a side"):
+        PretrainedConfig.of("x", {"crop_pct": 1.5})
+
+
 def test_grey_images_are_repeated(place):
     plain, data = onecycle.load("digits"), onecycle.load("digits", pretrained=configuration("pretrained_net:net"))
     assert data.input_shape == (3, 16, 16)
@@ -228,7 +237,7 @@ def timm(monkeypatch):
     class Known(SimpleNamespace):
         def to_dict(self):
             return {"input_size": (3, 24, 24), "mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bilinear",
-                    "classifier": "2", "num_classes": 2}  # fmt: skip
+                    "crop_pct": 0.875, "classifier": "2", "num_classes": 2}  # fmt: skip
 
     def create_model(name, in_chans=3, num_classes=1000, pretrained=False):
         if pretrained and name.endswith("absent"):
@@ -256,7 +265,7 @@ def timm(monkeypatch):
 
 def test_timm_says_how_a_model_was_pretrained(timm):
     known = configuration("timm:resnet18.here")
-    assert (known.input_size, known.mean, known.classifier) == ((3, 24, 24), (0.5,) * 3, "2")
+    assert (known.input_size, known.mean, known.classifier, known.crop) == ((3, 24, 24), (0.5,) * 3, "2", 0.875)
     made = build("timm:resnet18.here", input_shape=(3, 24, 24), classes=2, pretrained=True)
     assert bool((made[2].weight == 0).all())  # a new head, though its own has two classes as well
     assert bool((build("timm:resnet18.here", input_shape=(3, 24, 24), classes=3, pretrained=True)[2].weight == 7).all())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..errors import DataError
-from ..text import listed, number, size
+from ..text import listed, number, percent, size
 from .splits import Data, RawData, Split, Stream, shape_of
 
 
@@ -24,6 +24,8 @@ class Pretraining(Protocol):
     def std(self) -> tuple[float, ...]: ...
     @property
     def interpolation(self) -> str: ...
+    @property
+    def crop(self) -> float: ...
     @property
     def tokenizer(self) -> tuple[str, int, int] | None: ...
     def order(self, classes: Sequence[str] | None) -> tuple[int, ...] | None: ...
@@ -105,10 +107,19 @@ class Fitted:
                 seen = (data.mean * (channels // here), data.std * (channels // here))
             data = replace(data, mean=mean, std=std, seen=seen)
             said.append(f"normalised by the mean {listed(map(number, mean))} and std {listed(map(number, std))}")
-        if known.interpolation not in ("", "bilinear"):
-            said.append(f"resized bilinearly, where that was {known.interpolation}")
+        said += _otherwise(known)
         note = f"as {known.source} was pretrained: {'; '.join(said)}"
         return replace(data, notes=(*data.notes, note) if said else data.notes, pretrained=known)
+
+
+def _otherwise(known: Pretraining) -> list[str]:
+    """What is done with images in another way than there, in words."""
+    said = []
+    if known.crop < 1:
+        said.append(f"their shorter side is taken whole, where that was its middle {percent(known.crop, 1)}")
+    if known.interpolation not in ("", "bilinear"):
+        said.append(f"resized bilinearly, where that was {known.interpolation}")
+    return said
 
 
 def _each_split(data: Data, change: Callable[[Split | Stream], Split | Stream]) -> Data:

@@ -21,6 +21,7 @@ IMAGE, TEXTS, POOLED = "image", "texts", "pooled"
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # as Pillow numbers them
 GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 NAMED = ("_name_or_path", "transformers_version", "id2label", "label2id", "num_labels", "architectures", "dtype")
+WHOLE = 384  # pixels of a side from which on the image processor of ConvNeXt, which has a crop_pct, cuts off nothing
 LONGEST = 10**6  # a tokenizer that knows no most length says far more
 
 
@@ -222,7 +223,19 @@ def _of_images(config: Any, folder: Path) -> dict[str, Any]:
         "mean": mean,
         "std": std,
         "interpolation": RESAMPLING.get(said.get("resample", -1), ""),
+        "crop_pct": _crop(said),
     }
+
+
+def _crop(said: Mapping[str, Any]) -> float:
+    """The share of the shorter side that an image processor cuts out, after it has brought that to a size."""
+    size, cut = said.get("size"), said.get("crop_size")
+    resized = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    sides = cut.values() if isinstance(cut, Mapping) else [cut]
+    if said.get("do_center_crop") and said.get("do_resize", True) and resized and all(sides):
+        return min(1.0, min(sides) / resized)
+    whole = resized is None or resized >= WHOLE
+    return 1.0 if whole else said.get("crop_pct") or 1.0
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -47,6 +47,7 @@ efficientnet_lite0.pretrained_cfg = {  # type: ignore[attr-defined]
     "mean": (127 / 255,) * 3,  # of the TensorFlow original, (x - 127) / 128; with those of ImageNet it knows less
     "std": (128 / 255,) * 3,
     "interpolation": "bicubic",
+    "crop_pct": 224 / (224 + 32),
     "classifier": _HEAD,
 }
 

@@ -28,6 +28,8 @@ class PretrainedConfig:
         tokenizer: of a model of texts: its JSON, the token after the end of a text, and the most tokens of one.
         architecture: what it takes to make the model without its weights, where its name alone does not.
         revision: of the weights, where their source has such.
+        crop: the share of the shorter side of an image that was cut out of its middle in evaluation, as timm's
+            ``crop_pct``; 1 where that is not said.
     """
 
     source: str
@@ -40,6 +42,7 @@ class PretrainedConfig:
     tokenizer: tuple[str, int, int] | None = None
     architecture: Mapping[str, Any] | None = field(default=None, hash=False)
     revision: str | None = None
+    crop: float = 1.0
 
     @classmethod
     def of(cls, source: str, values: Mapping[str, Any]) -> Self:
@@ -67,10 +70,13 @@ class PretrainedConfig:
             raise ConfigError(f"the pretrained_cfg of {source} has mean or std alone: give both, or neither")
         if any(value <= 0 for value in statistics["std"]):
             raise ConfigError(wrong.format("std", values["std"], "above 0"))
+        crop = values.get("crop_pct") or 1.0
+        if not is_number(crop) or not 0 < crop <= 1:
+            raise ConfigError(wrong.format("crop_pct", crop, "a share of a side, above 0 and at most 1"))
         head = values.get("classifier")
         return cls(
             source, None if size is None else tuple(size), statistics["mean"], statistics["std"],
-            str(values.get("interpolation") or ""), head if isinstance(head, str) else None,
+            str(values.get("interpolation") or ""), head if isinstance(head, str) else None, crop=float(crop),
         )  # fmt: skip
 
     def order(self, classes: Sequence[str] | None) -> tuple[int, ...] | None:
@@ -91,7 +97,7 @@ def configuration(name: str) -> PretrainedConfig:
     """How the model `name` was pretrained, without its weights; what is not known of it is left open.
 
     `name` is as for `onecycle.build_model`. A callable of one's own may say so by an attribute ``pretrained_cfg``, a
-    mapping with ``input_size``, ``mean``, ``std``, ``interpolation`` and ``classifier``.
+    mapping with ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct`` and ``classifier``.
 
     Raises:
         ConfigError: a model that has no pretrained weights, or an unknown one.

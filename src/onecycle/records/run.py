@@ -377,8 +377,8 @@ def load_trained(model: nn.Module, folder: Path) -> tuple[str, ...]:
         raise CheckpointError(f"{folder} has neither model.safetensors nor a checkpoint: {begun}")
     if "frozen" in record["resolved"] and len(saved["model"]) < len(model.state_dict()):
         raise CheckpointError(
-            f"{folder} has not come to its end ({record['status']}), and its checkpoints are of the head alone, made "
-            f"of features: finish it by {finish}"
+            f"{folder} has not come to its end ({record['status']}), and its checkpoints are of the head alone: finish "
+            f"it by {finish}"
         )
     try:
         model.load_state_dict({**saved["model"], **(saved.get("averages") or {})})
