@@ -231,7 +231,7 @@ def _crop(said: Mapping[str, Any]) -> float:
     """The share of the shorter side that an image processor cuts out, after it has brought that to a size."""
     size, cut = said.get("size"), said.get("crop_size")
     resized = size.get("shortest_edge") if isinstance(size, Mapping) else size
-    sides = cut.values() if isinstance(cut, Mapping) else [cut]
+    sides: list[Any] = list(cut.values()) if isinstance(cut, Mapping) else [cut]
     if said.get("do_center_crop") and said.get("do_resize", True) and resized and all(sides):
         return min(1.0, min(sides) / resized)
     whole = resized is None or resized >= WHOLE
