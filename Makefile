@@ -15,8 +15,8 @@ help: ## show this list
 # torch goes first, so that its version is settled before anything else asks for one
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,plot,hub]'
+	$(BIN)/pip install -q --no-compile -c constraints.txt torch
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[dev,plot,hub]'
 	@touch $@
 
 # A short spin: on a machine that is busy with other work, threads that wait for each other spin their time away.

@@ -31,19 +31,24 @@ from onecycle.search.balance import Candidate
 from onecycle.search.pilots import Pilot
 from onecycle.training import guard
 
-WORDS = ["digits", "--model", "small-cnn", "--limit", "320", "--batch-size", "32", "--lr-max", "0.04", "--epochs", "12",
-         "--search", "0.9", "--no-report"]  # fmt: skip
-WORK = Job(model="small-cnn", limit=320, batch_size=32, lr_max=0.04, budget="12 epochs", search=0.9, balance=True)
+WORDS = ["digits", "--model", "search_nets:net", "--limit", "320", "--batch-size", "32", "--lr-max", "0.04", "--epochs",
+         "12", "--search", "0.9", "--no-report"]  # fmt: skip
+WORK = Job(model="search_nets:net", limit=320, batch_size=32, lr_max=0.04, budget="12 epochs", search=0.9, balance=True)
 SHORTEST = 4
-# A model that has no room for a batch of more than 20
-NET = """
+# A small model, and one that has no room for a batch of more than 20
+NETS = """
 import torch
 from torch import nn
 
-class Small(nn.Module):
+def net(input_shape, classes, dropout=0.0):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, classes)
+    )
+
+class Greedy(nn.Module):
     def __init__(self, input_shape, classes):
         super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, classes))
+        self.body = net(input_shape, classes, 0.1)
 
     def forward(self, x):
         if self.training and len(x) > 20:
@@ -55,6 +60,7 @@ class Small(nn.Module):
 @pytest.fixture(autouse=True)
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("search_nets.py").write_text(NETS)
     monkeypatch.setattr(balance, "LEAST", SHORTEST)
     monkeypatch.setattr(job_run, "draw", lambda *_: None)
 
@@ -152,8 +158,11 @@ def test_killed_and_resumed_by_either_command(die, whole, capsys):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run that nothing happens to."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
+    home = tmp_path_factory.mktemp("whole")
+    folder = home / "run"
+    (home / "search_nets.py").write_text(NETS)
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
         patch.setattr(balance, "LEAST", SHORTEST)
         run(WORK, folder, report=False)
     return folder
@@ -170,8 +179,7 @@ def test_killed_in_the_training_it_goes_on_with_what_was_chosen(chosen):
 
 
 def test_a_pilot_that_runs_out_of_memory_is_lost_and_the_search_goes_on():
-    Path("greedy_nets.py").write_text(NET)
-    job = replace(WORK, model="greedy_nets:Small", batch_size=None, budget="40 epochs", search=0.5)
+    job = replace(WORK, model="search_nets:Greedy", batch_size=None, budget="24 epochs", search=0.5)
     assert run(job, "run", report=False).updates
     rows = RUN.read("run")["resolved"]["search"]["pilots"]
     lost = [row for row in rows if row["loss"] is None]
