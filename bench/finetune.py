@@ -41,8 +41,9 @@ NET = "onecycle.models.packages:efficientnet_lite0"
 # fit_one_cycle(3, slice(1e-5, 1e-3), pct_start=.3, div=5).
 FASTAI = (
     {"train": "head", "budget": "1 epochs", "lr_max": 2e-3, "policy": "fastai", "options": {"peak_at": 0.99}},
-    {"budget": "3 epochs", "lr_max": [1e-5, 1e-3], "policy": "torch", "options": {"lr_start": 2e-4, "lr_end": 1e-8}},
-)
+    {"budget": "3 epochs", "lr_max": [1e-5, 1e-3], "policy": "torch", "options": {"lr_start": 2e-4, "lr_end": 1e-8},
+     "norms": "trained"},
+)  # fmt: skip
 OF_FASTAI = {
     "stages": FASTAI,
     "optimizer": "adamw",

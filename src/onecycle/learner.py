@@ -255,7 +255,7 @@ class Learner:
         after: float = 0.0,
         extends: extensions.Extended | None = None,
         search: float = SHARE,
-        spread: float = 1.0,
+        spread: float | str = 1.0,
         part: Trained | None = None,
         fall_back: Mapping[str, float] | None = None,
         **options: Any,
@@ -285,6 +285,9 @@ class Learner:
             extends: what the run goes on from, kept with it; see `extend`.
             search: the share of the budget that an automatic peak may spend on pilots, short runs at several peaks, see
                 `search`; 0 for none, and the optimizer's default peak.
+            spread: the peak of the last layer group, `lr_max`, over that of the first, in equal ratios between. "auto",
+                for what was pretrained: 100, 1, or the last layer group alone, by a pilot each beside those of an
+                automatic peak; 100 where these cannot tell.
             options: keywords of the preset, such as ``momentum=(0.95, 0.85)``.
 
         Source: Smith, 1803.09820, section 4; Smith & Topin, 1708.07120.
@@ -307,7 +310,7 @@ class Learner:
             trained, budget, policy, lr_max, folder, resume=resume, search=search, extends=extends, spread=spread,
             fall_back=fall_back, **options,
         )  # fmt: skip
-        with self.tracking:
+        with self.tracking, ExitStack() as until_end:
             with ExitStack() as stack:
                 stop = stack.enter_context(stop_requests(ranks))
                 stop.observed = ranks.any(bool(observers := list(observers)))
@@ -322,6 +325,7 @@ class Learner:
                 self._all_said(folder)
                 with fit.kept():
                     fit.search(search)
+                    until_end.enter_context(fit.alone())
                     fit.track()
                     watchers = [*fit.watchers, *self._progress(stack, fit.plan.budget), *observers]
                     watch(fit.events, watchers, self.history.measured(), stop)
@@ -338,7 +342,7 @@ class Learner:
 
     def _planned(
         self, trained: Trained, budget: Any, policy: Any, lr_max: Any, folder: Path | None, *, resume: bool = False,
-        extends: extensions.Extended | None = None, search: float = SHARE, spread: float = 1.0,
+        extends: extensions.Extended | None = None, search: float = SHARE, spread: float | str = 1.0,
         fall_back: Mapping[str, float] | None = None, **options: Any,
     ) -> Fit:  # fmt: skip
         """A fit of what is `trained`, planned; see `Fit` for what it may `fall_back` to."""
@@ -456,8 +460,9 @@ class Learner:
                 that of the head too.
             freeze_epochs: of the head alone; 0 for none.
             method: "head" trains nothing else; "discriminative" all, at peaks that fall by a factor of 100 from the
-                last layer group, `lr_max`, to the first; "full" all at `lr_max`; "auto" is "discriminative", and ends
-                with the weights that the head came to where those have no larger validation loss.
+                last layer group, `lr_max`, to the first; "full" all at `lr_max`; "auto" is what is best of these by
+                pilots inside the budget, "discriminative" where it is too small for them, and ends with the weights
+                that the head came to where those have no larger validation loss.
             stages: others, in place of all these: see `Stage`.
             out: a folder for the run; the stages before the last one are runs in its folder ``stages``.
             keywords: the other arguments of `fit`, for the last stage.
@@ -503,6 +508,8 @@ class Learner:
             return self._ended
         if RUN.exists(run or "") and RUN.read(run or "")["resolved"].get("optimizer") == "adamw":
             self._without_muon()  # as a run that was fine-tuned
+        if RUN.exists(run or "") and RUN.read(run or "")["resolved"].get("norm_statistics", "") is None:
+            self._hold_norms()
         self._ended = extends = extensions.prepare(self.state, self.resolved, run, resumed, self.load)
         for records in self.runtime.ranks.from_main(lambda: list(extensions.records_before(extends))):
             self.history.begin_fit()
@@ -646,6 +653,12 @@ class Learner:
         self._still = [module for module in layers.frozen_modules(self.model) if module.training]
         for module in self._still:
             module.training = False
+
+    def _hold_norms(self) -> None:
+        """Put batch norms into evaluation mode, so that they keep the statistics that they have."""
+        for norm in norms.trained(self.model):
+            norm.training = False
+            self._still.append(norm)
 
     def unfreeze(self) -> None:
         """Train every layer group."""

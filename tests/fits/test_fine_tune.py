@@ -69,7 +69,8 @@ def test_methods(method):
     result = learn.fine_tune(3, method=method)
     notes = "\n".join(learn.notes)
     assert ("stage 2 of 2" in notes) == (method != "head")
-    assert ("rise 100 times" in notes) == (method in ("auto", "discriminative"))
+    assert ("rise 100 times" in notes) == (method == "discriminative")
+    assert ('"discriminative": the budget is too small for pilots of the others' in notes) == (method == "auto")
     assert result.valid == learn.evaluate()
     assert result.valid["accuracy"] > 0.8
 
@@ -365,3 +366,23 @@ def test_an_optimizer_class_of_ones_own_has_one_peak_for_head_and_rest(tmp_path,
     assert peaks == [0.01, 0.01] and learn.state.step == 24
     with pytest.raises(ConfigError, match="give lr_max: an optimizer of your own has no default peak here"):
         learner(optimizer=Mine).fine_tune(2)
+
+
+def test_batch_norms_keep_what_they_came_with(tmp_path):
+    """Also in an extension; and they can be trained where that is asked for."""
+    model = net()
+    before = weights(model)
+    learn = learner(model)
+    learn.fine_tune(2, method="full", out=tmp_path / "first")
+    moved = set(differing(before, weights(model)))
+    assert {"0.0.weight", "0.1.weight"} <= moved, "they are trained"
+    assert not moved & {"0.1.running_mean", "0.1.running_var"}, "their statistics are not"
+    assert any("the statistics of 1 batch norm stay as they came" in note for note in learn.notes)
+    again = learner()
+    again.extend(1, run=tmp_path / "first", out=tmp_path / "more")
+    assert not {"0.1.running_mean"} & set(differing(before, weights(again.model)))
+    learn = learner(fresh := net())
+    learn.fine_tune(stages=[Stage("1 epochs", "head"), Stage("2 epochs", norms="trained")])
+    assert "0.1.running_mean" in differing(before, weights(fresh))
+    learn.unfreeze()
+    assert all(module.training for module in learn.model.modules())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ from typing import Any, Self
 from torch import nn
 from torch.optim import Optimizer
 
-from ..checks import number, one_of, share
+from ..checks import one_of, share
 from ..errors import ConfigError
 from ..optim.build import RECIPES, TYPICAL
 from ..optim.layers import split_by_layer
@@ -21,6 +21,7 @@ from ..records.files import RUN
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy, layer_factors
 from ..schedules.presets import PRESETS, preset
+from ..schedules.stages import SPREADS, spread_of
 from ..search.api import Search, peak_recorded
 from ..training.loop import resolve
 
@@ -28,6 +29,10 @@ NO_DEFAULT = "give lr_max: an optimizer of your own has no default peak here"
 
 AsPolicy = str | Policy | Callable[[int | None], Policy]
 """The name of a preset, a policy, or a function from the number of updates to one."""
+
+
+Shape = Callable[[float, int | None], Policy]
+"""From a peak and a number of updates to the policy of a run."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,18 @@ class Plan:
         rates: of the optimizer.
         peak: None where pilots are to find it; NaN for a policy that has its own.
         spent: updates of the budget that pilots took.
+        others: the shapes of other methods of fine-tuning, by their names, for pilots to try.
+        method: the one of them that it is by; None for `shape`.
     """
 
     whole: Budget
     per_epoch: int | None
-    shape: Callable[[float, int | None], Policy]
+    shape: Shape
     rates: Rates
     peak: float | None
     spent: int = 0
+    others: Mapping[str, Shape] = field(default_factory=dict)
+    method: str | None = None
 
     @property
     def budget(self) -> Budget:
@@ -99,7 +108,8 @@ class Plan:
     @cached_property
     def policy(self) -> Policy:
         """The policy, as it would be at the middle of the rates as long as the peak is not known."""
-        return self.shape(self.rates.middle if self.peak is None else self.peak, self.updates)
+        shape = self.shape if self.method is None else self.others[self.method]
+        return shape(self.rates.middle if self.peak is None else self.peak, self.updates)
 
     def after(self, search: Search) -> Plan:
         """The plan with the peak that a search found, and without the updates that it took.
@@ -109,7 +119,7 @@ class Plan:
         """
         if not search.pilots and self.rates.default is None:
             raise ConfigError(f"{NO_DEFAULT}, and {search.reason}")
-        return replace(self, peak=search.lr_max, spent=search.updates)
+        return replace(self, peak=search.lr_max, spent=search.updates, method=search.method)
 
     def resolved(self) -> dict[str, Any]:
         """What is recorded of it, as plain data: nothing as long as the peak is not known."""
@@ -118,7 +128,7 @@ class Plan:
 
 def planned(
     whole: Budget, policy: AsPolicy, lr_max: Any, rates: Rates, per_epoch: int | None, *, options: Mapping[str, Any],
-    layers: tuple[float, ...] = (), spread: float = 1.0, search: float, resumed: Path | None = None,
+    layers: tuple[float, ...] = (), spread: float | str = 1.0, search: float, resumed: Path | None = None,
 ) -> Plan:  # fmt: skip
     """Plan a fit from the arguments of `Learner.fit`; `layers` are the factors of layer groups that it goes on with.
 
@@ -126,19 +136,29 @@ def planned(
         ConfigError: a policy, a peak or a share that cannot be used.
         CheckpointError: the folder of the run that is `resumed` holds none.
     """
-    number("spread", spread, least=1, what="the last layer group's peak over the first's")
-    if spread != 1:
+    ratio, others = spread_of(spread), dict[str, Shape]()
+    if ratio != 1:
         if isinstance(lr_max, slice) or not isinstance(policy, str):
-            raise ConfigError(f"spread={spread:g} is for one peak of a preset, which lr_max is not here: leave it out")
-        _, layers = layer_factors(slice(1 / spread, 1.0), len(rates.layers()))
+            raise ConfigError(f"spread={spread} is for one peak of a preset, which lr_max is not here: leave it out")
+        *before, last = ([p.requires_grad for p in layer] for layer in rates.layers())
+        groups = len(before) + 1
+        layers = _rising(ratio, groups)
+        if spread == "auto" and any(map(any, before)) and any(last):
+            of = {name: _rising(one, groups) for name, one in SPREADS.items() if one != ratio}
+            others = {name: _shape(policy, lr_max, options, rates, factors) for name, factors in of.items()}
     shape = _shape(policy, lr_max, options, rates, layers)
-    peak, spent = _known_peak(policy, lr_max, rates, search, resumed)
-    return Plan(whole, per_epoch, shape, rates, peak, spent)
+    peak, spent, method = _known_peak(policy, lr_max, rates, search, resumed)
+    return Plan(whole, per_epoch, shape, rates, peak, spent, others, method)
 
 
-def _shape(
-    policy: AsPolicy, lr_max: Any, options: Mapping[str, Any], rates: Rates, layers: tuple[float, ...]
-) -> Callable[[float, int | None], Policy]:
+def _rising(ratio: float, groups: int) -> tuple[float, ...]:
+    """The factors of layer groups whose last is so many times the first; infinitely many: the last alone."""
+    if math.isinf(ratio):
+        return (0.0,) * (groups - 1) + (1.0,)
+    return layer_factors(slice(1 / ratio, 1.0), groups)[1]
+
+
+def _shape(policy: AsPolicy, lr_max: Any, options: Mapping[str, Any], rates: Rates, layers: tuple[float, ...]) -> Shape:
     """From a peak and a number of updates to the policy of a run; one of your own has its peak."""
     if not isinstance(policy, str):
         if lr_max != "auto" or options:
@@ -161,24 +181,24 @@ def _shape(
 
 def _known_peak(
     policy: AsPolicy, lr_max: Any, rates: Rates, search: float, resumed: Path | None
-) -> tuple[float | None, int]:
-    """The peak as a number, None where it is to be searched, and the updates of the budget that it took."""
+) -> tuple[float | None, int, str | None]:
+    """The peak as a number, None where it is to be searched, the updates of the budget that it took, and the method."""
     share("search", search, of="the budget")
     if not isinstance(policy, str):
-        return math.nan, 0
+        return math.nan, 0, None
     if isinstance(lr_max, slice):
-        return layer_factors(lr_max, len(rates.layers()))[0], 0
+        return layer_factors(lr_max, len(rates.layers()))[0], 0, None
     if lr_max in ("auto", "default") and resumed is not None:
         return peak_recorded(RUN.read(resumed)["resolved"])
     if lr_max == "auto" and search > 0:
-        return None, 0
+        return None, 0, None
     if lr_max in ("auto", "default"):
         if rates.default is None:
             raise ConfigError(NO_DEFAULT)
-        return rates.default, 0
+        return rates.default, 0, None
     if isinstance(lr_max, str) or lr_max is None:
         raise ConfigError(f'lr_max is a number, a slice, "auto" or "default"; received {lr_max!r}')
-    return lr_max, 0
+    return lr_max, 0, None
 
 
 def come_to(policy: Policy, updates: int | None) -> dict[str, Any]:

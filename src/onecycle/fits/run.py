@@ -18,6 +18,7 @@ from ..data.loaders import read_again
 from ..interpretation.looked import Looked
 from ..interpretation.made import names_in, predictions_of
 from ..interpretation.recorded import record, seconds_to_record
+from ..optim.layers import last_alone
 from ..records.best import KeepBest, measure_in
 from ..records.extension import Extended, ended
 from ..records.files import RUN, SUMMARY
@@ -26,7 +27,8 @@ from ..records.origin import origin
 from ..records.prediction import needed_to_predict
 from ..records.predictions import Predictions
 from ..records.run import Recording
-from ..search.api import PilotRecord, search_of, updates_within
+from ..schedules.stages import DISCRIMINATIVE, HEAD, SPREAD
+from ..search.api import Method, PilotRecord, search_of, updates_within
 from ..search.forecast import Forecast, forecast
 from ..search.pilots import Pilot
 from ..text import count
@@ -187,14 +189,30 @@ class Fit:
         )  # fmt: skip
         search = state.runtime.ranks.broadcast(search_of(
             state, self._train, self._valid, of, self.plan.rates.middle, share=share, policy=self.plan.shape,
-            record=record, stop=self._stop, seconds=whole.seconds or math.inf,
+            methods=self._methods(), record=record, stop=self._stop, seconds=whole.seconds or math.inf,
         ))  # fmt: skip
-        self.plan, self._pilots = self.plan.after(search), search.pilots
+        self.plan = self.plan.after(search)
+        self._pilots = [made for made in search.pilots if made.method == search.method]
         self._searched = {"search": search.to_dict()}
         self._note(search.line())
+        if self.plan.others:
+            tried = search.why or "the budget is too small for pilots of the others"
+            self._note(f'fine-tuning by "{search.method or DISCRIMINATIVE}": {tried}')
         self.events = self._planned_events()
         if self._recording:
             self._recording.decided({**self._resolved(), **self._searched}, self._notes)
+
+    def _methods(self) -> list[Method]:
+        """The other methods that pilots try; of layers that are trained the peaks have the same geometric mean."""
+        alone = partial(last_alone, self._model, self.plan.rates.layers())
+        return [
+            Method(name, shape, during=alone) if name == HEAD else Method(name, shape, SPREAD**-0.5)
+            for name, shape in self.plan.others.items()
+        ]
+
+    def alone(self) -> AbstractContextManager[None]:
+        """A block for the training: within it the head is trained alone, where that was the best pilot."""
+        return last_alone(self._model, self.plan.rates.layers()) if self.plan.method == HEAD else nullcontext()
 
     def track(self) -> None:
         """Begin or go on with its runs in the trackers that were asked for, now that its peak is known.

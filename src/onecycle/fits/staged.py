@@ -19,9 +19,10 @@ from ..records.files import RUN, STAGES
 from ..records.history import Result
 from ..records.run import broken_off
 from ..schedules.budget import Budget
-from ..schedules.stages import ALL, HEAD, Stage
+from ..schedules.stages import ALL, HEAD, STILL, Stage, spread_of
 from ..search.api import updates_within
 from ..text import count, listed
+from ..training.batch_norm import batch_norms
 from ..training.loop import updates_per_epoch
 from ..training.ranks import Ranks
 from .trained import FeaturesDiffer, HeadAlone, Trained
@@ -103,8 +104,12 @@ class StagedFit:
         if isinstance(stage.train, int):
             return f"the last {count(stage.train, 'layer group')}"
         if stage.train == ALL:
-            rising = f", at peaks that rise {stage.spread:g} times from the first layer group to the last"
-            return f"all layers{rising if stage.spread > 1 else ''}"
+            by = ", by the method that is best by pilots" if stage.spread == "auto" else ""
+            if not by and stage.spread != 1:
+                by = f", at peaks that rise {stage.spread:g} times from the first layer group to the last"
+            norms = batch_norms([self._learner.model]) if stage.norms == STILL else []
+            kept = f"; the statistics of {count(len(norms), 'batch norm')} stay as they came" if norms else ""
+            return f"all layers{by}{kept}"
         if not isinstance(self._head, HeadAlone):
             return f"the head, with what is frozen before it, as {self._head}"
         left_out = listed(self._head.left_out, "and")
@@ -114,7 +119,7 @@ class StagedFit:
     def _begin(self, last: Stage, out: Path, *, config: Any = None, facts: Any = None, **keywords: Any) -> None:
         """Begin the run that the last stage is to be, so that it can be resumed from here on."""
         whole, groups = self._learner._whole, self._learner._rates.layers()
-        self._freeze(groups, _frozen(last, len(groups)))
+        self._freeze(groups, _frozen(last, len(groups)), last.norms)
         with ExitStack() as stack:
             planned = self._learner._planned(whole, last.budget, last.policy, last.lr_max, out, spread=last.spread)
             planned.record(out, stack, resume=False, config=config, facts=facts)
@@ -154,9 +159,9 @@ class StagedFit:
             self._freeze(groups, 1)
             trained = replace(alone, model=model or alone.model)
         else:
-            self._freeze(groups, _frozen(stage, len(groups)))
+            self._freeze(groups, _frozen(stage, len(groups)), stage.norms)
             if stage.train != HEAD:
-                trained = replace(trained, rates=trained.rates.scaled(SHARE * math.sqrt(stage.spread)))
+                trained = replace(trained, rates=trained.rates.scaled(SHARE * math.sqrt(spread_of(stage.spread))))
         budget = stage.budget
         if left is not None:
             spent = time.perf_counter() - began
@@ -179,8 +184,10 @@ class StagedFit:
             self._learner._note(f"the head is trained with what is frozen before it, as {error}")
             return None
 
-    def _freeze(self, groups: Sequence[Sequence[nn.Parameter]], first: int) -> None:
+    def _freeze(self, groups: Sequence[Sequence[nn.Parameter]], first: int, norms: str = STILL) -> None:
         self._learner._freeze(groups, first)
+        if norms == STILL:
+            self._learner._hold_norms()
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 

@@ -92,8 +92,9 @@ class Job(TrainingOptions):
     fine_tune: str | None = option(
         None,
         "How a pretrained model is trained: head, on features that are computed once; discriminative, the head first "
-        "and then all at rates that fall towards the input; full, at one rate; auto, as discriminative unless the head "
-        "alone is as good; or off, all at once. By default auto with pretrained weights.",
+        "and then all at rates that fall towards the input; full, at one rate; auto, the best of them by pilots in "
+        "the budget, or the head as it was where that is as good; or off, all at once. By default auto with pretrained "
+        "weights.",
         SCHEDULE,
     )
     freeze_epochs: float | None = option(

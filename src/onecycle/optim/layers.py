@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,6 +180,25 @@ def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:
         for parameter in layer:
             parameter.requires_grad_(i >= count)
             parameter.grad = None
+
+
+@contextmanager
+def last_alone(model: nn.Module, layers: Sequence[Sequence[nn.Parameter]]) -> Iterator[None]:
+    """Train the last layer alone within the block, with what is before it in evaluation mode; all is put back."""
+    trained = [(p, p.requires_grad) for p in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for parameter in (p for layer in layers[:-1] for p in layer):
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for module in frozen_modules(model):
+            module.training = False
+        yield
+    finally:
+        for parameter, before in trained:
+            parameter.requires_grad_(before)
+        for module, mode in modes:
+            module.training = mode
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:

@@ -40,7 +40,7 @@ class Policy:
     {'lr': 0.05, 'momentum': 0.9}
 
     Raises:
-        ConfigError: no ``lr``, a schedule that is neither a number nor callable, or a factor that is not above 0.
+        ConfigError: no ``lr``, a schedule that is neither a number nor callable, or a factor below 0.
     """
 
     schedules: Mapping[str, Schedule]
@@ -57,7 +57,7 @@ class Policy:
             raise ConfigError(f"layers are factors of the learning rate, such as (0.1, 1); received {self.layers!r}")
         object.__setattr__(self, "schedules", checked)
         object.__setattr__(self, "plan", tuple(_plan(checked)))
-        object.__setattr__(self, "layers", tuple(number("layers", v, above=0) for v in self.layers))
+        object.__setattr__(self, "layers", tuple(number("layers", v, least=0) for v in self.layers))
 
     def __repr__(self) -> str:
         """A line: the values that each schedule goes through.

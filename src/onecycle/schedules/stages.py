@@ -5,6 +5,7 @@ Source: Howard & Ruder, 1801.06146, sections 3.2 and 3.3; ``fine_tune`` of fasta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
@@ -15,10 +16,13 @@ from .budget import Budget
 from .policy import layer_factors
 from .presets import PRESETS
 
-HEAD, ALL = "head", "all"
-METHODS = ("auto", "head", "discriminative", "full")
+HEAD, ALL, DISCRIMINATIVE = "head", "all", "discriminative"
+STILL = "still"
+METHODS = ("auto", HEAD, DISCRIMINATIVE, "full")
 # Discriminative rates: the peak of the last layer group over that of the first.
 SPREAD = 100.0
+# By method, that ratio of the stage that comes after the head's; "head" leaves the other layer groups as they are.
+SPREADS = {DISCRIMINATIVE: SPREAD, "full": 1.0, HEAD: math.inf}
 # A head on features that are computed once is trained for so many epochs of them where one of the model is asked for:
 # they cost next to nothing.
 EPOCHS = 20
@@ -33,9 +37,12 @@ class Stage:
         train: "head", "all", or how many of the last layer groups.
         lr_max: the peak, or "auto", see `Learner.fit`; a pair of numbers is spread over the layer groups, from the
             input's to the output's.
-        spread: the peak of the last layer group over that of the first, in equal ratios between.
+        spread: the peak of the last layer group over that of the first, in equal ratios between; "auto": see
+            `Learner.fit`.
         policy: the name of a preset.
         options: keywords of the preset.
+        norms: "still": batch norms keep the statistics that the model came with, and are in evaluation mode; "trained":
+            they have those of the new data, as in `Learner.fit`.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -47,16 +54,18 @@ class Stage:
     budget: Any
     train: str | int = ALL
     lr_max: Any = "auto"
-    spread: float = 1.0
+    spread: float | str = 1.0
     policy: str = "one_cycle"
     options: Mapping[str, Any] = field(default_factory=dict)
+    norms: str = STILL
 
     def __post_init__(self) -> None:
         Budget.parse(self.budget)
         if not is_whole(self.train):
             one_of("train", self.train, (HEAD, ALL), ", or a number of layer groups")
-        number("spread", self.spread, least=1, what="the last layer group's peak over the first's")
+        spread_of(self.spread)
         one_of("preset", self.policy, PRESETS)
+        one_of("norms", self.norms, (STILL, "trained"))
         peaks: Any = self.lr_max
         if isinstance(peaks, list | tuple) and len(peaks) == 2:
             object.__setattr__(self, "lr_max", peaks := slice(*peaks))
@@ -96,6 +105,17 @@ class Stage:
         return {**values, "lr_max": [peaks.start, peaks.stop] if isinstance(peaks, slice) else peaks}
 
 
+def spread_of(given: Any) -> float:
+    """A ratio of peaks as a number; of "auto" that which is taken without pilots.
+
+    Raises:
+        ConfigError: neither a number of at least 1 nor "auto".
+    """
+    if given == "auto":
+        return SPREAD
+    return number("spread", given, least=1, what="the last layer group's peak over the first's, or \"auto\"")
+
+
 def fine_tuning(
     budget: Any, freeze_epochs: float = 1.0, method: str = "auto", lr_max: Any = "auto", policy: str = "one_cycle", *,
     cached: bool = False,
@@ -103,11 +123,11 @@ def fine_tuning(
     """The stages of fine-tuning: the head for `freeze_epochs`, then by `method`, whose last stage has the `budget`.
 
     "head" trains nothing else; "discriminative" trains all at rates that fall towards the input by `SPREAD`, "full" at
-    one rate. "auto" is discriminative, and goes back to where the head ended if that is no better. Where features are
-    `cached`, the head is trained for `EPOCHS` epochs of them for each one asked for.
+    one rate. "auto" is one of these by pilots, and goes back to where the head ended if that is no better. Where
+    features are `cached`, the head is trained for `EPOCHS` epochs of them for each one asked for.
 
     >>> [(stage.name, stage.budget, stage.spread) for stage in fine_tuning("5 epochs")]
-    [('head', '1 epochs', 1.0), ('all', '5 epochs', 100.0)]
+    [('head', '1 epochs', 1.0), ('all', '5 epochs', 'auto')]
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -118,7 +138,7 @@ def fine_tuning(
         whole = Budget.parse(budget)
         longer = Budget(epochs=EPOCHS * whole.epochs) if cached and whole.epochs else whole
         return (Stage(longer, HEAD, lr_max, policy=policy),)
-    spread = 1.0 if method == "full" or isinstance(lr_max, slice | list | tuple) else SPREAD
+    spread = 1.0 if isinstance(lr_max, slice | list | tuple) else SPREADS.get(method, "auto")
     epochs = freeze_epochs * (EPOCHS if cached else 1)
     first = [Stage(f"{epochs:g} epochs", HEAD)] if freeze_epochs else []
     return (*first, Stage(budget, ALL, lr_max, spread, policy))

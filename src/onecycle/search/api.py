@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from typing import Any, Self
 
 from torch import nn
@@ -28,8 +28,8 @@ from ..training.loop import updates_per_epoch
 from ..training.sharing import considerate
 from ..training.signals import StopRequest, stop_requests
 from ..training.state import TrainState
-from .peak import LEAST, Choice, length, search_peak
-from .pilots import Pilot, Pilots, RunPilot, StatePilots, StepPilots
+from .peak import LEAST, Choice, best_of, choose_method, length, rounded, search_peak
+from .pilots import Levels, Pilot, Pilots, RunPilot, StatePilots, StepPilots
 from .trial import OutOfTime, trial
 
 # Updates that the pace is measured by, after one that is not to take more than such a share of a time budget.
@@ -51,6 +51,8 @@ class Search:
         budget: updates that run and pilots have together.
         seconds: what they took.
         share: of the budget that they took, of its time where that is what it is.
+        method: what the run is trained by, where pilots of others than its default were better.
+        why: of the method, where others were tried.
     """
 
     lr_max: float
@@ -63,6 +65,8 @@ class Search:
     budget: int
     seconds: float
     share: float
+    method: str | None = None
+    why: str | None = None
 
     def __repr__(self) -> str:
         return f"Search(lr_max={self.lr_max:.3g}, default={self.default:.3g}, pilots={len(self.pilots)})"
@@ -173,6 +177,23 @@ def search(
         return _searched(pilots, each, updates, default, share, PilotRecord(), kind, foreign=True)
 
 
+@dataclass(frozen=True)
+class Method:
+    """Another way to train what pilots are made of, tried once beside the default one.
+
+    Args:
+        name: of it.
+        policy: from a peak and a number of updates to the policy.
+        scale: of its peaks, for the same as the default's.
+        during: a block within which it trains.
+    """
+
+    name: str
+    policy: Callable[[float, int], Policy]
+    scale: float = 1.0
+    during: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
 @dataclass
 class PilotRecord:
     """The pilots of a run, those that were made before it was broken off among them: they are not made again.
@@ -190,13 +211,14 @@ class PilotRecord:
         """Those of the peak of a run on disk, which new ones are added to."""
         return cls([Pilot(**one) for one in recording.pilots() if "setting" not in one], recording.keep_pilot)
 
-    def of(self, run: RunPilot, all_made: list[Pilot]) -> RunPilot:
+    def of(self, run: RunPilot, all_made: list[Pilot], method: str | None = None) -> RunPilot:
         """`run`, or what is known of it."""
 
         def known(lr_max: float, updates: int) -> Pilot:
             i = len(all_made)
             old = self.before[i] if i < len(self.before) else None
-            made = old if old is not None and (old.lr_max, old.updates) == (lr_max, updates) else run(lr_max, updates)
+            same = old is not None and (old.lr_max, old.updates, old.method) == (lr_max, updates, method)
+            made = old if same and old is not None else replace(run(lr_max, updates), method=method)
             if made is not old:
                 self.keep(made.to_dict())
             all_made.append(made)
@@ -236,6 +258,7 @@ def search_of(
     *,
     share: float = SHARE,
     policy: Callable[[float, int], Policy],
+    methods: Sequence[Method] = (),
     record: PilotRecord | None = None,
     stop: StopRequest | None = None,
     seconds: float = math.inf,
@@ -246,6 +269,7 @@ def search_of(
         default: the peak that is taken without evidence; that of the first pilot in `record`, where there is one.
         share: of the updates that pilots may take.
         policy: from a peak and a number of updates to the policy of a run.
+        methods: others that are tried too, where the budget is large enough for their pilots.
         record: of the pilots of a run that may be broken off.
         stop: where a signal came, the search is left after the update under way.
         seconds: of the run, where those are its budget: pilots that take more than their share of it are given up.
@@ -257,13 +281,17 @@ def search_of(
     record = record or PilotRecord()
     default = record.before[0].lr_max if record.before else default
     kind = kind_of(state.optimizer)
-    each = length(updates, int(share * updates), kind)
+    allowed = int(share * updates)
+    each = length(updates, allowed, kind, methods=len(methods))
+    if not each:
+        methods, each = (), length(updates, allowed, kind)
     if not each:
         return _too_few(default, updates)
     until = time.perf_counter() + share * seconds - sum(p.seconds for p in record.before)
     pilots = StatePilots(state, train, valid, policy, updates, each, stop, until)
     try:
-        return _searched(pilots, each, updates, default, share, record, kind, seconds)
+        others = [(one, pilots.by(one.policy, one.during)) for one in methods]
+        return _searched(pilots, each, updates, default, share, record, kind, seconds, others=others)
     except Interrupted as stopped:
         name = None if stop is None else stop.name
         raise Interrupted(f"stopped by {name} in a pilot, before the first update", signal=stopped.signal) from None
@@ -271,24 +299,43 @@ def search_of(
 
 def _searched(
     pilots: Pilots, each: int, updates: int, default: float, share: float, record: PilotRecord, kind: str,
-    seconds: float = math.inf, *, foreign: bool = False,
+    seconds: float = math.inf, *, foreign: bool = False, others: Sequence[tuple[Method, Pilots]] = (),
 ) -> Search:  # fmt: skip
     started, made, judging = time.perf_counter(), list[Pilot](), pilots.evaluation
     allowed = int(share * updates) - judging
-    each = min(each, allowed // 3 - judging)  # held-out batches may be larger than asked for
+    if allowed // (3 + len(others)) - judging < LEAST[kind]:  # held-out batches may be larger than asked for
+        others = ()
+    each = min(each, allowed // (3 + len(others)) - judging)
     if each < LEAST[kind]:
         return _too_few(default, updates)
-    most = allowed // (each + judging)
-    try:
-        choice = search_peak(record.of(pilots, made), pilots.levels, default, each, kind, most, foreign=foreign)
-    except OutOfTime:
-        choice = Choice(default, None, None, OUT_OF_TIME)
+    most = allowed // (each + judging) - len(others)
+    levels, taken, why = cache(pilots.levels), None, None
+    choice = Choice(default, None, None, OUT_OF_TIME)
+    with suppress(OutOfTime):
+        choice = search_peak(record.of(pilots, made), levels, default, each, kind, most, foreign=foreign)
+        if others:
+            taken, why = _tried(others, each, made, levels(), record, kind)
+    if taken is not None:
+        choice = choice.scaled(taken.scale)
     cost = sum(p.updates + judging for p in made) + judging * bool(made)
     took = time.perf_counter() - started + sum(p.seconds for p in record.before)
     part = cost / updates if math.isinf(seconds) else took / seconds
     return Search(
-        choice.lr_max, default, choice.low, choice.high, choice.reason, tuple(made), cost, updates, took, part
+        choice.lr_max, default, choice.low, choice.high, choice.reason, tuple(made), cost, updates, took, part,
+        None if taken is None else taken.name, why,
     )  # fmt: skip
+
+
+def _tried(
+    others: Sequence[tuple[Method, Pilots]], each: int, made: list[Pilot], levels: Levels, record: PilotRecord,
+    kind: str,
+) -> tuple[Method | None, str]:  # fmt: skip
+    """The other method that is better than the default one by a pilot each, and why; None for the default."""
+    best = (best_of(made, levels) or made[0]).lr_max
+    for method, run in others:
+        record.of(run, made, method.name)(rounded(best * method.scale), each)
+    name, why = choose_method(made, levels, kind)
+    return next((method for method, _ in others if method.name == name), None), why
 
 
 def _too_few(default: float, updates: int) -> Search:
@@ -297,6 +344,7 @@ def _too_few(default: float, updates: int) -> Search:
     )
 
 
-def peak_recorded(resolved: Mapping[str, Any]) -> tuple[float | None, int]:
-    """The peak of a recorded run, None where it is not known yet, and the updates that pilots took of its budget."""
-    return resolved.get("lr_max"), (resolved.get("search") or {}).get("updates", 0)
+def peak_recorded(resolved: Mapping[str, Any]) -> tuple[float | None, int, str | None]:
+    """The peak of a recorded run, None as long as it is not known, what pilots took in updates, and the method."""
+    searched = resolved.get("search") or {}
+    return resolved.get("lr_max"), searched.get("updates", 0), searched.get("method")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .. import text
@@ -36,18 +36,33 @@ class Choice:
     high: float | None
     reason: str
 
+    def scaled(self, factor: float) -> Choice:
+        """The same for peaks that are so many times as large."""
+        low, high = (None if peak is None else peak * factor for peak in (self.low, self.high))
+        return Choice(rounded(self.lr_max * factor), low, high, self.reason)
 
-def length(updates: int, allowed: int, kind: str, *, short: bool = False) -> int:
+
+def rounded(peak: float) -> float:
+    """A peak as it is said and recorded."""
+    return float(f"{peak:.3g}")
+
+
+def length(updates: int, allowed: int, kind: str, *, short: bool = False, methods: int = 0) -> int:
     """The updates of each pilot of a run; together they may take so many as `allowed`, and 0 would tell nothing.
 
-    With `short` those of a short run are as long as tells something, whatever part of the run that is.
+    With `short` those of a short run are as long as tells something, whatever part of the run that is. So many other
+    `methods` have a pilot each.
 
     >>> length(2000, 200, "adaptive"), length(2000, 100, "gradient"), length(500, 50, "gradient")
     (31, 25, 0)
+    >>> length(2000, 200, "adaptive", methods=1), length(2000, 200, "adaptive", methods=2)
+    (31, 30)
     >>> length(150, 150, "adaptive"), length(150, 150, "adaptive", short=True), length(150, 75, "adaptive", short=True)
     (0, 30, 0)
     """
-    each = min(max(round(LENGTH * updates), short * LEAST[kind]), int(allowed / (3 + 4 * JUDGING)))
+    each = min(
+        max(round(LENGTH * updates), short * LEAST[kind]), int(allowed / (3 + methods + (4 + methods) * JUDGING))
+    )
     return each if each >= LEAST[kind] else 0
 
 
@@ -94,11 +109,30 @@ def choose(pilots: Sequence[Pilot], default: float, levels: Levels, kind: str) -
     if not lost and _share(losses[best], losses[default], nothing) <= EVIDENCE[kind]:
         said = "no other pilot was better" if best == default else f"{best:.2g} was no clear gain"
         return _about(default, said)
-    peak = default * (_optimum(losses, best, nothing) / default) ** (1.0 if lost else WAY)
-    peak = float(f"{peak:.3g}")
+    peak = rounded(default * (_optimum(losses, best, nothing) / default) ** (1.0 if lost else WAY))
     how = "learned nothing" if lost else f"came to {text.number(losses[default])}"
     came = text.number(losses[best])
     return _about(peak, f"{best:.2g} came to a held-out loss of {came}, the default {default:.2g} {how}")
+
+
+def best_of(pilots: Iterable[Pilot], levels: Levels) -> Pilot | None:
+    """The pilot with the smallest held-out loss; None where all were lost."""
+    return min((p for p in pilots if not levels.lost(p)), key=lambda p: p.loss or 0.0, default=None)
+
+
+def choose_method(pilots: Sequence[Pilot], levels: Levels, kind: str) -> tuple[str | None, str]:
+    """The method that the run is trained by, and why, None for its default: that is left only for evidence."""
+    default, other = (best_of([p for p in pilots if (p.method is None) is own], levels) for own in (True, False))
+    if other is None or other.loss is None:
+        return None, "the pilots of others were lost"
+    if default is None or default.loss is None:
+        return other.method, "the pilots of the default were lost"
+    if other.loss >= min(default.loss, levels.nothing):
+        return None, "no other was better"
+    if default.loss < levels.nothing and _share(other.loss, default.loss, levels.nothing) <= EVIDENCE[kind]:
+        return None, f'"{other.method}" was no clear gain'
+    came, own = text.number(other.loss), text.number(default.loss)
+    return other.method, f"its pilot came to a held-out loss of {came}, the default's to {own}"
 
 
 def _about(peak: float, reason: str) -> Choice:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 
@@ -50,6 +51,7 @@ class Pilot:
         seconds: what it took.
         of: the updates of the run that it was made for, its pilots included.
         lost: why it came to nothing, in words; None for one that did not.
+        method: what it was trained by, where several methods are tried; None for the one that the run has by default.
     """
 
     lr_max: float
@@ -59,6 +61,7 @@ class Pilot:
     seconds: float = 0.0
     of: int = 0
     lost: str | None = None
+    method: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -125,6 +128,7 @@ class StatePilots:
         self._state = copy(state)
         self._state.norm_statistics = "running"  # held-out batches bring theirs
         self._policy, self._of, self._stop, self._until = policy, of, stop, until
+        self._during: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._train = train = peeked(train, (each + 1) * state.accumulate)
         ranks = state.runtime.ranks  # which may have data of their own each
         batch = ranks.broadcast(samples_in(next(iter(train.epoch(0)), ())) * state.accumulate)
@@ -147,6 +151,12 @@ class StatePilots:
                 break
         return part
 
+    def by(self, policy: Callable[[float, int], Policy], during: Callable[[], AbstractContextManager[Any]]) -> Self:
+        """The same by another policy, each within a block that `during` makes."""
+        other = copy(self)
+        other._policy, other._during = policy, during
+        return other
+
     def levels(self) -> Levels:
         """The held-out losses of the best constant answer, where that is known, and of the weights as they are."""
         loss = replace(self._loss, smoothing=0.0) if isinstance(self._loss, Supervised) else self._loss
@@ -162,9 +172,10 @@ class StatePilots:
     def __call__(self, lr_max: float, updates: int) -> Pilot:
         def run() -> tuple[Mapping[str, float] | None, int]:
             policy = self._policy(lr_max, updates)
-            result = trial(
-                self._state, self._train, f"{updates} updates", policy, self._evaluate, self._stop, self._until
-            )
+            with self._during():
+                result = trial(
+                    self._state, self._train, f"{updates} updates", policy, self._evaluate, self._stop, self._until
+                )
             return result.valid, result.updates
 
         return pilot(lr_max, updates, self._of, run)
