@@ -386,3 +386,26 @@ def test_batch_norms_keep_what_they_came_with(tmp_path):
     assert "0.1.running_mean" in differing(before, weights(fresh))
     learn.unfreeze()
     assert all(module.training for module in learn.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("last", "options"),
+    [
+        ({"lr_max": 1e-3, "options": {"momentum": (0.95, 0.85)}}, {}),
+        ({"lr_max": "default", "spread": 100}, {}),
+        ({"lr_max": [1e-5, 1e-3], "policy": "torch", "options": {"lr_start": 2e-4, "lr_end": 1e-8}}, {}),
+        ({}, {"momentum": (0.9, 0.8), "search": 0.0}),
+        ({"train": "head"}, {}),
+        ({"train": 2}, {}),
+    ],
+    ids=["options", "default peak", "policy", "of the call", "head", "two groups"],
+)
+def test_a_run_with_a_folder_comes_to_what_it_does_without(tmp_path, last, options):
+    first = (
+        {"budget": "1 epochs", "train": 3, "lr_max": 1e-3} if last.get("train") == "head" else Stage("1 epochs", "head")
+    )
+    with_folder, without = learner(), learner()
+    for learn, out in ((with_folder, tmp_path), (without, None)):
+        learn.fine_tune(stages=[first, {"budget": "2 epochs", **last}], out=out, **options)
+    assert differing(weights(with_folder.model), weights(without.model)) == []
+    assert with_folder.history.steps[-9]["lr"] == without.history.steps[-9]["lr"]

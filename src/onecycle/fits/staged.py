@@ -116,12 +116,16 @@ class StagedFit:
         without = f", without {left_out}" if left_out else ""
         return f"the head, {count(self._head.size, 'parameter')}, on features that are computed once{without}"
 
-    def _begin(self, last: Stage, out: Path, *, config: Any = None, facts: Any = None, **keywords: Any) -> None:
+    def _begin(
+        self, last: Stage, out: Path, *, config: Any = None, facts: Any = None, observers: Any = (), after: float = 0.0,
+        **options: Any,
+    ) -> None:  # fmt: skip
         """Begin the run that the last stage is to be, so that it can be resumed from here on."""
-        whole, groups = self._learner._whole, self._learner._rates.layers()
-        self._freeze(groups, _frozen(last, len(groups)), last.norms)
         with ExitStack() as stack:
-            planned = self._learner._planned(whole, last.budget, last.policy, last.lr_max, out, spread=last.spread)
+            planned = self._learner._planned(
+                self._within(last), last.budget, last.policy, last.lr_max, out, spread=last.spread,
+                **{**last.options, **options},
+            )  # fmt: skip
             planned.record(out, stack, resume=False, config=config, facts=facts)
 
     def _made(self, stage: Stage, folder: Path | None, left: float | None) -> tuple[Result, float]:
@@ -150,8 +154,7 @@ class StagedFit:
 
         The weights at its end are those of `model`, None: of what is trained alone.
         """
-        learner, trained, began = self._learner, self._learner._whole, time.perf_counter()
-        groups = learner._rates.layers()
+        learner, began = self._learner, time.perf_counter()
         alone = self._head_on_features() if stage.train == HEAD else None
         if alone is not None:
             held = set(alone.model.parameters())
@@ -159,9 +162,7 @@ class StagedFit:
             self._freeze(groups, 1)
             trained = replace(alone, model=model or alone.model)
         else:
-            self._freeze(groups, _frozen(stage, len(groups)), stage.norms)
-            if stage.train != HEAD:
-                trained = replace(trained, rates=trained.rates.scaled(SHARE * math.sqrt(spread_of(stage.spread))))
+            trained = self._within(stage)
         budget = stage.budget
         if left is not None:
             spent = time.perf_counter() - began
@@ -172,6 +173,14 @@ class StagedFit:
             budget, stage.policy, stage.lr_max, out=out, resume=resume, spread=stage.spread, part=trained,
             **{**stage.options, **keywords},
         )  # fmt: skip
+
+    def _within(self, stage: Stage) -> Trained:
+        """What a stage trains of the whole model, the rest frozen."""
+        trained, groups = self._learner._whole, self._learner._rates.layers()
+        self._freeze(groups, _frozen(stage, len(groups)), stage.norms)
+        if stage.train == HEAD:
+            return trained
+        return replace(trained, rates=trained.rates.scaled(SHARE * math.sqrt(spread_of(stage.spread))))
 
     def _head_on_features(self) -> Trained | None:
         """The head with its features, computed now; None where it is to be trained with what is before it."""
