@@ -60,8 +60,8 @@ def test_factors_of_the_layers_are_part_of_a_policy():
     assert policy.layers == (0.1, 1.0) and policy.with_(momentum=0.9).layers == policy.layers
     assert policy.to_dict()["layers"] == [0.1, 1.0] and "layers" not in Policy({"lr": DOWN}).to_dict()
     assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy != Policy({"lr": DOWN})
-    with pytest.raises(ConfigError, match="layers is a finite number above 0; received 0"):
-        Policy({"lr": DOWN}, (0, 1))
+    with pytest.raises(ConfigError, match="layers is a finite number of at least 0; received -1"):
+        Policy({"lr": DOWN}, (-1, 1))
     with pytest.raises(ConfigError, match=r"layers are factors of the learning rate, .* received 0\.5"):
         Policy.from_dict({"lr": 0.1, "layers": 0.5})
 
