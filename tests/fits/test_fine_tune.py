@@ -409,3 +409,11 @@ def test_a_run_with_a_folder_comes_to_what_it_does_without(tmp_path, last, optio
         learn.fine_tune(stages=[first, {"budget": "2 epochs", **last}], out=out, **options)
     assert differing(weights(with_folder.model), weights(without.model)) == []
     assert with_folder.history.steps[-9]["lr"] == without.history.steps[-9]["lr"]
+
+
+def test_a_first_stage_that_cannot_be_trained_leaves_the_folder_free(tmp_path):
+    first, last = {"budget": "1 epochs", "train": "head"}, Stage("1 epochs")
+    with pytest.raises(ConfigError, match="peak_at"):
+        learner().fine_tune(stages=[{**first, "options": {"peak_at": 3}}, last], out=tmp_path / "run")
+    learner().fine_tune(stages=[first, last], out=tmp_path / "run")
+    assert RUN.read(tmp_path / "run")["status"] == "finished"

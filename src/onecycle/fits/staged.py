@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from ..records.checkpoint import checkpoints, load_weights
 from ..records.extension import WEIGHTS
 from ..records.files import RUN, STAGES
 from ..records.history import Result
-from ..records.run import broken_off
+from ..records.run import abandon, broken_off
 from ..schedules.budget import Budget
 from ..schedules.stages import ALL, HEAD, STILL, Stage, spread_of
 from ..search.api import updates_within
@@ -221,10 +222,13 @@ def _frozen(stage: Stage, groups: int) -> int:
 
 @contextmanager
 def _told(folder: Path | None) -> Iterator[None]:
-    """After an error within the block, ``run.json`` says how the run stands."""
+    """After an error within the block, ``run.json`` says how the run stands; one that was not yet begun is removed."""
     try:
         yield
     except BaseException as error:
-        if folder is not None:
+        if folder is not None and isinstance(error, ConfigError) and not any((folder / STAGES).glob(f"*/{RUN.file}")):
+            shutil.rmtree(folder / STAGES, ignore_errors=True)
+            abandon(folder)
+        elif folder is not None:
             broken_off(folder, error)
         raise

@@ -339,9 +339,8 @@ class Recording:
             error.args = (f"stopped at once. {self.last_good()}",)
         elif isinstance(error, NonFiniteLoss):
             error.args = (f"{error}. {self.last_good()}",)
-        if isinstance(error, ConfigError) and self._is_empty():  # so that the folder is free for the call once mended
-            for name in (RUN.file, SUMMARY.file, "steps.jsonl", "epochs.jsonl"):
-                (self.folder / name).unlink(missing_ok=True)
+        if isinstance(error, ConfigError) and self._is_empty():
+            abandon(self.folder)
             return
         self.broken_off(error)
 
@@ -388,6 +387,12 @@ def load_trained(model: nn.Module, folder: Path) -> tuple[str, ...]:
             "model=...)"
         ) from error
     return (f"{folder} has not come to its end ({record['status']}): the weights are those of its last checkpoint",)
+
+
+def abandon(folder: Path) -> None:
+    """Remove a run in which nothing was tried yet, so that the folder is free for the call once it is mended."""
+    for name in (RUN.file, SUMMARY.file, "steps.jsonl", "epochs.jsonl"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def broken_off(folder: Path, error: BaseException) -> None:
