@@ -125,6 +125,16 @@ def data(inputs: int, n: int = 256):
     return x, (x[:, 0] > 0).long()
 
 
+def test_where_most_weights_are_frozen_it_is_adamw():
+    """As with changes of low rank to what others pretrained, or a head on a body."""
+    model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 10))
+    positions = dict.fromkeys(model.parameters(), 1.0)
+    assert choose(model, positions, 64).optimizer == "muon"
+    model[0].requires_grad_(False)
+    chosen = choose(model, positions, 64)
+    assert chosen.optimizer == "adamw" and "2,080 parameters are frozen" in chosen.note
+
+
 def test_the_learner_says_what_auto_comes_to_and_keeps_to_it():
     wide = Learner(mlp(512), data(6), verbose=False)
     assert isinstance(wide.optimizer, torch.optim.AdamW) and wide.resolved["optimizer"] == "adamw"

@@ -34,7 +34,8 @@ class OptimizerChoice:
 def choose(model: nn.Module, positions: Mapping[nn.Parameter, float], samples: int) -> OptimizerChoice:
     """Muon for as many inner matrices as are cheap to make orthogonal, from the cheapest on; else "adamw" for all.
 
-    So it is where these hold less than half of the inner weights.
+    So it is where these hold less than half of the inner weights, and where most weights are frozen: what was trained
+    by other optimizers is not for Muon (Liu et al., 2502.16982, section 3.5).
 
     An update of `samples` samples takes 6 operations for each element of a weight at each position that it is applied
     to: 2 forward and 4 backward. By that, and never by the clock, the same model and batches have the same optimizer
@@ -51,6 +52,10 @@ def choose(model: nn.Module, positions: Mapping[nn.Parameter, float], samples: i
     ['adamw', 'muon']
     """
     inner, left, spent = inner_matrices(model), [], 0.0
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    if 2 * frozen > sum(p.numel() for p in model.parameters()):
+        about = f"{count(frozen, 'parameter')} are frozen, which others trained"
+        return OptimizerChoice("adamw", note=f'optimizer "adamw": {about}; optimizer="muon" is the other')
     if not any(p in positions for p in inner):
         return OptimizerChoice("muon")
     embedded = embedded_in(model)
