@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -34,6 +35,12 @@ SMALL = {"num_cpus": 1, "object_store_memory": 80 * 1024 * 1024}
 ATTENTIVE = {
     "health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2
 }  # fmt: skip
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test lasts to the end: no collection of garbage looks through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ The blocks of one page share a temporary directory, and its Python blocks one na
 block the lines that start with `$ onecycle` run (a trailing backslash continues them) and must exit with 0. The
 comment ``<!-- skip: reason -->`` before a block leaves it out; the reason shows in the test report. The comment
 ``<!-- needs: lightning -->`` does so where no module of that name (or of one of several, with commas) is installed.
+``<!-- tried with: --limit 200 -->`` adds these arguments to the commands of a block whose printed result takes long.
 Data that a reader has are made for a page that says ``<!-- given: photos -->``: they stand for the reader's own.
 """
 
@@ -25,7 +26,7 @@ from onecycle.commands.app import main
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page.exists()]
 FENCE = re.compile(
-    r"(?:^<!-- (?:skip: (?P<skip>.+?)|needs: (?P<needs>.+?)) -->\n+)?"
+    r"(?:^<!-- (?:skip: (?P<skip>.+?)|needs: (?P<needs>.+?)|tried with: (?P<more>.+?)) -->\n+)?"
     r"^```(?P<language>python|console|sh)\n(?P<text>.*?)^```$",
     re.M | re.S,
 )
@@ -34,12 +35,12 @@ COMMAND = re.compile(r"^\$ onecycle (.*)$", re.M)
 
 
 def photos() -> None:
-    """24 images of each of two classes, one darker than the other."""
+    """12 images of each of two classes, one darker than the other."""
     rng = np.random.default_rng(0)
     for number, name in enumerate(("ants", "bees")):
         folder = Path("photos") / name
         folder.mkdir(parents=True)
-        for index in range(24):
+        for index in range(12):
             pixels = rng.integers(0, 100, (32, 32, 3)) + 150 * number
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
 
@@ -61,7 +62,8 @@ STAND_INS = {"photos": photos, "penguins.csv": penguins}
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its page, the line its text starts on, why it is left out, if it is, and the hosts it needs."""
+    """One fenced block: its page, the line its text starts on, why it is left out, if it is, the hosts it needs, and
+    further arguments of its commands."""
 
     page: Path
     line: int
@@ -69,13 +71,14 @@ class Block:
     text: str
     skip: str | None
     needs: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def run(self, namespace: dict) -> None:
         if self.language == "python":  # the empty lines make a traceback point into the page
             exec(compile("\n" * (self.line - 1) + self.text, self.page, "exec"), namespace)
         else:
             for arguments in commands(self.text):
-                self.run_command(arguments)
+                self.run_command([*arguments, *self.more])
 
     def run_command(self, arguments: list[str]) -> None:
         """In this process, which has imported everything already: a process of its own takes seconds for that."""
@@ -93,7 +96,7 @@ def blocks(text: str, page: Path) -> list[Block]:
         needs = tuple((match["needs"] or "").replace(",", " ").split())
         absent = [name for name in needs if find_spec(name) is None]
         skip = f"{', '.join(absent)} not installed here: make hosts" if absent else match["skip"]
-        return Block(page, line, match["language"], match["text"], skip, needs)
+        return Block(page, line, match["language"], match["text"], skip, needs, tuple(shlex.split(match["more"] or "")))
 
     return [block(match) for match in FENCE.finditer(text)]
 
@@ -142,6 +145,7 @@ raise AssertionError
 raise AssertionError
 ```
 
+<!-- tried with: --epochs 1 -->
 ```console
 $ onecycle policy one_cycle \\
     --lr-max 0.1  # comment
@@ -155,7 +159,7 @@ def test_blocks_are_found():
     python, skipped, hosted, console = blocks(PAGE, Path("page.md"))
     assert (python.line, python.text, python.skip) == (2, "x = 1\n", None)
     assert skipped.skip == "needs a GPU" and hosted.skip == "no_such_host not installed here: make hosts"
-    assert hosted.needs == ("torch", "no_such_host")
+    assert hosted.needs == ("torch", "no_such_host") and console.more == ("--epochs", "1")
     assert commands(console.text) == [["policy", "one_cycle", "--lr-max", "0.1"]]
 
 

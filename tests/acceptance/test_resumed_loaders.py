@@ -89,7 +89,7 @@ def resumed(make, folder, net=seeded_net, updates=31, **options):
 
 LOADERS = {
     "map-style": lambda: DataLoader(Noisy(), 4, shuffle=True),
-    "map-style with workers": lambda: DataLoader(Noisy(), 4, shuffle=True, num_workers=2),
+    "map-style with workers": lambda: DataLoader(Noisy(), 4, shuffle=True, num_workers=1),
     "torchdata": lambda: stateful(Noisy(), shuffle=True),
     "torchdata with workers": lambda: stateful(Noisy(), shuffle=True, num_workers=1),
     "a stream of torchdata": lambda: stateful(Stream()),

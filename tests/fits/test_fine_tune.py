@@ -307,14 +307,14 @@ def test_a_time_budget_holds_for_the_head_too():
     for method in ("auto", "head"):
         learn = learner(net(), data, VALID)
         asked = 20 * 30_000 // 8
-        learn.fine_tune(budget="2s", method=method)
+        learn.fine_tune(budget="1s", method=method)
         made = [len(learn.history.steps)]
         assert made[0] < asked / 4, "far fewer than 20 epochs"
 
 
 def test_each_stage_of_ones_own_has_its_time():
     learn = learner()
-    learn.fine_tune(stages=[{"budget": "1s", "train": "head"}, {"budget": "1s"}])
+    learn.fine_tune(stages=[{"budget": "0.5s", "train": "head"}, {"budget": "0.5s"}])
     assert learn.state.step > 3
 
 

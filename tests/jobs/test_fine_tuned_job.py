@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
+import forked
 import pytest
 from training_makers import differing
 
@@ -15,6 +14,7 @@ from onecycle.jobs.run import job_of
 from onecycle.records.files import RUN, read_jsonl
 
 SMALL = {"model": "small-cnn", "limit": 200, "optimizer": "adamw"}
+KILLED = {"data": "digits", "budget": "4 epochs", "fine_tune": "auto", **SMALL}
 
 
 def weights_in(folder):
@@ -44,14 +44,20 @@ def test_head_alone(tmp_path):
 
 
 def test_a_time_budget(tmp_path):
-    result = run(Job("digits", budget="5s", fine_tune="auto", **SMALL), tmp_path / "run", report=False)
+    result = run(Job("digits", budget="2s", fine_tune="auto", **SMALL), tmp_path / "run", report=False)
     assert result.updates >= 1 and RUN.read(tmp_path / "run" / "stages" / "1-head")["status"] == "finished"
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of the run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(Job.from_dict(KILLED), folder, report=False)
+    return folder
+
+
 @pytest.mark.parametrize("killed_in", ["stages/1-head", "."])
-def test_killed_in_either_stage_and_resumed_to_the_bit(tmp_path, killed_in):
-    job = {"data": "digits", "budget": "4 epochs", "fine_tune": "auto", **SMALL}
-    run(Job.from_dict(job), tmp_path / "whole", report=False)
+def test_killed_in_either_stage_and_resumed_to_the_bit(tmp_path, killed_in, whole):
     script = (
         "import os, signal, sys, json\n"
         "from pathlib import Path\n"
@@ -66,12 +72,11 @@ def test_killed_in_either_stage_and_resumed_to_the_bit(tmp_path, killed_in):
         "history.Checkpointer.__call__ = call\n"
         "run(Job.from_dict(json.loads(sys.argv[1])), sys.argv[2], report=False)\n"
     )
-    command = [sys.executable, "-c", script, json.dumps(job), str(tmp_path / "cut"), killed_in]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = forked.run(["-c", script, json.dumps(KILLED), str(tmp_path / "cut"), killed_in])
     assert done.returncode == -9, done.stderr
     assert RUN.read(tmp_path / "cut")["status"] == "running"
     result = run(job_of(tmp_path / "cut"), tmp_path / "cut", resume=True, report=False)
-    assert differing(weights_in(tmp_path / "whole"), weights_in(tmp_path / "cut")) == []
+    assert differing(weights_in(whole), weights_in(tmp_path / "cut")) == []
     assert len(read_jsonl(tmp_path / "cut" / "steps.jsonl")) == result.updates
 
 
