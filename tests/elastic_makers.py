@@ -1,4 +1,4 @@
-"""torchrun as it is, but that its ranks are forks of it: they import nothing again."""
+"""torchrun as it is, but that it and its ranks are forks: they import nothing again."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ import forked
 def torchrun(
     words: Sequence[str], world: int = 2, *, restarts: int = 3, real: bool = False, **keywords: Any
 ) -> subprocess.Popen[str]:
-    """A torchrun whose ranks have an interpreter's words, such as ``["-m", "onecycle", "train"]``; `real`: as it is."""
+    """A torchrun whose ranks run an interpreter's words, as ``["-m", "onecycle", "train"]``; `real`: in fresh ones."""
     flags = [f"--nproc-per-node={world}", f"--max-restarts={restarts}", f"--master-port={free_port()}", "--no-python"]
     path = [os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path), **keywords.pop("env", {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    if real:
-        command = [sys.executable, "-m", "torch.distributed.run", *flags, sys.executable, *words]
-        return subprocess.Popen(command, **{**pipes, **keywords}, env=env)
-    code = f"import elastic_makers; elastic_makers.launch({[*flags, sys.executable, *words]!r})"
+    launcher = "torch.distributed.run as torchrun; torchrun.main" if real else "elastic_makers; elastic_makers.launch"
+    code = f"import {launcher}({[*flags, sys.executable, *words]!r})"
     return forked.Popen(["-c", code], **{**pipes, **keywords}, env=env)
 
 

@@ -847,9 +847,15 @@ def test_pilots_are_inside_a_time_budget(monkeypatch):
     assert clock.now == 125 and 48 <= spent - 5 <= 0.1 * 1000 and "which took" in line
 
 
-def test_pilots_are_inside_a_budget_of_updates_and_leave_no_trace():
-    searched, given = learner(MANY), learner(MANY)
-    result = searched.fit("1100 updates")
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> SimpleNamespace:
+    """A learner whose run of 1100 updates found its peak by pilots, with the result and the folder."""
+    learn, folder = learner(MANY), tmp_path_factory.mktemp("searched") / "run"
+    return SimpleNamespace(learn=learn, folder=folder, result=learn.fit("1100 updates", out=folder))
+
+
+def test_pilots_are_inside_a_budget_of_updates_and_leave_no_trace(searched):
+    given, searched, result = learner(MANY), searched.learn, searched.result
     same = given.fit(f"{result.updates} updates", lr_max=result.lr_max)
     spent = 1100 - result.updates
     assert 3 * 17 <= spent <= 110
@@ -872,9 +878,8 @@ def test_an_optimizer_of_ones_own_gets_its_peak_from_pilots_where_there_is_room(
     assert 2000 - result.updates <= 200 and any("from 3 pilots of 31 updates" in note for note in learn.notes)
 
 
-def test_killed_in_a_pilot_a_run_makes_the_others_and_the_same_choice(tmp_path, monkeypatch):
-    whole = learner(MANY).fit("1100 updates", out=tmp_path / "whole")
-    made = []
+def test_killed_in_a_pilot_a_run_makes_the_others_and_the_same_choice(tmp_path, monkeypatch, searched):
+    whole, made = searched.result, []
 
     def power_cut(*args, was=pilots.trial, **keywords):
         made.append(args)
@@ -891,10 +896,10 @@ def test_killed_in_a_pilot_a_run_makes_the_others_and_the_same_choice(tmp_path, 
     result = learner(MANY).fit("1100 updates", out=tmp_path / "cut", resume=True)
     after = read_jsonl(tmp_path / "cut" / "pilots.jsonl")
     assert len(first) == 1 and after[0] == first[0] and len(after) == 3
-    untimed = [[{**pilot, "seconds": 0} for pilot in read_jsonl(tmp_path / name / "pilots.jsonl")]
-               for name in ("cut", "whole")]  # fmt: skip
+    folders = tmp_path / "cut", searched.folder
+    untimed = [[{**pilot, "seconds": 0} for pilot in read_jsonl(folder / "pilots.jsonl")] for folder in folders]
     assert untimed[0] == untimed[1] and result.lr_max == whole.lr_max and result.updates == whole.updates
-    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    files = [(folder / "model.safetensors").read_bytes() for folder in folders]
     assert files[0] == files[1]
 
 
@@ -927,9 +932,8 @@ def test_a_fit_with_pilots_forecasts_longer_ones(tmp_path):
     assert learn.forecast().line() == "forecast: cannot say: no pilots were made"
 
 
-def test_a_resumed_run_gives_the_same_forecast(tmp_path):
-    whole, cut, resumed = learner(MANY), learner(MANY), learner(MANY)
-    whole.fit("1100 updates", out=tmp_path / "whole")
+def test_a_resumed_run_gives_the_same_forecast(tmp_path, searched):
+    whole, cut, resumed = searched.learn, learner(MANY), learner(MANY)
 
     def power_cut(event):
         if len(cut.history.steps) == 500:

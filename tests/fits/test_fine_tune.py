@@ -59,7 +59,7 @@ def test_features_are_computed_once_for_each_sample():
     model = net()
     learn = learner(model)
     model[0].register_forward_hook(lambda module, args, output: seen.append(len(output)))
-    learn.fine_tune(10, method="head")
+    learn.fine_tune(3, method="head")
     assert sum(seen) < 2 * (len(DATA[0]) + len(VALID[0])), "beside those that it is looked at by"
 
 
