@@ -146,6 +146,7 @@ def test_several_runs_are_ranked_and_a_page_is_written_where_asked(tmp_path, cap
     assert not list(tmp_path.glob("**/report.html"))
     text = said(capsys, "report", *map(str, folders), "--out", str(tmp_path / "p.html"))
     assert "is first of 2" in text and text.splitlines()[-1] == f"written: {tmp_path / 'p.html'}"
+    assert [bool(line) for line in text.splitlines()[-3:]] == [True, False, True]  # one line apart, no more
     assert "Ranked by validation accuracy" in (tmp_path / "p.html").read_text(encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["report", *map(str, folders), "--open"])

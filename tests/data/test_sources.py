@@ -105,6 +105,8 @@ def test_image_size_without_images(tmp_path):
 def test_unknown_names():
     with pytest.raises(ConfigError, match="Unknown data set 'cifar': did you mean cifar10"):
         load("cifar")
+    with pytest.raises(ConfigError, match=r"No file or folder of that name is in /.*: give a folder"):
+        load("photos")
     with pytest.raises(ConfigError, match="Unknown data set 'x': Known: cifar10, cifar100, digits"):
         find("x")
     with pytest.raises(ConfigError):

@@ -713,6 +713,17 @@ def test_settings_are_shown_with_what_they_came_to(tmp_path):
     assert "default" not in text.split("<main")[1].split("<script")[0]
 
 
+def test_columns_of_a_table_are_named_and_the_baseline_stands_beside_the_measure_that_it_is_of(tmp_path):
+    numbers = [{"name": "area", "median": 1.5, "edges": [0.1] * 99}, {"name": "rooms", "median": 2}]
+    facts = {"kind": "table", "columns": {"target": "price", "numbers": numbers}}
+    baseline = {"measure": "loss", "value": 0.8, "by": "the mean of the training targets"}
+    result = {"valid": {"loss": 0.05, "mae": 3.0}, "baseline": baseline}
+    folder = write_run(tmp_path / "a", facts=facts, result=result)
+    ((origin,), text) = origins(read([folder]))[1], html(read([folder]), plotly="")
+    assert origin.facts["Data"][1:] == [("columns target", "price"), ("columns numbers", "area, rooms")]
+    assert "validation mae 3, validation loss 0.05, where the mean of the training targets gives loss 0.8" in text
+
+
 def test_the_share_of_a_search_is_a_setting_and_what_it_found_is_none(tmp_path):
     search = {"lr_max": 0.5, "pilots": [{"lr_max": 0.5}]}
     python = only(write_run(tmp_path / "a", resolved={"lr_max": 0.5, "search": search}, config={"budget": "4 epochs"}))

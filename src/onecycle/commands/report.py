@@ -70,9 +70,8 @@ def report(
         if out is None:
             if open or self_contained:
                 raise ConfigError("a page about several runs goes where --out says: add --out FILE.html")
-            print("\nFor a page with their curves: add --out FILE.html")
+            print("For a page with their curves: add --out FILE.html")
             return
-        print()
     written = page(folders, out or first / "report.html", inline=self_contained or None)
     print(f"written: {written}")
     if open:
@@ -114,7 +113,8 @@ def print_rankings(runs: Sequence[RecordedRun]) -> None:
         dropped = [name for name in table.columns if name not in shown[0]]
         notes = [f"Left out, as the terminal is narrow: {listed(dropped)}. A page has all of it."] if dropped else []
         print(*wrapped([*notes, table.note], width), "", sep="\n")
-    print(*wrapped([*left, *notices(Records(runs=list(runs)))], width), sep="\n")
+    if more := wrapped([*left, *notices(Records(runs=list(runs)))], width):
+        print(*more, "", sep="\n")
 
 
 def _is_script(path: Path) -> bool:

@@ -281,7 +281,10 @@ def _find_and_read(data: Any, options: LoadOptions) -> tuple[str, RawData]:
     if not path.exists():
         if isinstance(data, Path) or path.suffix or len(path.parts) > 1:
             raise DataError(f"{path} does not exist. Give {ACCEPTED}, or one of {', '.join(NAMES)}.")
-        raise ConfigError(f"Unknown data set {data!r}: {did_you_mean(str(data), NAMES)}. Or give {ACCEPTED}.")
+        raise ConfigError(
+            f"Unknown data set {data!r}: {did_you_mean(str(data), NAMES)}. No file or folder of that name is in "
+            f"{Path.cwd()}: give {ACCEPTED}."
+        )
     name = path.resolve().name if path.is_dir() else path.stem
     return name, _read_path(path, options)
 

@@ -128,7 +128,10 @@ def outcome(run: RecordedRun) -> str:
             measured.append(f"{name} {_measure(*main)}" + (f" ({text.count(n, 'sample')})" if n else ""))
     base = part(run.result, "baseline")
     if (value := number(base.get("value"))) is not None:
-        measured.append(f"where {base.get('by')} gives {_measure(str(base.get('measure')), value)}")
+        name, valid = str(base.get("measure")), run.measured("valid")
+        if (own := number(valid.get(name))) is not None and name not in (main_value(valid) or ()):
+            measured.append(f"validation {_measure(name, own)}")
+        measured.append(f"where {base.get('by')} gives {_measure(name, value)}")
     updates, seconds = number(run.result.get("updates")), number(run.result.get("seconds"))
     took = text.count(updates, "update") if updates is not None else ""
     took += f" in {text.duration(seconds)}" if seconds is not None else ""

@@ -302,7 +302,7 @@ def _galleries(predictions: Predictions) -> tuple[list[Gallery], int]:
     ]
     if not numbers:
         kinds += [
-            ("The least sure", "Two answers are nearly alike.", least_sure(predictions)),
+            ("The least sure", "The smallest margins between the two most probable answers.", least_sure(predictions)),
             (
                 "Labels that may be wrong",
                 "By confident learning (Northcutt et al., 1911.00068): the model, which was not trained on them, is as "

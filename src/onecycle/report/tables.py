@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -297,7 +298,7 @@ def _listed(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str,
     """Names and values under their titles, those that are not set in one line."""
     lists = {}
     for title, values in facts.items():
-        named = {name.removeprefix("settings.").replace("_", " "): value for name, value in values.items()}
+        named = {re.sub("[._]", " ", name.removeprefix("settings.")): value for name, value in values.items()}
         pairs = [(name, _text(value)) for name, value in named.items() if value not in (None, {})]
         unset = ", ".join(name for name, value in named.items() if value in (None, {}))
         lists[title] = pairs + [("not set", unset)] * bool(unset)
@@ -307,6 +308,8 @@ def _listed(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str,
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple) and all(isinstance(v, str | int | float) for v in value):
         return _cut(", ".join(_text(v) for v in value)) or "none"
+    if isinstance(value, list | tuple) and all(isinstance(v, Mapping) and "name" in v for v in value):
+        return _text([str(v["name"]) for v in value])  # columns of a table: what is known of each is in run.json
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
