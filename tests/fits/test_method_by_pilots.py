@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 
@@ -101,12 +102,32 @@ def test_the_run_is_by_the_method_that_was_chosen(chosen):
     assert f'fine-tuning by "{chosen}": so it was' in "\n".join(again.notes)
 
 
-@pytest.mark.parametrize("chosen", ["full", "head"], indirect=True)
-@pytest.mark.parametrize("k", [260, 310, 800], ids=["in a pilot of the peak", "in one of the methods", "in training"])
-def test_broken_off_and_resumed_to_the_bit(tmp_path, chosen, k):
-    """After the head's 240 updates, in the five pilots of 31 or in what follows."""
-    whole = learner()
-    whole.fine_tune(budget=BUDGET, out=tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole():
+    """A learner, by the method that pilots chose, that nothing happened to: one for each method."""
+
+    @functools.cache
+    def trained(chosen):
+        learn = learner()
+        learn.fine_tune(budget=BUDGET)
+        return learn
+
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("chosen", "k"),
+    [
+        pytest.param("full", 260, id="in a pilot of the peak"),
+        pytest.param("head", 310, id="in one of the methods"),
+        pytest.param("full", 800, id="in training by full"),
+        pytest.param("head", 800, id="in training by head"),
+    ],
+    indirect=["chosen"],
+)
+def test_broken_off_and_resumed_to_the_bit(tmp_path, chosen, k, whole):
+    """After the head's 240 updates, in the five pilots of 31, before a method is chosen, or in what follows."""
+    whole = whole(chosen)
     cut, step, made = learner(), torch.optim.AdamW.step, []
 
     def counted(self, *args, **keywords):

@@ -209,7 +209,7 @@ def test_the_command_trains_the_very_job(monkeypatch, capsys):
     done = []
     monkeypatch.setattr("onecycle.jobs.run.run", lambda job, *_, **__: done.append(job) or RESULT)
     draw = random.Random(0)
-    for peak in ["default", 0.5, 3e-6, 20.0] * 10:
+    for peak in ["default", 0.5, 3e-6, 20.0] * 5:
         work = random_job(draw)
         if work.budget == "5m" and work.model is None:  # for which train chooses a model by the time
             work = replace(work, model="small-cnn")
