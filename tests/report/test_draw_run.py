@@ -273,3 +273,10 @@ def test_a_rescue_is_marked_in_every_panel():
     several = Plots()
     draw_runs(several, [Group("", (RecordedRun("", Path(), {}, steps, epochs),) * 2, {})])
     assert not any(one.marks for one in several.figures)
+
+
+def test_a_measure_is_titled_as_it_is_written():
+    steps, epochs = recorded(metrics=False)
+    plots, epochs = Plots(), [{**row, "valid_mae": 2.0, "valid_r2": 0.5} for row in epochs]
+    draw_runs(plots, [Group("", (RecordedRun("", Path(), {}, steps, epochs),), {})])
+    assert [figure.title for figure in plots.figures][:3] == ["Loss", "MAE", "R²"]

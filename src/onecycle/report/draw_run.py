@@ -49,6 +49,7 @@ UNSMOOTHED = {"loss": "loss_unsmoothed", "train_loss": "train_loss_unsmoothed"}
 # The column of updates before which the run was rescued.
 RESCUED = "rescue_back_to"
 MINIMISED = "training, minimised (with label smoothing)"
+TITLES = {"mae": "MAE", "rmse": "RMSE", "r2": "R²"}  # as in the table of errors
 
 
 class Timeline(NamedTuple):
@@ -195,7 +196,7 @@ def _one(plots: Plots, line: Timeline, metrics: Sequence[str]) -> tuple[list[int
                 keys[key] = keys[key] if key in keys else plots.key(key)
                 marks = "markers" if recorded and "middle" in how else mode(values["x"])
                 series.append(Series(keys[key], **values, clock=line.clock, mode=marks))
-        measure = _measure(name.capitalize(), name, series, [line])
+        measure = _measure(TITLES.get(name, name.capitalize()), name, series, [line])
         figures.append(plots.figure(_with_rescues(measure, group)))
     return list(keys.values()), figures
 
