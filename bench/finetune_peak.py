@@ -194,8 +194,8 @@ def measure(kind: str, data: str, seed: str, *peak: float) -> None:
 def table() -> None:
     """Loss and accuracy by peak, the best, and how far from it each suggestion is."""
     all_rows = rows("finetune_peak")
-    for data, seed in sorted({(row["data"], row["seed"]) for row in all_rows}):
-        of = [row for row in all_rows if (row["data"], row["seed"]) == (data, seed)]
+    for data, seed in sorted({(row["data"], str(row["seed"])) for row in all_rows}):
+        of = [row for row in all_rows if (row["data"], str(row["seed"])) == (data, seed)]
         runs = {row["peak"]: row for row in of if row["kind"] == "run"}
         if not runs:
             continue

@@ -22,7 +22,7 @@ from .errors import ConfigError, DataError
 from .fits.plan import Rates, planned
 from .fits.run import Fit, began_at
 from .fits.staged import StagedFit
-from .fits.trained import Trained
+from .fits.trained import Trained, classifier_of
 from .interpretation.api import Interpretation
 from .interpretation.looked import Looked
 from .interpretation.made import names_in, predictions_of
@@ -331,7 +331,7 @@ class Learner:
                     watch(fit.events, watchers, self.history.measured(), stop)
                     self.history.check_trained(stop.reason)
             result = fit.end()
-        self._of_part = trained.state is not self.state
+        self._of_part = trained.state is not self.state or fit.plan.method == HEAD
         self._ended = None if self._of_part else fit.ended(result)
         self._forecast = fit.forecast
         return result
@@ -461,8 +461,8 @@ class Learner:
             freeze_epochs: of the head alone; 0 for none.
             method: "head" trains nothing else; "discriminative" all, at peaks that fall by a factor of 100 from the
                 last layer group, `lr_max`, to the first; "full" all at `lr_max`; "auto" is what is best of these by
-                pilots inside the budget, "discriminative" where it is too small for them, and ends with the weights
-                that the head came to where those have no larger validation loss.
+                pilots inside the budget, "discriminative" where it is too small for them or the peak is given, and
+                ends with the weights that the head came to where those have no larger validation loss.
             stages: others, in place of all these: see `Stage`.
             out: a folder for the run; the stages before the last one are runs in its folder ``stages``.
             keywords: the other arguments of `fit`, for the last stage.
@@ -489,7 +489,8 @@ class Learner:
             _one_of_two(epochs, budget), freeze_epochs, method, lr_max, policy, cached=staged.caches
         )  # fmt: skip
         if not given and self._rates.default is None and lr_max not in ("auto", "default") and made[0].lr_max == "auto":
-            peak = lr_max.stop if isinstance(lr_max, slice) else lr_max
+            last = made[-1].lr_max
+            peak = last.stop if isinstance(last, slice) else last
             made = [replace(made[0], lr_max=peak), *made[1:]]
             self._note(f"the head's peak is {peak:g} too: an optimizer of your own has no default peak here")
         if not made:
@@ -506,9 +507,11 @@ class Learner:
             if self._ended is None:
                 raise ConfigError("there is nothing to extend: fit first, or give run=FOLDER, that of a finished run")
             return self._ended
-        if RUN.exists(run or "") and RUN.read(run or "")["resolved"].get("optimizer") == "adamw":
+        at = Path(resumed or run or "")
+        before = self.runtime.ranks.from_main(lambda: RUN.read(at)["resolved"] if RUN.exists(at) else {})
+        if before.get("optimizer") == "adamw":
             self._without_muon()  # as a run that was fine-tuned
-        if RUN.exists(run or "") and RUN.read(run or "")["resolved"].get("norm_statistics", "") is None:
+        if before.get("norm_statistics", "") is None:
             self._hold_norms()
         self._ended = extends = extensions.prepare(self.state, self.resolved, run, resumed, self.load)
         for records in self.runtime.ranks.from_main(lambda: list(extensions.records_before(extends))):
@@ -655,10 +658,16 @@ class Learner:
             module.training = False
 
     def _hold_norms(self) -> None:
-        """Put batch norms into evaluation mode, so that they keep the statistics that they have."""
-        for norm in norms.trained(self.model):
-            norm.training = False
-            self._still.append(norm)
+        """Put the batch norms before the head into evaluation mode, so that they keep their statistics."""
+        for norm in self._norms_before_head():
+            if norm.training:
+                norm.training = False
+                self._still.append(norm)
+
+    def _norms_before_head(self) -> list[nn.Module]:
+        head = layers.head_of(self.model, self._run_order, classifier_of(self.model))
+        inside = set[nn.Module]() if head is None else set(head.modules())
+        return [norm for norm in batch_norm.batch_norms([self.model]) if norm not in inside]
 
     def unfreeze(self) -> None:
         """Train every layer group."""

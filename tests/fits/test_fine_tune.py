@@ -417,3 +417,31 @@ def test_a_first_stage_that_cannot_be_trained_leaves_the_folder_free(tmp_path):
         learner().fine_tune(stages=[{**first, "options": {"peak_at": 3}}, last], out=tmp_path / "run")
     learner().fine_tune(stages=[first, last], out=tmp_path / "run")
     assert RUN.read(tmp_path / "run")["status"] == "finished"
+
+
+def test_the_norms_of_a_new_head_learn_their_statistics():
+    model = net()
+    model[2] = nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 3))
+    body = model[0][1].running_mean.clone()
+    learn = learner(model)
+    learn.fine_tune(2, method="full")
+    assert model[2][0].num_batches_tracked > 0 and model[2][0].running_mean.abs().sum() > 0
+    assert torch.equal(model[0][1].running_mean, body)
+    assert any("the statistics of 1 batch norm stay" in note for note in learn.notes)
+
+
+def test_an_extension_that_is_resumed_keeps_the_statistics_too(tmp_path):
+    model = net()
+    body = model[0][1].running_mean.clone()
+    learner(model, optimizer="auto").fine_tune(2, method="full", out=tmp_path / "first")
+    cut = learner(optimizer="auto")
+
+    def stop(event):
+        if cut.state.updates == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut.extend(2, run=tmp_path / "first", out=tmp_path / "more", observers=[stop])
+    again = learner(optimizer="auto")
+    again.extend(2, out=tmp_path / "more", resume=True)
+    assert torch.equal(again.model[0][1].running_mean, body)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..checks import one_of, share
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..optim.build import RECIPES, TYPICAL
 from ..optim.layers import split_by_layer
 from ..range_test.api import kind_of
@@ -148,6 +148,11 @@ def planned(
             others = {name: _shape(policy, lr_max, options, rates, factors) for name, factors in of.items()}
     shape = _shape(policy, lr_max, options, rates, layers)
     peak, spent, method = _known_peak(policy, lr_max, rates, search, resumed)
+    if method is not None and method not in others:
+        raise CheckpointError(
+            f'the run in {resumed} is trained by "{method}", which pilots chose: resume it as it was begun, with '
+            'spread="auto" (fine_tune="auto") and the same layers frozen'
+        )
     return Plan(whole, per_epoch, shape, rates, peak, spent, others, method)
 
 

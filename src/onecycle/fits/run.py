@@ -144,7 +144,7 @@ class Fit:
             )  # fmt: skip
             self._summarise(folder)
         self._record = PilotRecord.kept_in(self._recording)
-        self._pilots = self._record.before
+        self._pilots = [made for made in self._record.before if made.method == self.plan.method]
 
     def _summarise(self, folder: Path) -> None:
         """Write what model and data are into the folder of the run; of one that trains a part of its model nothing."""
@@ -155,7 +155,9 @@ class Fit:
         """What the options came to, as plain data; the model by the name that the configuration has for it."""
         named = {"model": self._config["model"]} if self._config.get("model") else {}
         several = {"ranks": world} if (world := self._state.runtime.ranks.world) > 1 else {}
-        return {**self.plan.resolved(), **self._setup.resolved(self._state), **named, **several}
+        body = [p for layer in self.plan.rates.layers()[:-1] for p in layer] if self.plan.method == HEAD else []
+        frozen = {"frozen": sum(p.numel() for p in body)} if body else {}
+        return {**self.plan.resolved(), **self._setup.resolved(self._state), **named, **several, **frozen}
 
     def _evaluate(self) -> dict[str, float]:
         """What is measured on the validation data; in a run with a folder, what the model gives is kept."""

@@ -21,9 +21,9 @@ from ..records.history import Result
 from ..records.run import abandon, broken_off
 from ..schedules.budget import Budget
 from ..schedules.stages import ALL, HEAD, STILL, Stage, spread_of
+from ..search.api import SHARE as SEARCHED
 from ..search.api import updates_within
 from ..text import count, listed
-from ..training.batch_norm import batch_norms
 from ..training.loop import updates_per_epoch
 from ..training.ranks import Ranks
 from .trained import FeaturesDiffer, HeadAlone, Trained
@@ -95,22 +95,24 @@ class StagedFit:
         else:
             ended = folders[-1] or out
             fall_back = self._ranks.from_main(lambda: RUN.read(ended))["result"]["valid"]
-        self._learner._note(f"stage {len(stages)} of {len(stages)}: {self._what(last)}")
+        pilots = last.lr_max == "auto" and keywords.get("search", SEARCHED) > 0
+        self._learner._note(f"stage {len(stages)} of {len(stages)}: {self._what(last, pilots)}")
         more: dict[str, Any] = {"fall_back": fall_back} if self._fall_back else {}
         more |= {"began": began} if self._shared else {}
         return self._fit(last, out, resume=out is not None, model=self._learner.model, **more, **keywords)
 
-    def _what(self, stage: Stage) -> str:
-        """What is trained in a stage, in words."""
-        if isinstance(stage.train, int):
-            return f"the last {count(stage.train, 'layer group')}"
-        if stage.train == ALL:
-            by = ", by the method that is best by pilots" if stage.spread == "auto" else ""
-            if not by and stage.spread != 1:
-                by = f", at peaks that rise {stage.spread:g} times from the first layer group to the last"
-            norms = batch_norms([self._learner.model]) if stage.norms == STILL else []
+    def _what(self, stage: Stage, pilots: bool = True) -> str:
+        """What is trained in a stage, in words, where its peak is found by `pilots` or not."""
+        if stage.train != HEAD:
+            by, ratio = "", spread_of(stage.spread)
+            if stage.spread == "auto" and pilots:
+                by = ", by the method that is best by pilots"
+            elif ratio != 1:
+                by = f", at peaks that rise {ratio:g} times from the first layer group to the last"
+            norms = self._learner._norms_before_head() if stage.norms == STILL else []
             kept = f"; the statistics of {count(len(norms), 'batch norm')} stay as they came" if norms else ""
-            return f"all layers{by}{kept}"
+            what = "all layers" if stage.train == ALL else f"the last {count(int(stage.train), 'layer group')}"
+            return f"{what}{by}{kept}"
         if not isinstance(self._head, HeadAlone):
             return f"the head, with what is frozen before it, as {self._head}"
         left_out = listed(self._head.left_out, "and")

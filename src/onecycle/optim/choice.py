@@ -54,7 +54,7 @@ def choose(model: nn.Module, positions: Mapping[nn.Parameter, float], samples: i
     inner, left, spent = inner_matrices(model), [], 0.0
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if 2 * frozen > sum(p.numel() for p in model.parameters()):
-        about = f"{count(frozen, 'parameter')} are frozen, which others trained"
+        about = f"{count(frozen, 'parameter')} are frozen, as of a pretrained model"
         return OptimizerChoice("adamw", note=f'optimizer "adamw": {about}; optimizer="muon" is the other')
     if not any(p in positions for p in inner):
         return OptimizerChoice("muon")

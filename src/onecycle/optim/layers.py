@@ -184,7 +184,7 @@ def freeze(layers: Sequence[Sequence[nn.Parameter]], count: int) -> None:
 
 @contextmanager
 def last_alone(model: nn.Module, layers: Sequence[Sequence[nn.Parameter]]) -> Iterator[None]:
-    """Train the last layer alone within the block, with what is before it in evaluation mode; all is put back."""
+    """Train the last layer alone within the block, with what is before it in evaluation mode; both are put back."""
     trained = [(p, p.requires_grad) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     try:

@@ -190,13 +190,15 @@ def _outlook(run: RecordedRun) -> Outlook | None:
     target, (low, high) = number(part(run.record, "needed").get("target")), bounds_of(measure) or (-inf, inf)
     if target is not None and not low <= target <= high:
         target = None  # which no run can have
-    return Outlook(measure, expected, points, _pilots(run.pilots, measure), target)
+    return Outlook(
+        measure, expected, points, _pilots(run.pilots, measure, part(run.resolved, "search").get("method")), target
+    )
 
 
-def _pilots(pilots: Sequence[Row], measure: str) -> list[Point]:
-    """Those that tried a peak and came to a value; a forecast takes none of other settings."""
+def _pilots(pilots: Sequence[Row], measure: str, method: Any = None) -> list[Point]:
+    """Those that tried a peak and came to a value; a forecast takes none of other settings or another `method`."""
     points = []
-    for pilot in pilots:
+    for pilot in (one for one in pilots if one.get("method") == method):
         value, updates = number(part(pilot, "valid").get(measure)), number(pilot.get("updates"))
         if value is not None and updates is not None and not pilot.get("lost") and "setting" not in pilot:
             peak = number(pilot.get("lr_max"))

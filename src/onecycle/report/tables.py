@@ -115,9 +115,11 @@ def pilots_table(run: RecordedRun) -> Table:
     rows = []
     for i, pilot in enumerate(run.pilots):
         told = decided[i] if len(decided) == len(run.pilots) and isinstance(decided[i], Mapping) else {}
-        kept = told.get("kept", pilot.get("lr_max") == search.get("lr_max") if search else None)
+        same = all(pilot.get(name) == search.get(name) for name in ("lr_max", "method"))
+        kept = told.get("kept", same if search else None)
         rows.append({
             "setting": _setting_of(part(pilot, "setting")) if any("setting" in one for one in run.pilots) else None,
+            "method": pilot.get("method") or ("default" if any(one.get("method") for one in run.pilots) else None),
             "peak": pilot.get("lr_max"),
             "updates": pilot.get("updates"),
             "held-out loss": pilot.get("loss"),

@@ -72,7 +72,14 @@ class Search:
         return f"Search(lr_max={self.lr_max:.3g}, default={self.default:.3g}, pilots={len(self.pilots)})"
 
     def _repr_html_(self) -> str:
-        rows = [(f"{p.lr_max:.3g}", f"{p.updates:,}", p.lost or text.number(p.loss or 0.0)) for p in self.pilots]
+        rows = [
+            (
+                f"{p.lr_max:.3g}{f', {p.method}' if p.method else ''}",
+                f"{p.updates:,}",
+                p.lost or text.number(p.loss or 0.0),
+            )
+            for p in self.pilots
+        ]
         return text.html_table(rows, ("peak", "updates", "held-out loss"), title=self.line())
 
     def to_dict(self) -> dict[str, Any]:
@@ -309,14 +316,14 @@ def _searched(
     if each < LEAST[kind]:
         return _too_few(default, updates)
     most = allowed // (each + judging) - len(others)
-    levels, taken, why = cache(pilots.levels), None, None
+    levels, taken, why = cache(pilots.levels), None, OUT_OF_TIME if others else None
     choice = Choice(default, None, None, OUT_OF_TIME)
     with suppress(OutOfTime):
         choice = search_peak(record.of(pilots, made), levels, default, each, kind, most, foreign=foreign)
         if others:
             taken, why = _tried(others, each, made, levels(), record, kind)
     if taken is not None:
-        choice = choice.scaled(taken.scale)
+        choice = choice.scaled(taken.scale, f'"{taken.name}"')
     cost = sum(p.updates + judging for p in made) + judging * bool(made)
     took = time.perf_counter() - started + sum(p.seconds for p in record.before)
     part = cost / updates if math.isinf(seconds) else took / seconds

@@ -36,10 +36,11 @@ class Choice:
     high: float | None
     reason: str
 
-    def scaled(self, factor: float) -> Choice:
-        """The same for peaks that are so many times as large."""
+    def scaled(self, factor: float, method: str) -> Choice:
+        """The same for another method, whose peaks are so many times as large."""
         low, high = (None if peak is None else peak * factor for peak in (self.low, self.high))
-        return Choice(rounded(self.lr_max * factor), low, high, self.reason)
+        said = self.reason if factor == 1 else f"{self.reason}; {method} takes {factor:g} times such a peak"
+        return Choice(rounded(self.lr_max * factor), low, high, said)
 
 
 def rounded(peak: float) -> float:

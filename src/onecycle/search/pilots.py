@@ -19,7 +19,7 @@ from ..range_test.sweep import SweptStep
 from ..schedules.policy import Policy, position
 from ..training import evaluate as evaluation
 from ..training.balance import targets_of, trivial_loss
-from ..training.norms import batch_statistics
+from ..training.norms import batch_statistics, trained
 from ..training.objectives import Supervised
 from ..training.ranks import Ranks
 from ..training.signals import StopRequest
@@ -166,7 +166,7 @@ class StatePilots:
 
     def _evaluate(self) -> dict[str, float]:
         state = self._state
-        with batch_statistics(state.modules):
+        with batch_statistics(trained(*state.modules)):
             return evaluation.evaluate(state.model, self.held_out, self._loss, state.runtime)
 
     def __call__(self, lr_max: float, updates: int) -> Pilot:
