@@ -2,8 +2,8 @@
 
     python docs/session.py PHOTOS
 
-PHOTOS has the folders train and val of hymenoptera; Chromium draws the page. It takes about four minutes. The page
-shows photos of others, so its picture is not kept here.
+PHOTOS has the folders train and val of hymenoptera; Chromium draws the page. It takes about four minutes. The photos
+are those of others, and so are blurred in the picture of the page.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def main() -> None:
         fonts = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # which would be asked of another host
         (IMAGES / "session.svg").write_text(fonts.sub("", drawn), encoding="utf-8")
         page, picture = folder / "run" / "report.html", IMAGES / "session-page.png"
+        page.write_text(page.read_text(encoding="utf-8") + "<style>img { filter: blur(8px) }</style>", encoding="utf-8")
         chromium = shutil.which("chromium") or "chromium"
         asked = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,4200"]
         subprocess.run(

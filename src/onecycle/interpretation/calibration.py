@@ -74,7 +74,7 @@ class Calibration:
         how = "is too sure" if self.temperature > 1 else "could be surer"
         said = f"ECE {100 * self.ece:.1f} %, where chance alone gives about {100 * self.by_chance:.1f} %"
         mend = f"a temperature of {self.temperature:.3g} makes it {100 * self.ece_after:.1f} %"
-        return f"the model {how}: {said}; {mend}" if clear else f"the probabilities fit what is true: {said}"
+        return f"the model {how}: {said}; {mend}" if clear else f"the probabilities are not clearly off: {said}"
 
     def to_dict(self) -> dict[str, float | int | str]:
         """What is kept with a run: the temperature, and what it was fitted by."""
