@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from training_makers import blobs, seeded_net
@@ -148,6 +148,7 @@ VALUES = st.recursive(
 )
 
 
+@example("stages", None)
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from([one.name for one in fields(Job)]), VALUES)
 def test_whatever_is_given_to_a_job_is_plain_data_or_refused(name, value):

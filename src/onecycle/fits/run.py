@@ -206,6 +206,8 @@ class Fit:
 
     def _methods(self) -> list[Method]:
         """The other methods that pilots try; of layers that are trained the peaks have the same geometric mean."""
+        if not self.plan.others:
+            return []
         alone = partial(last_alone, self._model, self.plan.rates.layers())
         return [
             Method(name, shape, during=alone) if name == HEAD else Method(name, shape, SPREAD**-0.5)

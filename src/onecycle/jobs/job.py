@@ -174,7 +174,7 @@ class Job(TrainingOptions):
             lr_max=self.lr_max if isinstance(self.lr_max, str) else peak_number(self.lr_max),
             fine_tune=unless_none(one_of, "fine_tune", self.fine_tune, (*METHODS, OFF)),
             freeze_epochs=unless_none(number, "freeze_epochs", self.freeze_epochs, least=0, what="epochs of the head"),
-            stages=tuple(Stage.of(stage).to_dict() for stage in self.stages),
+            stages=tuple(Stage.of(stage).to_dict() for stage in _listed("stages", self.stages)),
             balance=flag("balance", self.balance),
             search=share("search", self.search, of="the budget"),
             policy_options=unless_none(keywords, "policy_options", self.policy_options, '{"peak_at": 0.3}'),
@@ -355,6 +355,12 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {field.name: list(default) if isinstance(default := field.default, tuple) else default
                 for field in fields(Job)}  # fmt: skip
     return {**defaults, **BEFORE, **config}
+
+
+def _listed(name: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{name} is a list, such as [{{'budget': '3 epochs'}}]; received {value!r}")
+    return value
 
 
 def _option(name: str, value: Any) -> list[str]:

@@ -258,7 +258,8 @@ def _step(step: Callable[[], Any], optimizer: Optimizer) -> None:
     try:
         step()
     except (RuntimeError, ValueError) as error:
-        if not fresh or isinstance(error, OF_DEVICE):
+        of_worker = str(error).startswith("DataLoader worker")  # that died meanwhile, as a signal handler of torch says
+        if not fresh or of_worker or isinstance(error, OF_DEVICE):
             raise
         name = type(optimizer).__name__
         raise ConfigError(f"{name} cannot update these parameters: {error}. Give another optimizer") from error
