@@ -73,6 +73,16 @@ def test_a_run_whose_process_is_killed_goes_on_in_the_same_place(tmp_path):
     assert without_result(scalars(tmp_path / "run" / "tensorboard")) == in_single_precision(recorded(tmp_path / "run"))
 
 
+def test_what_goes_on_within_the_second_of_the_kill_is_read_after_it(tmp_path, monkeypatch):
+    """Event files are read in the order of their names: the second, then the process, whose numbers are in no order."""
+    monkeypatch.setattr("os.getpid", lambda: 2)
+    with pytest.raises(Broken):
+        fit("tensorboard", tmp_path / "run", break_at=14)
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    fit("tensorboard", tmp_path / "run", resume=True)
+    assert without_result(scalars(tmp_path / "run" / "tensorboard")) == in_single_precision(recorded(tmp_path / "run"))
+
+
 def test_what_got_lost_before_the_checkpoint_is_sent_again(tmp_path):
     with pytest.raises(Broken):
         fit("tensorboard", tmp_path / "run", break_at=14)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ class TensorBoardTracker:
         writer = host("tensorboard", "torch.utils.tensorboard.writer")
         folder = run.home / "tensorboard" if run.folder else run.home / "tensorboard" / run.name
         known = _known(folder, run.updates) if run.before else Known()
+        if run.before:
+            _await_later_name(folder)
         made = cls(writer.SummaryWriter(str(folder), purge_step=run.updates if run.before else None), folder, known)
         if run.updates == 0 or not run.before:
             made.text("config", f"```json\n{json.dumps(run.config, indent=2, ensure_ascii=False)}\n```", 0)
@@ -66,6 +69,16 @@ class TensorBoardTracker:
 def check_tensorboard(run: TrackedRun) -> None:
     """Import the package, and torch's writer of it."""
     host("tensorboard", "torch.utils.tensorboard.writer")
+
+
+def _await_later_name(folder: Path) -> None:
+    """Wait, for a second at most, until a new event file comes after those that are there.
+
+    They are read in the order of their names, which begin with the second that they were begun in, and then have the
+    number of the process: one that is resumed in the second of its kill would come before what it goes on from.
+    """
+    if any(path.name.startswith(f"events.out.tfevents.{int(time.time()):010d}.") for path in folder.glob("events.*")):
+        time.sleep(1 - time.time() % 1)
 
 
 def _known(folder: Path, updates: int) -> Known:
