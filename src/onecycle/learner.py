@@ -462,7 +462,8 @@ class Learner:
             method: "head" trains nothing else; "discriminative" all, at peaks that fall by a factor of 100 from the
                 last layer group, `lr_max`, to the first; "full" all at `lr_max`; "auto" is what is best of these by
                 pilots inside the budget, "discriminative" where it is too small for them or the peak is given, and
-                ends with the weights that the head came to where those have no larger validation loss.
+                ends with the weights that the head came to where those have no larger validation loss, or a larger
+                accuracy.
             stages: others, in place of all these: see `Stage`.
             out: a folder for the run; the stages before the last one are runs in its folder ``stages``.
             keywords: the other arguments of `fit`, for the last stage.

@@ -93,6 +93,14 @@ def test_it_falls_back_to_the_head_where_the_rest_is_no_better():
     assert any("kept: the weights that this began with" in note for note in learn.notes)
 
 
+def test_it_falls_back_to_the_head_where_the_rest_is_less_accurate(monkeypatch):
+    learn = learner()
+    monkeypatch.setattr(learn, "evaluate", lambda keep=None: {"loss": 1e-3, "accuracy": 0.5})
+    result = learn.fine_tune(1)
+    assert result.valid["accuracy"] > 0.5
+    assert any("began with: validation accuracy 50.00 %, and" in note for note in learn.notes)
+
+
 def test_keep_best_counts_what_it_began_with():
     learn = learner(keep_best="loss")
     learn.fine_tune(1, 30.0)

@@ -45,8 +45,8 @@ from .trained import Trained
 
 # A run of fewer updates says so.
 FEW = 100
-# What a fit is judged by that may fall back to what it began with.
-LOSS = "loss"
+# What a fit is judged by that may fall back to what it began with: a smaller loss, and no smaller accuracy.
+LOSS, ACCURACY = "loss", "accuracy"
 
 
 class Fit:
@@ -329,11 +329,14 @@ class Fit:
         best, name = self._state.best, LOSS
         if self._fall_back is None or self._keeper or best is None or result.valid is None:
             return result
-        now, then = (text.measure(name, valid[name]) for valid in (result.valid, best["valid"]))
-        if measure_in(result.valid, name) > measure_in(best["valid"], name):
-            return result
-        KeepBest(self._state, name).restore()
-        self._note(f"kept: the weights that this began with: validation {name} {now}, and {then} before")
+        now, then = result.valid, best["valid"]
+        if measure_in(now, name) > measure_in(then, name):
+            if ACCURACY not in now or now[ACCURACY] >= then.get(ACCURACY, 0.0):
+                return result
+            name = ACCURACY
+        KeepBest(self._state, LOSS).restore()
+        said = [text.measure(name, valid[name]) for valid in (now, then)]
+        self._note(f"kept: the weights that this began with: validation {name} {said[0]}, and {said[1]} before")
         return replace(result, valid=best["valid"])
 
     def _beside_baseline(self, result: Result) -> Result:
