@@ -63,13 +63,8 @@ def main() -> None:
         page, picture = folder / "run" / "report.html", IMAGES / "session-page.png"
         page.write_text(page.read_text(encoding="utf-8") + "<style>img { filter: blur(8px) }</style>", encoding="utf-8")
         chromium = shutil.which("chromium") or "chromium"
-        asked = [
-            "--headless",
-            "--no-sandbox",
-            "--hide-scrollbars",
-            "--window-size=1280,4200",
-            "--virtual-time-budget=20000",
-        ]
+        # as far as the charts over time, which are drawn when a reader comes to them
+        asked = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,2320"]
         subprocess.run(
             [chromium, *asked, f"--screenshot={picture}", page.as_uri()],
             check=True,
