@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -33,6 +35,22 @@ def net(dropout: float = 0.0) -> nn.Sequential:
 def learner(model: nn.Module | None = None, train=DATA, valid=VALID, **options) -> Learner:
     options = {"batch_size": 8, "verbose": False, "device": "cpu", "optimizer": "adamw", **options}
     return Learner(net() if model is None else model, train, valid, **options)
+
+
+@contextmanager
+def interrupted_at(k: int) -> Iterator[None]:
+    """Ctrl-C comes in the k-th step of AdamW within the block, which ends by it."""
+    step, made = torch.optim.AdamW.step, []
+
+    def counted(self, *args, **keywords):
+        made.append(1)
+        if len(made) == k:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *args, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(torch.optim.AdamW, "step", counted)
+        yield
 
 
 def test_the_head_on_features_is_trained_as_it_is_within_the_frozen_model():
@@ -113,16 +131,7 @@ def test_broken_off_anywhere_and_resumed_to_the_bit(tmp_path, k):
     whole = learner()
     whole.fine_tune(3, out=tmp_path / "whole")
     cut = learner()
-    step, made = type(cut.optimizer).step, []
-
-    def counted(self, *args, **keywords):
-        made.append(1)
-        if len(made) == k:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, *args, **keywords)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(torch.optim.AdamW, "step", counted)
+    with interrupted_at(k):
         cut.fine_tune(3, out=tmp_path / "cut")
     assert RUN.read(tmp_path / "cut")["status"] == "interrupted"
     resumed = learner()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-import signal
 from dataclasses import replace
 
 import pytest
-import torch
-from test_fine_tune import learner, net
+from test_fine_tune import interrupted_at, learner, net
 from training_makers import differing, weights
 
-from onecycle import CheckpointError, ConfigError, Interrupted, preset
+from onecycle import CheckpointError, ConfigError, preset
 from onecycle.records.files import RUN, read_jsonl
 from onecycle.schedules.stages import Stage
 from onecycle.search import api
@@ -125,16 +123,8 @@ def whole():
 def test_broken_off_and_resumed_to_the_bit(tmp_path, chosen, k, kept, whole):
     """After the head's 240 updates in the first pilot of the peak, those of "full" and the head, or in what follows."""
     whole = whole(chosen)
-    cut, step, made = learner(), torch.optim.AdamW.step, []
-
-    def counted(self, *args, **keywords):
-        made.append(1)
-        if len(made) == k:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, *args, **keywords)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(torch.optim.AdamW, "step", counted)
+    cut = learner()
+    with interrupted_at(k):
         cut.fine_tune(budget=BUDGET, out=tmp_path / "cut")
     made = read_jsonl(tmp_path / "cut" / "pilots.jsonl") if kept else []
     assert [one["method"] for one in made] == [None, None, None, "full", "head"][:kept]
