@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_wide_and_narrow():
     narrow = lines([LONG, OTHER], 60)
     assert max(map(len, narrow)) <= 60 and "running" in narrow[1] and "accuracy 81.23 %" in narrow[1]
     assert "cifar10-resnet20-wide-3" in narrow[1] or "…" in narrow[1]
+
+
+def test_the_stage_that_a_run_is_in_has_a_column():
+    said = lines([replace(OTHER, stage="1/2 head"), LONG], 160)
+    assert said[0].split()[:4] == ["run", "state", "stage", "progress"]
+    assert said[1].split()[:4] == ["b", "stale", "1/2", "head"]
+    assert "stage" not in lines([LONG], 160)[0]
 
 
 def test_what_there_is_no_room_for_is_counted():

@@ -138,7 +138,12 @@ def test_broken_off_anywhere_and_resumed_to_the_bit(tmp_path, k):
     result = resumed.fine_tune(3, out=tmp_path / "cut", resume=True)
     assert differing(weights(whole.model), weights(resumed.model)) == []
     assert result.valid == whole.evaluate()
-    assert RUN.read(tmp_path / "cut")["status"] == "finished"
+    assert RUN.read(tmp_path / "cut")["status"] == "finished" and RUN.read(tmp_path / "cut")["stages"] == [
+        "head",
+        "all",
+    ]
+    counted = [[(row["fit"], row["step"]) for row in one.history.steps] for one in (whole, resumed)]
+    assert counted[0] == counted[1] and len(counted[0]) == 276, "the history has the stages that were over"
 
 
 def test_the_folder_of_a_run_has_its_stages_and_predicts(tmp_path):

@@ -130,6 +130,33 @@ def test_before_the_first_update_it_says_what_is_done(tmp_path):
     assert Follower(tmp_path).look()[0].said == "80 epochs: about 91 %"
 
 
+def test_a_run_in_stages_has_the_numbers_of_the_one_that_it_is_in(tmp_path):
+    folder = a_run(tmp_path, updates=0, stages=["head", "all"], config={"budget": "10s"}, resolved={"updates": None})
+    a_run(folder / "stages", "1-head", config={"budget": "20 epochs"})
+    follower = Follower(tmp_path)
+    (one,) = follower.look()
+    assert (one.name, one.folder, one.stage, one.state, one.said) == ("one", folder, "1/2 head", "running", "")
+    assert (one.done, one.total, one.rate, one.value) == (15, 40, 4.0, 0.75)
+    a_run(folder / "stages", "1-head", updates=20)
+    assert follower.look()[0].done == 20, "what changes in a stage is seen"
+    a_run(folder / "stages", "1-head", updates=40, status="finished", result={"updates": 40, "seconds": 3.0})
+    (one,) = follower.look()
+    assert (one.stage, one.done, one.said) == ("2/2 all", None, "before its first update")
+    (folder / "steps.jsonl").write_text(json.dumps(step(0)) + "\n" + json.dumps(step(1)) + "\n")
+    (one,) = follower.look()
+    assert (one.stage, one.done, one.said) == ("2/2 all", 2, "")
+    assert one.left == pytest.approx(10 - 3 - 2 / 4, abs=1.0), "the stage before had a part of the time"
+    RUN.update(folder, status="finished", result={"updates": 2})
+    assert Follower(tmp_path).look()[0].stage == ""
+
+
+def test_a_stage_that_was_broken_off_is_named(tmp_path):
+    folder = a_run(tmp_path, updates=0, status="interrupted", error="stopped after update 15")
+    a_run(folder / "stages", "1-head", status="interrupted")
+    (one,) = Follower(tmp_path).look()
+    assert (one.state, one.stage, one.done, one.said) == ("stopped", "1/2 head", 15, "stopped after update 15")
+
+
 def test_a_comparison_and_its_runs_what_runs_first(tmp_path):
     table = [{"status": status, "run": name} for status, name in (("finished", "a"), ("failed", "b"), ("waiting", "c"))]
     record = {"config": {}, "status": "running", "table": table, "summary": []}

@@ -156,7 +156,8 @@ def draw(folder: Path, format: str) -> list[Path]:
         return [save(drawing, folder / f"{name}.{format}") for name, drawing in drawings.items()]
     drawn = []
     for run in records.runs:
-        drawn.append(save(history_figure(run.steps, run.epochs, title=run.name), folder / f"curves.{format}"))
+        whole = run.whole
+        drawn.append(save(history_figure(whole.steps, whole.epochs, title=run.name), folder / f"curves.{format}"))
         if (forecast := forecast_drawing(run)) is not None:
             drawn.append(save(forecast, folder / f"forecast.{format}"))
     drawn += [save(range_figure(test.record["result"]), folder / f"check.{format}") for test in records.tests]

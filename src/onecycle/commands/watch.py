@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from ..records.live import Standing
 
 PORT = 8765
-HEADS = ("run", "state", "progress", "epoch", "updates", "updates/s", "loss", "validation", "left", "says")
+HEADS = ("run", "state", "stage", "progress", "epoch", "updates", "updates/s", "loss", "validation", "left", "says")
 # The columns in the order in which they are left out where the terminal is too narrow.
-LEAST = ("says", "updates/s", "epoch", "loss", "updates", "left", "progress")
+LEAST = ("says", "updates/s", "epoch", "loss", "stage", "updates", "left", "progress")
 STYLES = {"running": "green", "failed": "red", "unreadable": "red", "stopped": "yellow", "stale": "yellow"}
 BAR = 10
 SAID = 60  # characters of what is said of a run
@@ -138,6 +138,7 @@ def _cells(one: Standing) -> list[str]:
     return [
         one.name,
         one.state,
+        one.stage,
         "" if share is None else f"{'━' * full}{'┄' * (BAR - full)} {share:4.0%}",
         "" if one.epoch is None else f"{one.epoch}{epochs}",
         done + (" runs" if one.kind == "comparison" and done else ""),

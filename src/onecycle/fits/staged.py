@@ -16,7 +16,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..records.checkpoint import checkpoints, load_weights
 from ..records.extension import WEIGHTS
-from ..records.files import RUN, STAGES
+from ..records.files import RUN, STAGES, read_jsonl
 from ..records.history import Result
 from ..records.run import abandon, broken_off
 from ..schedules.budget import Budget
@@ -80,7 +80,7 @@ class StagedFit:
             left = None if seconds is None or last.train != HEAD else seconds
             return self._fit(last, out, resume=resume, model=self._learner.model, left=left, began=began, **keywords)
         if out is not None and not resume:
-            self._begin(last, out, **keywords)
+            self._begin(stages, out, **keywords)
         fall_back: Mapping[str, float] | None = None
         folders = [None if out is None else out / STAGES / f"{i}-{stage.name}" for i, stage in enumerate(before, 1)]
         if out is None or not self._ranks.from_main(lambda: bool(checkpoints(out / "checkpoints"))):
@@ -95,6 +95,8 @@ class StagedFit:
         else:
             ended = folders[-1] or out
             fall_back = self._ranks.from_main(lambda: RUN.read(ended))["result"]["valid"]
+            for folder in filter(None, folders):
+                self._recall(folder)
         pilots = last.lr_max == "auto" and keywords.get("search", SEARCHED) > 0
         self._learner._note(f"stage {len(stages)} of {len(stages)}: {self._what(last, pilots)}")
         more: dict[str, Any] = {"fall_back": fall_back} if self._fall_back else {}
@@ -120,16 +122,18 @@ class StagedFit:
         return f"the head, {count(self._head.size, 'parameter')}, on features that are computed once{without}"
 
     def _begin(
-        self, last: Stage, out: Path, *, config: Any = None, facts: Any = None, observers: Any = (), after: float = 0.0,
-        **options: Any,
+        self, stages: Sequence[Stage], out: Path, *, config: Any = None, facts: Any = None, observers: Any = (),
+        after: float = 0.0, **options: Any,
     ) -> None:  # fmt: skip
         """Begin the run that the last stage is to be, so that it can be resumed from here on."""
+        last = stages[-1]
         with ExitStack() as stack:
             planned = self._learner._planned(
                 self._within(last), last.budget, last.policy, last.lr_max, out, spread=last.spread,
                 **{**last.options, **options},
             )  # fmt: skip
             planned.record(out, stack, resume=False, config=config, facts=facts)
+            self._ranks.from_main(lambda: RUN.update(out, stages=[stage.name for stage in stages]))
 
     def _made(self, stage: Stage, folder: Path | None, left: float | None) -> tuple[Result, float]:
         """What a stage before the last came to, and the seconds that it took in a process before this one."""
@@ -141,6 +145,7 @@ class StagedFit:
             result = self._fit(stage, placed, resume=bool(record), model=None, left=left)
             self._learner.state.begin_anew()
             return result, 0.0
+        self._recall(folder)
         if stage.train == HEAD and isinstance(self._head, HeadAlone):
             head = self._head.head
             ranks.from_main(lambda: load_weights(head, folder / WEIGHTS))
@@ -148,6 +153,12 @@ class StagedFit:
         else:
             self._learner.load(folder / WEIGHTS)
         return Result(**record["result"], folder=folder), record["result"]["seconds"]
+
+    def _recall(self, folder: Path) -> None:
+        """Add the records of a stage that was made in a process before this one to the history."""
+        kept = self._ranks.from_main(lambda: [read_jsonl(folder / f"{name}.jsonl") for name in ("steps", "epochs")])
+        self._learner.history.begin_fit()
+        self._learner.history.extend(*kept)
 
     def _fit(
         self, stage: Stage, out: Path | None, *, resume: bool, model: nn.Module | None, left: float | None = None,

@@ -138,6 +138,22 @@ def records_below(root: str | Path, *kinds: Kind, within: bool = True) -> Iterat
             folders.clear()
 
 
+def stages_of(folder: str | Path) -> list[Path]:
+    """The folders of the stages before the last of the run in `folder`, in their order: those that have begun."""
+    stages = Path(folder) / STAGES
+    begun = [path for path in stages.iterdir() if RUN.exists(path)] if stages.is_dir() else []
+    return sorted(begun, key=lambda path: int("0" + path.name.partition("-")[0]))
+
+
+def stage_names(record: Mapping[str, Any], begun: Iterable[Path]) -> list[str]:
+    """What each stage of the run of a ``run.json`` trains, as `Stage.name` has it; of an early version, of those begun.
+
+    >>> stage_names({}, [Path("one/stages/1-head")])
+    ['head', 'all']
+    """
+    return record.get("stages") or [*(path.name.partition("-")[2] for path in begun), "all"]
+
+
 def runs_before(record: Mapping[str, Any]) -> list[Path]:
     """The folders of the runs that the run of a ``run.json`` goes on from, the first one first: those still there."""
     folders: list[Path] = []

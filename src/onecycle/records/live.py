@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .files import COMPARISON, PILOTS, RUN, records_below
+from .files import COMPARISON, PILOTS, RUN, records_below, stage_names, stages_of
 from .read import comparable, items, main_value, number, part
 
 TAIL = 2**16  # bytes of the end of a file of lines that tell how it stands
@@ -33,6 +33,7 @@ class Standing:
     Attributes:
         name: the folder, as seen from the one that is followed.
         kind: "run" or "comparison".
+        stage: of a run that is made in stages, the one that it is in, "1/2 head": the numbers are of that one.
         state: "running", "stopped", "failed", "finished", "stale" (it runs by its record, and nothing was written
             for long) or "unreadable".
         done, total: updates, of a comparison runs; `total` is None where a time says how long.
@@ -62,6 +63,7 @@ class Standing:
     said: str = ""
     age: float = 0.0
     version: str = ""
+    stage: str = ""
     rows: Sequence[Mapping[str, Any]] = field(default=(), repr=False)  # of a comparison
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,11 +107,12 @@ class Follower:
 def _version(place: Path) -> tuple[str, float]:
     """What changes with the files of a folder, and when the last of them was written."""
     known, latest = [], 0.0
-    for name in (RUN.file, "steps.jsonl", "epochs.jsonl", PILOTS, COMPARISON.file, "checkpoints"):
-        with suppress(FileNotFoundError):
-            status = os.stat(place / name)
-            known.append(f"{status.st_mtime_ns:x}.{status.st_size:x}")
-            latest = max(latest, status.st_mtime)
+    for folder in (place, *stages_of(place)):
+        for name in (RUN.file, "steps.jsonl", "epochs.jsonl", PILOTS, COMPARISON.file, "checkpoints"):
+            with suppress(FileNotFoundError):
+                status = os.stat(folder / name)
+                known.append(f"{status.st_mtime_ns:x}.{status.st_size:x}")
+                latest = max(latest, status.st_mtime)
     return "-".join(known), latest
 
 
@@ -122,25 +125,44 @@ def _read(kind: str, name: str, place: Path, version: str) -> Standing:
     return (_run if kind == "run" else _comparison)(name, place, record, state, version)
 
 
-def _run(name: str, place: Path, record: Mapping[str, Any], state: str, version: str) -> Standing:
+def _run(name: str, whole: Path, told: Mapping[str, Any], state: str, version: str) -> Standing:
+    """Of the run in the folder `whole`, whose ``run.json`` is `told`: by the records of the stage that it is in."""
+    place, record, stage, spent = whole, told, "", 0.0
+    if before := stages_of(whole):
+        place, record, stage, spent = _stage(whole, told, before)
     steps, epochs = last_rows(place / "steps.jsonl"), last_rows(place / "epochs.jsonl")
     resolved, result, config = (part(record, key) for key in ("resolved", "result", "config"))
     last = steps[-1] if steps else {}
     done, total = _whole(last.get("step"), 1), _whole(resolved.get("updates"))
-    samples, size = items(part(record, "facts"), "samples"), number(resolved.get("batch_size"))
+    samples, size = items(part(told, "facts"), "samples"), number(resolved.get("batch_size"))
     per_epoch = int(_whole(epochs[0].get("step"), 1) or 0) if epochs and epochs[0].get("epoch") == 0 else 0
     per_epoch = per_epoch or (int(samples[0] // size) if samples and size and number(samples[0]) else 0)
     if state == FINISHED:
         done = _whole(result.get("updates")) or done
     measured = result.get("valid") if isinstance(result.get("valid"), dict) else _validation(epochs)
     measure, value = main_value(measured or {}) or (None, None)
-    left = _left(state, last, done, total, str(config.get("budget")))
+    left = _left(state, last, done, total, str(config.get("budget")), spent)
     return Standing(
-        name, "run", state, place, done, total, _whole(last.get("epoch"), 1),
+        name, "run", state, whole, done, total, _whole(last.get("epoch"), 1),
         total / per_epoch if total and per_epoch else number(result.get("epochs")), _rate(steps),
         number(comparable(last).get("loss")), measure, value, left,
-        _said(record, place, steps), version=version,
+        _said(told, place, steps), version=version, stage=stage,
     )  # fmt: skip
+
+
+def _stage(whole: Path, told: Mapping[str, Any], before: Sequence[Path]) -> tuple[Path, Mapping[str, Any], str, float]:
+    """The folder of the stage that a run is in, its record, which one that is, and the seconds that others took."""
+    records = []
+    with suppress(CheckpointError):  # it is being written
+        records = [RUN.read(folder) for folder in before]
+    names, at = stage_names(told, before), len(before)
+    over = not records or records[-1]["status"] == "finished"
+    if over:  # the next one may have no folder of its own yet
+        at += 1
+    spent = sum(number(part(one, "result").get("seconds")) or 0.0 for one in records)
+    folder, record = (whole, told) if over else (before[-1], records[-1])
+    stage = f"{at}/{len(names)} {names[min(at, len(names)) - 1]}" if told["status"] != "finished" else ""
+    return folder, record, stage, spent
 
 
 def _comparison(name: str, place: Path, record: Mapping[str, Any], state: str, version: str) -> Standing:
@@ -201,8 +223,13 @@ def _rate(steps: Sequence[Mapping[str, Any]]) -> float | None:
     return (known[-1][0] - known[0][0]) / (known[-1][1] - known[0][1])
 
 
-def _left(state: str, last: Mapping[str, Any], done: int | None, total: int | None, budget: str) -> float | None:
-    """The seconds that are left, by those that the updates so far took, evaluations among them."""
+def _left(
+    state: str, last: Mapping[str, Any], done: int | None, total: int | None, budget: str, spent: float
+) -> float | None:
+    """The seconds that are left, by those that the updates so far took, evaluations among them.
+
+    Of a budget of time that stages share, those before have `spent` so much.
+    """
     from ..schedules.budget import Budget
 
     seconds = number(last.get("seconds"))
@@ -212,7 +239,7 @@ def _left(state: str, last: Mapping[str, Any], done: int | None, total: int | No
         return max(0.0, seconds * (total - done) / done)
     with suppress(Exception):  # of another version
         limit = Budget.parse(budget).seconds
-        return None if limit is None else max(0.0, limit - seconds)
+        return None if limit is None else max(0.0, limit - spent - seconds)
     return None
 
 

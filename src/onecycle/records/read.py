@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from .curve import Curve
-from .files import CHECK, COMPARISON, PILOTS, PROFILE, RUN, read_jsonl, runs_before
+from .files import CHECK, COMPARISON, PILOTS, PROFILE, RUN, read_jsonl, runs_before, stages_of
 
 KINDS = (RUN, CHECK, COMPARISON, PROFILE)
 # What the runs of a comparison are measured by, the first that there is: accuracies, which are compared, else losses.
@@ -64,24 +64,40 @@ class Recorded:
 
 @dataclass(frozen=True)
 class RecordedRun(Recorded):
-    """A run: ``run.json`` and its rows, read up to the first damaged line; and those `before` that it goes on from."""
+    """A run: ``run.json`` and its rows, read up to the first damaged line; and those `before` that it goes on from.
+
+    Of one that was made in stages, `stages` are those before the last.
+    """
 
     steps: Sequence[Mapping[str, float]]
     epochs: Sequence[Mapping[str, float]]
     damage: Sequence[str] = ()
     before: Sequence[RecordedRun] = ()
     pilots: Sequence[Mapping[str, Any]] = ()
+    stages: Sequence[RecordedRun] = ()
+
+    @property
+    def last_measured(self) -> Mapping[str, float]:
+        """The row, of an update or an epoch, with what was measured last on the validation data; empty without any."""
+        measured = [row for row in (*self.steps, *self.epochs) if any(name.startswith("valid_") for name in row)]
+        return max(measured, key=lambda row: row["step"], default={})
+
+    @property
+    def ends_as_before(self) -> bool:
+        """Whether it ended with the weights that its last stage began with."""
+        return bool(self.stages and self.measured("valid") == self.stages[-1].measured("valid") != {})
 
     @property
     def whole(self) -> RecordedRun:
         """The run with the rows of those before it in front of its own, each with the number of its ``fit``."""
         steps: list[Mapping[str, float]] = []
         epochs: list[Mapping[str, float]] = []
-        for fit, run in enumerate((*self.before, self)):
+        parts = [part for run in (*self.before, self) for part in (*run.stages, run)]
+        for fit, run in enumerate(parts):
             spent = steps[-1].get("seconds", 0.0) if steps else 0.0
             steps += [{"fit": fit, **row, "seconds": row.get("seconds", 0.0) + spent} for row in run.steps]
             epochs += [{"fit": fit, **row} for row in run.epochs]
-        return replace(self, steps=steps, epochs=epochs) if self.before else self
+        return replace(self, steps=steps, epochs=epochs) if len(parts) > 1 else self
 
 
 @dataclass(frozen=True)
@@ -157,7 +173,14 @@ def _read_run(folder: Path, name: str) -> RecordedRun:
     epochs, epochs_damage = read_rows(folder / "epochs.jsonl")
     damage = [d for d in (steps_damage, epochs_damage) if d]
     pilots = list(read_jsonl(folder / PILOTS, damage.append))
-    return RecordedRun(name, folder, record, steps, epochs, damage, pilots=pilots)
+    stages: list[RecordedRun] = []
+    for i, place in enumerate(stages_of(folder), 1):
+        try:
+            stages.append(_read_run(place, f"{name}, stage {i}"))
+        except CheckpointError as error:
+            damage.append(f"stage {i}: {error}")
+    damage += [f"{one.name.removeprefix(f'{name}, ')}: {said}" for one in stages for said in one.damage]
+    return RecordedRun(name, folder, record, steps, epochs, damage, pilots=pilots, stages=stages)
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, float]], str | None]:

@@ -42,6 +42,7 @@ DATA = ("data", "target", "valid", "test", "limit", *(f"facts.{name}" for name i
 MEASURED = ("seed", "lr_max", "seconds", "status", "error", "run", "updates", "samples_per_second", "created")
 SPLITS = {"test": "test", "flipped": "mirrored test", "valid": "validation"}
 ENDINGS = {"running": "It has no end yet", "failed": "It failed", "interrupted": "It was interrupted"}
+ENDS_AS_BEFORE = "ended with the weights of the head's stage, since the last one came to no better"
 ONE_SEED = "One seed: there is no interval, and small differences may be chance."
 
 
@@ -98,7 +99,18 @@ def of_run(run: RecordedRun) -> str:
     words = ", ".join(word for word in setting if word)
     lines = [str(part(run.record, name).get("line") or "") for name in ("forecast", "needed")]
     foreseen = "".join(f" {line[:1].upper()}{line[1:]}." for line in lines if line)
-    return f"{run.name}: {outcome(run)}{_in_all(run)}{foreseen}" + (f" Setting: {words}." if words else "")
+    return f"{run.name}: {outcome(run)}{_in_stages(run)}{_in_all(run)}{foreseen}" + (
+        f" Setting: {words}." if words else ""
+    )
+
+
+def _in_stages(run: RecordedRun) -> str:
+    """In how many stages a run was made, and whether the last one was in vain; nothing for one that is in one piece."""
+    if not run.stages:
+        return ""
+    updates = sum(len(one.steps) for one in (*run.stages, run))
+    said = f" It has {len(run.stages) + 1} stages, with {text.count(updates, 'update')} in all"
+    return said + (f", and {ENDS_AS_BEFORE}." if run.ends_as_before else ".")
 
 
 def _in_all(run: RecordedRun) -> str:
@@ -117,6 +129,7 @@ def outcome(run: RecordedRun) -> str:
         error = f": {str(run.record['error']).rstrip('.')}" if run.record.get("error") else ""
         status = run.record.get("status")
         updates = len(run.steps) or max((int(row["step"]) + 1 for row in run.epochs), default=0)
+        updates += sum(len(one.steps) for one in run.stages)
         ending = ENDINGS.get(str(status), f"Its status is {status}")
         are = "is" if updates == 1 else "are"
         return f"{ending}{error}; {text.count(updates, 'update')} {are} recorded{_rescued(run)}."

@@ -269,7 +269,7 @@ def _add_classes(made: dict[str, Any], plots: Plots, predictions: Predictions) -
         "Samples by how probable the model finds what it says; the share that is right, with 95 % intervals (Wilson)."
     )
     about = "How sure it is, and how often it is right", said, "confidence in %", "right", "linear"
-    made["figures"].append(plots.figure(Figure(*about, series, percent=True, frame=(0.0, 1.05))))
+    made["figures"].append(plots.figure(Figure(*about, series, percent=True, frame=(-0.03, 1.05))))
     made["keys"] += [ideal, measured]
 
 

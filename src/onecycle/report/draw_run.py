@@ -108,7 +108,7 @@ def draw_runs(plots: Plots, groups: Sequence[Group], looks: Sequence[Key] | None
             lines = [lines[0]._replace(key=plots.key(schedule_key(i, name)))]
         figure = schedule(name, _lines(lines, name, by_epoch=by_epoch))
         figure = replace(figure, named=len(lines) == 1)
-        schedules.append(plots.figure(_with_rescues(figure, groups[0]) if len(groups) == 1 else figure))
+        schedules.append(plots.figure(_with_marks(figure, groups[0]) if len(groups) == 1 else figure))
     return {"keys": keys, "figures": figures, "schedules": schedules}
 
 
@@ -197,16 +197,25 @@ def _one(plots: Plots, line: Timeline, metrics: Sequence[str]) -> tuple[list[int
                 marks = "markers" if recorded and "middle" in how else mode(values["x"])
                 series.append(Series(keys[key], **values, clock=line.clock, mode=marks))
         measure = _measure(TITLES.get(name, name.capitalize()), name, series, [line])
-        figures.append(plots.figure(_with_rescues(measure, group)))
+        figures.append(plots.figure(_with_marks(measure, group)))
     return list(keys.values()), figures
 
 
-def _with_rescues(figure: Figure, group: Group) -> Figure:
-    """The figure with a mark where the run was lost and went back to a good state; of several runs there is none."""
-    runs = group.drawn
-    steps = runs[0].steps if len(runs) == 1 else ()
-    marks = [float(x) for x, row in zip(updates(steps), steps, strict=True) if RESCUED in row] if steps else []
-    return replace(figure, marks=tuple(marks), names=("rescued",)) if marks else figure
+def _with_marks(figure: Figure, group: Group) -> Figure:
+    """The figure with marks where the stages of a run begin, and where it was lost and went back to a good state.
+
+    Of several runs there is none.
+    """
+    run, *others = group.drawn
+    steps = run.steps
+    if others or not steps:
+        return figure
+    at = [float(x) for x in updates(steps)]
+    begun = [x for x, row, last in zip(at[1:], steps[1:], steps, strict=False) if row.get("fit") != last.get("fit")]
+    begun = begun if run.stages and not run.before else []
+    lost = [x for x, row in zip(at, steps, strict=True) if RESCUED in row]
+    names = (*(f"stage {i}" for i in range(2, len(begun) + 2)), *["rescued"] * bool(lost))
+    return replace(figure, marks=(*begun, *lost), names=names) if names else figure
 
 
 def _several(plots: Plots, lines: Sequence[Timeline], metrics: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -259,4 +268,4 @@ def _metrics(groups: Sequence[Group]) -> list[str]:
 
 
 def _some_rows(group: Group) -> list[Row]:
-    return [row for run in group.drawn for row in (*run.steps[:1], *run.epochs[:1])]
+    return [row for run in group.drawn for row in (*run.steps[:1], *run.steps[-1:], *run.epochs[:1])]

@@ -40,6 +40,7 @@ from .tables import (
     profile_table,
     runs_table,
     speed_up_table,
+    stages_table,
     tuning_table,
 )
 
@@ -231,6 +232,7 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
     predictions, damage = looked_into(plots, records.runs)
     summed, unread = summaries(records.runs)
     ranked, unranked = rankings(records.runs)
+    parts = [part for run in records.runs for part in (*run.stages, run)]
     few = len(records.runs) == 1 or sum(len(run.epochs) for run in records.runs) <= EPOCHS
     return {
         "title": title(records),
@@ -246,8 +248,9 @@ def _contents(records: Records, at: Path | None) -> dict[str, Any]:
         "recorded": bool(records.runs),
         "runs": runs,
         "table": runs_table(records.runs, at) if len(records.runs) > 1 else None,
-        "epochs": [epochs_table(run) for run in records.runs if run.epochs and few],
-        "pilots": [pilots_table(run) for run in records.runs if run.pilots and few],
+        "stages": {run.name: stages_table(run) for run in records.runs if run.stages and few},
+        "epochs": [epochs_table(run) for run in parts if run.epochs and few],
+        "pilots": [pilots_table(run) for run in parts if run.pilots and few],
         "foreseen": foreseen,
         "forecasts": {run.name: forecast_table(run) for run in records.runs if run.name in foreseen.get("figures", ())},
         "common": common,

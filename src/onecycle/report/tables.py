@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import text
+from ..records.files import stage_names
 from ..records.read import Recorded, RecordedComparison, RecordedRun, Records, comparable, items, number, part
-from .content import bounded, command, flat, interval_of, shared, speed_ups, varying
+from .content import ENDS_AS_BEFORE, bounded, command, flat, interval_of, shared, speed_ups, varying
 
 # The page in the folder of a run, range test or comparison.
 PAGE = "report.html"
@@ -87,6 +88,36 @@ def runs_table(runs: Sequence[RecordedRun], at: Path | None = None) -> Table:
         rows.append(values | {"status": run.record.get("status"), "error": run.record.get("error")})
     links = [None if at is None else link(run.folder, at, within=at) for run in runs]
     return _linked(table("Runs", rows), [(run.name, href) for run, href in zip(runs, links, strict=True)])
+
+
+def stages_table(run: RecordedRun) -> Table:
+    """A row a stage of a run that was made in several: what it trained, and what that came to at its end."""
+    rows = []
+    names = stage_names(run.record, [one.folder for one in run.stages])
+    for i, (one, name) in enumerate(zip((*run.stages, run), names, strict=False), 1):
+        valid = comparable(dict(one.measured("valid")))
+        if one is run and (run.ends_as_before or not valid):
+            valid = {k.removeprefix("valid_"): v for k, v in one.last_measured.items() if k.startswith("valid_")}
+        rows.append({
+            "stage": i,
+            "trained": _trained(one, name),
+            "updates": one.result.get("updates") or len(one.steps),
+            "peak": number(one.result.get("lr_max")) or one.resolved.get("lr_max"),
+            **{f"valid_{measure}": value for measure, value in valid.items()},
+            "seconds": number(one.result.get("seconds")) or (one.steps[-1].get("seconds") if one.steps else None),
+        })  # fmt: skip
+    return replace(table("Stages", rows), note=f"The run {ENDS_AS_BEFORE}." if run.ends_as_before else "")
+
+
+def _trained(stage: RecordedRun, name: str) -> str:
+    """What a stage of this name trained, in words."""
+    all_of_it, frozen = (number(stage.resolved.get(key)) for key in ("parameters", "frozen"))
+    if name == "head" or frozen is not None:
+        return "the head" + (f", {text.count(all_of_it - frozen, 'parameter')}" if all_of_it and frozen else "")
+    what = "all layers" if name == "all" else f"the last {text.count(int(name.removeprefix('last-')), 'layer group')}"
+    factors = [one for one in map(number, items(part(stage.resolved, "schedule"), "layers")) if one]
+    times = max(factors, default=1.0) / min(factors, default=1.0)
+    return what + (f", peaks that rise {text.number(times, 3)} times towards the output" if times > 1 else "")
 
 
 def epochs_table(run: RecordedRun) -> Table:

@@ -33,6 +33,7 @@
     const first = made("td");
     first.append(name);
     const state = made("td", one.state, one.state);
+    if (one.stage) state.append(made("small", one.stage));
     if (one.state === "stale") state.title = `nothing was written for ${lasting(one.age)}`;
     const progress = made("td");
     if (one.total) {
@@ -81,7 +82,9 @@
     at("shown").hidden = !one;
     if (!one) return;
     at("name").textContent = one.name;
-    at("said").textContent = one.state === "stale" ? `Nothing was written for ${lasting(one.age)}. ${one.said}` : one.said;
+    const said = one.state === "stale" ? [`Nothing was written for ${lasting(one.age)}.`] : [];
+    if (one.stage) said.push(`In stage ${one.stage.replace(" ", ": ").replace("/", " of ")}.`);
+    at("said").textContent = [...said, one.said].join(" ");
     draw(one);
   }
 

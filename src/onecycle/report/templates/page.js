@@ -103,7 +103,7 @@
       return {
         x: placed(line, axis), y: line.y, meta: line.key, name: plain(label), visible: shown[line.key],
         mode: intervals ? "markers" : line.mode, line: { color: colour, dash, width: faint ? 1 : crowd ? 1.4 : 2.2 },
-        opacity: faint ? 0.4 : crowd ? 0.8 : 1, marker: marks(line), text: line.y.map((_, i) => said(line, i, figure.percent)),
+        cliponaxis: !intervals, opacity: faint ? 0.4 : crowd ? 0.8 : 1, marker: marks(line), text: line.y.map((_, i) => said(line, i, figure.percent)),
         ...(intervals ? { error_y: whiskers(line) } : {}),
         ...(beside ? { hoverinfo: "skip" } : { hovertemplate: "%{text}<extra>%{fullData.name}</extra>" }),
       };
@@ -151,14 +151,14 @@
     const clock = figure.kind === "time" ? figure.series.find((series) => series.clock != null)?.clock : null;
     const marked = clock == null ? figure.marks : placed({ clock, x: figure.marks }, axis);
     marked.forEach((at, i) => {
-      const label = figure.kind === "time" && i === 0 ? { text: figure.names[0], textposition: "end", textangle: 0, font } : undefined;
+      const label = figure.kind === "time" && figure.names[i] ? { text: figure.names[i], textposition: "end", textangle: 0, font } : undefined;
       if (at != null) shapes.push({ ...line, x0: at, x1: at, ...(label ? { label } : {}) });
     });
     if (figure.level != null)
       shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: figure.level, y1: figure.level, line: line.line });
     return {
       font, shapes, annotations: [...arrows(figure), ...names(figure)], showlegend: false, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 54, r: 12, t: figure.ahead.length ? 24 : 8, b: 42 },
+      margin: { l: 54, r: 12, t: figure.ahead.length || (figure.kind === "time" && figure.names.length) ? 24 : 8, b: 42 },
       hovermode: wideEnough(figure) && !figure.ahead.length ? "x unified" : "closest", dragmode: false, hoverdistance: -1,
       hoverlabel: { font, namelength: 40 },
       xaxis: {
