@@ -98,17 +98,23 @@ def test_a_temperature_that_was_put_in_is_found_again(kind):
     assert found.sentence.startswith("the model is too sure") and found.by_chance < 0.01
 
 
-def test_the_temperature_is_the_best_of_a_grid():
-    grid = np.geomspace(c.COLDEST, c.HOTTEST, 2001)
-    best = grid[np.argmin([c.mean_nll(PETS, t) for t in grid])]
+def test_the_temperature_is_the_best_of_a_grid_with_ten_samples_as_the_model_says():
+    grid, p = np.geomspace(c.COLDEST, c.HOTTEST, 2001), np.exp(PETS.outputs.astype(np.float64))
+
+    def as_said(t):  # the cross-entropy with what the model says
+        at = p ** (1 / t)
+        return -(p * np.log(at / at.sum(1, keepdims=True))).sum(1).mean()
+
+    best = grid[np.argmin([len(PETS) * c.mean_nll(PETS, t) + 10 * as_said(t) for t in grid])]
     assert c.fitted_temperature(PETS) == pytest.approx(best, rel=0.01)
 
 
-def test_of_predictions_that_are_all_right_the_temperature_stays_within_its_bounds():
-    right = of_classes([[0.9, 0.1], [0.2, 0.8]], [0, 1])
-    assert c.fitted_temperature(right) == c.COLDEST
-    wrong = of_classes([[0.9, 0.1], [0.2, 0.8]], [1, 0])
-    assert c.fitted_temperature(wrong) == c.HOTTEST
+def test_few_predictions_that_are_all_right_are_not_made_certain():
+    """8 of 8 right at 90 %, and 10 as the model says: (8 + 9) / 18 of them are right at the temperature."""
+    found = Calibration.of(of_classes([[0.9, 0.1]] * 8, [0] * 8))
+    assert 1 / (1 + (1 / 9) ** (1 / found.temperature)) == pytest.approx(17 / 18)
+    wrong = Calibration.of(of_classes([[0.9, 0.1]] * 8, [1] * 8))
+    assert wrong.temperature == c.HOTTEST
 
 
 def test_the_most_wrong_are_wrong_and_the_least_sure_are_close():

@@ -10,9 +10,11 @@ from ..records.predictions import Predictions
 from .classes import CountedShare
 
 BINS = 10
-# Temperatures lie between these; at an end where the probabilities of those at hand can't be too sure.
+# Temperatures lie between these.
 COLDEST, HOTTEST = 0.05, 20.0
 STEPS = 100
+# A temperature is fitted as if so many more samples had come out as the model says: of few, it stays near 1.
+AS_SAID = 10
 # Draws from what is predicted, to see what the error of a calibrated model would be by chance; of many samples fewer.
 FEWEST, DRAWS, DRAWN = 10, 200, 2_000_000
 
@@ -37,8 +39,10 @@ class Calibration:
     where all probabilities are true: `by_chance` is its mean over samples that were drawn from the predictions
     themselves, and `ece` says something where it is clearly above that.
 
-    A `temperature` divides the logits, so that the mean negative log-likelihood `nll` becomes the least, `nll_after`;
-    with it the error is `ece_after`, on the samples it was fitted on. Which class is the most probable stays.
+    A `temperature` divides the logits, so that the negative log-likelihood becomes the least, where `AS_SAID` samples
+    more than there are had come out as the model says: a few that are all right do not make it certain of everything.
+    With it the mean negative log-likelihood `nll` is `nll_after` and the error `ece_after`, on the samples it was fitted
+    on. Which class is the most probable stays.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", 1706.04599, sections 2 and 4.2; drawing from the
     predictions: Bröcker & Smith, "Increasing the Reliability of Reliability Diagrams", 2007.
@@ -126,19 +130,25 @@ def mean_nll(predictions: Predictions, temperature: float = 1.0) -> float:
 
 
 def fitted_temperature(predictions: Predictions) -> float:
-    """The temperature at which the negative log-likelihood is the least.
+    """The temperature at which the negative log-likelihood is the least, `AS_SAID` samples as the model says included.
 
     That is convex in 1 / temperature: Newton's steps, and halves of what is left where one leads out of it.
     """
-    z = predictions.outputs.astype(np.float64)
+    z, n = predictions.outputs.astype(np.float64), len(predictions)
+    if predictions.kind == "classes":
+        observed = float(z[np.arange(n), predictions.targets].mean())
+    else:
+        observed = float((z * predictions.targets).mean())
+    said = (n * observed + AS_SAID * _logit(predictions, z, 1.0)[0]) / (n + AS_SAID)
     low, high = 1 / HOTTEST, 1 / COLDEST
-    if _slope(predictions, z, low)[0] >= 0:
+    if _logit(predictions, z, low)[0] >= said:
         return HOTTEST
-    if _slope(predictions, z, high)[0] <= 0:
+    if _logit(predictions, z, high)[0] <= said:
         return COLDEST
     inverse = 1.0
     for _ in range(STEPS):
-        slope, curvature = _slope(predictions, z, inverse)
+        mean, curvature = _logit(predictions, z, inverse)
+        slope = mean - said
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         after = inverse - slope / curvature if curvature else low
         after = after if low < after < high else (low + high) / 2
@@ -148,15 +158,17 @@ def fitted_temperature(predictions: Predictions) -> float:
     return 1 / inverse
 
 
-def _slope(predictions: Predictions, z: np.ndarray, inverse: float) -> tuple[float, float]:
-    """First and second derivative of the negative log-likelihood by 1 / temperature, at logits z."""
+def _logit(predictions: Predictions, z: np.ndarray, inverse: float) -> tuple[float, float]:
+    """The mean logit that is expected at 1 / temperature, of logits z, and its derivative.
+
+    Less that of the targets, they are the first and the second derivative of the negative log-likelihood.
+    """
     if predictions.kind == "classes":
         p = np.exp(_log_softmax(z * inverse))
         mean = (p * z).sum(1)
-        slope = mean - z[np.arange(len(z)), predictions.targets]
-        return float(slope.mean()), float(((p * z * z).sum(1) - mean * mean).mean())
+        return float(mean.mean()), float(((p * z * z).sum(1) - mean * mean).mean())
     p = 1 / (1 + np.exp(-(z * inverse).clip(-700, 700)))
-    return float((z * (p - predictions.targets)).mean()), float((z * z * p * (1 - p)).mean())
+    return float((z * p).mean()), float((z * z * p * (1 - p)).mean())
 
 
 def _log_softmax(z: np.ndarray) -> np.ndarray:
