@@ -15,6 +15,8 @@ from training_makers import blobs, differing, weights
 
 import onecycle
 from onecycle import ConfigError, Interrupted, Learner
+from onecycle.fits import staged
+from onecycle.fits.trained import HeadAlone
 from onecycle.records.files import RUN
 from onecycle.schedules.stages import METHODS, Stage, fine_tuning
 
@@ -332,6 +334,28 @@ def test_a_time_budget_holds_for_the_head_too():
         learn.fine_tune(budget="1s", method=method)
         made = [len(learn.history.steps)]
         assert made[0] < asked / 4, "far fewer than 20 epochs"
+
+
+@pytest.mark.parametrize("limited", ["FEATURES", "PART"])
+def test_the_head_is_trained_on_what_features_there_are(tmp_path, monkeypatch, limited):
+    """Without time for features they are of a batch; without any for the head, it takes what they took."""
+    monkeypatch.setattr(staged, limited, 0.0)
+    monkeypatch.setattr(staged, "LEAST", 1e4)
+    learn = learner(train=blobs(400))
+    learn.fine_tune(budget="4s", method="full", out=tmp_path / "run")
+    resolved = RUN.read(tmp_path / "run" / "stages" / "1-head")["resolved"]
+    drawn = resolved.get("features", 400)
+    assert drawn == (16 if limited == "FEATURES" else 400) and resolved["updates"] == 20 * (drawn // 8)
+    assert any("drawn at random" in note for note in learn.notes) == (limited == "FEATURES")
+
+
+def test_features_of_some_samples_are_drawn_again():
+    learn = learner()
+    head = HeadAlone.of(learn.state, learn._setup, learn._run_order)
+    once, again = head.trained(seconds=0.0), head.trained(samples=16)
+    assert once.samples == again.samples == 16
+    assert all(torch.equal(a, b) for a, b in zip(once.train.tensors, again.train.tensors, strict=True))
+    assert len(set(once.train.tensors[1].tolist())) > 1
 
 
 def test_each_stage_of_ones_own_has_its_time():

@@ -81,6 +81,7 @@ class Fit:
         self._config: Mapping[str, Any] = {"budget": str(plan.whole)}
         self._state, self._train, self._valid, self._measure = state, trained.train, valid, trained.evaluate
         self._outputs, self._kept = Outputs(), None  # of the last evaluation, and what it measured
+        self._features = {} if trained.samples is None else {"features": trained.samples}
         self._model, self._fall_back = trained.model, None if valid is None else fall_back
         self._setup, self._history, self._notes, self._note, self._extends = setup, history, notes, note, extends
         self.plan = plan
@@ -157,7 +158,14 @@ class Fit:
         several = {"ranks": world} if (world := self._state.runtime.ranks.world) > 1 else {}
         body = [p for layer in self.plan.rates.layers()[:-1] for p in layer] if self.plan.method == HEAD else []
         frozen = {"frozen": sum(p.numel() for p in body)} if body else {}
-        return {**self.plan.resolved(), **self._setup.resolved(self._state), **named, **several, **frozen}
+        return {
+            **self.plan.resolved(),
+            **self._setup.resolved(self._state),
+            **named,
+            **several,
+            **frozen,
+            **self._features,
+        }
 
     def _evaluate(self) -> dict[str, float]:
         """What is measured on the validation data; in a run with a folder, what the model gives is kept."""

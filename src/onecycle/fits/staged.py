@@ -33,6 +33,9 @@ from .trained import FeaturesDiffer, HeadAlone, Trained
 SHARE = 1 / 70
 # Of what is left of a time budget, what the stages before the last may take each.
 PART = 1 / 4
+# Of what is left, what the features of the head may take, by which most is learned of few samples; and of the time that
+# they took, what its training on them may at least.
+FEATURES, LEAST = 1 / 2, 1 / 10
 
 
 class StagedFit:
@@ -77,7 +80,7 @@ class StagedFit:
             _frozen(stage, len(self._learner._rates.layers()))
         began, seconds = keywords.pop("began", None) or time.perf_counter(), Budget.parse(last.budget).seconds
         if not before:
-            left = None if seconds is None or last.train != HEAD else seconds
+            left = None if seconds is None or last.train != HEAD else self._left(seconds, began)
             return self._fit(last, out, resume=resume, model=self._learner.model, left=left, began=began, **keywords)
         if out is not None and not resume:
             self._begin(stages, out, **keywords)
@@ -87,9 +90,7 @@ class StagedFit:
             with _told(out):
                 for i, (stage, folder) in enumerate(zip(before, folders, strict=True), 1):
                     self._learner._note(f"stage {i} of {len(stages)}: {self._what(stage)}")
-                    left = None
-                    if seconds is not None and self._shared:
-                        left = self._ranks.broadcast(PART * (seconds - (time.perf_counter() - began)))
+                    left = None if seconds is None or not self._shared else self._left(seconds, began)
                     result, spent = self._made(stage, folder, left)
                     fall_back, began = result.valid, began - spent
         else:
@@ -102,6 +103,10 @@ class StagedFit:
         more: dict[str, Any] = {"fall_back": fall_back} if self._fall_back else {}
         more |= {"began": began} if self._shared else {}
         return self._fit(last, out, resume=out is not None, model=self._learner.model, **more, **keywords)
+
+    def _left(self, seconds: float, began: float) -> float:
+        """What is left of a budget, on all ranks."""
+        return self._ranks.broadcast(seconds - (time.perf_counter() - began))
 
     def _what(self, stage: Stage, pilots: bool = True) -> str:
         """What is trained in a stage, in words, where its peak is found by `pilots` or not."""
@@ -142,7 +147,7 @@ class StagedFit:
             record = ranks.from_main(lambda: RUN.read(folder) if RUN.exists(folder) else {})
         if folder is None or record.get("status") != "finished":
             placed = None if folder is None else ranks.folder(folder, resume=bool(record))
-            result = self._fit(stage, placed, resume=bool(record), model=None, left=left)
+            result = self._fit(stage, placed, resume=bool(record), model=None, left=left, part=PART)
             self._learner.state.begin_anew()
             return result, 0.0
         self._recall(folder)
@@ -162,14 +167,20 @@ class StagedFit:
 
     def _fit(
         self, stage: Stage, out: Path | None, *, resume: bool, model: nn.Module | None, left: float | None = None,
-        **keywords: Any,
+        part: float = 1.0, **keywords: Any,
     ) -> Result:  # fmt: skip
-        """Fit what the stage is of, in not more than the seconds that are `left`.
+        """Fit what the stage is of, in about a `part` of the seconds that are `left`, or features of the head in more.
 
         The weights at its end are those of `model`, None: of what is trained alone.
         """
         learner, began = self._learner, time.perf_counter()
-        alone = self._head_on_features() if stage.train == HEAD else None
+        known: dict[str, Any] = {}
+        if left is not None and resume and out is not None:
+            known = self._ranks.from_main(lambda: RUN.read(out)["resolved"])
+        alone = None
+        if stage.train == HEAD:
+            limit = None if left is None or known.get("updates") else FEATURES * max(left, 0.0)
+            alone = self._head_on_features(limit, known.get("features"))
         if alone is not None:
             held = set(alone.model.parameters())
             groups = [[p for p in learner.model.parameters() if (p in held) is last] for last in (False, True)]
@@ -180,8 +191,8 @@ class StagedFit:
         budget = stage.budget
         if left is not None:
             spent = time.perf_counter() - began
-            known = RUN.read(out)["resolved"].get("updates") if resume and out is not None else None
-            budget = Budget(updates=known or self._updates(trained, budget, max(left - spent, 1e-3)))
+            rest = max(part * left - spent, LEAST * spent if alone else 0.0, 1e-3)
+            budget = Budget(updates=known.get("updates") or self._updates(trained, budget, rest))
             keywords.pop("began", None)
         return learner.fit(
             budget, stage.policy, stage.lr_max, out=out, resume=resume, spread=stage.spread, part=trained,
@@ -196,12 +207,18 @@ class StagedFit:
             return trained
         return replace(trained, rates=trained.rates.scaled(SHARE * math.sqrt(spread_of(stage.spread))))
 
-    def _head_on_features(self) -> Trained | None:
-        """The head with its features, computed now; None where it is to be trained with what is before it."""
+    def _head_on_features(self, seconds: float | None, samples: int | None) -> Trained | None:
+        """The head with its features, see `HeadAlone.trained`; None where it is trained with what is before it."""
         if not isinstance(self._head, HeadAlone):
             return None
         try:
-            return self._head.trained()
+            alone = self._head.trained(seconds, samples)
+            if alone.samples is not None and samples is None:
+                self._learner._note(
+                    f"the head is trained on the features of {alone.samples:,} samples, drawn at random: those of all "
+                    "would take too much of the time"
+                )
+            return alone
         except FeaturesDiffer as error:
             self._head = str(error)
             self._learner._note(f"the head is trained with what is frozen before it, as {error}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,9 +12,11 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.data import Subset
 
 from ..data.batches import Batches, DatasetBatches, TensorBatches, first_batch
 from ..data.by_number import samples_in_all
+from ..data.seeds import derive_seed
 from ..data.shards import Part
 from ..data.standardise import untransformed
 from ..optim.build import build_optimizer
@@ -40,6 +44,7 @@ class Trained:
         evaluate: measures the state on `valid`, and keeps what the model gives in `keep`.
         rates: of its optimizer.
         model: what the weights at the end are of; the state's model may be a part of it.
+        samples: how many the features are of, where those of all would have taken too long.
     """
 
     state: TrainState
@@ -48,6 +53,7 @@ class Trained:
     evaluate: Callable[..., dict[str, float]]
     rates: Rates
     model: nn.Module
+    samples: int | None = None
 
 
 def classifier_of(model: nn.Module) -> str | None:
@@ -124,15 +130,23 @@ class HeadAlone:
         augmented = getattr(batching.augment, "augment", None) is not None
         return ["augmentation"] * augmented + ["the dropout before it"] * bool(before)
 
-    def trained(self) -> Trained:
+    def trained(self, seconds: float | None = None, samples: int | None = None) -> Trained:
         """What a fit of it trains, the features computed now.
 
         The body is in evaluation mode, and the samples are as they are measured, without augmentation. The head has an
         optimizer of its own, of the kind of the whole model's.
+
+        Args:
+            seconds: for the features, where they are limited: as many samples as fit are drawn at random.
+            samples: so many are drawn, as they were before.
         """
         setup, state, options = self.setup, self.state, self.setup.options
         batching = replace(setup.batching, normalise=None, augment=None)
-        train = batching.batches(self.features(setup.train), training=True)
+        if seconds is not None and setup.valid is not None:
+            both = [samples_in_all(batches) or 0 for batches in (setup.train, setup.valid)]
+            seconds *= both[0] / max(sum(both), 1)
+        known = self.features(setup.train, seconds, samples)
+        train = batching.batches(known, training=True)
         valid = None if setup.valid is None else batching.batches(self.features(setup.valid), training=False)
         built, _ = build_optimizer(
             setup.chosen.optimizer, self.head, momentum=cast(float | None, options.momentum),
@@ -153,17 +167,25 @@ class HeadAlone:
                     self.head, alone.runtime.epoch(held_out, 0), alone.loss, alone.runtime, keep
                 )  # fmt: skip
 
-        return Trained(alone, train, valid, evaluate, rates, self.head)
+        drawn = None if len(known[0]) == samples_in_all(setup.train) else len(known[0])
+        return Trained(alone, train, valid, evaluate, rates, self.head, drawn)
 
-    def features(self, batches: Batches) -> tuple[Tensor, Tensor]:
-        """What the head is given for each sample, in order, and the targets: computed up to there, in evaluation.
+    def features(
+        self, batches: Batches, seconds: float | None = None, samples: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the head is given for each sample, and the targets: computed up to there, in evaluation.
 
-        Of several ranks each computes its part of each batch, and has those of the others.
+        They are in order; with `seconds` or `samples` in one drawn from the seed, as many as that, of at least a batch
+        of training. Of several ranks each computes its part of each batch, and has those of the others.
 
         Raises:
             FeaturesDiffer: in their shapes from batch to batch, or they take too much memory.
         """
-        known, runtime = self.setup.batching.batches(_samples(batches), training=False), self.state.runtime
+        data, runtime = _samples(batches), self.state.runtime
+        if seconds is not None or samples is not None:
+            data = _drawn(data, self.state.seed)
+        known, until = self.setup.batching.batches(data, training=False), time.perf_counter() + (seconds or 0.0)
+        least = self.setup.batching.batch_size
         reached, made, size = list[Any](), list[tuple[Tensor, Tensor]](), 0
 
         def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -185,10 +207,21 @@ class HeadAlone:
                             raise FeaturesDiffer("the features of batches differ in their shapes")
                         if size > MOST:
                             raise FeaturesDiffer(f"the features would take more than {MOST / 2**30:.0f} GB")
+                    there = sum(len(features) for features, _ in made)
+                    late = seconds is not None and runtime.ranks.broadcast(time.perf_counter() > until)
+                    if there >= (samples or (least if late else math.inf)):
+                        break
         finally:
             hook.remove()
         features, targets = (runtime.move(torch.cat(tensors)) for tensors in zip(*made, strict=True))
-        return features, targets
+        return features[:samples], targets[:samples]
+
+
+def _drawn(samples: Any, seed: int) -> Any:
+    """Samples in an order drawn from the seed."""
+    n = len(samples[0] if isinstance(samples, tuple) else samples)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed(seed, "features")))
+    return tuple(tensor[order] for tensor in samples) if isinstance(samples, tuple) else Subset(samples, order.tolist())
 
 
 def _of_all(part: Part, made: tuple[Tensor, Tensor], ranks: Ranks) -> list[tuple[Tensor, Tensor]]:

@@ -41,8 +41,8 @@ class Calibration:
 
     A `temperature` divides the logits, so that the negative log-likelihood becomes the least, where `AS_SAID` samples
     more than there are had come out as the model says: a few that are all right do not make it certain of everything.
-    With it the mean negative log-likelihood `nll` is `nll_after` and the error `ece_after`, on the samples it was fitted
-    on. Which class is the most probable stays.
+    With it the mean negative log-likelihood `nll` is `nll_after` and the error `ece_after`, on the samples that it was
+    fitted on. Which class is the most probable stays.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", 1706.04599, sections 2 and 4.2; drawing from the
     predictions: Bröcker & Smith, "Increasing the Reliability of Reliability Diagrams", 2007.
