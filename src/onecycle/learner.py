@@ -36,10 +36,9 @@ from .range_test.plan import EPOCHS
 from .records import extension as extensions
 from .records import run as runs
 from .records.checkpoint import load_weights, read_metadata, save_weights
-from .records.files import RUN
+from .records.files import RUN, STAGES
 from .records.history import History, Observer, Result
 from .records.progress import NoteBlock
-from .records.progress import notes as show
 from .schedules.budget import Budget
 from .schedules.policy import Policy
 from .schedules.stages import HEAD, Stage, fine_tuning
@@ -322,9 +321,9 @@ class Learner:
                     fit.record(folder, stack, resume=resume, config=config, facts=facts)
                 fit.remember()
                 self._ended, self._forecast, self._of_part = None, None, False
-                self._all_said(folder)
                 with fit.kept():
                     fit.search(search)
+                    self._all_said(folder)
                     until_end.enter_context(fit.alone())
                     fit.track()
                     watchers = [*fit.watchers, *self._progress(stack, fit.plan.budget), *observers]
@@ -765,11 +764,14 @@ class Learner:
 
     def _say(self, *notes: str) -> None:
         if self.verbose:
-            show(notes)
+            self._block = self._block or NoteBlock()
+            self._block.add(*notes, chief=True)
 
     def _all_said(self, folder: Path | None) -> None:
         """The notes of the beginning are over: of those that were not printed it is said where they are."""
         if self._block is not None:
+            if folder is not None and folder.parent.name == STAGES:  # whose notes the run has
+                folder = folder.parent.parent
             here = "learn.notes has them" if folder is None else f"in {folder}/run.json and on its page, or --verbose"
             self._block.close(here)
 

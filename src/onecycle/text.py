@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 import math
 import re
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 
 def count(n: float, noun: str) -> str:
@@ -147,6 +150,22 @@ def fitted(cells: list[list[str]], width: int, least: Sequence[str]) -> list[lis
         longest = max(len(columns[0][0]), 8, max(map(len, columns[0])) - over)
         columns[0] = tuple(cell if len(cell) <= longest else f"…{cell[1 - longest :]}" for cell in columns[0])
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+def folded(words: str, stream: TextIO) -> str:
+    """Words in lines that fit the terminal which `stream` is, broken between words; as they are for a file or a pipe.
+
+    Commands, which are to be copied, stay whole.
+    """
+    if not stream.isatty():
+        return words
+    width = max(24, shutil.get_terminal_size().columns)
+    lines = words.splitlines()
+    return "\n".join(
+        line if line.startswith("To go on:")
+        else textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )  # fmt: skip
 
 
 def in_markdown(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from onecycle import Job, Learner, build_model, load, run
 from onecycle.commands.app import main
 from onecycle.records.files import RUN
 from onecycle.records.progress import NoteBlock
+from onecycle.text import folded
 
 TRAIN = ["train", "digits", "--model", "mlp", "--budget", "2 updates", "--lr-max", "0.01", "--no-report"]
 
@@ -79,6 +81,27 @@ def test_room_that_is_left_is_filled(letters, said, capsys):
     block.close("nowhere")
     more = ["note: and 2 more: nowhere"] if said != letters else []
     assert capsys.readouterr().err.splitlines() == [*(f"note: {letter}" for letter in said), *more]
+
+
+def test_on_a_terminal_lines_are_broken_between_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    terminal = SimpleNamespace(isatty=lambda: True)
+    words = "note: images of 36 sizes become 128x128, to train in minutes"
+    assert folded(words, terminal).splitlines() == [
+        "note: images of 36 sizes",
+        "  become 128x128, to train in",
+        "  minutes",
+    ]
+    command = "stopped\nTo go on: onecycle train --resume runs/photos-resnet20-1"
+    assert folded(command, terminal) == command, "what is to be copied stays whole"
+    assert folded(words, SimpleNamespace(isatty=lambda: False)) == words
+
+
+def test_the_peak_is_among_the_five(capsys):
+    main(["search", "digits", "--model", "mlp", "--epochs", "1", "--limit", "200", "--no-report", "--out", "searched"])
+    block = capsys.readouterr().err.partition("epoch 1")[0]
+    assert 0 < block.count("note: ") <= 5 and block.count("too small for pilots") == 1
+    assert "peak and settings: the defaults" in block
 
 
 def test_where_a_run_goes_on_is_said_among_the_five(talkative, capsys, monkeypatch):

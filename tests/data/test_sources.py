@@ -113,6 +113,16 @@ def test_unknown_names():
         describe("x")
 
 
+def test_of_a_misspelt_folder_the_one_beside_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "titanic.csv").touch()
+    with pytest.raises(ConfigError, match=r"in .* \(did you mean photos\?\): give a folder"):
+        load("phtos")
+    with pytest.raises(DataError, match=r"titanc.csv does not exist \(did you mean titanic.csv\?\)\. Give"):
+        load("titanc.csv")
+
+
 def test_every_name_is_described():
     assert all(describe(name) for name in NAMES)
 

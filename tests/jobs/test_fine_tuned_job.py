@@ -91,7 +91,7 @@ def test_stages_of_ones_own(tmp_path):
     ("options", "message"),
     [
         ({"fine_tune": "heads"}, "did you mean head"),
-        ({"fine_tune": "auto", "balance": True}, "balance .onecycle search. is for a run in one stage"),
+        ({"fine_tune": "auto", "balance": True}, "onecycle search .balance. is for a run in one stage"),
         ({"model": "timm:resnet18", "pretrained": True, "balance": True}, "--fine-tune off"),
         ({"freeze_epochs": 3}, 'fine_tune is "off" here'),
         ({"freeze_epochs": 3, "fine_tune": "head"}, 'fine_tune is "head" here'),

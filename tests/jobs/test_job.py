@@ -225,6 +225,7 @@ def test_a_run_that_breaks_off_before_its_first_record_has_no_page():
         ("digits", "small-cnn", "digits-small-cnn"),
         ("hub:ylecun/mnist", "timm:resnet18", "mnist-timm-resnet18"),
         ("some/where/points.npz", "mlp", "points-mlp"),
+        ("photos", "onecycle.models.packages:efficientnet_lite0", "photos-efficientnet_lite0"),
         (".", None, None),
     ],
 )
@@ -355,6 +356,9 @@ def test_what_cannot_be_predicted():
     run(TINY, "run")
     with pytest.raises(DataError, match=r"2 of 3 files do not exist: a\.png and b\.png"):
         predict_files("run", ["a.png", digits_file(), "b.png"])
+    RUN.write(Path("many/one"), {})
+    with pytest.raises(CheckpointError, match="no run in many .*: name one that is in it, such as many/one"):
+        RUN.read("many")
     with pytest.raises(CheckpointError, match="no run in nowhere"):
         predict_files("nowhere", [digits_file()])
 

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from cyclopts import App, CycloptsError
 
 from ..errors import ConfigError, Interrupted, OneCycleError
+from ..text import folded
 from ..training.launched import accelerate_started_one, is_main_rank, world_asked
 from .printing import degraded_output
 
@@ -79,14 +80,14 @@ def main(arguments: list[str] | None = None) -> None:
             if debug:
                 raise
             if not getattr(error, "silent", isinstance(error, CycloptsError) and not is_main_rank()):
-                print(f"error: {of_which(error)}{error}", file=sys.stderr)
+                print(folded(f"error: {of_which(error)}{error}", sys.stderr), file=sys.stderr)
             sys.exit(2)
         except BrokenPipeError:  # whoever read what was printed has had enough, such as head
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + PIPE)
         except KeyboardInterrupt as stop:
             if not getattr(stop, "silent", False):
-                print(str(stop) or "stopped", file=sys.stderr)
+                print(folded(str(stop) or "stopped", sys.stderr), file=sys.stderr)
             sys.exit(128 + stop.signal if isinstance(stop, Interrupted) else 130)
 
 
@@ -154,4 +155,4 @@ def _as_loud(asked: Collection[str]) -> Iterator[None]:
 
 
 def _show_warning(stream: TextIO, message: Warning | str, *_: Any) -> None:
-    print(f"warning: {message}", file=stream, flush=True)
+    print(folded(f"warning: {message}", stream), file=stream, flush=True)

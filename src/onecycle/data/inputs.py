@@ -188,7 +188,10 @@ def unlike_training(
         [one for one in files if isinstance(one, bytes) or Path(one).suffix.lower() not in ARRAYS]
     )
     if greys[False] and channels == 1:
-        notes.append(f"{greys[False]} of {count(greys.total(), 'image')} have colours, and those of training were grey")
+        has = "has" if greys[False] == 1 else "have"
+        notes.append(
+            f"{greys[False]} of {count(greys.total(), 'image')} {has} colours, and those of training were grey"
+        )
     if greys and not greys[False] and channels == 3:
         notes.append("the images are grey, and those of training had colours")
     each = list(sizes.elements())

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -280,13 +281,24 @@ def _find_and_read(data: Any, options: LoadOptions) -> tuple[str, RawData]:
         return known, _read_known(known, options)
     if not path.exists():
         if isinstance(data, Path) or path.suffix or len(path.parts) > 1:
-            raise DataError(f"{path} does not exist. Give {ACCEPTED}, or one of {', '.join(NAMES)}.")
+            raise DataError(f"{path} does not exist{_near(path)}. Give {ACCEPTED}, or one of {', '.join(NAMES)}.")
         raise ConfigError(
             f"Unknown data set {data!r}: {did_you_mean(str(data), NAMES)}. No file or folder of that name is in "
-            f"{Path.cwd()}: give {ACCEPTED}."
+            f"{Path.cwd()}{_near(path)}: give {ACCEPTED}."
         )
     name = path.resolve().name if path.is_dir() else path.stem
     return name, _read_path(path, options)
+
+
+def _near(path: Path) -> str:
+    """The file or folder beside a path that is not there which may be meant, in words."""
+    there = (
+        sorted(one.name for one in path.parent.iterdir() if not one.name.startswith("."))
+        if path.parent.is_dir()
+        else []
+    )
+    near = get_close_matches(path.name, there, n=1)
+    return f" (did you mean {path.parent / near[0]}?)" if near else ""
 
 
 def _places(name: str) -> list[Path]:

@@ -122,7 +122,7 @@ def export(
     ('model.pt2', True)
     """
     began, run = time.perf_counter(), Path(run)
-    one_of("to", to, TARGETS)
+    one_of("format", to, TARGETS)
     tolerance = number("tolerance", tolerance, least=0)
     details = _details(to, licence=licence, data_licence=data_licence, dataset=dataset, repo=repo)
     record = _finished(run)

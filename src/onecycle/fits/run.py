@@ -204,7 +204,7 @@ class Fit:
         self.plan = self.plan.after(search)
         self._pilots = [made for made in search.pilots if made.method == search.method]
         self._searched = {"search": search.to_dict()}
-        self._note(search.line())
+        self._note(search.line(), chief=True)
         if self.plan.others:
             tried = search.why or "the budget is too small for pilots of the others"
             self._note(f'fine-tuning by "{search.method or DISCRIMINATIVE}": {tried}')

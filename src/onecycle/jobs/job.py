@@ -212,9 +212,9 @@ class Job(TrainingOptions):
         asked = listed([name for name, value in tuned.items() if value not in (None, (), OFF)], "and")
         if self.balance and (self.stages or self.tuning != OFF):
             raise ConfigError(
-                "balance (onecycle search) is for a run in one stage, and a pretrained model is fine-tuned in several: "
-                'leave out balance, that is onecycle train, which finds the peak too, or give fine_tune="off" '
-                "(--fine-tune off)"
+                "onecycle search (balance) is for a run in one stage, and a pretrained model is fine-tuned in several, "
+                "the head first: use onecycle train, which finds the peak by pilots too; or train all layers from the "
+                'first update on, with --fine-tune off (fine_tune="off")'
             )
         if not asked:
             return

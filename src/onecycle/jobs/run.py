@@ -414,6 +414,8 @@ def free_folder(job: Job) -> Path:
         stem = re.sub(r"-extended-\d+$", "", path.name or path.resolve().name)
         return next(new for i in range(1, 10**9) if not (new := path.parent / f"{stem}-extended-{i}").exists())
     model = None if job.model == AUTO_MODEL else job.model
+    if model and "." in model.partition(":")[0]:  # of package.module:callable the callable
+        model = model.rpartition(":")[2]
     stem = "-".join(Path(part).resolve().stem.replace(":", "-") for part in (job.data, model) if part)
     return next(path for i in range(1, 10**9) if not (path := Path("runs") / f"{stem}-{i}").exists())
 

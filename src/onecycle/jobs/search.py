@@ -17,7 +17,6 @@ from ..errors import Interrupted, OneCycleError
 from ..fits.plan import come_to
 from ..learner import Learner
 from ..records.files import PILOTS, RUN, read_jsonl
-from ..records.progress import notes
 from ..records.run import Recording
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
@@ -75,6 +74,8 @@ class BalanceSearch:
     def line(self) -> str:
         """The result in a line."""
         chosen = ", ".join(str(Candidate(*one)) for one in self.settings.items()) or "settings: the defaults"
+        if not self.pilots:
+            chosen = f"peak and {chosen}"
         spent = f" ({count(len(self.pilots), 'pilot')}, {percent(self.updates / self.of, 1)} of the budget)"
         return f"{chosen}{spent if self.pilots else ''}: {self.reason}"
 
@@ -144,8 +145,7 @@ def search_balance(
         plan = come_to(searching.policy(searched.lr_max, left), left)
         resolved = {**plan, **chosen.resolved, **named, "search": searched.to_dict()}
         recording.decided(resolved, [*RUN.read(folder)["notes"], searched.line()])
-    if learner.verbose:
-        notes([searched.line()])
+    learner._say(searched.line())
     return searched
 
 
@@ -228,8 +228,8 @@ class _Searching:
             why = one.lost or ("the peak" if kept else made.reason)
             trial = Trial(None, one.lr_max, one.updates, one.loss, one.valid.get("accuracy"))
             self.rows.append(_row(None, trial, kept, why))
-        if self.learner.verbose:
-            notes([made.line()])
+        if made.pilots:
+            self.learner._say(made.line())
         return made.lr_max
 
     def _balance(self, peak: float | None) -> tuple[Candidate | None, str]:

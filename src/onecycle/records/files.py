@@ -75,8 +75,10 @@ class Kind:
         """
         path = self.path(folder)
         if not path.exists():
+            below = sorted(str(other.parent) for other in Path(folder).glob(f"*/{self.file}"))
             beside = [other.parent.name for other in Path(folder).parent.glob(f"*/{self.file}")]
             near = did_you_mean(Path(folder).name, beside) if beside else f"there is no {self.what} beside it either"
+            near = f"name one that is in it, such as {below[0]}" if below else near
             raise CheckpointError(f"no {self.what} in {folder} (it has no {self.file}): {near}")
         record = read_json(path)
         schema = record.get("schema") if isinstance(record, dict) else None

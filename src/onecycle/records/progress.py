@@ -249,8 +249,9 @@ def notes(lines: Iterable[str], stream: TextIO | None = None) -> None:
     >>> notes(["loss: cross-entropy, since the targets are int64 classes"], sys.stdout)
     note: loss: cross-entropy, since the targets are int64 classes
     """
+    to = sys.stderr if stream is None else stream
     for line in lines:
-        print(f"note: {line}", file=sys.stderr if stream is None else stream, flush=True)
+        print(text.folded(f"note: {line}", to), file=to, flush=True)
 
 
 class NoteBlock:

@@ -27,6 +27,8 @@ from .sharded import explained
 from .step import compute
 
 NO_BATCHES = "there are no batches to evaluate on"
+# Seconds of a first batch that need no second one to know how long batches take.
+LONG = 1.0
 
 
 def evaluate(
@@ -109,7 +111,8 @@ def _evaluated_together(
 def seconds(model: nn.Module, batches: Batches, loss: Loss, runtime: Runtime) -> float:
     """About how long `evaluate` takes: one batch, after another that pays for what is made once, times their number.
 
-    Batches without a length count as one.
+    Where the first takes `LONG`, it counts itself, since what is made once is little beside that. Batches without a
+    length count as one.
 
     Raises:
         DataError: no batches.
@@ -121,10 +124,17 @@ def seconds(model: nn.Module, batches: Batches, loss: Loss, runtime: Runtime) ->
     batch = next(iterator, None)
     if batch is None:
         raise DataError(NO_BATCHES)
-    evaluate(model, [batch], loss, runtime)
+    taken = _taken(model, batch, loss, runtime)
+    if taken < LONG:
+        taken = _taken(model, next(iterator, batch) if number > 2 else batch, loss, runtime)  # the last may be short
+    return taken * number
+
+
+def _taken(model: nn.Module, batch: Any, loss: Loss, runtime: Runtime) -> float:
+    """The seconds that a batch takes, as the main rank measures them."""
     started = time.perf_counter()
-    evaluate(model, [next(iterator, batch) if number > 2 else batch], loss, runtime)  # the last one may be short
-    return runtime.ranks.broadcast((time.perf_counter() - started) * number)
+    evaluate(model, [batch], loss, runtime)
+    return runtime.ranks.broadcast(time.perf_counter() - started)
 
 
 class Mirrored(nn.Module):
