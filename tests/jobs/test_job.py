@@ -357,7 +357,7 @@ def test_what_cannot_be_predicted():
     with pytest.raises(DataError, match=r"2 of 3 files do not exist: a\.png and b\.png"):
         predict_files("run", ["a.png", digits_file(), "b.png"])
     RUN.write(Path("many/one"), {})
-    with pytest.raises(CheckpointError, match="no run in many .*: name one that is in it, such as many/one"):
+    with pytest.raises(CheckpointError, match=r"no run in many .*: name one that is in it, such as many/one"):
         RUN.read("many")
     with pytest.raises(CheckpointError, match="no run in nowhere"):
         predict_files("nowhere", [digits_file()])
