@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import signal
+from multiprocessing import active_children
 
 import pytest
 import torch
@@ -18,6 +19,14 @@ from onecycle import CheckpointError
 
 X, Y = blobs(44)
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def impatient():
+    """A loader of torchdata keeps its processes, and waits so long for each where it is garbage of a cycle."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+        yield
 
 
 class Noisy(Dataset):
@@ -109,6 +118,16 @@ def test_a_run_on_a_loader_goes_on_where_it_was(make, tmp_path):
     if made[-1].num_workers == 0:
         whole, last = made[0].dataset.read, made[-1].dataset.read
         assert last < whole - len(X) - 4, "an epoch and a part of one are not read"
+
+
+@pytest.mark.parametrize("data", [Noisy, Stream])
+def test_a_loader_has_no_processes_left_once_a_fit_was_stopped(data, tmp_path):
+    before = set(active_children())
+    loader = DataLoader(data(), 4, num_workers=1)
+    with pytest.raises(onecycle.Interrupted) as stop:
+        learner(loader).fit_one_cycle("31 updates", 0.05, out=tmp_path / "run", observers=[stop_at(16)])
+    assert stop.tb is not None, "which holds what was under way"
+    assert set(active_children()) <= before
 
 
 def test_a_stream_is_read_again_to_its_place_and_that_is_a_note(tmp_path):

@@ -87,7 +87,8 @@ class LoaderBatches:
         with seeded_everywhere(seed, *generators), stream:
             iterator = iter(self.iterable) if saved is None else self._restored(saved)
         reading = _Reading(iterator, epoch, 0 if saved is None else start)
-        self._readings[:] = [*(one for one in self._readings if not one.over), reading]
+        if self._keeps_place:
+            self._readings[:] = [*(one for one in self._readings if not one.over), reading]
         try:
             for batch in seeded_batches(iterator, self.seed, epoch, reading.batch, generators, stream):
                 reading.batch += 1

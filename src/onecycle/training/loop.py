@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -357,7 +358,7 @@ class _Evaluations:
 
 def _run(
     state: TrainState, source: Batches, policy: Policy, clock: _Clock, evaluations: _Evaluations
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     clock.start()
     begun, guard = clock.begun, Guard(state, source, policy, clock.total)
     state.training_mode()
@@ -368,18 +369,20 @@ def _run(
     while (unfinished := not clock.finished()) or state.at.batch:
         started = clock.now()
         rest = state.runtime.epoch(source, state.at.epoch, state.at.batch) if unfinished else iter(())
-        for group in groups_of(rest, state.accumulate):
-            step, progress = clock.updates, min(1.0, max(clock.share(), state.at.progress))
-            values, samples, reading, rescue = guard.apply(step, progress, group)
-            seconds = clock.updated(len(group), started, progress)
-            state.follow()
-            yield Update(
-                step, clock.total, state.at.epoch - begun.epoch, progress, values, samples, seconds, reading,
-                evaluations.after_update(), rescue,
-            )  # fmt: skip
-            if clock.finished():
-                break
-            started = clock.now()
+        with closing(groups_of(rest, state.accumulate)) as groups:
+            del rest  # what reads ends with the block, with the processes of a loader, and not with a traceback
+            for group in groups:
+                step, progress = clock.updates, min(1.0, max(clock.share(), state.at.progress))
+                values, samples, reading, rescue = guard.apply(step, progress, group)
+                seconds = clock.updated(len(group), started, progress)
+                state.follow()
+                yield Update(
+                    step, clock.total, state.at.epoch - begun.epoch, progress, values, samples, seconds, reading,
+                    evaluations.after_update(), rescue,
+                )  # fmt: skip
+                if clock.finished():
+                    break
+                started = clock.now()
         if state.at.batch == 0:
             raise DataError("there are no batches to train on (an iterator can be gone through only once)")
         yield _end_epoch(state, clock, values, evaluations, guard)
@@ -399,18 +402,19 @@ def _end_epoch(
     return EpochEnd(epoch, clock.updates, means, valid, values, samples, seconds)
 
 
-def _stoppable(events: Iterator[Event], state: TrainState, stop: StopRequest) -> Iterator[Event]:
+def _stoppable(events: Generator[Event, None, None], state: TrainState, stop: StopRequest) -> Iterator[Event]:
     state.stop = stop
-    for event in events:
-        yield event
-        if stop.ranks.world > 1:
-            update = isinstance(event, Update)
-            stop.hear(state.heard if update else None, due=update and event.step % LOOK_EVERY == LOOK_EVERY - 1)
-        if stop.signal is not None:
-            raise Interrupted(f"stopped by {stop.name} after update {state.step - 1}", signal=stop.signal)
+    with closing(events):
+        for event in events:
+            yield event
+            if stop.ranks.world > 1:
+                update = isinstance(event, Update)
+                stop.hear(state.heard if update else None, due=update and event.step % LOOK_EVERY == LOOK_EVERY - 1)
+            if stop.signal is not None:
+                raise Interrupted(f"stopped by {stop.name} after update {state.step - 1}", signal=stop.signal)
 
 
-def groups_of(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
+def groups_of(batches: Iterator[Any], size: int) -> Generator[list[Any], None, None]:
     """The batches of each update: `size` of them, and what is left at the end."""
     group: list[Any] = []
     for batch in batches:
