@@ -72,11 +72,8 @@ def test_a_restart_does_not_take_over_a_run_that_the_first_start_was_refused(who
     ("when", "faults"),
     {
         "before it meets the others": {"of": 1, "die": ("training.ranks.meet", 1, "before")},
-        "before there is a run": {"of": 0, "die": ("records.run.create", 1, "before")},
         "in a pilot": {"of": 1, "die": ("training.guard.Guard.apply", 9, "before")},
-        "before the first checkpoint": {"of": 0, "die": ("records.checkpoint.save", 1, "before")},
         "with half a checkpoint written": {"of": 0, "half": 9},
-        "after an update": {"of": 1, "die": ("training.guard.Guard.apply", 40, "after")},
         "before the run is called finished": {"of": 0, "die": ("records.run.save_weights", 1, "after")},
     }.items(),
     ids=lambda value: value if isinstance(value, str) else "",

@@ -15,8 +15,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..records.checkpoint import checkpoints, load_weights
-from ..records.extension import WEIGHTS
-from ..records.files import RUN, STAGES, read_jsonl
+from ..records.files import RUN, STAGES, WEIGHTS, read_jsonl
 from ..records.history import Result
 from ..records.run import abandon, broken_off
 from ..schedules.budget import Budget

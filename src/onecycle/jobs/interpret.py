@@ -8,6 +8,7 @@ from typing import Any
 from ..interpretation.api import Interpretation
 from ..interpretation.looked import Looked
 from ..learner import Learner
+from ..records.files import WEIGHTS
 from ..records.predictions import read_predictions
 from ..records.progress import notes
 from ..records.run import load_trained
@@ -51,7 +52,7 @@ def interpret_run(folder: str | Path, data: Any = None, *, verbose: bool = True)
 def _learner(folder: Path) -> tuple[Learner, Any, tuple[str, ...]]:
     """The learner of a run with the weights that it ended with, or of its last checkpoint; its data, and notes."""
     ready = prepare(job_of(folder), before=folder)
-    said, weights = (), folder / "model.safetensors"
+    said, weights = (), folder / WEIGHTS
     if weights.exists():
         ready.learner.load(weights)  # and the units that they were trained in
     else:

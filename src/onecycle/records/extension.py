@@ -12,11 +12,10 @@ from ..schedules.budget import Budget
 from ..text import count, percent
 from ..training.state import Position, TrainState
 from .checkpoint import checkpoints, fingerprint
-from .files import CHECK, COMPARISON, REPRODUCTION, RUN, read_jsonl, runs_before
+from .files import CHECK, COMPARISON, REPRODUCTION, RUN, WEIGHTS, read_jsonl, runs_before
 from .history import Result
 from .run import is_over, options_differing, other_optimizer
 
-WEIGHTS = "model.safetensors"
 Load = Callable[[Path], None]
 
 

@@ -16,7 +16,9 @@ from typing import Any, TextIO
 from ..errors import CheckpointError, did_you_mean
 from ..text import listed
 
-# In the folder of a run, the short runs before it, a line each.
+# In the folder of a run, its weights at the end.
+WEIGHTS = "model.safetensors"
+# The short runs before it, a line each.
 PILOTS = "pilots.jsonl"
 # And a folder of the stages before the last, where there were several.
 STAGES = "stages"

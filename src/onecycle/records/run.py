@@ -20,7 +20,7 @@ from ..training.sharded import Weights, held_by_main, in_one_piece
 from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import load_weights, save_weights
-from .files import PILOTS, RUN, SUMMARY, differing, plain, read_jsonl, write_jsonl
+from .files import PILOTS, RUN, SUMMARY, WEIGHTS, differing, plain, read_jsonl, write_jsonl
 from .history import Checkpointer, History, Observer, Recorder, Result, named
 from .origin import origin
 
@@ -318,7 +318,7 @@ class Recording:
         The weights are those of `model`, which that of the state may be a part of.
         """
         kept = in_one_piece(model, state.runtime.ranks)
-        state.runtime.ranks.from_main(lambda: save_weights(kept, self.folder / "model.safetensors", metadata))
+        state.runtime.ranks.from_main(lambda: save_weights(kept, self.folder / WEIGHTS, metadata))
         rescues = map(str, self.history.rescues())  # those before a kill too
         said = list(dict.fromkeys([*RUN.read(self.folder)["notes"], *rescues, *notes]))
         RUN.update(
@@ -365,7 +365,7 @@ def load_trained(model: nn.Module, folder: Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: no run there, no weights yet, or weights of another model.
     """
-    record, weights = RUN.read(folder), folder / "model.safetensors"
+    record, weights = RUN.read(folder), folder / WEIGHTS
     if weights.exists():
         load_weights(model, weights)
         return ()
