@@ -15,10 +15,13 @@ from training_makers import blobs, differing, weights
 
 import onecycle
 from onecycle import ConfigError, Interrupted, Learner
+from onecycle.fits import run as fits
 from onecycle.fits import staged
+from onecycle.fits.run import Fit
 from onecycle.fits.trained import HeadAlone
 from onecycle.records.files import RUN
 from onecycle.schedules.stages import METHODS, Stage, fine_tuning
+from onecycle.training import evaluate as evaluation
 
 DATA, VALID = blobs(96), blobs(45, seed=1)
 
@@ -356,6 +359,16 @@ def test_features_of_some_samples_are_drawn_again():
     assert once.samples == again.samples == 16
     assert all(torch.equal(a, b) for a, b in zip(once.train.tensors, again.train.tensors, strict=True))
     assert len(set(once.train.tensors[1].tolist())) > 1
+
+
+def test_time_is_left_to_measure_the_weights_that_it_goes_back_to(tmp_path, monkeypatch):
+    left, made = {}, Fit.seconds_to_record
+    monkeypatch.setattr(evaluation, "seconds", lambda *about: 0.25)
+    monkeypatch.setattr(fits, "seconds_to_record", lambda *about: 0.5)
+    monkeypatch.setattr(Fit, "seconds_to_record", lambda fit: left.setdefault(method, []).append(made(fit)) or 0.0)
+    for method in ("auto", "discriminative"):
+        learner().fine_tune(budget="1s", method=method, out=tmp_path / method)
+    assert (left["auto"][-1], left["discriminative"][-1]) == (0.75, 0.5)
 
 
 def test_each_stage_of_ones_own_has_its_time():

@@ -290,8 +290,8 @@ class Fit:
         if budget is None or not self._keeps_predictions:
             return 0.0
         samples = samples_in_all(cast(Batches, self._valid)) or 0
-        again = 0.0  # where the best weights are not the last ones
-        if self._keeper:
+        again = 0.0  # where the weights that are kept are not the last ones
+        if self._keeper or self._fall_back is not None:
             held_out = cast(Batches, self._valid)
             again = evaluation.seconds(self._state.model, held_out, self._state.loss, self._state.runtime)
         return again + ranks.from_main(lambda: seconds_to_record(self._looked, samples, budget))
