@@ -10,11 +10,11 @@ from typing import Any
 
 import faults
 import torch
+from training_makers import short_pilots
 
 from onecycle.commands.app import main
 from onecycle.records import history as observers
 from onecycle.records import run as runs
-from onecycle.search import peak
 from onecycle.training.launched import restarts
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -39,8 +39,7 @@ def command(
     In the first start the rank `of` is killed as `die` or `half` say, see `faults`.
     """
     torch.set_num_threads(1)
-    peak.LENGTH = 1 / 14  # so that shorter runs than others have pilots
-    peak.LEAST.update(dict.fromkeys(peak.LEAST, 6))
+    short_pilots()
     if PIDS.exists():
         (PIDS / str(RANK)).write_text(str(os.getpid()))
     os.fsync = lambda _: time.sleep(slow)  # a kill, unlike a power cut, leaves what is written to the system

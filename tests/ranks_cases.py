@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
+from training_makers import short_pilots
 
 import onecycle
 from onecycle import Learner
@@ -140,7 +141,8 @@ def unequal() -> dict[str, Any]:
     ranks = Learner(net(), (x, y), verbose=False).runtime.ranks
     loader = DataLoader(samples, 24 + 16 * ranks.rank, sampler=Endless(samples, ranks.world, ranks.rank))
     learner = Learner(net(nn.BatchNorm1d(32)), loader, optimizer="sgd", verbose=False)
-    result = learner.fit_one_cycle(50, "auto")
+    short_pilots()
+    result = learner.fit_one_cycle(15, "auto")
     pilots = StatePilots(
         learner.state, learner.train, None, lambda lr_max, updates: onecycle.one_cycle(lr_max), 1000, 30
     )
@@ -315,7 +317,8 @@ def chosen() -> dict[str, Any]:
     before = digest(learner.model)
     test = learner.range_test(updates=64, repeats=1)
     untouched = digest(learner.model) == before
-    result = learner.fit_one_cycle(38, "auto")  # about 1,000 updates: fewer are too few for pilots
+    short_pilots()
+    result = learner.fit_one_cycle(10, "auto")
     return {"test": test.lr_max, "edge": test.edge, "peak": result.lr_max, "untouched": untouched,
             "sought": any("from 3 pilots" in note for note in learner.notes), **told(learner)}  # fmt: skip
 

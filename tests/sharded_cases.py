@@ -71,7 +71,7 @@ def run(out: str, *, resume: bool = False, killed_at: int | None = None, **optio
 def tried() -> dict[str, Any]:
     """A range test and a pilot, which leave no trace, and a fit after them."""
     learn, plain = learner(optimizer="sgd"), learner(optimizer="sgd")
-    test = learn.range_test(updates=64)
+    test = learn.range_test(updates=64, repeats=1)
     pilot = trial(learn.state, learn.train, "8 updates", onecycle.one_cycle(0.1), learn.evaluate)
     for one in (learn, plain):
         one.fit("4 updates", "one_cycle", 0.1)
