@@ -19,10 +19,11 @@ from .data.arrays import as_tensor
 from .data.batches import first_batch
 from .data.by_number import samples_in_all
 from .errors import ConfigError, DataError
+from .fits.frozen import Frozen
 from .fits.plan import Rates, planned
 from .fits.run import Fit, began_at
 from .fits.staged import StagedFit
-from .fits.trained import Trained, classifier_of
+from .fits.trained import Trained
 from .interpretation.api import Interpretation
 from .interpretation.looked import Looked
 from .interpretation.made import names_in, predictions_of
@@ -164,7 +165,6 @@ class Learner:
         built, self._of_optimizer = self._built(of_loss)
         if given.compile and compiled is None:
             compiled = compiling.compiled(self.model, built, given.compile, self.train, self.runtime)
-        self._still: list[nn.Module] = []  # in evaluation mode since `freeze`
         self._given_layers = layer_groups
         if layer_groups is not None:
             layers.layers_of(self.model, built, layer_groups)  # so that an error comes now
@@ -175,6 +175,7 @@ class Learner:
             self.model, built, task, self.runtime, given.seed, given.accumulate, given.clip,
             compiled, average=given.average, norm_statistics=given.norm_statistics, rescue=given.rescue,
         )  # fmt: skip
+        self._frozen = Frozen(self.state, lambda: self._run_order)
         self._note(*self._of_optimizer)
 
     def _built(self, of_loss: nn.Module | None) -> tuple[torch.optim.Optimizer, list[str]]:
@@ -512,7 +513,7 @@ class Learner:
         if before.get("optimizer") == "adamw":
             self._without_muon()  # as a run that was fine-tuned
         if before.get("norm_statistics", "") is None:
-            self._hold_norms()
+            self._frozen.hold_norms()
         self._ended = extends = extensions.prepare(self.state, self.resolved, run, resumed, self.load)
         for records in self.runtime.ranks.from_main(lambda: list(extensions.records_before(extends))):
             self.history.begin_fit()
@@ -639,35 +640,7 @@ class Learner:
         They are in evaluation mode until `unfreeze`: their batch norms keep their statistics, and drop nothing out.
         """
         groups = self._rates.layers()
-        self._freeze(groups, len(groups) - 1 if first is None else first)
-
-    def _freeze(self, groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:
-        before = {p: p.requires_grad for p in self.model.parameters()}
-        layers.freeze(groups, count)
-        try:
-            optimizers.check_steps(self.optimizer, self.model)
-            optimizers.check_clip(self.state.clip, self.model)
-        except ConfigError:
-            for parameter, trained in before.items():
-                parameter.requires_grad_(trained)
-            raise
-        for module in self._still:
-            module.training = True
-        self._still = [module for module in layers.frozen_modules(self.model) if module.training]
-        for module in self._still:
-            module.training = False
-
-    def _hold_norms(self) -> None:
-        """Put the batch norms before the head into evaluation mode, so that they keep their statistics."""
-        for norm in self._norms_before_head():
-            if norm.training:
-                norm.training = False
-                self._still.append(norm)
-
-    def _norms_before_head(self) -> list[nn.Module]:
-        head = layers.head_of(self.model, self._run_order, classifier_of(self.model))
-        inside = set[nn.Module]() if head is None else set(head.modules())
-        return [norm for norm in batch_norm.batch_norms([self.model]) if norm not in inside]
+        self._frozen.freeze(groups, len(groups) - 1 if first is None else first)
 
     def unfreeze(self) -> None:
         """Train every layer group."""

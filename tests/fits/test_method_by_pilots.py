@@ -175,7 +175,7 @@ def test_pilots_measure_the_statistics_that_the_run_has():
     model = net()
     learn = learner(model)
     before = learn.evaluate()["loss"]
-    learn._hold_norms()
+    learn._frozen.hold_norms()
     found = search_of(
         learn.state, learn.train, learn.valid, 2000, 1e-9, policy=lambda peak, updates: preset("constant", peak)
     )

@@ -115,7 +115,7 @@ class StagedFit:
                 by = ", by the method that is best by pilots"
             elif ratio != 1:
                 by = f", at peaks that rise {ratio:g} times from the first layer group to the last"
-            norms = self._learner._norms_before_head() if stage.norms == STILL else []
+            norms = self._learner._frozen.norms_before_head() if stage.norms == STILL else []
             kept = f"; the statistics of {count(len(norms), 'batch norm')} stay as they came" if norms else ""
             what = "all layers" if stage.train == ALL else f"the last {count(int(stage.train), 'layer group')}"
             return f"{what}{by}{kept}"
@@ -224,9 +224,9 @@ class StagedFit:
             return None
 
     def _freeze(self, groups: Sequence[Sequence[nn.Parameter]], first: int, norms: str = STILL) -> None:
-        self._learner._freeze(groups, first)
+        self._learner._frozen.freeze(groups, first)
         if norms == STILL:
-            self._learner._hold_norms()
+            self._learner._frozen.hold_norms()
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 
