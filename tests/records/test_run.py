@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import warnings
 from contextlib import ExitStack
@@ -296,3 +297,22 @@ def test_truncation_on_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"steps.jsonl is as it was"):
         truncate_records(path, "step", 2)
     assert read_jsonl(path) == ROWS
+
+
+def test_a_run_that_another_process_writes_is_not_gone_on_with(tmp_path):
+    part_of_a_run(tmp_path)
+    steps = (tmp_path / "steps.jsonl").read_bytes()
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "steps.jsonl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    with ExitStack() as stack, pytest.raises(CheckpointError, match="is being written by another process"):
+        Recording.resume(tmp_path, new_state(), stack, config=CONFIG)
+    assert (tmp_path / "steps.jsonl").read_bytes() == steps
+    other.communicate(b"\n")
+    with ExitStack() as stack:
+        assert Recording.resume(tmp_path, new_state(), stack, config=CONFIG).resumed
+        assert subprocess.run([sys.executable, "-c", code.replace("EX)", "EX | fcntl.LOCK_NB)"), tmp_path / "steps.jsonl"],
+                              capture_output=True).returncode, "it is locked by this process now"  # fmt: skip

@@ -167,6 +167,24 @@ def runs_before(record: Mapping[str, Any]) -> list[Path]:
     return folders
 
 
+def lock(file: TextIO) -> bool:
+    """Lock an open file for this process, until it is closed or the process ends; False where another one has it.
+
+    Where files cannot be locked, such as on Windows and some shared disks, nothing is.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, lockf
+    except ImportError:
+        return True
+    try:
+        lockf(file, LOCK_EX | LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The keys in which two records differ, each with both values.
 

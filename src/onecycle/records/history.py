@@ -29,7 +29,7 @@ from ..training.loop import EpochEnd, Event, Update
 from ..training.rescue import Rescue
 from . import checkpoint
 from .beside import NEVER_CHANGED, Writing
-from .files import sync_file
+from .files import lock, sync_file
 from .read import comparable, main_value
 
 if TYPE_CHECKING:
@@ -290,6 +290,7 @@ class Recorder:
     def __init__(self, folder: str | Path):
         self._folder = Path(folder)
         self._steps = self._open("steps.jsonl")
+        lock(self._steps)
         self._epochs = self._open("epochs.jsonl")
         self._pending: list[Event] = []
         self._flushed = 0.0

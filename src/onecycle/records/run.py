@@ -20,7 +20,7 @@ from ..training.sharded import Weights, held_by_main, in_one_piece
 from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import load_weights, save_weights
-from .files import PILOTS, RUN, SUMMARY, WEIGHTS, differing, plain, read_jsonl, write_jsonl
+from .files import PILOTS, RUN, SUMMARY, WEIGHTS, differing, lock, plain, read_jsonl, write_jsonl
 from .history import Checkpointer, History, Observer, Recorder, Result, named
 from .origin import origin
 
@@ -160,6 +160,20 @@ def result_before_test(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name not in ("test", "flipped")}
 
 
+def _check_left(folder: Path) -> None:
+    """Check that no other process writes the run in `folder`.
+
+    Raises:
+        CheckpointError: one does.
+    """
+    with suppress(FileNotFoundError), (folder / "steps.jsonl").open("a", encoding="utf-8") as file:
+        if not lock(file):
+            raise CheckpointError(
+                f"{folder} is being written by another process, which still trains: wait for its end, or stop it "
+                "(Ctrl-C) before you go on with it"
+            )
+
+
 def truncate_records(path: Path, key: str, end: int) -> None:
     """Keep the records whose `key` is below `end`: a resumed run writes the others again.
 
@@ -235,11 +249,12 @@ class Recording:
         """Go on with the run in `folder`, bringing `state` to its last good checkpoint, or from the start without one.
 
         Raises:
-            CheckpointError: no run there, one with another configuration, only damaged checkpoints, or none for a
-                model that is no longer as it began.
+            CheckpointError: no run there, one with another configuration or that another process writes, only damaged
+                checkpoints, or none for a model that is no longer as it began.
         """
         check_same(folder, record := RUN.read(folder), config, facts, resolved)
         make, ranks = partial(checkpoint.latest, folder / "checkpoints"), state.runtime.ranks
+        ranks.from_main(lambda: _check_left(folder))
         saved = held_by_main(make, ranks) if state.is_sharded else ranks.from_main(make)
         steps = epochs = 0
         if saved is None and state.step != (record.get("extends") or {}).get("updates", 0):
