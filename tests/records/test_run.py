@@ -314,5 +314,5 @@ def test_a_run_that_another_process_writes_is_not_gone_on_with(tmp_path):
     other.communicate(b"\n")
     with ExitStack() as stack:
         assert Recording.resume(tmp_path, new_state(), stack, config=CONFIG).resumed
-        assert subprocess.run([sys.executable, "-c", code.replace("EX)", "EX | fcntl.LOCK_NB)"), tmp_path / "steps.jsonl"],
-                              capture_output=True).returncode, "it is locked by this process now"  # fmt: skip
+        tried = [sys.executable, "-c", code.replace("EX)", "EX | fcntl.LOCK_NB)"), tmp_path / "steps.jsonl"]
+        assert subprocess.run(tried, capture_output=True).returncode, "it is locked by this process now"

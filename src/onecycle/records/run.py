@@ -166,7 +166,7 @@ def _check_left(folder: Path) -> None:
     Raises:
         CheckpointError: one does.
     """
-    with suppress(FileNotFoundError), (folder / "steps.jsonl").open("a", encoding="utf-8") as file:
+    with suppress(FileNotFoundError), (folder / "steps.jsonl").open("r+", encoding="utf-8") as file:
         if not lock(file):
             raise CheckpointError(
                 f"{folder} is being written by another process, which still trains: wait for its end, or stop it "
