@@ -102,8 +102,8 @@ class Fit:
         self._stop, self._began, self._reserved = stop, began, (ending, after)
         self.events = self._planned_events()
         if self.plan.updates is not None and self.plan.updates < FEW:
-            few = count(self.plan.updates, "update")
-            self._note(f"{few} are few: more epochs or a smaller batch_size would train it further")
+            few = f"{count(self.plan.updates, 'update')} {'is' if self.plan.updates == 1 else 'are'}"
+            self._note(f"{few} few: more epochs or a smaller batch_size would train it further")
         self._history.begin_fit()
 
     def _planned_events(self) -> Iterator[Event]:
