@@ -2,8 +2,8 @@
 
     python docs/session.py PHOTOS
 
-PHOTOS has the folders train and val of hymenoptera; Chromium draws the page. It takes about four minutes. The photos
-are those of others, and so are blurred in the picture of the page.
+PHOTOS has the folders train and val of hymenoptera; Chromium draws the page. It takes about four minutes. The
+photos are those of others, and so are blurred in the picture of the page.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.text import Text
 
@@ -48,6 +49,23 @@ def shown(command: str, folder: Path) -> list[str]:
     return [f"$ {command}", *lines, ""]
 
 
+def draw_page(page: Path, picture: Path) -> None:
+    """Draw the page down to its curves, which are drawn when a reader comes to them."""
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1280, "height": 1000}, device_scale_factor=0.75)
+        opened.goto(page.as_uri())
+        opened.add_style_tag(content=".samples img { filter: blur(8px) }")
+        for figure in opened.locator(".plot").all():
+            figure.scroll_into_view_if_needed()
+            figure.locator(".main-svg").first.wait_for()
+        curves = opened.locator("section[aria-labelledby=runs] figure").last.bounding_box() or {}
+        below = opened.evaluate("scrollY") + curves["y"] + curves["height"]
+        opened.evaluate("scrollTo(0, 0)")
+        opened.screenshot(path=picture, full_page=True, clip={"x": 0, "y": 0, "width": 1280, "height": below + 20})
+        browser.close()
+
+
 def main() -> None:
     photos = Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as place:
@@ -60,17 +78,7 @@ def main() -> None:
         drawn = console.export_svg(title="from a folder of photos to predictions")
         fonts = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # which would be asked of another host
         (IMAGES / "session.svg").write_text(fonts.sub("", drawn), encoding="utf-8")
-        page, picture = folder / "run" / "report.html", IMAGES / "session-page.png"
-        page.write_text(page.read_text(encoding="utf-8") + "<style>img { filter: blur(8px) }</style>", encoding="utf-8")
-        chromium = shutil.which("chromium") or "chromium"
-        # as far as the charts over time, which are drawn when a reader comes to them
-        asked = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,2320"]
-        subprocess.run(
-            [chromium, *asked, f"--screenshot={picture}", page.as_uri()],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        draw_page(folder / "run" / "report.html", IMAGES / "session-page.png")
 
 
 if __name__ == "__main__":

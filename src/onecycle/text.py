@@ -10,6 +10,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+PLAIN = 6  # digits before the point of a number that is written without an exponent, at most
+
 
 def count(n: float, noun: str) -> str:
     """So many of something, in the singular for one.
@@ -27,13 +29,17 @@ def count(n: float, noun: str) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number with so many significant digits and a short exponent.
+    """A number with so many significant digits and, where it is below 1e-4 or from 1e6 on, a short exponent.
 
     >>> number(0.12346), number(1234567), number(0.00002), number(2.0), number(float("nan"))
     ('0.1235', '1.235e6', '2e-5', '2', 'nan')
+    >>> number(3067.2, 3), number(-186.0, 2)
+    ('3070', '-190')
     """
     mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    if not exponent:
+        return mantissa
+    return f"{float(f'{value:.{digits}g}'):.0f}" if 0 < int(exponent) < PLAIN else f"{mantissa}e{int(exponent)}"
 
 
 def rate(value: float) -> str:

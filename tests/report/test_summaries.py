@@ -105,7 +105,7 @@ def test_a_run_has_its_summary_once_and_its_page_shows_it(tmp_path):
     assert SUMMARY.path(folder).stat().st_size < 20_000
     text = html(read([folder]), plotly="")
     assert ">Model</h2>" in text and ">Data</h2>" in text and "FLOPs for a sample" in text
-    assert "200 training, 144 validation and 359 test samples" in text
+    assert "200 training, 144 validation and 359 test images, each 1 x 8 x 8" in text
 
 
 def test_runs_without_a_summary_and_damaged_ones(tmp_path):

@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ..errors import Interrupted, OneCycleError
 from ..fits.plan import come_to
 from ..learner import Learner
-from ..records.files import PILOTS, RUN, read_jsonl
+from ..records.files import PILOTS, RUN, SUMMARY, read_jsonl
 from ..records.run import Recording
 from ..schedules.budget import Budget
 from ..schedules.policy import Policy
@@ -138,6 +138,8 @@ def search_balance(
         known = {**learner.resolved, **named}
         recording = make(folder, learner.state, stack, resolved=known, **about, **more)  # type: ignore[operator]
         stack.enter_context(_kept(recording))
+        if not begun:
+            learner.runtime.ranks.from_main(lambda: SUMMARY.write(folder, learner._setup.summary()) and None)
         searching = _Searching(job, learner, build, samples, recording, stop)
         searched = searching.search(began)
         chosen = build(searched.settings) if searched.settings else learner

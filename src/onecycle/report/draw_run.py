@@ -251,7 +251,7 @@ def _measure(title: str, name: str, series: list[Series], lines: Sequence[Timeli
     return Figure(
         title.replace("_", " "),
         of_seeds(counts) if len(lines) > 1 or any(line.low for line in series) else "",
-        "", name.replace("_", " "), "time", series,
+        "", TITLES.get(name, name.replace("_", " ")), "time", series,
         log=name == "loss" and spans_decades(series), percent=name == "accuracy",
     )  # fmt: skip
 

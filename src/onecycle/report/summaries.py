@@ -11,6 +11,11 @@ from ..records.files import SUMMARY
 from ..records.read import RecordedRun, items, number, part
 from .tables import GAP, Table, TableCell
 
+FORMS = {
+    "image": "images, each {shape}",
+    "table": "rows, each of {shape} columns",
+    "texts": "texts, of each the first {shape} tokens",
+}
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
@@ -83,7 +88,8 @@ def _data(known: Mapping[str, Any]) -> dict[str, Any] | None:
     samples = part(known, "samples")
     sizes = text.listed(f"{size:,} {SPLITS.get(name, name)}" for name, size in samples.items())
     shape = " x ".join(map(str, items(known, "shape")))
-    lines = [f"{sizes} samples of kind {known['kind']}, each {shape}."]
+    form = FORMS.get(known["kind"], f"samples of kind {known['kind']}, each {{shape}}")
+    lines = [f"{sizes} {form.format(shape=shape)}."]
     if characters := number(known.get("characters")):
         lines.append(f"{text.count(characters, 'different character')}.")
     for name, ends in part(known, "targets").items():

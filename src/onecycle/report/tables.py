@@ -26,7 +26,6 @@ GAP = "-"
 # Columns of a comparison's table that come first, and those of a speed-up that are put in words.
 FIRST = ("run", "status", "error")
 RESULT = ("needed", "speed_up", "low", "high", "more_than", "at_most", "claim", "tells")
-ENDS = ("value", "low", "high")
 NAMES = {"seconds": "time", "lr": "learning rate"}
 MAIN = ("data", "model", "budget", "policy", "lr_max", "optimizer", "batch_size", "seed")
 TITLES = ("Configuration", "Data", "Versions", "Hardware")
@@ -176,9 +175,9 @@ def forecast_table(run: RecordedRun) -> Table:
     known = part(run.record, "forecast")
     measure, rows = str(known.get("measure")), []
     for one in items(known, "expected"):
-        value, low, high = ("" if (v := number(one.get(k))) is None else text.measure(measure, v) for k in ENDS)
+        low, high = ("" if (v := number(one.get(k))) is None else text.measure(measure, v) for k in ("low", "high"))
         row = {"times the budget": one.get("factor"), "updates": one.get("updates")}
-        rows.append({**row, f"valid_{measure}": value, "90 % interval": f"{low} to {high}"})
+        rows.append({**row, f"valid_{measure}": one.get("value"), "90 % interval": f"{low} to {high}"})
     note = f"From {text.count(number(known.get('n')) or 0, 'pilot')} and the end of the run."
     return replace(table(f"Forecast of {run.name}", rows), note=note)
 

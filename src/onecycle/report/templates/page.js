@@ -150,8 +150,10 @@
     // Over time marks are at updates, by the clock of the lines, and have their name beside them.
     const clock = figure.kind === "time" ? figure.series.find((series) => series.clock != null)?.clock : null;
     const marked = clock == null ? figure.marks : placed({ clock, x: figure.marks }, axis);
+    const [first, last] = span(figure, axis).range ?? [];
     marked.forEach((at, i) => {
-      const label = figure.kind === "time" && figure.names[i] ? { text: figure.names[i], textposition: "end", textangle: 0, font } : undefined;
+      const xanchor = at > (first + last) / 2 ? "right" : "left"; // towards the middle, where there is room
+      const label = figure.kind === "time" && figure.names[i] ? { text: figure.names[i], textposition: "end", textangle: 0, xanchor, font } : undefined;
       if (at != null) shapes.push({ ...line, x0: at, x1: at, ...(label ? { label } : {}) });
     });
     if (figure.level != null)
@@ -163,14 +165,14 @@
       hoverlabel: { font, namelength: 40 },
       xaxis: {
         title: { text: plain(figure.kind === "time" ? axis : figure.x), standoff: 8 }, zeroline: false, automargin: "height",
-        hoverformat: figure.kind === "log" ? ".3~g" : ".5~g",
+        hoverformat: figure.kind === "log" ? ".3~g" : ".5~g", ...(["time", "linear"].includes(figure.kind) ? { tickformat: "~g" } : {}),
         type: figure.kind === "log" ? "log" : figure.kind === "category" ? "category" : "linear",
         gridcolor: "#ddd", nticks: innerWidth < 600 ? 5 : 10, ...span(figure, axis), ...ticks(figure.kind, figure.series.flatMap((line) => line.x)),
       },
       yaxis: {
         title: { text: plain(figure.y), standoff: 6 }, zeroline: false, automargin: true, gridcolor: "#ddd", nticks: 6,
         type: figure.log ? "log" : "linear", ticksuffix: figure.percent ? " %" : "",
-        ...(figure.log ? decades(figure.series.flatMap((line) => line.y)) : {}), ...frame(figure),
+        tickformat: "~g", ...(figure.log ? decades(figure.series.flatMap((line) => line.y)) : {}), ...frame(figure),
       },
     };
   }
@@ -198,7 +200,9 @@
     const figure = figureOf(plot);
     const axis = axisOf(plot);
     plot.dataset.drawn = axis;
+    // Where nothing can point without pressing, the buttons would stay over the figure.
     const config = { responsive: true, displaylogo: false, scrollZoom: false,
+                     displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
                      modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
     Plotly.react(plot, traces(figure, axis), layout(figure, axis), config);
   }
