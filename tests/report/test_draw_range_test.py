@@ -395,7 +395,9 @@ def test_labels_of_ticks_do_not_touch(columns):
     assert {_column(axis, label, columns) for label in labels} == ticks
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.0251, "0.025"), (2e-5, "2e-5"), (3.0, "3"), (123456.0, "1.2e5")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0251, "0.025"), (2e-5, "2e-5"), (3.0, "3"), (123456.0, "120000"), (1234567.0, "1.2e6")]
+)
 def test_numbers_are_short(value, text):
     assert number(value, 2) == text
 
