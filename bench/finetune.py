@@ -13,7 +13,8 @@ Texts: MiniLM (6 layers, 384 wide) on 400 texts of four of the 20 newsgroups or 
 others. "ours" has a budget of 3 minutes, "head" its defaults; "fastai" is ``fine_tune(3)`` with its rates, shapes,
 weight decay and running statistics, written as stages: one epoch of the head, three of all. "logistic" is a logistic
 regression on standardised features of the frozen body, computed once; "tf-idf" one on words and pairs of words;
-"lora-PEAK" trains the head and changes of rank 8 for 3 epochs. A seed draws head, order, augmentation and dropout, of texts the samples too.
+"lora-PEAK" trains the head and changes of rank 8 for 3 epochs. A seed draws head, order, augmentation and dropout, of
+texts the samples too.
 """
 
 from __future__ import annotations
