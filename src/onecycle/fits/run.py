@@ -82,6 +82,7 @@ class Fit:
         self._state, self._train, self._valid, self._measure = state, trained.train, valid, trained.evaluate
         self._outputs, self._kept = Outputs(), None  # of the last evaluation, and what it measured
         self._features = {} if trained.samples is None else {"features": trained.samples}
+        self._spent = trained.spent
         self._model, self._fall_back = trained.model, None if valid is None else fall_back
         self._setup, self._history, self._notes, self._note, self._extends = setup, history, notes, note, extends
         self.plan = plan
@@ -259,6 +260,7 @@ class Fit:
         self._state.take_averages()
         result = self._beside_baseline(self._or_before(self._with_best(self._measured(result))))
         self._foresee(result)
+        result = replace(result, seconds=result.seconds + self._spent)
         self._tracking.ended(
             result.to_dict(), self.forecast.to_dict() if self.forecast else None,
             partial(self.plan.policy.plot, result.updates),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ class StagedFit:
         if out is not None and not resume:
             self._begin(stages, out, **keywords)
         fall_back: Mapping[str, float] | None = None
+        took = 0.0
         folders = [None if out is None else out / STAGES / f"{i}-{stage.name}" for i, stage in enumerate(before, 1)]
         if out is None or not self._ranks.from_main(lambda: bool(checkpoints(out / "checkpoints"))):
             with _told(out):
@@ -91,17 +93,18 @@ class StagedFit:
                     self._learner._note(f"stage {i} of {len(stages)}: {self._what(stage)}")
                     left = None if seconds is None or not self._shared else self._left(seconds, began)
                     result, spent = self._made(stage, folder, left)
-                    fall_back, began = result.valid, began - spent
+                    fall_back, began, took = result.valid, began - spent, took + result.seconds
         else:
             ended = folders[-1] or out
             fall_back = self._ranks.from_main(lambda: RUN.read(ended))["result"]["valid"]
             for folder in filter(None, folders):
                 self._recall(folder)
+                took += self._ranks.from_main(partial(RUN.read, folder))["result"]["seconds"]
         pilots = last.lr_max == "auto" and keywords.get("search", SEARCHED) > 0
         self._learner._note(f"stage {len(stages)} of {len(stages)}: {self._what(last, pilots)}")
         more: dict[str, Any] = {"fall_back": fall_back} if self._fall_back else {}
         more |= {"began": began} if self._shared else {}
-        return self._fit(last, out, resume=out is not None, model=self._learner.model, **more, **keywords)
+        return self._fit(last, out, resume=out is not None, model=self._learner.model, took=took, **more, **keywords)
 
     def _left(self, seconds: float, began: float) -> float:
         """What is left of a budget, on all ranks."""
@@ -166,11 +169,11 @@ class StagedFit:
 
     def _fit(
         self, stage: Stage, out: Path | None, *, resume: bool, model: nn.Module | None, left: float | None = None,
-        part: float = 1.0, **keywords: Any,
+        part: float = 1.0, took: float = 0.0, **keywords: Any,
     ) -> Result:  # fmt: skip
         """Fit what the stage is of, in about a `part` of the seconds that are `left`, or features of the head in more.
 
-        The weights at its end are those of `model`, None: of what is trained alone.
+        The weights at its end are those of `model`, None: of what is trained alone. Stages before it `took` seconds.
         """
         learner, began = self._learner, time.perf_counter()
         known: dict[str, Any] = {}
@@ -187,9 +190,9 @@ class StagedFit:
             trained = replace(alone, model=model or alone.model)
         else:
             trained = self._within(stage)
-        budget = stage.budget
+        budget, spent = stage.budget, time.perf_counter() - began
+        trained = replace(trained, spent=took + spent)
         if left is not None:
-            spent = time.perf_counter() - began
             rest = max(part * left - spent, LEAST * spent if alone else 0.0, 1e-3)
             budget = Budget(updates=known.get("updates") or self._updates(trained, budget, rest))
             keywords.pop("began", None)

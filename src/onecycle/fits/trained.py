@@ -45,6 +45,7 @@ class Trained:
         rates: of its optimizer.
         model: what the weights at the end are of; the state's model may be a part of it.
         samples: how many the features are of, where those of all would have taken too long.
+        spent: seconds that were spent before, such as on features, which count to the result.
     """
 
     state: TrainState
@@ -54,6 +55,7 @@ class Trained:
     rates: Rates
     model: nn.Module
     samples: int | None = None
+    spent: float = 0.0
 
 
 def classifier_of(model: nn.Module) -> str | None:
