@@ -13,7 +13,7 @@ from onecycle import ConfigError, Job, run
 from onecycle.jobs.run import job_of
 from onecycle.records.files import RUN, read_jsonl
 
-SMALL = {"model": "small-cnn", "limit": 200, "optimizer": "adamw"}
+SMALL = {"model": "onecycle.models.small:small_cnn", "limit": 200, "optimizer": "adamw"}
 KILLED = {"data": "digits", "budget": "4 epochs", "fine_tune": "auto", **SMALL}
 
 
@@ -41,6 +41,9 @@ def test_a_short_budget_is_shared(tmp_path):
 def test_head_alone(tmp_path):
     result = run(Job("digits", budget="1 epochs", fine_tune="head", **SMALL), tmp_path / "run", report=False)
     assert result.epochs == 20 and not (tmp_path / "run" / "stages").exists()
+    record = RUN.read(tmp_path / "run")
+    assert record["result"]["seconds"] > read_jsonl(tmp_path / "run" / "steps.jsonl")[-1]["seconds"], "features too"
+    assert sum("pretrained (--pretrained) was not given" in note for note in record["notes"]) == 1
 
 
 def test_a_time_budget(tmp_path):
@@ -101,6 +104,9 @@ def test_stages_of_ones_own(tmp_path):
         ({"fine_tune": "full", "lora": 8, "pretrained": True, "model": "timm:resnet18"}, "fine_tune and lora=8"),
         ({"stages": [{"budget": "1 epochs"}], "fine_tune": "full"}, "stages have peaks and layers of their own"),
         ({"stages": [{"budget": "1 epochs"}], "budget": "3 epochs"}, "stages have budgets of their own"),
+        ({"fine_tune": "head"}, "model=None would begin with random ones: give pretrained .--pretrained. and a model"),
+        ({"fine_tune": "auto", "model": "mlp"}, "model='mlp' would begin with random ones"),
+        ({"fine_tune": "full", "model": "timm:resnet18"}, "give pretrained .--pretrained., or leave out fine_tune"),
         ({"stages": [{"train": "head"}]}, r'a stage is \{"budget"'),
     ],
 )

@@ -22,6 +22,7 @@ SCHEDULE = "Schedule"
 DEFAULTS = ("auto", "default")
 AUTO_MODEL = "auto"
 OFF = "off"  # no fine-tuning
+FETCHED = ("hf:", "timm:")  # models whose weights may have to be fetched
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,9 @@ class Job(TrainingOptions):
         self._keep(**{field.name: plain_data(field.name, getattr(self, field.name)) for field in fields(self)})
         self._check_schedule()
         self._check_tuning()
+        self._check_weights()
+
+    def _check_weights(self) -> None:
         if self.pretrained and self.model in (None, AUTO_MODEL):
             raise ConfigError(
                 "pretrained is for a model with weights of its own: name it, model=... (--model), such as timm:NAME or "
@@ -205,6 +209,14 @@ class Job(TrainingOptions):
         if self.lora is not None and not self.with_weights:
             raise ConfigError(
                 f"lora={self.lora} changes a pretrained model: give pretrained (--pretrained), or no lora"
+            )
+        name = self.model or ""
+        brings = ":" in name and not name.startswith(FETCHED)  # a callable of one's own may have weights without a word
+        if self.fine_tune not in (None, OFF) and not (self.with_weights or brings):
+            model = "" if name.startswith(FETCHED) else " and a model that has such, timm:NAME or hf:OWNER/NAME"
+            raise ConfigError(
+                f"fine_tune={self.fine_tune!r} is for pretrained weights, and model={self.model!r} would begin with "
+                f"random ones: give pretrained (--pretrained){model}, or leave out fine_tune (--fine-tune)"
             )
 
     def _check_tuning(self) -> None:

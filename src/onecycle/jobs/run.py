@@ -50,13 +50,12 @@ from ..training.runtime import Runtime
 from ..training.sharing import considerate
 from .afford import NET, affordable, as_chosen
 from .drawing import draw, write_page
-from .job import AUTO_MODEL, OFF, Job, asked_for, completed
+from .job import AUTO_MODEL, FETCHED, OFF, Job, asked_for, completed
 from .search import dropouts, search_balance, seconds_before
 
 FIGURE = "curves.png"
 # Figure and page of a real run take so many times as long as those of a tiny one, at most.
 SLOWER = 1.5
-FETCHED = ("hf:", "timm:")  # models whose weights may have to be fetched
 ACCURACY = "accuracy"  # the metric of a forecast, where it is measured
 
 
@@ -258,7 +257,9 @@ def prepare(
     if job.test_flips and (data.kind != "image" or data.test is None):
         raise ConfigError(f"test_flips mirrors the images of a test split, and {data!r} has none: leave it out")
     name = _default_model(data) if job.model in (None, AUTO_MODEL) else job.model
-
+    if job.fine_tune not in (None, OFF) and not job.with_weights:
+        note = f"fine-tuned are the weights that {name} comes with: pretrained (--pretrained) was not given"
+        data = replace(data, notes=(*data.notes, note))
     weights = job.with_weights and (before is None or not name.startswith(FETCHED))
     images = some_images(data.train, data.mean, data.std) if name == NET else None
 
