@@ -78,3 +78,12 @@ def test_how_threads_wait_is_measured_and_what_was_set_is_said(monkeypatch):
     assert found()["threads"].found.endswith("as GOMP_SPINCOUNT=0 says")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert found()["threads"].found == "one: none waits for another (GOMP_SPINCOUNT=0)"
+
+
+def test_what_is_installed_and_cannot_be_imported(tmp_path, monkeypatch):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name == "timm" else None)
+    (one,) = doctor._imports()
+    assert one.status == ADVICE and "timm 1.0 is installed, but cannot be imported: RuntimeError: operator" in one.found
+    assert "torch torchvision" in one.mend

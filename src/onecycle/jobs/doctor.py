@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..text import count, listed, size
 
 OK, ADVICE, FAULT = "ok", "advice", "fault"
 NEEDED = ("torch", "numpy", "safetensors", "pyarrow", "pillow", "cyclopts", "rich", "scipy")
+COMPILED = ("torchvision", "timm")  # torchvision is for one version of torch, and timm imports it
 LEFT_OUT = ("dev", "all")  # extras: of those who change onecycle, and what is all of the others
 FREE = 2**30  # bytes of memory, and of the disk, below which there is advice
 SPIN = 0.002  # seconds of a core that waiting threads take after a computation, from which on they spin
@@ -36,7 +38,7 @@ class HealthFinding:
 
 def diagnose(folder: str | Path = ".") -> list[HealthFinding]:
     """Look at what is installed, at the machine, and at `folder`, where runs are to be written; nothing stays there."""
-    findings = [_python(), *_packages(), _extras()]
+    findings = [_python(), *_packages(), _extras(), *_imports()]
     parts: list[Callable[[], HealthFinding]] = [_torch, _device, _cores, _memory, _threads, _training]
     for part in parts if not any(one.status == FAULT for one in findings) else ():
         try:
@@ -89,6 +91,19 @@ def _extras() -> HealthFinding:
         return HealthFinding("extras", OK, "all are installed")
     said = ", ".join(f"{extra} ({', '.join(names)})" for extra, names in lacking.items())
     return HealthFinding("extras", ADVICE, f"not installed: {said}", f"pip install 'onecycle[{','.join(lacking)}]'")
+
+
+def _imports() -> Iterator[HealthFinding]:
+    """Those of `COMPILED` that are installed and fail when they are imported."""
+    for name in COMPILED:
+        try:
+            if _version(name) is not None:
+                import_module(name)
+        except Exception as error:  # whatever a library of another version raises
+            said = str(error).partition("\n")[0]
+            found = f"{name} {_version(name)} is installed, but cannot be imported: {type(error).__name__}: {said}"
+            mend = "pip install --force-reinstall torch torchvision: both at once, from the same index"
+            yield HealthFinding("import", ADVICE, found, mend)
 
 
 def _torch() -> HealthFinding:
