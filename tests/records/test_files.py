@@ -115,6 +115,15 @@ def test_a_record_of_another_kind(text, said, tmp_path):
         NOTE.read(tmp_path)
 
 
+def test_differing_classes_are_enough_and_numbers_are_short():
+    old = {"classes": ["a", "b"], "mean": [0.123456, 0.5], "samples": [5, 1]}
+    assert differing(old, {**old, "classes": ["a", "c"], "mean": [0.2, 0.6]}) == [
+        "classes: 'b' no longer, 'c' new (2, now 2)"
+    ]
+    assert differing(old, {**old, "mean": [0.23456789, 0.6]}) == ["mean: [0.123, 0.5], now [0.235, 0.6]"]
+    assert differing(old, {**old, "mean": [0.123457, 0.5]}) == ["mean: [0.123456, 0.5], now [0.123457, 0.5]"]
+
+
 def test_differing_names_each_key_once():
     config = {"seed": 0, "model": "mlp", "facts": {"classes": ["a", "b"], "samples": [5, 1]}, "old": 1}
     other = {"seed": 0, "model": "lenet", "facts": {"classes": ["a", "b"], "samples": [6, 1]}, "new": None}

@@ -21,6 +21,7 @@ WEIGHTS = "model.safetensors"
 # The short runs before it, a line each.
 PILOTS = "pilots.jsonl"
 # And a folder of the stages before the last, where there were several.
+BY_CLASSES = ("mean", "std", "seen")  # facts that change with the classes of the data
 STAGES = "stages"
 
 
@@ -198,9 +199,24 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             lines += [f"{key}.{line}" for line in differing(before, now)]
         elif key == "classes" and (change := _names_changed(before, now)) is not None:
             lines.append(f"{key}: {change}")
-        elif before != now:
-            lines.append(f"{key}: {before!r}, now {now!r}")
+        elif before != now and not (key in BY_CLASSES and old.get("classes") != new.get("classes")):
+            short = [repr(rounded(one, 3) if isinstance(one, list) else one) for one in (before, now)]
+            before, now = short if short[0] != short[1] else (repr(before), repr(now))
+            lines.append(f"{key}: {before}, now {now}")
     return lines
+
+
+def rounded(value: Any, digits: int = 6) -> Any:
+    """`value` with its floating-point numbers to so many digits.
+
+    >>> rounded([0.123456789, {"mean": 2.0, "n": 5}], 3)
+    [0.123, {'mean': 2.0, 'n': 5}]
+    """
+    if isinstance(value, Mapping):
+        return {name: rounded(one, digits) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [rounded(one, digits) for one in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def _names_changed(before: Any, now: Any) -> str | None:

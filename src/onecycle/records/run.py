@@ -20,7 +20,7 @@ from ..training.sharded import Weights, held_by_main, in_one_piece
 from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import load_weights, save_weights
-from .files import PILOTS, RUN, SUMMARY, WEIGHTS, differing, lock, plain, read_jsonl, write_jsonl
+from .files import PILOTS, RUN, SUMMARY, WEIGHTS, differing, lock, plain, read_jsonl, rounded, write_jsonl
 from .history import Checkpointer, History, Observer, Recorder, Result, named
 from .origin import origin
 
@@ -131,7 +131,7 @@ def options_differing(
     names = [name for name in (*COME_TO, *more) if name not in leave]
     known = [name for name in names if name in record["resolved"] and name in (resolved or {})]
     known += ["scales"] if resolved else []
-    before, now = ({name: _rounded(one.get(name)) for name in known} for one in (record["resolved"], resolved or {}))
+    before, now = ({name: rounded(one.get(name)) for name in known} for one in (record["resolved"], resolved or {}))
     norms = (
         record["resolved"].get("norm_statistics", BEFORE["norm_statistics"]),
         (resolved or {}).get("norm_statistics"),
@@ -139,15 +139,6 @@ def options_differing(
     if before and all(norms):  # earlier versions had running means alone; a model without norms has none
         before["norm_statistics"], now["norm_statistics"] = norms
     return [line if len(line) <= LONG else f"{line[:LONG]} ..." for line in differing(before, now)]
-
-
-def _rounded(value: Any) -> Any:
-    """Plain data with numbers of six digits: a sum may be another in the last ones elsewhere."""
-    if isinstance(value, Mapping):
-        return {name: _rounded(one) for name, one in value.items()}
-    if isinstance(value, tuple | list):
-        return [_rounded(one) for one in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def is_over(record: Mapping[str, Any]) -> bool:
