@@ -364,7 +364,11 @@ def _check_label_sets(parts: Mapping[str, Split | Stream], classes: tuple[str, .
 
 def _check_labels(parts: Mapping[str, Split | Stream], classes: tuple[str, ...]) -> None:
     if len(classes) < 2:
-        raise DataError(f"There is only one class: {listed(classes)!r}. Classification needs at least 2.")
+        raise DataError(
+            f"There is only one class: {listed(classes)!r}. Classification needs at least 2: of images give "
+            "the folder that has a folder for each class; of a table a target with 2 values or more, or of numbers "
+            "task='regression'; of arrays labels of 2 classes or more."
+        )
     for name, part in parts.items():
         bad = (part.targets < 0) | (part.targets >= len(classes))
         if bad.any():
@@ -376,7 +380,8 @@ def _check_labels(parts: Mapping[str, Split | Stream], classes: tuple[str, ...])
     known = set(parts["train"].targets.unique().tolist())
     if len(known) < 2:
         raise DataError(
-            f"The train split has samples of one class only: {classes[min(known)]!r}. At least 2 are needed."
+            f"The train split has samples of one class only: {classes[min(known)]!r}. At least 2 are needed: add "
+            "training samples of others."
         )
     for name, part in parts.items():
         if strange := sorted(set(part.targets.unique().tolist()) - known):
