@@ -108,6 +108,12 @@ def test_images_with_their_channels_elsewhere(inputs, channels, mend):
         Learner(cnn(channels), (inputs, LABELS), verbose=False)
 
 
+def test_images_that_are_too_small():
+    model = nn.Sequential(nn.Conv2d(3, 4, 9), cnn(4))
+    with pytest.raises(DataError, match=r"have 8 x 8 pixels: give a size that it takes, --image-size .*image_size="):
+        Learner(model, (IMAGES, LABELS), verbose=False)
+
+
 def test_inputs_that_the_model_cannot_predict():
     learn = Learner(cnn(), (IMAGES, LABELS), verbose=False)
     with pytest.raises(DataError, match=r"cannot take inputs of float32 \[3, 8, 8\]: .*give x\[None\] of a single one"):

@@ -29,6 +29,8 @@ from .step import compute
 NO_BATCHES = "there are no batches to evaluate on"
 # Seconds of a first batch that need no second one to know how long batches take.
 LONG = 1.0
+# What torch, timm and transformers say of images of another size than a model takes.
+SIZE = ("greater than actual input size", "too small", "doesn't match model")
 
 
 def evaluate(
@@ -224,8 +226,8 @@ def in_words(model: nn.Module, inputs: Any) -> Iterator[None]:
     except Exception as error:
         if said := explained(error):
             raise said from error
-        name = type(model).__name__
-        raise DataError(f"{name} cannot take inputs of {described(inputs)}: {error}{_hint(model, inputs)}") from error
+        name, said = type(model).__name__, f"{error}{_hint(model, inputs, str(error))}"
+        raise DataError(f"{name} cannot take inputs of {described(inputs)}: {said}") from error
 
 
 def described(value: Any) -> str:
@@ -244,13 +246,19 @@ def described(value: Any) -> str:
     return type(value).__name__
 
 
-def _hint(model: nn.Module, inputs: Any) -> str:
-    """How to mend inputs of another type than the model's weights, or images with their channels elsewhere."""
+def _hint(model: nn.Module, inputs: Any, said: str) -> str:
+    """How to mend images of a size that it does not take, with their channels elsewhere, or inputs of another type."""
     if not isinstance(inputs, Tensor):
         return ""
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if inputs.ndim == 4 and inputs.shape[1] != channels == inputs.shape[3]:
         return ". Images are [n, channels, height, width]: give x.permute(0, 3, 1, 2)"
+    if inputs.ndim == 4 and any(word in said for word in SIZE):
+        height, width = inputs.shape[2:]
+        return (
+            f". These images have {height} x {width} pixels: give a size that it takes, --image-size (from Python "
+            "load(..., image_size=...))"
+        )
     if inputs.ndim == 3 and channels is not None and channels in (1, inputs.shape[0]):
         which = "x.unsqueeze(1) of grey ones" if channels == 1 else "x[None] of a single one"
         return f". Images are [n, channels, height, width]: give {which}"
