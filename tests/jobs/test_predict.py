@@ -165,7 +165,7 @@ def test_a_folder_as_csv(capsys):
     capsys.readouterr()
     (Path("pets") / "cat" / "notes.txt").write_text("none")
     out, err = said(capsys, "pets", "--out", "preds.csv", "--top-k", "2")
-    assert out.startswith("written: preds.csv (20 rows, ")
+    assert out.startswith("written: preds.csv (20 images, ")
     assert err == "note: left out 1 file: 1 that is no image (.txt)\n"
     with open("preds.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

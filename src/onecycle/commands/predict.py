@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..jobs.predictions import Written
 
 ROWS = 1000  # of a table that is printed, whose widths are found together
+NOUNS = {"image": "image", "texts": "text", "table": "row"}  # for the samples of each kind of data
 
 
 def predict(
@@ -81,11 +82,12 @@ def predict(
         "top_k": top_k, "workers": workers, "skip_damaged": skip_damaged, "calibrated": calibrated, "say": said.append,
     }  # fmt: skip
     if out is not None:
-        with _followed() as follow:
+        noun = NOUNS.get(trained.kind, "sample")
+        with _followed(noun) as follow:
             written = write_predictions(trained, files, place, format=format, follow=follow, **options)
         notes(said)
         if place is not None:
-            print(f"written: {place} ({_how_many(written)})")
+            print(f"written: {place} ({_how_many(written, noun)})")
         return
     with considerate():
         rows = trained.predictions(files, **options)
@@ -97,12 +99,9 @@ def predict(
     notes(said)
 
 
-def _how_many(written: Written) -> str:
-    return f"{count(written.rows, 'row')}, {_speed(written)}"
-
-
-def _speed(written: Written) -> str:
-    return f"{duration(written.seconds)}, {rate(written.rows / max(written.seconds, 1e-9))} rows/s"
+def _how_many(written: Written, noun: str) -> str:
+    speed = f"{rate(written.rows / max(written.seconds, 1e-9))} {noun}s/s"
+    return f"{count(written.rows, noun)}, {duration(written.seconds)}, {speed}"
 
 
 def _print(rows: Iterator[Mapping[str, Any]]) -> None:
@@ -124,14 +123,14 @@ def _print_part(part: Sequence[Mapping[str, Any]], first: bool) -> None:
 
 
 @contextmanager
-def _followed() -> Iterator[Any]:
+def _followed(noun: str) -> Iterator[Any]:
     """Within the block a terminal shows how far it is; what is called is told that."""
     if not sys.stderr.isatty():
         yield lambda so_far: None
         return
 
     def follow(so_far: Written) -> None:
-        print(f"\r{_how_many(so_far)}\x1b[K", end="", file=sys.stderr, flush=True)
+        print(f"\r{_how_many(so_far, noun)}\x1b[K", end="", file=sys.stderr, flush=True)
 
     try:
         yield follow
