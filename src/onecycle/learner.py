@@ -118,6 +118,7 @@ class Learner:
             )
         self.notes: list[str] = []
         self._block: NoteBlock | None = None  # the notes that are printed before it trains
+        self._unsaid: list[str] = []  # those on its optimizer until others come: fine-tuning may take another
         self.history = History()
         self._ended: extensions.Extended | None = None  # what an extension goes on from
         self._of_part = False  # whether the last fit trained the head alone
@@ -127,6 +128,8 @@ class Learner:
         self.tracking = Trackers(given.track if self.runtime.ranks.is_main else (), self._note)
         with self.runtime.ranks.together():
             self._prepare(model, train, valid, loss, metrics, layer_groups)
+        self.notes += self._of_optimizer
+        self._unsaid = self._of_optimizer
 
     def _prepare(
         self, model: nn.Module, train: Any, valid: Any, loss: Any, metrics: Any,
@@ -176,7 +179,6 @@ class Learner:
             compiled, average=given.average, norm_statistics=given.norm_statistics, rescue=given.rescue,
         )  # fmt: skip
         self._frozen = Frozen(self.state, lambda: self._run_order)
-        self._note(*self._of_optimizer)
 
     def _built(self, of_loss: nn.Module | None) -> tuple[torch.optim.Optimizer, list[str]]:
         """The optimizer that was chosen, over the model and the module of the loss, and notes."""
@@ -200,6 +202,7 @@ class Learner:
         self._rates = Rates.of(built, self._rates.layers, "adamw", self._setup.samples_per_update)
         for note in self._of_optimizer:
             self.notes.remove(note)
+        self._unsaid = []
         self._note('optimizer "adamw", for fine-tuning; optimizer="muon" is the other', *notes)
 
     def _layers(self, given: Sequence[nn.Module] | None) -> list[list[nn.Parameter]]:
@@ -731,17 +734,18 @@ class Learner:
 
     def _note(self, *notes: str, chief: bool = False) -> None:
         self.notes += notes
-        if self.verbose:
-            self._block = self._block or NoteBlock()
-            self._block.add(*notes, chief=chief)
+        self._say(*notes, chief=chief)
 
-    def _say(self, *notes: str) -> None:
+    def _say(self, *notes: str, chief: bool = True) -> None:
         if self.verbose:
             self._block = self._block or NoteBlock()
-            self._block.add(*notes, chief=True)
+            self._block.add(*self._unsaid)
+            self._block.add(*notes, chief=chief)
+            self._unsaid = []
 
     def _all_said(self, folder: Path | None) -> None:
         """The notes of the beginning are over: of those that were not printed it is said where they are."""
+        self._say()
         if self._block is not None:
             if folder is not None and folder.parent.name == STAGES:  # whose notes the run has
                 folder = folder.parent.parent
