@@ -7,7 +7,7 @@ READY := .venv/.ready
 HOSTS := .venv-hosts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test hosts lint site bench clean
+.PHONY: help demo test slow hosts lint site bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -24,8 +24,12 @@ demo: $(READY) ## train on the embedded digits, draw the run
 	GOMP_SPINCOUNT=3000 $(BIN)/onecycle train digits --epochs 20 --out $(OUT)
 	@echo "Its picture is $(OUT)/curves.png"
 
-test: $(READY) ## run every test and every example of the documentation
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+test: $(READY) ## run the tests, but for the slow ones, and every example of the documentation
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not slow'
+
+slow: $(HOSTS)/.ready ## run the slow tests: whole clusters, kills and compilers that quicker tests stand for
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow --ignore tests/hosts
+	OMP_NUM_THREADS=1 $(HOSTS)/bin/python -m pytest -n $(JOBS) -W default -m slow tests/hosts
 
 # An environment on top of .venv: what is there is seen, and what else the hosts need is installed as listed.
 $(HOSTS)/.ready: $(READY) tests/hosts/requirements.txt
@@ -36,7 +40,7 @@ $(HOSTS)/.ready: $(READY) tests/hosts/requirements.txt
 	@touch $@
 
 hosts: $(HOSTS)/.ready ## test the adapters, trackers and exports against their real hosts
-	OMP_NUM_THREADS=1 $(HOSTS)/bin/python -m pytest -n $(JOBS) -W default -m hosts tests/hosts tests/test_docs.py src/onecycle/adapters
+	OMP_NUM_THREADS=1 $(HOSTS)/bin/python -m pytest -n $(JOBS) -W default -m 'hosts and not slow' tests/hosts tests/test_docs.py src/onecycle/adapters
 
 lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check

@@ -178,6 +178,7 @@ def test_killed_in_the_middle_and_called_again(tmp_path: Path, whole: list, caps
     assert measures(tmp_path / "out") == whole
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_processes_leaves_a_comparison_to_go_on_with(tmp_path: Path, whole: list):
     """What two processes made, and what one goes on with, is what one process makes: there is one thread each."""
     process = began(tmp_path / "out", "--jobs", "2")

@@ -84,6 +84,7 @@ def test_a_killed_rank_costs_only_time(when, faults, whole):
     assert records("run") == whole
 
 
+@pytest.mark.slow
 def test_interpreters_under_torchrun_itself(whole):
     said = train("run", real=True, of=1, die=("training.guard.Guard.apply", 40, "after"))
     assert "exitcode: -9" in said
@@ -113,6 +114,7 @@ def test_a_signal_to_torchrun_ends_with_a_checkpoint_and_the_run_goes_on(number,
     assert records("run") == whole
 
 
+@pytest.mark.slow
 def test_a_script_with_a_learner_goes_on_too():
     weights = []
     for out, faults in (("whole", {}), ("run", {"die": ("training.guard.Guard.apply", 8, "after")})):

@@ -163,6 +163,7 @@ def free_job() -> int:
     raise AssertionError("no port is free")
 
 
+@pytest.mark.slow
 def test_a_job_whose_time_is_over_queues_itself_and_goes_on():
     slurm = Slurm()
     given = words("slow", "")[1:-2]

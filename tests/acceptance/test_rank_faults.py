@@ -90,6 +90,7 @@ guard.Guard.apply = hang
         assert RUN.read("run")["error"].startswith("rank 1 of 2 does not answer")
 
 
+@pytest.mark.slow
 def test_a_rank_that_began_to_wait_later_is_not_named_as_hanging():
     code = """
 import os, time, torch

@@ -159,6 +159,7 @@ def test_what_no_node_can_do_is_refused(cluster: Any, monkeypatch: pytest.Monkey
     assert "elsewhere/images is not there on the Ray node" in row["error"] and "all nodes share" in row["error"]
 
 
+@pytest.mark.slow
 def test_a_stop_leaves_a_comparison_that_goes_on(cluster: Any):
     whole = compare(out="whole", **{**LONG, "model": ray_models.quick})
 
@@ -181,6 +182,7 @@ def test_a_stop_leaves_a_comparison_that_goes_on(cluster: Any):
     assert_same(whole, some)
 
 
+@pytest.mark.slow
 def test_through_a_client_from_the_shell(cluster: Any):
     options = "--model mlp --policies one_cycle,step --epochs 1 --seeds 1 --limit 320 --optimizer sgd --no-tune"
     command = ["-m", "onecycle", "compare", "digits", *options.split(), "--batch-size", "64", "--lr-max", "0.05"]
@@ -191,6 +193,7 @@ def test_through_a_client_from_the_shell(cluster: Any):
     assert_same(compare(out="here", **{**SPEC, "seeds": 1}), Comparison.read("shell"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["storage", None])
 def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster: Any, storage: str | None):
     here = compare(out="here", **{**LONG, "model": ray_models.quick})

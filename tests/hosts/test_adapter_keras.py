@@ -312,6 +312,7 @@ with pytest.raises(ConfigError, match="steps_per_execution=2 Keras calls no call
 """
 
 
+@pytest.mark.slow
 def test_on_jax():
     pytest.importorskip("jax")
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}

@@ -464,6 +464,7 @@ def test_pilots_leave_a_default_that_is_far_too_small(tmp_path):
     assert max(used(with_policy(trainer, lr_max=found.lr_max)))[0] == found.lr_max
 
 
+@pytest.mark.slow
 def test_pilots_find_the_peak_for_fine_tuning_a_pretrained_encoder_from_far_below(tmp_path):
     """Two layers of MiniLM, and from which chapter of Python's own manual a piece is.
 

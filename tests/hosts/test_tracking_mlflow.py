@@ -135,6 +135,7 @@ def test_a_run_that_broke_off_goes_on_without_doubles_and_gaps(lost, runs):
     assert client(runs).get_run(run_id(folder)).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_killed_goes_on_without_doubles_and_gaps(runs):
     begun_and_killed("mlflow", runs / "killed")
     fit("mlflow", runs / "killed", resume=True)

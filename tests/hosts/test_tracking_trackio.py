@@ -72,6 +72,7 @@ def test_a_run_that_broke_off_goes_on_without_doubles_and_gaps(lost, tmp_path):
     assert said(tmp_path / "run", "status") == ["finished"] if lost else ["failed", "finished"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_killed_goes_on_without_doubles_and_gaps(tmp_path):
     code = f"""
 import os, sys

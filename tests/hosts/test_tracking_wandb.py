@@ -96,6 +96,7 @@ def test_a_run_that_broke_off_has_a_new_file_with_all_of_it(tmp_path):
     assert exit_code(tmp_path / "run") == 0 and offline(tmp_path / "run").name == before.name
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_killed_has_a_new_file_with_all_of_it(tmp_path):
     begun_and_killed("wandb", tmp_path / "run")
     fit("wandb", tmp_path / "run", resume=True)

@@ -48,6 +48,7 @@ def whole() -> None:
     run(JOB, "whole", report=False)
 
 
+@pytest.mark.slow
 def test_a_lost_rank_on_a_cluster_costs_a_restart_and_no_bit(cluster: Any, capfd: pytest.CaptureFixture[str]):
     on_two("whole()")
     node = cluster.add_node(**cluster.small)

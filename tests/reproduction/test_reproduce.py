@@ -208,6 +208,7 @@ def test_range_tests_are_gathered_once_a_repeat_a_record(tmp_path):
     assert (tmp_path / "mlp/check.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_schedule_is_compared_with_the_log_update_by_update(tmp_path):
     protocol = read("schedule")
     common = {**protocol.common, "seeds": 1, "batch_size": 1, "model_options": {"hidden": 4}}

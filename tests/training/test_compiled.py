@@ -163,6 +163,7 @@ def test_without_a_compiler_it_is_refused(compiler, monkeypatch):
         compiled(nn.Linear(1, 1), None, True, None, Runtime(torch.device("cuda")))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own parts
 def test_a_model_that_is_compiled_for_this_machine_trains():

@@ -196,6 +196,7 @@ def test_what_sums_gradients_is_freed_and_functions_are_compared_by_name():
     alike("functions()", 2)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named():
     from ranks_makers import start
 
@@ -263,6 +264,7 @@ def test_a_time_budget_of_stages_is_shared_alike_on_all_ranks():
     assert told["updates"] > 2 and any("on features that are computed once" in note for note in told["notes"])
 
 
+@pytest.mark.slow
 def test_a_stage_of_ranks_that_was_killed_is_found_on_the_main_ranks_disk(tmp_path):
     """In the head's 120 updates, and in the 18 of all layers, each from its last checkpoint on."""
     for rank in range(2):

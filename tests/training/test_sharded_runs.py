@@ -80,6 +80,7 @@ def test_a_run_of_one_rank_goes_on_in_shards(tmp_path):
     assert_near(resumed, case(f"run({str(tmp_path / 'straight')!r}, optimizer='steady')", 1))
 
 
+@pytest.mark.slow
 def test_a_range_test_and_a_pilot_are_those_of_one_rank_and_leave_no_trace():
     assert_near(case("tried()", 1), case("tried()", 2))
 
@@ -160,6 +161,7 @@ def test_the_command_shards_where_torchrun_started_it_and_says_how_where_it_did_
     assert [end.returncode for end in run_all(more, 2, cwd=tmp_path)] == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_check_with_weights_of_its_own_for_each_repeat_is_that_of_one_rank(tmp_path):
     words = [
         "-m",
