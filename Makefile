@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; `make` alone lists them.
 PYTHON ?= python3
 OUT ?= runs/demo
-JOBS ?= 3
+JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 HOSTS := .venv-hosts

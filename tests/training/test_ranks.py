@@ -202,9 +202,11 @@ def test_a_rank_that_hangs_is_named():
 
     main, hanging = start(["-c", "import ranks_cases; ranks_cases.failing('hang', timeout=2)"], 2)
     with main, hanging:
-        said = main.communicate(timeout=60)[1]
-        hanging.kill()
-        hanging.communicate()
+        try:
+            said = main.communicate(timeout=60)[1]
+        finally:
+            main.kill()
+            hanging.kill()
     assert "RankError: rank 1 of 2 does not answer: hanging, or gone" in said, said
 
 
