@@ -21,8 +21,8 @@ WEIGHTS = "model.safetensors"
 # The short runs before it, a line each.
 PILOTS = "pilots.jsonl"
 # And a folder of the stages before the last, where there were several.
-BY_CLASSES = ("mean", "std", "seen")  # facts that change with the classes of the data
 STAGES = "stages"
+BY_CLASSES = ("mean", "std", "seen")  # facts that change with the classes of the data
 
 
 @dataclass(frozen=True)

@@ -91,19 +91,25 @@ def runs_table(runs: Sequence[RecordedRun], at: Path | None = None) -> Table:
 
 def stages_table(run: RecordedRun) -> Table:
     """A row a stage of a run that was made in several: what it trained, and what that came to at its end."""
-    rows = []
+    rows, spent = [], 0.0
     names = stage_names(run.record, [one.folder for one in run.stages])
     for i, (one, name) in enumerate(zip((*run.stages, run), names, strict=False), 1):
         valid = comparable(dict(one.measured("valid")))
         if one is run and (run.ends_as_before or not valid):
             valid = {k.removeprefix("valid_"): v for k, v in one.last_measured.items() if k.startswith("valid_")}
+        took = number(one.result.get("seconds"))
+        if took is None:
+            took = one.steps[-1].get("seconds") if one.steps else None
+        elif one is run:  # its seconds are those of all its stages
+            took = max(took - spent, 0.0)
+        spent += took or 0.0
         rows.append({
             "stage": i,
             "trained": _trained(one, name),
             "updates": one.result.get("updates") or len(one.steps),
             "peak": number(one.result.get("lr_max")) or one.resolved.get("lr_max"),
             **{f"valid_{measure}": value for measure, value in valid.items()},
-            "seconds": number(one.result.get("seconds")) or (one.steps[-1].get("seconds") if one.steps else None),
+            "seconds": took,
         })  # fmt: skip
     return replace(table("Stages", rows), note=f"The run {ENDS_AS_BEFORE}." if run.ends_as_before else "")
 
