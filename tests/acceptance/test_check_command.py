@@ -104,7 +104,7 @@ def test_a_curve_in_a_file(capsys):
 
 
 def test_a_table_with_a_target_is_trained_on(capsys):
-    lines = [f"{i},{i % 7},{(3 * i) % 11 + i / 100}" for i in range(200)]
+    lines = [f"{i},{i % 7},{(3 * i) % 11 + i / 100}" for i in range(600)]
     Path("table.csv").write_text("\n".join(["a,b,y", *lines]), encoding="utf-8")
     main(["check", "table.csv", "--target", "y", "--repeats", "1", "--optimizer", "muon", "--json"])
     test = json.loads(capsys.readouterr().out)
