@@ -10,7 +10,7 @@ from typing import Any
 
 import faults
 import torch
-from training_makers import short_pilots
+from ranks_makers import short_pilots
 
 from onecycle.commands.app import main
 from onecycle.records import history as observers

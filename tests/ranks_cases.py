@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ranks_makers import short_pilots
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
-from training_makers import short_pilots
 
 import onecycle
 from onecycle import Learner

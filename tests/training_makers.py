@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from onecycle import Runtime, Supervised, TrainState
-from onecycle.search import peak
 from onecycle.training.losses import cross_entropy
 from onecycle.training.metrics import accuracy
 
@@ -44,12 +43,6 @@ def adamw(model: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
 def new_state(make_optimizer=sgd, **options) -> TrainState:
     model = seeded_net()
     return TrainState(model, make_optimizer(model), TASK, CPU, **options)
-
-
-def short_pilots() -> None:
-    """Let shorter runs than others have pilots, for the rest of this process."""
-    peak.LENGTH = 1 / 14
-    peak.LEAST.update(dict.fromkeys(peak.LEAST, 6))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ def test_train_prints_and_writes_once_and_comes_to_what_one_rank_does(tmp_path):
 
 def test_search_and_check_decide_alike(tmp_path):
     words = "search digits --model mlp --optimizer sgd --epochs 4 --batch-size 16 --no-report --out sought"
-    code = "from training_makers import short_pilots; from onecycle.commands.app import main; short_pilots(); "
+    code = "from ranks_makers import short_pilots; from onecycle.commands.app import main; short_pilots(); "
     one, two = run(["-c", f"{code} main({words.split()})"], 2, cwd=tmp_path)
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     assert RUN.read(tmp_path / "sought")["resolved"]["search"]["pilots"] and not two.stdout
