@@ -103,9 +103,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'did you mean resnet56? Known: mlp, resnet56'
     """
     known = sorted(known)
+    near = nearest(name, known)
+    return (f"did you mean {near}? " if near else "") + "Known: " + ", ".join(known)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like a name, whatever their capitals; None where none is like it."""
     lower = {one.lower(): one for one in known}
-    near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)]
-    return (f"did you mean {near[0]}? " if near else "") + "Known: " + ", ".join(known)
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    return lower[near[0]] if near else None
 
 
 def users_frame() -> FrameType:

@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ..checks import number, one_of, share, whole
-from ..errors import ConfigError, DataError, did_you_mean
+from ..errors import ConfigError, DataError, did_you_mean, nearest
 from ..text import listed
 from .csv_files import is_table_file
 from .encoded import Decoding
@@ -292,13 +291,9 @@ def _find_and_read(data: Any, options: LoadOptions) -> tuple[str, RawData]:
 
 def _near(path: Path) -> str:
     """The file or folder beside a path that is not there which may be meant, in words."""
-    there = (
-        sorted(one.name for one in path.parent.iterdir() if not one.name.startswith("."))
-        if path.parent.is_dir()
-        else []
-    )
-    near = get_close_matches(path.name, there, n=1)
-    return f" (did you mean {path.parent / near[0]}?)" if near else ""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    near = nearest(path.name, sorted(one.name for one in beside if not one.name.startswith(".")))
+    return f" (did you mean {path.parent / near}?)" if near else ""
 
 
 def _places(name: str) -> list[Path]:

@@ -95,11 +95,10 @@ class StagedFit:
                     result, spent = self._made(stage, folder, left)
                     fall_back, began, took = result.valid, began - spent, took + result.seconds
         else:
-            ended = folders[-1] or out
-            fall_back = self._ranks.from_main(lambda: RUN.read(ended))["result"]["valid"]
             for folder in filter(None, folders):
                 self._recall(folder)
-                took += self._ranks.from_main(partial(RUN.read, folder))["result"]["seconds"]
+                ended = self._ranks.from_main(partial(RUN.read, folder))["result"]
+                fall_back, took = ended["valid"], took + ended["seconds"]
         pilots = last.lr_max == "auto" and keywords.get("search", SEARCHED) > 0
         self._learner._note(f"stage {len(stages)} of {len(stages)}: {self._what(last, pilots)}")
         more: dict[str, Any] = {"fall_back": fall_back} if self._fall_back else {}
